@@ -1,0 +1,182 @@
+"""One box: all tensors between a lower and an upper one.
+
+A box is carried as lower/upper or as center/radius, whichever its producer computed, and the other form is
+derived on the first request and kept. So an affine run that only ever asks for center and radius never pays for a
+conversion, neither on tensors nor, when the same code runs on `torch.fx` proxies, in the emitted graph.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+
+from ibpc.errors import UsageError
+
+
+class Interval:
+    """A box of tensors of one shape and dtype. Make it with `bounds`, `around`, `point` or `ball`."""
+
+    __slots__ = ("_center", "_centered", "_lower", "_radius", "_upper")
+
+    def __init__(
+        self,
+        lower: torch.Tensor | None,
+        upper: torch.Tensor | None,
+        center: torch.Tensor | None,
+        radius: torch.Tensor | None,
+    ) -> None:
+        self._lower = lower
+        self._upper = upper
+        self._center = center
+        self._radius = radius
+        self._centered = lower is None
+
+    @classmethod
+    def bounds(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
+        """Return the box [lower, upper]. Both of one shape; lower ≤ upper is the caller's promise."""
+        return cls(lower, upper, None, None)
+
+    @classmethod
+    def around(cls, center: torch.Tensor, radius: torch.Tensor) -> Self:
+        """Return the box [center − radius, center + radius], radius ≥ 0."""
+        return cls(None, None, center, radius)
+
+    @classmethod
+    def point(cls, x: torch.Tensor) -> Self:
+        """Return the box of the single tensor `x`."""
+        return cls(x, x, x, torch.zeros_like(x))
+
+    @classmethod
+    def ball(
+        cls, x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None
+    ) -> Self:
+        """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
+
+        `eps` is in the units of `x` (pixels in [0, 1] for images): one number, or a tensor that broadcasts to
+        `x` for a radius of its own per feature. Raises UsageError for a negative or NaN radius.
+        """
+        if isinstance(eps, float | int) and not eps >= 0:
+            raise UsageError.at("eps", f"found {eps}", "a number of at least 0")
+        lower, upper = x - eps, x + eps
+        if clip is not None:
+            lower, upper = lower.clamp(*clip), upper.clamp(*clip)
+        return cls.bounds(lower, upper)
+
+    @property
+    def lower(self) -> torch.Tensor:
+        """The lower bounds."""
+        if self._lower is None:
+            self._lower = self.center - self.radius
+        return self._lower
+
+    @property
+    def upper(self) -> torch.Tensor:
+        """The upper bounds."""
+        if self._upper is None:
+            self._upper = self.center + self.radius
+        return self._upper
+
+    @property
+    def center(self) -> torch.Tensor:
+        """The midpoints."""
+        if self._center is None:
+            assert self._lower is not None and self._upper is not None
+            self._center = (self._lower + self._upper) * 0.5
+        return self._center
+
+    @property
+    def radius(self) -> torch.Tensor:
+        """Half the widths."""
+        if self._radius is None:
+            assert self._lower is not None and self._upper is not None
+            self._radius = (self._upper - self._lower) * 0.5
+        return self._radius
+
+    @property
+    def centered(self) -> bool:
+        """Whether the box was made as center/radius; if not, it was made as lower/upper.
+
+        Rules that work on either form use the one the box was made in: a derived form carries the rounding of its
+        conversion, which only affine rules account for (`ibpc.rounding.inflation`).
+        """
+        return self._centered
+
+    @property
+    def width(self) -> torch.Tensor:
+        """The widths, upper − lower."""
+        return self.upper - self.lower
+
+    def contains(self, x: torch.Tensor) -> torch.Tensor:
+        """Return elementwise whether `x` lies inside. False where a bound or `x` is NaN."""
+        return (self.lower <= x) & (x <= self.upper)
+
+    def __repr__(self) -> str:
+        form = "center/radius" if self._centered else "lower/upper"
+        return f"Interval({tuple((self.center if self._centered else self.lower).shape)}, {form})"
+
+
+class Paired:
+    """The nominal value and the box of one node, carried together through training.
+
+    An affine operator runs nominal value and center through its weight in one call, concatenated on the batch: the
+    `stack`. Like an `Interval`, a `Paired` keeps the form its producer computed and derives the other on request.
+    """
+
+    __slots__ = ("_interval", "_nominal", "_radius", "_stack")
+
+    def __init__(
+        self,
+        nominal: torch.Tensor | None,
+        interval: Interval | None,
+        stack: torch.Tensor | None,
+        radius: torch.Tensor | None,
+    ) -> None:
+        self._nominal = nominal
+        self._interval = interval
+        self._stack = stack
+        self._radius = radius
+
+    @classmethod
+    def separate(cls, nominal: torch.Tensor, interval: Interval) -> Self:
+        """Return the pair of a nominal value and a box of the same shape."""
+        return cls(nominal, interval, None, None)
+
+    @classmethod
+    def stacked(cls, stack: torch.Tensor, radius: torch.Tensor) -> Self:
+        """Return the pair whose nominal value and center are the halves of `stack` (2B, …), with `radius` (B, …)."""
+        return cls(None, None, stack, radius)
+
+    @property
+    def is_stacked(self) -> bool:
+        """Whether the stack is at hand without a copy."""
+        return self._stack is not None
+
+    @property
+    def stack(self) -> torch.Tensor:
+        """Nominal value and center, concatenated on the batch: (2B, …)."""
+        if self._stack is None:
+            self._stack = torch.cat([self.nominal, self.interval.center])
+        return self._stack
+
+    @property
+    def nominal(self) -> torch.Tensor:
+        """The nominal value, (B, …)."""
+        if self._nominal is None:
+            self._split()
+        assert self._nominal is not None
+        return self._nominal
+
+    @property
+    def interval(self) -> Interval:
+        """The box, (B, …)."""
+        if self._interval is None:
+            self._split()
+        assert self._interval is not None
+        return self._interval
+
+    def _split(self) -> None:
+        assert self._stack is not None and self._radius is not None
+        halves = torch.chunk(self._stack, 2)
+        self._nominal = halves[0]
+        self._interval = Interval.around(halves[1], self._radius)

@@ -1,0 +1,285 @@
+"""From the IR to PyTorch graphs, by running the operator rules on `torch.fx` proxies.
+
+The rules that tests call on tensors are the rules that emit the graphs; there is no second implementation. All
+graphs of one network read their parameters from one shared tree of modules, one child a node, so that training any of
+them trains the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from typing import Any, cast
+
+import torch
+from torch import fx, nn
+
+from ibpc.interval import Interval, Paired
+from ibpc.ir import INPUT, Graph, Node
+from ibpc.ops import operators
+from ibpc.ops.base import Call, NominalRule
+from ibpc.rounding import Arithmetic
+
+
+class Phase(Enum):
+    """Whether a nominal graph normalizes by running statistics or by those of the batch (and drops out)."""
+
+    EVALUATION = "evaluation"
+    TRAINING = "training"
+
+
+# ── parameters ──────────────────────────────────────────────────────────────────────────────────────────────────
+def parameter_tree(graph: Graph) -> nn.Module:
+    """Return the modules that hold the graph's state: child `node`, parameter or buffer `role`, as copies.
+
+    Trainable roles become Parameters, all others buffers.
+    """
+    root = nn.Module()
+    for node in graph.order():
+        arrays = graph.parameters_of(node.name)
+        owned = {role: value for role, value in arrays.items() if f"{node.name}.{role}" in graph.state}
+        if not owned:
+            continue
+        holder = nn.Module()
+        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        for role, value in owned.items():
+            tensor = torch.as_tensor(value).detach().clone()
+            if role in trainable and tensor.is_floating_point():
+                holder.register_parameter(role, nn.Parameter(tensor))
+            else:
+                holder.register_buffer(role, tensor)
+        root.add_module(node.name, holder)
+    return root
+
+
+def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) -> Call:
+    """Return what is known of the node before any value is."""
+    parameters = {role: tuple(value.shape) for role, value in graph.parameters_of(node.name).items()}
+    operands = graph.shapes_of(graph.operands(node.name))
+    return Call(node.attributes, operands, parameters, node.shape, arithmetic)
+
+
+# ── emission ────────────────────────────────────────────────────────────────────────────────────────────────────
+class _Emission:
+    """An fx graph under construction over a shared parameter tree."""
+
+    def __init__(self, name: str, parameters: nn.Module) -> None:
+        self.name = name
+        self.parameters = parameters
+        self.fx = fx.Graph()
+        self._tracer = fx.proxy.GraphAppendingTracer(self.fx)
+        self._fetched: dict[str, torch.Tensor] = {}
+
+    def placeholder(self, name: str) -> torch.Tensor:
+        return cast(torch.Tensor, fx.Proxy(self.fx.placeholder(name), self._tracer))
+
+    def parameters_of(self, graph: Graph, name: str) -> dict[str, torch.Tensor]:
+        return {
+            role: self._fetch(graph.source_of(f"{name}.{role}")) for role in graph.parameters_of(name)
+        }
+
+    def _fetch(self, target: str) -> torch.Tensor:
+        if target not in self._fetched:
+            node = self.fx.create_node("get_attr", target, name=target.replace(".", "_"))
+            self._fetched[target] = cast(torch.Tensor, fx.Proxy(node, self._tracer))
+        return self._fetched[target]
+
+    def finish(self, outputs: Sequence[torch.Tensor]) -> fx.GraphModule:
+        nodes = tuple(cast(fx.Proxy, output).node for output in outputs)
+        self.fx.output(nodes[0] if len(nodes) == 1 else nodes)
+        self.fx.eliminate_dead_code()
+        module = fx.GraphModule(nn.Module(), fx.Graph(), self.name)
+        used = {str(node.target).partition(".")[0] for node in self.fx.nodes if node.op == "get_attr"}
+        for name, child in self.parameters.named_children():
+            if name in used:
+                module.add_module(name, child)
+        module.graph = self.fx
+        return module
+
+
+def lower_nominal(
+    graph: Graph,
+    parameters: nn.Module,
+    phase: Phase = Phase.EVALUATION,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> fx.GraphModule:
+    """Return the graph x → y: one argument an input, one result an output (a tuple where there are several).
+
+    `inputs` and `outputs` name nodes to cut a part out of the network; by default they are the graph's own.
+    """
+    emission = _Emission("Nominal", parameters)
+    starts = graph.inputs if inputs is None else tuple(inputs)
+    ends = graph.outputs if outputs is None else tuple(outputs)
+    values = {name: emission.placeholder(name) for name in starts}
+    for node in _between(graph, starts, ends):
+        rules = operators()[node.operator].rules
+        rule = rules.training if phase is Phase.TRAINING else rules.nominal
+        operands = [values[name] for name in graph.operands(node.name)]
+        values[node.name] = rule(call_of(graph, node), *operands, **emission.parameters_of(graph, node.name))
+    return emission.finish([values[name] for name in ends])
+
+
+def lower_interval(
+    graph: Graph,
+    parameters: nn.Module,
+    arithmetic: Arithmetic = Arithmetic.REAL,
+    inputs: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+) -> fx.GraphModule:
+    """Return the graph (l, u) → (l, u): two arguments an input, two results an output, in evaluation."""
+    emission = _Emission("IntervalBounds", parameters)
+    starts = graph.inputs if inputs is None else tuple(inputs)
+    ends = graph.outputs if outputs is None else tuple(outputs)
+    values: dict[str, Interval | torch.Tensor] = {}
+    for name in starts:
+        lower, upper = (emission.placeholder(f"{name}_{side}") for side in ("lower", "upper"))
+        values[name] = Interval.bounds(lower, upper)
+    perturbed = graph.descendants(starts)
+    for node in _between(graph, starts, ends):
+        rules = operators()[node.operator].rules
+        rule: Callable[..., Interval | torch.Tensor] = (
+            rules.interval if node.name in perturbed else rules.nominal
+        )
+        operands = [values[name] for name in graph.operands(node.name)]
+        call = call_of(graph, node, arithmetic)
+        values[node.name] = rule(call, *operands, **emission.parameters_of(graph, node.name))
+    boxes = [value if isinstance(value := values[name], Interval) else Interval.point(value) for name in ends]
+    return emission.finish([bound for box in boxes for bound in (box.lower, box.upper)])
+
+
+def lower_paired(
+    graph: Graph,
+    parameters: nn.Module,
+    nominal: Sequence[str],
+    bounded: Sequence[str],
+    inputs: Sequence[str] | None = None,
+) -> fx.GraphModule:
+    """Return the training graph (x, l, u per input) → (y per `nominal` node, then l, u per `bounded` node).
+
+    Where a node serves both sides they run through its weight together; where only one side needs it, only that side
+    is emitted. BatchNormalization normalizes both by the nominal batch.
+    """
+    emission = _Emission("Paired", parameters)
+    starts = graph.inputs if inputs is None else tuple(inputs)
+    sides = _Sides(graph, starts, nominal, bounded)
+    for name in starts:
+        x, lower, upper = (
+            emission.placeholder(f"{name}{suffix}") for suffix in ("", "_lower", "_upper")
+        )
+        sides.place(name, Paired.separate(x, Interval.bounds(lower, upper)))
+    for node in _between(graph, starts, [*nominal, *bounded]):
+        sides.run(node, emission.parameters_of(graph, node.name))
+    values = [sides.nominal(name) for name in nominal]
+    boxes = [sides.interval(name) for name in bounded]
+    return emission.finish([*values, *(bound for box in boxes for bound in (box.lower, box.upper))])
+
+
+class _Sides:
+    """The values of a paired graph under construction, and which side of each node somebody needs."""
+
+    def __init__(
+        self, graph: Graph, starts: Sequence[str], nominal: Sequence[str], bounded: Sequence[str]
+    ) -> None:
+        self._graph = graph
+        self._perturbed = graph.descendants(starts)
+        self._nominal_needed = graph.ancestors(nominal)
+        self._interval_needed = graph.ancestors(bounded)
+        self._values: dict[str, Paired | Interval | torch.Tensor] = {}
+
+    def place(self, name: str, value: Paired) -> None:
+        self._values[name] = value
+
+    def run(self, node: Node, parameters: Mapping[str, torch.Tensor]) -> None:
+        rules = operators()[node.operator].rules
+        call = call_of(self._graph, node)
+        names = self._graph.operands(node.name)
+        both = node.name in self._nominal_needed and node.name in self._interval_needed
+        if node.name not in self._perturbed:
+            self._values[node.name] = rules.nominal(call, *map(self.nominal, names), **parameters)
+        elif both or (node.name in self._interval_needed and _needs_batch(rules.training, rules.nominal)):
+            self._values[node.name] = rules.paired(call, *map(self._operand, names), **parameters)
+        elif node.name in self._interval_needed:
+            operands = [self._box(name) for name in names]
+            self._values[node.name] = rules.interval(call, *operands, **parameters)
+        else:
+            self._values[node.name] = rules.training(call, *map(self.nominal, names), **parameters)
+
+    def _operand(self, name: str) -> Paired | torch.Tensor:
+        value = self._values[name]
+        assert not isinstance(value, Interval)
+        return value
+
+    def _box(self, name: str) -> Interval | torch.Tensor:
+        value = self._values[name]
+        return value.interval if isinstance(value, Paired) else value
+
+    def nominal(self, name: str) -> torch.Tensor:
+        value = self._values[name]
+        assert not isinstance(value, Interval)
+        return value.nominal if isinstance(value, Paired) else value
+
+    def interval(self, name: str) -> Interval:
+        box = self._box(name)
+        return box if isinstance(box, Interval) else Interval.point(box)
+
+
+def _needs_batch(training: NominalRule, nominal: NominalRule) -> bool:
+    return training is not nominal
+
+
+def _between(graph: Graph, starts: Sequence[str], ends: Iterable[str]) -> list[Node]:
+    """Return in order the nodes that `ends` need and `starts` do not hide."""
+    needed: set[str] = set()
+    pending = list(ends)
+    while pending:
+        name = pending.pop()
+        if name in needed or name in starts:
+            continue
+        needed.add(name)
+        pending.extend(graph.operands(name))
+    return [node for node in graph.order() if node.name in needed and node.operator != INPUT]
+
+
+# ── freezing ────────────────────────────────────────────────────────────────────────────────────────────────────
+def freeze(module: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy of an evaluation graph in which everything that depends on parameters alone is precomputed.
+
+    |W|, folded scales and merged specifications then cost nothing per call. The copy shares no parameters.
+    """
+    constants: dict[fx.Node, Any] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            constants[node] = _attribute(module, str(node.target)).detach()
+        elif node.op in ("call_function", "call_method") and _depends_on(node, constants):
+            constants[node] = _evaluate(node, constants)
+    frozen, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    holder = nn.Module()
+    for node in module.graph.nodes:
+        if node in constants:
+            if any(user not in constants for user in node.users):
+                name = f"constant_{node.name}"
+                holder.register_buffer(name, constants[node])
+                copies[node] = frozen.get_attr(name)
+        else:
+            copies[node] = frozen.node_copy(node, copies.__getitem__)
+    return fx.GraphModule(holder, frozen, type(module).__name__)
+
+
+def _depends_on(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
+    return bool(node.all_input_nodes) and all(source in constants for source in node.all_input_nodes)
+
+
+def _attribute(module: nn.Module, target: str) -> torch.Tensor:
+    owner, _, role = target.rpartition(".")
+    return cast(torch.Tensor, getattr(module.get_submodule(owner), role))
+
+
+@torch.no_grad()
+def _evaluate(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
+    arguments = fx.node.map_arg(node.args, constants.__getitem__)
+    keywords = fx.node.map_arg(node.kwargs, constants.__getitem__)
+    if node.op == "call_function":
+        return cast(Callable[..., Any], node.target)(*arguments, **keywords)
+    receiver, *rest = arguments
+    return getattr(receiver, str(node.target))(*rest, **keywords)

@@ -1,0 +1,98 @@
+"""The compiled network: one IR, one tree of parameters, and the graphs that share them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import fx
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval
+from ibpc.ir import Graph
+from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
+from ibpc.ops import operators
+from ibpc.rounding import Arithmetic
+
+
+class Network:
+    """A pair of graphs over the same parameters: `nominal` and `interval`; and what training and proving need.
+
+    `graph` is the structure; `parameters` holds the present values, which training moves on. `snapshot()` brings the
+    two together again.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        graph.verify(operators())
+        self.graph = graph
+        self.parameters = parameter_tree(graph)
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return self.graph.name
+
+    @property
+    def classes(self) -> int:
+        """The number of logits. Raises GraphError unless the first output is (N, K)."""
+        shape = self.graph.node(self.graph.outputs[0]).shape
+        if len(shape) != 2:
+            raise GraphError.at(f"output {self.graph.outputs[0]}", f"shape {shape}", "one row of logits a sample")
+        return shape[1]
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample of the first input, without the batch."""
+        return self.graph.node(self.graph.inputs[0]).shape[1:]
+
+    @property
+    def input_range(self) -> tuple[float, float] | None:
+        """The range of the first input's values, if the network states one."""
+        low_high = self.graph.node(self.graph.inputs[0]).attributes["range"]
+        return None if low_high is None else (float(low_high[0]), float(low_high[1]))
+
+    @cached_property
+    def nominal(self) -> fx.GraphModule:
+        """The graph x → y in evaluation: (B, …) → (B, K)."""
+        return lower_nominal(self.graph, self.parameters)
+
+    @cached_property
+    def nominal_training(self) -> fx.GraphModule:
+        """The graph x → y in training: normalizes by the batch, drops out."""
+        return lower_nominal(self.graph, self.parameters, Phase.TRAINING)
+
+    @cached_property
+    def bounds(self) -> fx.GraphModule:
+        """The graph (l, u) → (l, u) in evaluation, real arithmetic."""
+        return lower_interval(self.graph, self.parameters, Arithmetic.REAL)
+
+    @cached_property
+    def paired(self) -> fx.GraphModule:
+        """The training graph (x, l, u) → (y, l, u) over the outputs themselves."""
+        return lower_paired(self.graph, self.parameters, self.graph.outputs, self.graph.outputs)
+
+    def interval(self, *boxes: Interval) -> Interval:
+        """Return the box of the first output over the boxes of the inputs, (B, …) → (B, K)."""
+        results = self.bounds(*(bound for box in boxes for bound in (box.lower, box.upper)))
+        return Interval.bounds(results[0], results[1])
+
+    def parameter_count(self) -> int:
+        """Return the number of trainable values."""
+        return sum(prod(parameter.shape) for parameter in self.parameters.parameters())
+
+    def snapshot(self) -> Graph:
+        """Return the graph with the present values of all parameters, constraints applied, detached, on the CPU."""
+        graph = self.graph.copy()
+        graph.state = {key: self._value(key) for key in graph.state}
+        return graph
+
+    def _value(self, key: str) -> torch.Tensor:
+        owner, _, role = key.rpartition(".")
+        value: torch.Tensor = getattr(self.parameters.get_submodule(owner), role)
+        return value.detach().cpu().clone()
+
+    def to(self, device: torch.device | str) -> Network:
+        """Move the parameters to a device, in place, and return the network."""
+        self.parameters.to(device)
+        return self

@@ -1,0 +1,148 @@
+"""Sliding windows: what Conv, ConvTranspose and the pools share.
+
+Padding is written out as ONNX does: `pads` lists the padding before each spatial dimension, then after each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import torch
+
+from ibpc.errors import GraphError
+from ibpc.ir import Shape
+from ibpc.ops.base import OnnxNode
+
+SIZES: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
+PADS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2}
+
+
+def sizes_option(dimensions: int, description: str, default: int | None = None, least: int = 1) -> dict[str, Any]:
+    """Return the schema of a layer option that is one number, or one per spatial dimension."""
+    number = {"type": "integer", "minimum": least}
+    schema: dict[str, Any] = {
+        "description": description,
+        "anyOf": [number, {"type": "array", "items": number, "minItems": dimensions, "maxItems": dimensions}],
+    }
+    return schema if default is None else {**schema, "default": default}
+
+
+def padding_option(dimensions: int) -> dict[str, Any]:
+    """Return the schema of the option `padding` of a windowed layer."""
+    number = {"type": "integer", "minimum": 0}
+    return {
+        "description": (
+            "Zeros around the input: one number, one per spatial dimension, all before then all after, "
+            '"valid" (none), or "same": output size = ceil(input size / stride), the odd zero at the end '
+            "(TensorFlow's SAME, ONNX's SAME_UPPER)"
+        ),
+        "anyOf": [
+            number,
+            {"type": "array", "items": number, "minItems": dimensions, "maxItems": dimensions},
+            {"type": "array", "items": number, "minItems": 2 * dimensions, "maxItems": 2 * dimensions},
+            {"enum": ["same", "valid"]},
+        ],
+        "default": 0,
+    }
+
+
+def spread(option: int | Sequence[int], dimensions: int) -> list[int]:
+    """Return an option of one number or one per dimension as one per dimension."""
+    return [option] * dimensions if isinstance(option, int) else list(option)
+
+
+def same_pads(
+    spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], upper: bool = True
+) -> list[int]:
+    """Return the pads with which the output size is ceil(input size / stride), the odd zero at the end if `upper`."""
+    totals = [
+        max(0, (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size)
+        for size, window, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True)
+    ]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return small + large if upper else large + small
+
+
+def resolve_padding(
+    padding: int | str | Sequence[int],
+    spatial: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> list[int]:
+    """Return the pads that the layer option `padding` means."""
+    if padding == "same":
+        return same_pads(spatial, kernel, strides, dilations)
+    if isinstance(padding, str):
+        return [0] * (2 * len(kernel))
+    if isinstance(padding, int) or len(padding) == len(kernel):
+        return spread(padding, len(kernel)) * 2
+    return list(padding)
+
+
+def onnx_pads(
+    node: OnnxNode, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> list[int]:
+    """Return the pads of an ONNX node from `auto_pad` or `pads`."""
+    mode = str(node.attributes.get("auto_pad", "NOTSET"))
+    if mode in ("SAME_UPPER", "SAME_LOWER"):
+        return same_pads(spatial, kernel, strides, dilations, upper=mode == "SAME_UPPER")
+    if mode == "VALID" or not node.attributes.get("pads"):
+        return [0] * (2 * len(kernel))
+    return [int(pad) for pad in node.attributes["pads"]]
+
+
+def onnx_sizes(node: OnnxNode, attribute: str, dimensions: int) -> list[int]:
+    """Return an ONNX attribute of one number per spatial dimension, ones where it is left out."""
+    return [int(size) for size in node.attributes.get(attribute) or [1] * dimensions]
+
+
+def output_sizes(
+    spatial: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    where: str,
+) -> tuple[int, ...]:
+    """Return the number of windows per spatial dimension. Raises GraphError where none fits."""
+    dimensions = len(kernel)
+    if not len(spatial) == len(strides) == len(dilations) == dimensions or len(pads) != 2 * dimensions:
+        raise GraphError.at(
+            where,
+            f"{len(spatial)} spatial dimensions with kernel {list(kernel)}, strides {list(strides)}, "
+            f"dilations {list(dilations)}, pads {list(pads)}",
+            "as many kernel sizes, strides and dilations as spatial dimensions, and twice as many pads",
+        )
+    sizes = []
+    for axis in range(dimensions):
+        padded = spatial[axis] + pads[axis] + pads[axis + dimensions]
+        window = (kernel[axis] - 1) * dilations[axis] + 1
+        if padded < window:
+            raise GraphError.at(
+                where, f"a window of {window} over {padded} padded elements", "a window no larger than the padded input"
+            )
+        sizes.append((padded - window) // strides[axis] + 1)
+    return tuple(sizes)
+
+
+def torch_pads(pads: Sequence[int]) -> list[int]:
+    """Return ONNX pads in the order of torch.nn.functional.pad: last dimension first, before and after in pairs."""
+    dimensions = len(pads) // 2
+    return [pads[axis + side] for axis in reversed(range(dimensions)) for side in (0, dimensions)]
+
+
+def split_padding(x: torch.Tensor, pads: Sequence[int], fill: float = 0.0) -> tuple[torch.Tensor, list[int]]:
+    """Return the input and the symmetric padding left for the operator: asymmetric pads are applied at once."""
+    dimensions = len(pads) // 2
+    if list(pads[:dimensions]) == list(pads[dimensions:]):
+        return x, list(pads[:dimensions])
+    return torch.nn.functional.pad(x, torch_pads(pads), value=fill), [0] * dimensions
+
+
+def spatial_sizes(shape: Shape, dimensions: int, where: str) -> Shape:
+    """Return the spatial sizes of an N×C×… value. Raises GraphError for another rank."""
+    if len(shape) != dimensions + 2:
+        raise GraphError.at(where, f"an operand of rank {len(shape)}", f"rank {dimensions + 2}")
+    return shape[2:]

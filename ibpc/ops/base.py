@@ -1,0 +1,496 @@
+"""The operator record, the registry, and the combinators that most rules are made of.
+
+An operator is one file that registers one frozen `Operator`: name, attributes (JSON Schema), parameters, shape
+rule, and `Rules`: how it acts on tensors (nominal), on boxes (interval), on both together in training (paired), and,
+if it is not affine, which planes bound it over a box (relaxation). Affine operators need no relaxation: the
+pull-back of a linear form is the vjp of the nominal rule.
+
+Rules are plain functions `rule(call, *operands, **parameters)` on tensors. `ibpc.lowering` runs the same functions on
+`torch.fx` proxies, so they may branch on the `call` (attributes, shapes, arithmetic) but never on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias
+
+import jsonschema
+import torch
+
+from ibpc.errors import GraphError, OperatorError, nearest
+from ibpc.interval import Interval, Paired
+from ibpc.ir import Attributes, Shape
+from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic, down, inflation, up, vanishing
+
+Tensor: TypeAlias = torch.Tensor
+Operand: TypeAlias = Interval | Tensor
+PairedOperand: TypeAlias = Paired | Tensor
+
+
+# ── one application of an operator ──────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Call:
+    """One application of an operator, with everything that is known before any value is.
+
+    `operands`, `parameters` and `output` are shapes (dimension 0 is `BATCH` where the value depends on an input).
+    """
+
+    attributes: Attributes
+    operands: tuple[Shape, ...]
+    parameters: Mapping[str, Shape]
+    output: Shape
+    arithmetic: Arithmetic = Arithmetic.REAL
+
+    def __getitem__(self, attribute: str) -> Any:
+        return self.attributes[attribute]
+
+
+ShapeRule: TypeAlias = Callable[[Attributes, tuple[Shape, ...], Mapping[str, Shape]], Shape]
+NominalRule: TypeAlias = Callable[..., Tensor]
+IntervalRule: TypeAlias = Callable[..., Interval]
+PairedRule: TypeAlias = Callable[..., Paired]
+TermsRule: TypeAlias = Callable[[Call], int]
+
+
+@dataclass(frozen=True)
+class Plane:
+    """An affine form of an operator's operands: Σ slopes · view(operands) + offset.
+
+    Slopes broadcast against the viewed operands. Without `views` the form is elementwise and has the shape of the
+    output; a view is a linear rearrangement of an operand whose extra trailing dimension is summed (windows).
+    """
+
+    slopes: tuple[Tensor, ...]
+    offset: Tensor
+    views: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    def __call__(self, *operands: Tensor) -> Tensor:
+        """Evaluate the form at a point."""
+        if not self.views:
+            return self.offset + sum(slope * x for slope, x in zip(self.slopes, operands, strict=True))
+        products = (
+            (slope * view(x)).sum(-1)
+            for slope, view, x in zip(self.slopes, self.views, operands, strict=True)
+        )
+        return self.offset + sum(products)
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Two affine forms with lower(x) ≤ operator(x) ≤ upper(x) for every x in the box."""
+
+    lower: Plane
+    upper: Plane
+
+
+RelaxationRule: TypeAlias = Callable[..., Planes]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an operator acts. `relaxation` is None exactly for affine operators.
+
+    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout).
+    """
+
+    nominal: NominalRule
+    interval: IntervalRule
+    paired: PairedRule
+    relaxation: RelaxationRule | None
+    training: NominalRule
+
+
+# ── parameters, layers of a spec, ONNX ──────────────────────────────────────────────────────────────────────────
+class Fill(Enum):
+    """What a fresh parameter is filled with: the layer's initialisation scheme, zeros, or ones."""
+
+    WEIGHT = "weight"
+    BIAS = "bias"
+    ZEROS = "zeros"
+    ONES = "ones"
+    QUARTER = "quarter"
+
+
+@dataclass(frozen=True)
+class Role:
+    """A parameter of an operator: state entry `node.<name>`. Buffers are not `trainable`."""
+
+    name: str
+    fill: Fill
+    trainable: bool = True
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What a spec layer becomes: complete attributes, and the shape of each fresh parameter."""
+
+    attributes: Attributes
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A friendly name for an operator in JSON specs: that of torch.nn where there is one.
+
+    `options` is the JSON Schema of the layer's options (each property with its description and default). `plan` turns
+    complete options and the operands' shapes into a LayerPlan and raises GraphError where they do not fit.
+    """
+
+    name: str
+    options: Mapping[str, Mapping[str, Any]]
+    plan: Callable[[Mapping[str, Any], tuple[Shape, ...]], LayerPlan]
+    required: tuple[str, ...] = ()
+
+
+class Value(Protocol):
+    """A value of a network that is being imported: constant, or computed from an input."""
+
+    @property
+    def constant(self) -> Tensor | None:
+        """The value, if it is known."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """The shape (dimension 0 is `BATCH` where the value is not constant)."""
+        ...
+
+
+class Builder(Protocol):
+    """What an ONNX import rule builds with."""
+
+    def add(
+        self,
+        operator: str,
+        operands: Iterable[Value],
+        attributes: Attributes | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Value:
+        """Add a node (attributes left out take their defaults) and return its value."""
+        ...
+
+    def constant(self, value: Tensor) -> Value:
+        """Return a constant value."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One ONNX node as an import rule sees it: `inputs` hold None for an input that is left out ("").
+
+    `version` is the operator version that the file's opset decides. `attributes` hold python values (ints, floats,
+    strings, lists, tensors) with the operator version's defaults filled in.
+    """
+
+    name: str
+    type: str
+    version: int
+    attributes: Mapping[str, Any]
+    inputs: tuple[Value | None, ...]
+    outputs: int = 1
+
+    def operand(self, slot: int) -> Value:
+        """Return the input of a slot. Raises GraphError if it is left out."""
+        value = self.inputs[slot] if slot < len(self.inputs) else None
+        if value is None:
+            raise GraphError.at(f"node {self.name}", f"input {slot} of {self.type} is left out", "a value")
+        return value
+
+    def optional(self, slot: int) -> Value | None:
+        """Return the input of a slot, or None if it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def known(self, slot: int) -> Tensor:
+        """Return the constant of a slot. Raises GraphError if it is left out or depends on an input."""
+        constant = self.operand(slot).constant
+        if constant is None:
+            raise GraphError.at(
+                f"node {self.name}", f"input {slot} of {self.type} depends on the network's input", "a constant"
+            )
+        return constant
+
+
+class Writer(Protocol):
+    """What an ONNX export rule writes with. Values are ONNX value names."""
+
+    def node(
+        self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any
+    ) -> str:
+        """Append a node and return the name of its (first) output."""
+        ...
+
+    def constant(self, value: Tensor) -> str:
+        """Add an initializer and return its name."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnnxImport:
+    """How an ONNX operator type comes in. `versions` are the operator versions (since_version) that `read` knows.
+
+    `read(node, builder)` returns the node's output value, or a tuple for several.
+    """
+
+    type: str
+    versions: tuple[int, ...]
+    read: Callable[[OnnxNode, Builder], Value | tuple[Value, ...]]
+
+
+OnnxExport: TypeAlias = Callable[[Call, Writer, tuple[str, ...], Mapping[str, Tensor]], str]
+
+
+# ── the record and the registry ─────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Operator:
+    """All that is known about one operator. Nothing has a default that hides a missing rule.
+
+    `attributes` is a JSON Schema `properties` object; a property without "default" is required. `operands` is the
+    least and the greatest number of operands (None: no limit). `writes` emits ONNX of opset 18.
+    """
+
+    name: str
+    summary: str
+    attributes: Mapping[str, Mapping[str, Any]]
+    operands: tuple[int, int | None]
+    roles: tuple[Role, ...]
+    shape: ShapeRule
+    rules: Rules
+    reads: tuple[OnnxImport, ...]
+    writes: OnnxExport
+    layers: tuple[Layer, ...]
+
+    def complete(self, attributes: Attributes) -> dict[str, Any]:
+        """Return `attributes` with the defaults of those that are left out."""
+        defaults = {name: schema["default"] for name, schema in self.attributes.items() if "default" in schema}
+        return {**defaults, **attributes}
+
+    def check_attributes(self, attributes: Attributes) -> Iterator[str]:
+        """Yield what is wrong with complete attributes."""
+        for name in attributes:
+            if name not in self.attributes:
+                yield f"{self.name} has no attribute {name!r}; {nearest(name, self.attributes) if self.attributes else ''}"
+        for name, schema in self.attributes.items():
+            if name not in attributes:
+                yield f"attribute {name!r} of {self.name} is missing"
+                continue
+            for error in _validator(schema).iter_errors(attributes[name]):
+                yield f"attribute {name!r} of {self.name}: {error.message}"
+
+    def check_operands(self, count: int, roles: Iterable[str]) -> Iterator[str]:
+        """Yield what is wrong with the number of operands and the parameters that are present."""
+        least, most = self.operands
+        if count < least or (most is not None and count > most):
+            wanted = f"{least}" if most == least else f"{least} to {'any number' if most is None else most}"
+            yield f"{self.name} has {count} operands, expected {wanted}"
+        present = set(roles)
+        for role in self.roles:
+            if role.name not in present and not role.optional:
+                yield f"{self.name} lacks its parameter {role.name!r}"
+        for name in sorted(present - {role.name for role in self.roles}):
+            yield f"{self.name} has no parameter {name!r}"
+
+    def infer_shape(
+        self, attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]
+    ) -> Shape:
+        """Return the shape of the result. Raises GraphError where the operands do not fit."""
+        return self.shape(attributes, operands, parameters)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the operator is affine in its operands jointly."""
+        return self.rules.relaxation is None
+
+
+_REGISTRY: Final[dict[str, Operator]] = {}
+
+
+def register(operator: Operator) -> Operator:
+    """Add an operator to the registry. Raises OperatorError for a duplicate or an incomplete record."""
+    problems = list(_defects(operator))
+    if problems:
+        raise OperatorError.at(f"operator {operator.name}", "; ".join(problems), "a complete record")
+    _REGISTRY[operator.name] = operator
+    return operator
+
+
+def _defects(operator: Operator) -> Iterator[str]:
+    if operator.name in _REGISTRY:
+        yield "the name is taken"
+    if not operator.summary:
+        yield "it has no summary"
+    rules = operator.rules
+    needed = {
+        "shape": operator.shape,
+        "nominal": rules.nominal,
+        "interval": rules.interval,
+        "paired": rules.paired,
+        "training": rules.training,
+        "writes": operator.writes,
+    }
+    for name, rule in needed.items():
+        if not callable(rule):
+            yield f"its rule {name!r} is missing"
+    if rules.relaxation is not None and not callable(rules.relaxation):
+        yield "its rule 'relaxation' is neither a function nor None (affine)"
+    for read in operator.reads:
+        taken = [other.name for other in _REGISTRY.values() if any(read.type == r.type for r in other.reads)]
+        if taken:
+            yield f"ONNX {read.type} is already imported by {taken[0]}"
+    for layer in operator.layers:
+        if any(layer.name == other.name for op in _REGISTRY.values() for other in op.layers):
+            yield f"the layer name {layer.name} is taken"
+    for name, schema in operator.attributes.items():
+        try:
+            jsonschema.Draft202012Validator.check_schema(dict(schema))
+        except jsonschema.SchemaError as error:
+            yield f"the schema of attribute {name!r} is invalid: {error.message}"
+
+
+def operators() -> Mapping[str, Operator]:
+    """Return all registered operators by name."""
+    return MappingProxyType(_REGISTRY)
+
+
+_VALIDATORS: Final[dict[int, tuple[Mapping[str, Any], jsonschema.Draft202012Validator]]] = {}
+
+
+def _validator(schema: Mapping[str, Any]) -> jsonschema.Draft202012Validator:
+    key = id(schema)
+    if key not in _VALIDATORS:
+        _VALIDATORS[key] = (schema, jsonschema.Draft202012Validator(dict(schema)))
+    return _VALIDATORS[key][1]
+
+
+# ── combinators ─────────────────────────────────────────────────────────────────────────────────────────────────
+class Sharing(Enum):
+    """When the paired rule of an affine operator runs nominal value and center in one call.
+
+    ALWAYS pays a copy to save a pass over the weight (convolutions, products); WHEN_STACKED takes the chance when
+    the operand already is a stack (cheap operators).
+    """
+
+    ALWAYS = "always"
+    WHEN_STACKED = "when stacked"
+
+
+def affine(
+    nominal: NominalRule,
+    absolute: NominalRule,
+    terms: TermsRule,
+    magnitude: Callable[..., Tensor | None],
+    sharing: Sharing = Sharing.WHEN_STACKED,
+) -> Rules:
+    """Return the rules of y = W x + b, affine in all operands jointly.
+
+    Interval rule: center W c + b, radius |W| r (Gowal et al. 2018, arXiv 1810.12715, equation 6): exact per output
+    over a box. In binary32 the operand's radius first grows to (1 + ρ) r + ρ |c| and the result's by ρ |b| more, ρ
+    from `ibpc.rounding.inflation`; that rides along in the same |W| product.
+
+    `absolute(call, *radii, offset, **parameters)` is |W| r + offset, `terms(call)` the number of products summed
+    into one output, `magnitude(call, **parameters)` an upper bound of |b| that broadcasts to the output or None.
+    Exact operands arrive as plain tensors: `absolute` gets zeros for their radius in binary32-free form, or their
+    share of the rounding.
+    """
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        centers = tuple(x.center if isinstance(x, Interval) else x for x in operands)
+        center = nominal(call, *centers, **parameters)
+        if call.arithmetic is Arithmetic.REAL:
+            radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
+            return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
+        count = terms(call)
+        growth = inflation(count)
+        radii = tuple(_inflated(x, growth) for x in operands)
+        bias = magnitude(call, **parameters)
+        offset: Tensor | float = vanishing(count) if bias is None else bias * growth + vanishing(count)
+        return Interval.around(center, absolute(call, *radii, offset=offset, **parameters))
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        pairs = [x for x in operands if isinstance(x, Paired)]
+        if sharing is Sharing.WHEN_STACKED and not all(pair.is_stacked for pair in pairs):
+            return apart(nominal, interval)(call, *operands, **parameters)
+        stacks = tuple(x.stack if isinstance(x, Paired) else x for x in operands)
+        radii = tuple(x.interval.radius if isinstance(x, Paired) else None for x in operands)
+        stack = nominal(call, *stacks, **parameters)
+        return Paired.stacked(stack, absolute(call, *radii, offset=None, **parameters))
+
+    return Rules(nominal, interval, paired, None, nominal)
+
+
+def _inflated(operand: Operand, growth: float) -> Tensor:
+    if isinstance(operand, Interval):
+        return operand.radius * (1.0 + growth) + operand.center.abs() * growth
+    return operand.abs() * growth
+
+
+def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Rules:
+    """Return the rules of an operator that only moves elements (reshape, transpose, slice, concatenation).
+
+    Every output is a copy of one input element or a constant, so the rule applies to each of lower/upper or
+    center/radius alike, exactly, in any arithmetic. `absolute` is the map on radii where it differs (Pad: zeros).
+    """
+    on_radii = nominal if absolute is None else absolute
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        if all(x.centered for x in operands if isinstance(x, Interval)):
+            centers = tuple(x.center if isinstance(x, Interval) else x for x in operands)
+            radii = tuple(x.radius if isinstance(x, Interval) else torch.zeros_like(x) for x in operands)
+            return Interval.around(nominal(call, *centers, **parameters), on_radii(call, *radii, **parameters))
+        lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
+        uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
+        return Interval.bounds(nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters))
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        if len(operands) != 1 or not isinstance(operands[0], Paired) or not operands[0].is_stacked:
+            return apart(nominal, interval)(call, *operands, **parameters)
+        stack = nominal(call, operands[0].stack, **parameters)
+        return Paired.stacked(stack, on_radii(call, operands[0].interval.radius, **parameters))
+
+    return Rules(nominal, interval, paired, None, nominal)
+
+
+def monotone(nominal: NominalRule, relaxation: RelaxationRule, ulps: int = ELEMENTARY_ULPS) -> Rules:
+    """Return the rules of an operator that does not decrease in any operand: [f(l), f(u)], exact.
+
+    `ulps` is the assumed error of any binary32 implementation in units of the last place (0 where it is exact).
+    """
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
+        uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
+        lower, upper = nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters)
+        return outward(call, lower, upper, ulps)
+
+    return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
+
+
+def nonlinear(nominal: NominalRule, interval: IntervalRule, relaxation: RelaxationRule) -> Rules:
+    """Return the rules of an operator that needs an interval rule of its own."""
+    return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
+
+
+def outward(call: Call, lower: Tensor, upper: Tensor, ulps: int = 1) -> Interval:
+    """Return [lower, upper], in binary32 moved outward by `ulps` roundings (0: they are exact)."""
+    if call.arithmetic is Arithmetic.REAL or ulps == 0:
+        return Interval.bounds(lower, upper)
+    return Interval.bounds(down(lower, ulps), up(upper, ulps))
+
+
+def apart(nominal: NominalRule, interval: IntervalRule) -> PairedRule:
+    """Return the paired rule that runs the nominal and the interval rule side by side."""
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        values = tuple(x.nominal if isinstance(x, Paired) else x for x in operands)
+        boxes = tuple(x.interval if isinstance(x, Paired) else x for x in operands)
+        return Paired.separate(nominal(call, *values, **parameters), interval(call, *boxes, **parameters))
+
+    return paired
+
+
+def no_magnitude(call: Call, **parameters: Tensor) -> None:
+    """Return the |b| of an affine operator without an offset: none."""
+    return None

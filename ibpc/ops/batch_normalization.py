@@ -1,0 +1,236 @@
+"""BatchNormalization: per-channel normalization, by running statistics in evaluation and by those of the batch in training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch.fx.node import has_side_effect
+from torch.nn import functional as F
+from torch.overrides import wrap_torch_function
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval, Paired
+from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Fill,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    PairedOperand,
+    Role,
+    Rules,
+    Value,
+    Writer,
+    affine,
+    register,
+)
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the shape of x, N×C×…, for parameters of shape C."""
+    (x,) = operands
+    if len(x) < 2 or any(size != (x[1],) for size in parameters.values()):
+        raise GraphError.at(
+            "BatchNormalization", f"x {format_shape(x)} with parameters {dict(parameters)}", "one value per channel"
+        )
+    return x
+
+
+def nominal(
+    call: Call,
+    x: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+) -> torch.Tensor:
+    """y = (x − mean) / √(var + ε) · weight + bias with the running statistics (Ioffe and Szegedy 2015)."""
+    return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, call["epsilon"])
+
+
+def _broadcast(call: Call, value: torch.Tensor) -> torch.Tensor:
+    return value.reshape([-1, *[1] * (len(call.operands[0]) - 2)])
+
+
+def absolute(
+    call: Call,
+    radius: torch.Tensor,
+    *,
+    offset: torch.Tensor | float | None,
+    weight: torch.Tensor,
+    running_var: torch.Tensor,
+    **_: torch.Tensor,
+) -> torch.Tensor:
+    """|weight / √(var + ε)| · radius + offset."""
+    result = radius * _broadcast(call, (weight * torch.rsqrt(running_var + call["epsilon"])).abs())
+    if offset is None:
+        return result
+    return result + (offset if isinstance(offset, float) else _broadcast(call, offset))
+
+
+def magnitude(
+    call: Call,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+) -> torch.Tensor:
+    """|mean · weight / √(var + ε)| + |bias|: the two may cancel, their rounding errors do not."""
+    return (running_mean * weight * torch.rsqrt(running_var + call["epsilon"])).abs() + bias.abs()
+
+
+def terms(call: Call) -> int:
+    """One product and two sums, and a scale that is itself off by up to ten roundings."""
+    return 24
+
+
+@has_side_effect
+@wrap_torch_function(lambda running_mean, running_var, mean, variance, x, momentum: (running_mean, x))
+def update_running_statistics(
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    x: torch.Tensor,
+    momentum: float,
+) -> None:
+    """Move the running statistics to (1 − momentum) · batch + momentum · running, the variance unbiased.
+
+    `momentum` is ONNX's: the share of the old value. `x` is the batch, (B, C, …); it gives the sample count.
+    """
+    count = x.numel() // x.shape[1]
+    with torch.no_grad():
+        running_mean.lerp_(mean.detach(), 1.0 - momentum)
+        running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), 1.0 - momentum)
+
+
+def training(
+    call: Call,
+    x: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+) -> torch.Tensor:
+    """y with the statistics of the batch; updates the running ones."""
+    return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - call["momentum"], call["epsilon"])
+
+
+def paired(
+    call: Call,
+    x: PairedOperand,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+) -> Paired:
+    """Normalize nominal value and box by the statistics of the nominal batch, with gradients through them.
+
+    (Shi et al. 2021, section 3.3, normalize both passes by the clean batch: so the box stays a box of the function
+    that the nominal pass computes.) The running statistics are updated once.
+    """
+    assert isinstance(x, Paired)
+    clean = x.nominal
+    axes = [0, *range(2, len(call.operands[0]))]
+    mean = clean.mean(axes)
+    variance = clean.var(axes, unbiased=False)
+    update_running_statistics(running_mean, running_var, mean, variance, clean, call["momentum"])
+    scale = weight * torch.rsqrt(variance + call["epsilon"])
+    shift = _broadcast(call, bias - mean * scale)
+    slope = _broadcast(call, scale)
+    radius = x.interval.radius * slope.abs()
+    if x.is_stacked:
+        return Paired.stacked(x.stack * slope + shift, radius)
+    return Paired.separate(clean * slope + shift, Interval.around(x.interval.center * slope + shift, radius))
+
+
+def plan(ranks: tuple[int, ...], options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a BatchNormNd layer."""
+    (x,) = operands
+    if len(x) not in ranks:
+        wanted = " or ".join(str(rank) for rank in ranks)
+        raise GraphError.at("BatchNorm", f"an input of shape {format_shape(x)}", f"rank {wanted}")
+    attributes = {"epsilon": options["eps"], "momentum": 1.0 - options["momentum"]}
+    return LayerPlan(attributes, dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (x[1],)))
+
+
+def layer(name: str, ranks: tuple[int, ...]) -> Layer:
+    """Return the torch.nn layer `name`."""
+    options = {
+        "eps": {"description": "Added to the variance", "type": "number", "exclusiveMinimum": 0, "default": 1e-5},
+        "momentum": {
+            "description": "Share of the batch in the running statistics",
+            "type": "number",
+            "minimum": 0,
+            "maximum": 1,
+            "default": 0.1,
+        },
+    }
+    return Layer(name, options, partial(plan, ranks))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import BatchNormalization in its inference form."""
+    if node.attributes.get("training_mode", 0):
+        raise GraphError.at(f"node {node.name}", "training_mode=1 normalizes by the batch", "training_mode=0")
+    if not node.attributes.get("spatial", 1):
+        raise GraphError.at(f"node {node.name}", "spatial=0 normalizes each element", "spatial=1")
+    roles = ("weight", "bias", "running_mean", "running_var")
+    parameters = {role: node.known(slot) for slot, role in enumerate(roles, start=1)}
+    attributes = {
+        "epsilon": float(node.attributes.get("epsilon", 1e-5)),
+        "momentum": float(node.attributes.get("momentum", 0.9)),
+    }
+    return builder.add("BatchNormalization", [node.operand(0)], attributes, parameters)
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export BatchNormalization in its inference form."""
+    roles = ("weight", "bias", "running_mean", "running_var")
+    return writer.node(
+        "BatchNormalization",
+        [*operands, *(writer.constant(parameters[role]) for role in roles)],
+        epsilon=call["epsilon"],
+        momentum=call["momentum"],
+    )
+
+
+_EVALUATION = affine(nominal, absolute, terms, magnitude)
+
+OPERATOR = register(
+    Operator(
+        name="BatchNormalization",
+        summary="Per-channel normalization by running (evaluation) or batch (training) statistics",
+        attributes={
+            "epsilon": {"type": "number", "exclusiveMinimum": 0, "default": 1e-5},
+            "momentum": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.9},
+        },
+        operands=(1, 1),
+        roles=(
+            Role("weight", Fill.ONES),
+            Role("bias", Fill.ZEROS),
+            Role("running_mean", Fill.ZEROS, trainable=False),
+            Role("running_var", Fill.ONES, trainable=False),
+        ),
+        shape=shape,
+        rules=Rules(nominal, _EVALUATION.interval, paired, None, training),
+        reads=(OnnxImport("BatchNormalization", (1, 6, 7, 9, 14, 15), read),),
+        writes=write,
+        layers=(
+            layer("BatchNorm1d", (2, 3)),
+            layer("BatchNorm2d", (4,)),
+            layer("BatchNorm3d", (5,)),
+        ),
+    )
+)

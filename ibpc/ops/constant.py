@@ -1,0 +1,47 @@
+"""Constant: a value that depends on no input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Attributes, Shape
+from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, apart, register
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the shape of the value."""
+    return parameters["value"]
+
+
+def nominal(call: Call, *, value: torch.Tensor) -> torch.Tensor:
+    """y = value."""
+    return value
+
+
+def interval(call: Call, *, value: torch.Tensor) -> Interval:
+    """The box of the single point `value`."""
+    return Interval.point(value)
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export an initializer."""
+    return writer.constant(parameters["value"])
+
+
+OPERATOR = register(
+    Operator(
+        name="Constant",
+        summary="A value that depends on no input",
+        attributes={},
+        operands=(0, 0),
+        roles=(Role("value", Fill.ZEROS, trainable=False),),
+        shape=shape,
+        rules=Rules(nominal, interval, apart(nominal, interval), None, nominal),
+        reads=(),
+        writes=write,
+        layers=(),
+    )
+)

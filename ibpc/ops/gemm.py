@@ -1,0 +1,200 @@
+"""Gemm: the fully connected layer y = x Wᵀ + b, with an optional specification merged into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval
+from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Fill,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operand,
+    Operator,
+    Role,
+    Rules,
+    Sharing,
+    Value,
+    Writer,
+    affine,
+    register,
+)
+from ibpc.rounding import Arithmetic, inflation, vanishing
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return …×M for x …×K and weight M×K; with a specification S×M the result is …×S."""
+    (x,), weight = operands, parameters["weight"]
+    if len(weight) != 2 or not x or x[-1] != weight[1]:
+        raise GraphError.at(
+            "Gemm", f"x {format_shape(x)} with weight {format_shape(weight)}", "as many features as weight[1]"
+        )
+    for role in ("bias", "bias_magnitude"):
+        if role in parameters and parameters[role] != weight[:1]:
+            raise GraphError.at("Gemm", f"{role} of shape {parameters[role]}", f"{weight[:1]}")
+    specification = parameters.get("specification", weight[:1] * 2)
+    if len(specification) != 2 or specification[1] != weight[0]:
+        raise GraphError.at("Gemm", f"specification of shape {specification}", f"(rows, {weight[0]})")
+    return (*x[:-1], specification[0])
+
+
+def nominal(
+    call: Call,
+    x: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    specification: torch.Tensor | None = None,
+    bias_magnitude: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """y = x Wᵀ + b; with a specification S, y = x (S W)ᵀ + S b (elision: Gowal et al. 2018, section 3)."""
+    if specification is not None:
+        weight = specification @ weight
+        bias = None if bias is None else specification @ bias
+    return F.linear(x, weight, bias)
+
+
+def absolute(
+    call: Call,
+    radius: torch.Tensor,
+    *,
+    offset: torch.Tensor | float | None,
+    weight: torch.Tensor,
+    specification: torch.Tensor | None = None,
+    **_: torch.Tensor,
+) -> torch.Tensor:
+    """|S W| radius + offset."""
+    if specification is not None:
+        weight = specification @ weight
+    if isinstance(offset, float):
+        offset = torch.full_like(weight[:, 0], offset)
+    return F.linear(radius, weight.abs(), offset)
+
+
+def magnitude(
+    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
+) -> torch.Tensor | None:
+    """|b|, or the sum of the moduli of what a pass folded into the bias."""
+    if bias_magnitude is not None:
+        return bias_magnitude
+    return None if bias is None else bias.abs()
+
+
+def terms(call: Call) -> int:
+    """Every output sums K products (and a specification row M more)."""
+    rows, columns = call.parameters["weight"]
+    return columns + rows if "specification" in call.parameters else columns
+
+
+def _elided(
+    call: Call, x: Interval, *, weight: torch.Tensor, specification: torch.Tensor, **parameters: torch.Tensor
+) -> Interval:
+    """The interval rule in binary32 with a merged specification S.
+
+    The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
+    is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not.
+    """
+    growth, least = inflation(terms(call)), vanishing(terms(call))
+    center = nominal(call, x.center, weight=weight, specification=specification, **parameters)
+    bias = magnitude(call, **parameters)
+    moduli = specification.abs() @ weight.abs()
+    offset = torch.full_like(moduli[:, 0], least)
+    if bias is not None:
+        offset = offset + (specification.abs() @ bias) * growth
+    rounding = F.linear((x.radius + x.center.abs()) * growth, moduli, offset)
+    spread = F.linear(x.radius * (1.0 + growth), (specification @ weight).abs())
+    return Interval.around(center, (spread + rounding) * (1.0 + growth))
+
+
+_PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS)
+
+
+def interval(call: Call, x: Operand, **parameters: torch.Tensor) -> Interval:
+    """Center W c + b, radius |W| r; see `_elided` for a specification in binary32."""
+    merged = "specification" in parameters and call.arithmetic is Arithmetic.FLOAT32
+    if merged and isinstance(x, Interval):
+        return _elided(call, x, **parameters)
+    return _PLAIN.interval(call, x, **parameters)
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Linear layer."""
+    (x,) = operands
+    if len(x) < 2:
+        raise GraphError.at("Linear", f"an input of shape {format_shape(x)}", "features in the last dimension")
+    parameters = {"weight": (options["out_features"], x[-1])}
+    if options["bias"]:
+        parameters["bias"] = (options["out_features"],)
+    return LayerPlan({}, parameters)
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Gemm: alpha, beta and transB go into the constants; a transposed or perturbed rest becomes nodes."""
+    x, weight, addend = node.operand(0), node.known(1), node.optional(2)
+    if node.attributes.get("transA", 0):
+        raise GraphError.at(f"node {node.name}", "transA=1 would transpose the batch", "transA=0")
+    weight = weight if node.attributes.get("transB", 0) else weight.T
+    weight = weight.contiguous() * node.attributes.get("alpha", 1.0)
+    beta = node.attributes.get("beta", 1.0)
+    if addend is None:
+        return builder.add("Gemm", [x], {}, {"weight": weight})
+    if addend.constant is not None and addend.constant.numel() in (1, weight.shape[0]):
+        bias = addend.constant.flatten().expand(weight.shape[0]).contiguous() * beta
+        return builder.add("Gemm", [x], {}, {"weight": weight, "bias": bias})
+    product = builder.add("Gemm", [x], {}, {"weight": weight})
+    scaled = addend if beta == 1.0 else builder.add("Mul", [addend, builder.constant(torch.tensor(beta))])
+    return builder.add("Add", [product, scaled])
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export Gemm, as MatMul and Add where x is not a matrix."""
+    weight, bias = parameters["weight"], parameters.get("bias")
+    if "specification" in parameters:
+        weight = parameters["specification"] @ weight
+        bias = None if bias is None else parameters["specification"] @ bias
+    if len(call.operands[0]) == 2:
+        constants = [writer.constant(value) for value in (weight, bias) if value is not None]
+        return writer.node("Gemm", [*operands, *constants], transB=1)
+    product = writer.node("MatMul", [*operands, writer.constant(weight.T.contiguous())])
+    return product if bias is None else writer.node("Add", [product, writer.constant(bias)])
+
+
+OPERATOR = register(
+    Operator(
+        name="Gemm",
+        summary="Fully connected layer y = x Wᵀ + b",
+        attributes={},
+        operands=(1, 1),
+        roles=(
+            Role("weight", Fill.WEIGHT),
+            Role("bias", Fill.BIAS, optional=True),
+            Role("specification", Fill.ZEROS, trainable=False, optional=True),
+            Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
+        ),
+        shape=shape,
+        rules=Rules(nominal, interval, _PLAIN.paired, None, nominal),
+        reads=(OnnxImport("Gemm", (1, 6, 7, 9, 11, 13), read),),
+        writes=write,
+        layers=(
+            Layer(
+                "Linear",
+                {
+                    "out_features": {"description": "Output features", "type": "integer", "minimum": 1},
+                    "bias": {"description": "Add a bias", "type": "boolean", "default": True},
+                },
+                plan,
+                ("out_features",),
+            ),
+        ),
+    )
+)

@@ -1,0 +1,51 @@
+"""Input: where a value enters the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.errors import unreachable
+from ibpc.ir import BATCH, INPUT, Attributes, Shape
+from ibpc.ops.base import Call, Operator, Writer, passthrough, register
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return N×shape."""
+    return (BATCH, *attributes["shape"])
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x, the value that the caller passes in."""
+    return x
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Inputs are declared by the exporter, not written as nodes."""
+    unreachable("an Input node was exported as an operator")
+
+
+OPERATOR = register(
+    Operator(
+        name=INPUT,
+        summary="A network input: the shape of one sample and the range of its values",
+        attributes={
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+            "range": {
+                "anyOf": [
+                    {"type": "null"},
+                    {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+                ],
+                "default": None,
+            },
+        },
+        operands=(0, 0),
+        roles=(),
+        shape=shape,
+        rules=passthrough(nominal),
+        reads=(),
+        writes=write,
+        layers=(),
+    )
+)

@@ -82,15 +82,14 @@ class Interval:
         """The midpoints."""
         if self._center is None:
             assert self._lower is not None and self._upper is not None
-            self._center = (self._lower + self._upper) * 0.5
+            self._center = torch.lerp(self._lower, self._upper, 0.5)
         return self._center
 
     @property
     def radius(self) -> torch.Tensor:
         """Half the widths."""
         if self._radius is None:
-            assert self._lower is not None and self._upper is not None
-            self._radius = (self._upper - self._lower) * 0.5
+            self._radius = self.center - self.lower
         return self._radius
 
     @property
@@ -158,6 +157,11 @@ class Paired:
         if self._stack is None:
             self._stack = torch.cat([self.nominal, self.interval.center])
         return self._stack
+
+    @property
+    def radius(self) -> torch.Tensor:
+        """The radius of the box, (B, …)."""
+        return self.interval.radius if self._radius is None else self._radius
 
     @property
     def nominal(self) -> torch.Tensor:

@@ -157,9 +157,13 @@ class Graph:
             self._drop(f"{name}.{role}")
 
     def tie(self, key: str, source: str) -> None:
-        """Make the state entry `key` stand for the entry `source`: one array, one parameter."""
+        """Make the state entry `key`, and what is tied to it, stand for the entry `source`: one array, one parameter."""
+        owner = self.source_of(source)
+        if owner == self.source_of(key):
+            return
+        heirs = [tied for tied, old in self.ties.items() if old == key]
         self.state.pop(key, None)
-        self.ties[key] = self.ties.get(source, source)
+        self.ties.update(dict.fromkeys([key, *heirs], owner))
 
     def source_of(self, key: str) -> str:
         """Return the state entry that `key` stands for: itself if it is not tied."""
@@ -347,6 +351,15 @@ class Graph:
         constraints = "".join(f" @{constraint}" for constraint in node.constraints)
         return f"{node.operator}{f'[{attributes}]' if attributes else ''}({arguments}){constraints}"
 
+    def to_dot(self) -> str:
+        """Return the graph in Graphviz's language, values as edges labelled with their shapes."""
+        lines = [f'digraph "{self.name}" {{', "  node [shape=box, fontname=monospace]"]
+        for node in self.order():
+            lines.append(f'  {node.name} [label="{node.name}\\n{node.operator}"]')
+            for operand in self.operands(node.name):
+                lines.append(f'  {operand} -> {node.name} [label="{format_shape(self.node(operand).shape)}"]')
+        return "\n".join([*lines, "}", ""])
+
     def to_json(self) -> dict[str, Any]:
         """Return the graph without its state as plain JSON data."""
         return {
@@ -354,6 +367,7 @@ class Graph:
             "name": self.name,
             "hints": dict(self.hints),
             "outputs": list(self.outputs),
+            "state": list(self.state),
             "ties": dict(self.ties),
             "nodes": [
                 {
@@ -388,9 +402,13 @@ class Graph:
                 graph.add(node, [str(operand) for operand in item["operands"]])
             graph.outputs = tuple(str(output) for output in data["outputs"])
             graph.ties = {str(key): str(source) for key, source in data["ties"].items()}
+            entries = [str(key) for key in data["state"]]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise GraphError.at("graph.json", f"malformed: {error!r}", "a graph written by ibpc") from error
-        graph.state = dict(state)
+        if sorted(entries) != sorted(state):
+            odd = sorted(set(entries) ^ set(state))
+            raise GraphError.at("$.state", f"{', '.join(odd) or 'an entry'} is not in both graph and weights", "the same entries")
+        graph.state = {key: state[key] for key in entries}
         return graph
 
 

@@ -17,7 +17,7 @@ from torch import fx, nn
 from ibpc.interval import Interval, Paired
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import Call, NominalRule
+from ibpc.ops.base import call_of
 from ibpc.rounding import Arithmetic
 
 
@@ -29,13 +29,18 @@ class Phase(Enum):
 
 
 # ── parameters ──────────────────────────────────────────────────────────────────────────────────────────────────
-def parameter_tree(graph: Graph) -> nn.Module:
+def parameter_tree(graph: Graph, shared: nn.Module | None = None) -> nn.Module:
     """Return the modules that hold the graph's state: child `node`, parameter or buffer `role`, as copies.
 
-    Trainable roles become Parameters, all others buffers.
+    Trainable roles become Parameters, all others buffers. Nodes that `shared`, another such tree, knows keep its
+    modules: so a pass may add nodes to a network in training.
     """
     root = nn.Module()
+    known = {} if shared is None else dict(shared.named_children())
     for node in graph.order():
+        if node.name in known:
+            root.add_module(node.name, known[node.name])
+            continue
         arrays = graph.parameters_of(node.name)
         owned = {role: value for role, value in arrays.items() if f"{node.name}.{role}" in graph.state}
         if not owned:
@@ -50,13 +55,6 @@ def parameter_tree(graph: Graph) -> nn.Module:
                 holder.register_buffer(role, tensor)
         root.add_module(node.name, holder)
     return root
-
-
-def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) -> Call:
-    """Return what is known of the node before any value is."""
-    parameters = {role: tuple(value.shape) for role, value in graph.parameters_of(node.name).items()}
-    operands = graph.shapes_of(graph.operands(node.name))
-    return Call(node.attributes, operands, parameters, node.shape, arithmetic)
 
 
 # ── emission ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,9 +181,14 @@ class _Sides:
     ) -> None:
         self._graph = graph
         self._perturbed = graph.descendants(starts)
-        self._nominal_needed = graph.ancestors(nominal)
         self._interval_needed = graph.ancestors(bounded)
+        self._nominal_needed = graph.ancestors([*nominal, *self._batch_dependent()])
         self._values: dict[str, Paired | Interval | torch.Tensor] = {}
+
+    def _batch_dependent(self) -> list[str]:
+        """Return the nodes whose box depends on the nominal batch, so that both sides are needed there."""
+        rules = {name: operators()[self._graph.node(name).operator].rules for name in self._interval_needed}
+        return [name for name, rule in rules.items() if rule.training is not rule.nominal]
 
     def place(self, name: str, value: Paired) -> None:
         self._values[name] = value
@@ -197,7 +200,7 @@ class _Sides:
         both = node.name in self._nominal_needed and node.name in self._interval_needed
         if node.name not in self._perturbed:
             self._values[node.name] = rules.nominal(call, *map(self.nominal, names), **parameters)
-        elif both or (node.name in self._interval_needed and _needs_batch(rules.training, rules.nominal)):
+        elif both:
             self._values[node.name] = rules.paired(call, *map(self._operand, names), **parameters)
         elif node.name in self._interval_needed:
             operands = [self._box(name) for name in names]
@@ -224,10 +227,6 @@ class _Sides:
         return box if isinstance(box, Interval) else Interval.point(box)
 
 
-def _needs_batch(training: NominalRule, nominal: NominalRule) -> bool:
-    return training is not nominal
-
-
 def _between(graph: Graph, starts: Sequence[str], ends: Iterable[str]) -> list[Node]:
     """Return in order the nodes that `ends` need and `starts` do not hide."""
     needed: set[str] = set()
@@ -250,7 +249,7 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     constants: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            constants[node] = _attribute(module, str(node.target)).detach()
+            constants[node] = _attribute(module, str(node.target)).detach().clone()
         elif node.op in ("call_function", "call_method") and _depends_on(node, constants):
             constants[node] = _evaluate(node, constants)
     frozen, copies = fx.Graph(), dict[fx.Node, fx.Node]()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from itertools import chain
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import fx
 
+from ibpc import artifact
+from ibpc.artifact import Source
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -20,13 +25,25 @@ class Network:
     """A pair of graphs over the same parameters: `nominal` and `interval`; and what training and proving need.
 
     `graph` is the structure; `parameters` holds the present values, which training moves on. `snapshot()` brings the
-    two together again.
+    two together again. `notes` say what a frontend mended and how it validated the network.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, source: Source | None = None, notes: tuple[str, ...] = ()) -> None:
         graph.verify(operators())
         self.graph = graph
+        self.source = source or Source("graph")
+        self.notes = notes
         self.parameters = parameter_tree(graph)
+
+    @classmethod
+    def load(cls, path: Path) -> Network:
+        """Load an artifact. Raises ArtifactError if it is missing or damaged."""
+        found = artifact.load(path)
+        return cls(found.graph, found.source)
+
+    def save(self, path: str | Path, carry: tuple[str, ...] = (artifact.TRAINING,)) -> None:
+        """Write the network with its present weights as an artifact; see `artifact.save`. Raises ArtifactError."""
+        artifact.save(self.snapshot(), Path(path), self.source, {"notes": list(self.notes)}, carry)
 
     @property
     def name(self) -> str:
@@ -77,6 +94,12 @@ class Network:
         results = self.bounds(*(bound for box in boxes for bound in (box.lower, box.upper)))
         return Interval.bounds(results[0], results[1])
 
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        tensors = chain(self.parameters.parameters(), self.parameters.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
     def parameter_count(self) -> int:
         """Return the number of trainable values."""
         return sum(prod(parameter.shape) for parameter in self.parameters.parameters())
@@ -86,6 +109,13 @@ class Network:
         graph = self.graph.copy()
         graph.state = {key: self._value(key) for key in graph.state}
         return graph
+
+    @torch.no_grad()
+    def assign(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Copy values into the parameters and buffers, in place, by state entry ("node.role")."""
+        for key, value in state.items():
+            owner, _, role = key.rpartition(".")
+            getattr(self.parameters.get_submodule(owner), role).copy_(value)
 
     def _value(self, key: str) -> torch.Tensor:
         owner, _, role = key.rpartition(".")

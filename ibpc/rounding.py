@@ -11,6 +11,8 @@ fl(a ∘ b) = (a ∘ b)(1 + δ), |δ| ≤ u, and a sum of n products in any orde
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Final, TypeVar
 
@@ -19,6 +21,9 @@ import torch
 UNIT: Final = 2.0**-24
 SMALLEST: Final = 2.0**-126
 ELEMENTARY_ULPS: Final = 8
+# What underflow can change in an operand: the value itself, its center and radius, and their inflated sum. An affine
+# operator multiplies it by |W|, so it is added in front of the product; `vanishing` pays for what underflows behind it.
+FLUSHED: Final = 16.0 * SMALLEST
 
 T = TypeVar("T", bound=torch.Tensor)
 
@@ -61,3 +66,54 @@ def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:
 def up(upper: torch.Tensor, ulps: int = 1) -> torch.Tensor:
     """Return a value above `upper` by at least `ulps` roundings of relative size 2u, computed in binary32."""
     return upper + (upper.abs() * (2.0 * (ulps + 1) * UNIT) + 4.0 * SMALLEST)
+
+
+@contextmanager
+def plain_products() -> Iterator[None]:
+    """Compute products as plain binary32 dot products: no TF32, no reduced precision, no Winograd or FFT convolution.
+
+    These are what the error model of this module assumes. PyTorch's convolutions on a CPU are direct ones or matrix
+    products; on CUDA cuDNN chooses its algorithm itself, so it is switched off. Restores the settings on exit.
+    """
+    precision = torch.get_float32_matmul_precision()
+    matmul_tf32 = torch.backends.cuda.matmul.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(enabled=False, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul_tf32
+        torch.set_float32_matmul_precision(precision)
+
+
+def outer_ball(
+    x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return binary32 bounds of the L∞ ball of radius `eps` around `x`, rounded outward, intersected with `clip`.
+
+    The ball is that of the real numbers: [x − ε, x + ε] with ε as given (a binary64 number or tensor), so the bounds
+    hold it whole although x ± ε is not representable. The ends of `clip` are rounded outward as well.
+    """
+    radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    lower, upper = _sum_toward(x.double(), -radius, -torch.inf), _sum_toward(x.double(), radius, torch.inf)
+    if clip is not None:
+        lower, upper = lower.clamp(*clip), upper.clamp(*clip)
+    return _toward(lower, -torch.inf), _toward(upper, torch.inf)
+
+
+def _sum_toward(a: torch.Tensor, b: torch.Tensor, end: float) -> torch.Tensor:
+    """Return binary64 a + b rounded toward `end`: the rounding error is known exactly (Knuth's two-sum)."""
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    missed = error < 0 if end < 0 else error > 0
+    return torch.where(missed, torch.nextafter(total, torch.full_like(total, end)), total)
+
+
+def _toward(value: torch.Tensor, end: float) -> torch.Tensor:
+    """Return the binary32 number nearest to the binary64 `value` that does not lie on the other side from `end`."""
+    rounded = value.float()
+    limit = torch.full_like(rounded, end)
+    missed = rounded.double() > value if end < 0 else rounded.double() < value
+    return torch.where(missed, torch.nextafter(rounded, limit), rounded)

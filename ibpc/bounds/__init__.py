@@ -1,0 +1,24 @@
+"""Bounding methods, one file each, all of the signature `Method`."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from ibpc.bounds.base import Bounder, Method
+from ibpc.bounds.ibp import ibp
+from ibpc.errors import UsageError, nearest
+
+METHODS: Final[Mapping[str, Method]] = MappingProxyType({"ibp": ibp})
+AUTO: Final = "auto"
+
+
+def method_named(name: str) -> Method:
+    """Return a bounding method; "auto" is the tightest that answers at once. Raises UsageError for an unknown name."""
+    if name == AUTO:
+        return ibp
+    if name not in METHODS:
+        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, [AUTO, *METHODS]))
+    return METHODS[name]
+
+
+__all__ = ["AUTO", "METHODS", "Bounder", "Method", "method_named"]

@@ -1,4 +1,4 @@
-"""What operators without attributes share: import, export and layers that only pass the operands on."""
+"""What elementwise operators share: broadcasting, and import, export and layers that only pass things on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ibpc.ir import Shape
+from ibpc.ir import Attributes, Shape
+from ibpc.ops._shapes import broadcast
 from ibpc.ops.base import (
     Builder,
     Call,
@@ -16,9 +17,19 @@ from ibpc.ops.base import (
     OnnxExport,
     OnnxImport,
     OnnxNode,
+    ShapeRule,
     Value,
     Writer,
 )
+
+
+def broadcast_shape(name: str) -> ShapeRule:
+    """Return the shape rule of an elementwise operator: its operands broadcast."""
+
+    def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+        return broadcast(operands, name)
+
+    return shape
 
 
 def import_as(type: str, versions: tuple[int, ...], operator: str | None = None) -> OnnxImport:
@@ -27,6 +38,16 @@ def import_as(type: str, versions: tuple[int, ...], operator: str | None = None)
     def read(node: OnnxNode, builder: Builder) -> Value:
         operands = [node.operand(slot) for slot in range(len(node.inputs))]
         return builder.add(operator or type, operands)
+
+    return OnnxImport(type, versions, read)
+
+
+def import_number(type: str, versions: tuple[int, ...], attribute: str, default: float) -> OnnxImport:
+    """Return the import of an ONNX operator of one operand and one number, the attribute `attribute`."""
+
+    def read(node: OnnxNode, builder: Builder) -> Value:
+        value = float(node.attributes.get(attribute, default))
+        return builder.add(type, [node.operand(0)], {attribute: value})
 
     return OnnxImport(type, versions, read)
 
@@ -47,3 +68,12 @@ def option_free_layer(name: str) -> Layer:
         return LayerPlan({})
 
     return Layer(name, {}, plan)
+
+
+def option_layer(name: str, option: str, schema: Mapping[str, Any], attribute: str) -> Layer:
+    """Return a layer without parameters whose one option is the operator's attribute `attribute`."""
+
+    def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+        return LayerPlan({attribute: options[option]})
+
+    return Layer(name, {option: schema}, plan)

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import prod
+from typing import Any, Final
+
+import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
+from ibpc.ops.base import Call, OnnxExport, OnnxNode, Writer
+
+AXES: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer"}}
 
 
 def same_as_operand(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -37,6 +43,54 @@ def positive_axis(axis: int, rank: int, where: str) -> int:
     if not -rank <= axis < rank:
         raise GraphError.at(where, f"axis {axis}", f"an axis from {-rank} to {rank - 1}")
     return axis % rank
+
+
+def feature_axis(axis: int, rank: int, where: str) -> int:
+    """Return `axis` counted from the front. Raises GraphError if it is out of range or the batch."""
+    found = positive_axis(axis, rank, where)
+    if found == 0:
+        raise GraphError.at(where, f"axis {axis} is the batch", f"an axis from 1 to {rank - 1}")
+    return found
+
+
+def feature_axes(axes: Iterable[int], rank: int, where: str) -> list[int]:
+    """Return `axes` counted from the front and sorted. Raises GraphError for the batch and for a repeated axis."""
+    found = sorted(feature_axis(axis, rank, where) for axis in axes)
+    if len(set(found)) < len(found):
+        raise GraphError.at(where, f"axes {found}", "no axis twice")
+    return found
+
+
+def reshaped(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x in the shape of the output, dimension 0 kept: what operators do that only rename dimensions."""
+    return x.reshape([-1, *call.output[1:]])
+
+
+def onnx_integers(node: OnnxNode, name: str, slot: int) -> list[int] | None:
+    """Return the integers of the attribute `name` or, in versions without it, of the input `slot`; None if neither."""
+    if node.attributes.get(name) is not None:
+        return [int(value) for value in node.attributes[name]]
+    if node.optional(slot) is None:
+        return None
+    return [int(value) for value in node.known(slot).flatten().tolist()]
+
+
+def export_axes(type: str) -> OnnxExport:
+    """Return the export to an ONNX operator that takes the attribute `axes` as its second input."""
+
+    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+        return writer.node(type, [*operands, writer.constant(torch.tensor(call["axes"], dtype=torch.int64))])
+
+    return write
+
+
+def dimension_option(description: str, **default: int) -> dict[str, Any]:
+    """Return the schema of a layer option that names a feature dimension as PyTorch counts, the batch being 0."""
+    return {
+        "description": f"{description}, counted from 1 (0 is the batch) or from the end",
+        "type": "integer",
+        **default,
+    }
 
 
 def element_count(shape: Shape) -> int:

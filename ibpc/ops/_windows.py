@@ -28,22 +28,31 @@ def sizes_option(dimensions: int, description: str, default: int | None = None, 
     return schema if default is None else {**schema, "default": default}
 
 
-def padding_option(dimensions: int) -> dict[str, Any]:
-    """Return the schema of the option `padding` of a windowed layer."""
+def pads_option(dimensions: int, description: str) -> dict[str, Any]:
+    """Return the schema of a layer option that is one number, one per spatial dimension, or all before then after."""
     number = {"type": "integer", "minimum": 0}
     return {
-        "description": (
-            "Zeros around the input: one number, one per spatial dimension, all before then all after, "
-            '"valid" (none), or "same": output size = ceil(input size / stride), the odd zero at the end '
-            "(TensorFlow's SAME, ONNX's SAME_UPPER)"
-        ),
+        "description": f"{description}: one number, one per spatial dimension, or all before then all after",
         "anyOf": [
             number,
             {"type": "array", "items": number, "minItems": dimensions, "maxItems": dimensions},
             {"type": "array", "items": number, "minItems": 2 * dimensions, "maxItems": 2 * dimensions},
-            {"enum": ["same", "valid"]},
         ],
         "default": 0,
+    }
+
+
+def padding_option(dimensions: int, filling: str = "Zeros") -> dict[str, Any]:
+    """Return the schema of the option `padding` of a windowed layer."""
+    numbers = pads_option(dimensions, f"{filling} around the input")
+    words = (
+        '; "valid": none; "same": output size = ceil(input size / stride), the odd one at the end '
+        "(TensorFlow's SAME, ONNX's SAME_UPPER)"
+    )
+    return {
+        **numbers,
+        "description": numbers["description"] + words,
+        "anyOf": [*numbers["anyOf"], {"enum": ["same", "valid"]}],
     }
 
 
@@ -105,8 +114,12 @@ def output_sizes(
     pads: Sequence[int],
     dilations: Sequence[int],
     where: str,
+    ceil_mode: int = 0,
 ) -> tuple[int, ...]:
-    """Return the number of windows per spatial dimension. Raises GraphError where none fits."""
+    """Return the number of windows per spatial dimension. Raises GraphError where none fits.
+
+    With `ceil_mode` 1 (ONNX's attribute) a last window may reach beyond the padding, but none starts behind the input.
+    """
     dimensions = len(kernel)
     if not len(spatial) == len(strides) == len(dilations) == dimensions or len(pads) != 2 * dimensions:
         raise GraphError.at(
@@ -119,11 +132,14 @@ def output_sizes(
     for axis in range(dimensions):
         padded = spatial[axis] + pads[axis] + pads[axis + dimensions]
         window = (kernel[axis] - 1) * dilations[axis] + 1
-        if padded < window:
+        overhang = strides[axis] - 1 if ceil_mode else 0
+        count = (padded - window + overhang) // strides[axis] + 1
+        if count < 1:
             raise GraphError.at(
                 where, f"a window of {window} over {padded} padded elements", "a window no larger than the padded input"
             )
-        sizes.append((padded - window) // strides[axis] + 1)
+        starts_behind = (count - 1) * strides[axis] >= spatial[axis] + pads[axis]
+        sizes.append(count - 1 if ceil_mode and starts_behind else count)
     return tuple(sizes)
 
 

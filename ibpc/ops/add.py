@@ -9,7 +9,7 @@ import torch
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import broadcast
-from ibpc.ops.base import Call, Operator, affine, no_magnitude, register
+from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -22,9 +22,7 @@ def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return x + y
 
 
-def absolute(
-    call: Call, x: torch.Tensor | None, y: torch.Tensor | None, *, offset: float | None
-) -> torch.Tensor:
+def absolute(call: Call, x: torch.Tensor | None, y: torch.Tensor | None, *, offset: float | None) -> torch.Tensor:
     """r(x) + r(y); an exact operand has no radius."""
     return sum_of_radii(call, x, y, offset=offset)
 
@@ -53,6 +51,7 @@ OPERATOR = register(
         operands=(2, 2),
         roles=(),
         shape=shape,
+        macs=no_macs,
         rules=affine(nominal, absolute, terms, no_magnitude),
         reads=(import_as("Add", (7, 13, 14)),),
         writes=export_as("Add"),

@@ -22,8 +22,8 @@ import torch
 
 from ibpc.errors import GraphError, OperatorError, nearest
 from ibpc.interval import Interval, Paired
-from ibpc.ir import Attributes, Shape
-from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic, down, inflation, up, vanishing
+from ibpc.ir import Attributes, Graph, Node, Shape
+from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, Arithmetic, down, inflation, up, vanishing
 
 Tensor: TypeAlias = torch.Tensor
 Operand: TypeAlias = Interval | Tensor
@@ -46,6 +46,13 @@ class Call:
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]
+
+
+def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) -> Call:
+    """Return what is known of the node before any value is."""
+    parameters = {role: tuple(value.shape) for role, value in graph.parameters_of(node.name).items()}
+    operands = graph.shapes_of(graph.operands(node.name))
+    return Call(node.attributes, operands, parameters, node.shape, arithmetic)
 
 
 ShapeRule: TypeAlias = Callable[[Attributes, tuple[Shape, ...], Mapping[str, Shape]], Shape]
@@ -71,10 +78,7 @@ class Plane:
         """Evaluate the form at a point."""
         if not self.views:
             return self.offset + sum(slope * x for slope, x in zip(self.slopes, operands, strict=True))
-        products = (
-            (slope * view(x)).sum(-1)
-            for slope, view, x in zip(self.slopes, self.views, operands, strict=True)
-        )
+        products = ((slope * view(x)).sum(-1) for slope, view, x in zip(self.slopes, self.views, operands, strict=True))
         return self.offset + sum(products)
 
 
@@ -217,9 +221,7 @@ class OnnxNode:
 class Writer(Protocol):
     """What an ONNX export rule writes with. Values are ONNX value names."""
 
-    def node(
-        self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any
-    ) -> str:
+    def node(self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any) -> str:
         """Append a node and return the name of its (first) output."""
         ...
 
@@ -249,7 +251,8 @@ class Operator:
     """All that is known about one operator. Nothing has a default that hides a missing rule.
 
     `attributes` is a JSON Schema `properties` object; a property without "default" is required. `operands` is the
-    least and the greatest number of operands (None: no limit). `writes` emits ONNX of opset 18.
+    least and the greatest number of operands (None: no limit). `macs` counts the multiply-accumulates of one sample
+    through a weight or a product, the cost that `ibpc show` lists. `writes` emits ONNX of opset 18.
     """
 
     name: str
@@ -258,6 +261,7 @@ class Operator:
     operands: tuple[int, int | None]
     roles: tuple[Role, ...]
     shape: ShapeRule
+    macs: TermsRule
     rules: Rules
     reads: tuple[OnnxImport, ...]
     writes: OnnxExport
@@ -325,6 +329,7 @@ def _defects(operator: Operator) -> Iterator[str]:
     rules = operator.rules
     needed = {
         "shape": operator.shape,
+        "macs": operator.macs,
         "nominal": rules.nominal,
         "interval": rules.interval,
         "paired": rules.paired,
@@ -414,7 +419,7 @@ def affine(
         if sharing is Sharing.WHEN_STACKED and not all(pair.is_stacked for pair in pairs):
             return apart(nominal, interval)(call, *operands, **parameters)
         stacks = tuple(x.stack if isinstance(x, Paired) else x for x in operands)
-        radii = tuple(x.interval.radius if isinstance(x, Paired) else None for x in operands)
+        radii = tuple(x.radius if isinstance(x, Paired) else None for x in operands)
         stack = nominal(call, *stacks, **parameters)
         return Paired.stacked(stack, absolute(call, *radii, offset=None, **parameters))
 
@@ -423,8 +428,8 @@ def affine(
 
 def _inflated(operand: Operand, growth: float) -> Tensor:
     if isinstance(operand, Interval):
-        return operand.radius * (1.0 + growth) + operand.center.abs() * growth
-    return operand.abs() * growth
+        return operand.radius * (1.0 + growth) + (operand.center.abs() * growth + FLUSHED)
+    return operand.abs() * growth + FLUSHED
 
 
 def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Rules:
@@ -445,25 +450,30 @@ def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Ru
         return Interval.bounds(nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters))
 
     def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
-        if len(operands) != 1 or not isinstance(operands[0], Paired) or not operands[0].is_stacked:
+        pairs = [x for x in operands if isinstance(x, Paired)]
+        if not pairs or not all(pair.is_stacked for pair in pairs):
             return apart(nominal, interval)(call, *operands, **parameters)
-        stack = nominal(call, operands[0].stack, **parameters)
-        return Paired.stacked(stack, on_radii(call, operands[0].interval.radius, **parameters))
+        stacks = tuple(x.stack if isinstance(x, Paired) else x for x in operands)
+        radii = tuple(x.radius if isinstance(x, Paired) else torch.zeros_like(x) for x in operands)
+        return Paired.stacked(nominal(call, *stacks, **parameters), on_radii(call, *radii, **parameters))
 
     return Rules(nominal, interval, paired, None, nominal)
 
 
-def monotone(nominal: NominalRule, relaxation: RelaxationRule, ulps: int = ELEMENTARY_ULPS) -> Rules:
+def monotone(
+    nominal: NominalRule, relaxation: RelaxationRule, ulps: int = ELEMENTARY_ULPS, absolute: float = 0.0
+) -> Rules:
     """Return the rules of an operator that does not decrease in any operand: [f(l), f(u)], exact.
 
-    `ulps` is the assumed error of any binary32 implementation in units of the last place (0 where it is exact).
+    Any binary32 implementation of f is assumed to be off by at most `ulps` units of the last place (0 where it is
+    exact) plus `absolute`. The bound moves by twice that: the network's evaluation errs, and so does the bound's own.
     """
 
     def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
         lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
         uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
         lower, upper = nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters)
-        return outward(call, lower, upper, ulps)
+        return outward(call, lower, upper, 2 * ulps, 2.0 * absolute)
 
     return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
 
@@ -473,11 +483,13 @@ def nonlinear(nominal: NominalRule, interval: IntervalRule, relaxation: Relaxati
     return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
 
 
-def outward(call: Call, lower: Tensor, upper: Tensor, ulps: int = 1) -> Interval:
-    """Return [lower, upper], in binary32 moved outward by `ulps` roundings (0: they are exact)."""
-    if call.arithmetic is Arithmetic.REAL or ulps == 0:
+def outward(call: Call, lower: Tensor, upper: Tensor, ulps: int = 1, absolute: float = 0.0) -> Interval:
+    """Return [lower, upper], in binary32 moved outward by `ulps` roundings and by `absolute` (both 0: exact)."""
+    if call.arithmetic is Arithmetic.REAL or (ulps == 0 and absolute == 0.0):
         return Interval.bounds(lower, upper)
-    return Interval.bounds(down(lower, ulps), up(upper, ulps))
+    if absolute == 0.0:
+        return Interval.bounds(down(lower, ulps), up(upper, ulps))
+    return Interval.bounds(down(lower - absolute, ulps), up(upper + absolute, ulps))
 
 
 def apart(nominal: NominalRule, interval: IntervalRule) -> PairedRule:
@@ -494,3 +506,8 @@ def apart(nominal: NominalRule, interval: IntervalRule) -> PairedRule:
 def no_magnitude(call: Call, **parameters: Tensor) -> None:
     """Return the |b| of an affine operator without an offset: none."""
     return None
+
+
+def no_macs(call: Call) -> int:
+    """Return the multiply-accumulates of an operator without a weight or product: none worth counting."""
+    return 0

@@ -29,6 +29,7 @@ from ibpc.ops.base import (
     Value,
     Writer,
     affine,
+    no_macs,
     register,
 )
 
@@ -149,7 +150,7 @@ def paired(
     scale = weight * torch.rsqrt(variance + call["epsilon"])
     shift = _broadcast(call, bias - mean * scale)
     slope = _broadcast(call, scale)
-    radius = x.interval.radius * slope.abs()
+    radius = x.radius * slope.abs()
     if x.is_stacked:
         return Paired.stacked(x.stack * slope + shift, radius)
     return Paired.separate(clean * slope + shift, Interval.around(x.interval.center * slope + shift, radius))
@@ -224,6 +225,7 @@ OPERATOR = register(
             Role("running_var", Fill.ONES, trainable=False),
         ),
         shape=shape,
+        macs=no_macs,
         rules=Rules(nominal, _EVALUATION.interval, paired, None, training),
         reads=(OnnxImport("BatchNormalization", (1, 6, 7, 9, 14, 15), read),),
         writes=write,

@@ -8,7 +8,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
-from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, apart, register
+from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, apart, no_macs, register
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -39,6 +39,7 @@ OPERATOR = register(
         operands=(0, 0),
         roles=(Role("value", Fill.ZEROS, trainable=False),),
         shape=shape,
+        macs=no_macs,
         rules=Rules(nominal, interval, apart(nominal, interval), None, nominal),
         reads=(),
         writes=write,

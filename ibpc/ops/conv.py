@@ -12,15 +12,22 @@ from torch.nn import functional as F
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
+from ibpc.ops._convolution import (
+    ATTRIBUTES,
+    ROLES,
+    expect_biases,
+    expect_groups,
+    layer_options,
+    magnitude,
+    onnx_parameters,
+    write_parameters,
+)
 from ibpc.ops._windows import (
-    PADS,
-    SIZES,
     onnx_pads,
     onnx_sizes,
     output_sizes,
     padding_option,
     resolve_padding,
-    sizes_option,
     spatial_sizes,
     split_padding,
     spread,
@@ -28,13 +35,11 @@ from ibpc.ops._windows import (
 from ibpc.ops.base import (
     Builder,
     Call,
-    Fill,
     Layer,
     LayerPlan,
     OnnxImport,
     OnnxNode,
     Operator,
-    Role,
     Sharing,
     Value,
     Writer,
@@ -54,12 +59,8 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
         raise GraphError.at(
             "Conv", f"{operands[0][1]} input channels, weight {weight}, group {group}", "channels = weight[1] · group"
         )
-    for role in ("bias", "bias_magnitude"):
-        if role in parameters and parameters[role] != (weight[0],):
-            raise GraphError.at("Conv", f"{role} of shape {parameters[role]}", f"({weight[0]},)")
-    sizes = output_sizes(
-        spatial, kernel, attributes["strides"], attributes["pads"], attributes["dilations"], "Conv"
-    )
+    expect_biases(parameters, weight[0], "Conv")
+    sizes = output_sizes(spatial, kernel, attributes["strides"], attributes["pads"], attributes["dilations"], "Conv")
     return (operands[0][0], weight[0], *sizes)
 
 
@@ -86,18 +87,14 @@ def absolute(
     return nominal(call, radius, weight=weight.abs(), bias=offset)
 
 
-def magnitude(
-    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
-) -> torch.Tensor | None:
-    """|bias|, or the sum of the moduli of what a pass folded into the bias."""
-    if bias_magnitude is not None:
-        return bias_magnitude
-    return None if bias is None else bias.abs()
-
-
 def terms(call: Call) -> int:
     """Every output sums (C/group) · kernel products."""
     return prod(call.parameters["weight"][1:])
+
+
+def macs(call: Call) -> int:
+    """Every output sums (C/group) · kernel products."""
+    return prod(call.output[1:]) * terms(call)
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -105,13 +102,8 @@ def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...
     where = f"Conv{dimensions}d"
     spatial = spatial_sizes(operands[0], dimensions, where)
     channels, groups = operands[0][1], options["groups"]
-    if channels % groups or options["out_channels"] % groups:
-        raise GraphError.at(
-            where, f"groups {groups} for {channels} input and {options['out_channels']} output channels", "a divisor of both"
-        )
-    kernel, strides, dilations = (
-        spread(options[key], dimensions) for key in ("kernel_size", "stride", "dilation")
-    )
+    expect_groups(options, channels, where)
+    kernel, strides, dilations = (spread(options[key], dimensions) for key in ("kernel_size", "stride", "dilation"))
     attributes = {
         "strides": strides,
         "pads": resolve_padding(options["padding"], spatial, kernel, strides, dilations),
@@ -126,22 +118,14 @@ def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...
 
 def layer(dimensions: int) -> Layer:
     """Return the torch.nn layer ConvNd."""
-    options = {
-        "out_channels": {"description": "Output channels", "type": "integer", "minimum": 1},
-        "kernel_size": sizes_option(dimensions, "Window"),
-        "stride": sizes_option(dimensions, "Step of the window", 1),
-        "padding": padding_option(dimensions),
-        "dilation": sizes_option(dimensions, "Spacing of the window's elements", 1),
-        "groups": {"description": "Groups of channels", "type": "integer", "minimum": 1, "default": 1},
-        "bias": {"description": "Add a bias", "type": "boolean", "default": True},
-    }
+    options = layer_options(dimensions, padding_option(dimensions))
     return Layer(f"Conv{dimensions}d", options, partial(plan, dimensions), ("out_channels", "kernel_size"))
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import Conv. The weight must be constant."""
-    x, weight, bias = node.operand(0), node.known(1), node.optional(2)
-    kernel = list(weight.shape[2:])
+    x, parameters = node.operand(0), onnx_parameters(node)
+    kernel = list(parameters["weight"].shape[2:])
     spatial = spatial_sizes(x.shape, len(kernel), f"node {node.name}")
     strides = onnx_sizes(node, "strides", len(kernel))
     dilations = onnx_sizes(node, "dilations", len(kernel))
@@ -151,16 +135,14 @@ def read(node: OnnxNode, builder: Builder) -> Value:
         "dilations": dilations,
         "group": int(node.attributes.get("group", 1)),
     }
-    parameters = {"weight": weight} if bias is None else {"weight": weight, "bias": node.known(2)}
     return builder.add("Conv", [x], attributes, parameters)
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
     """Export Conv."""
-    constants = [writer.constant(parameters[role]) for role in ("weight", "bias") if role in parameters]
     return writer.node(
         "Conv",
-        [*operands, *constants],
+        [*operands, *write_parameters(writer, parameters)],
         strides=call["strides"],
         pads=call["pads"],
         dilations=call["dilations"],
@@ -172,19 +154,11 @@ OPERATOR = register(
     Operator(
         name="Conv",
         summary="Convolution over one, two or three spatial dimensions",
-        attributes={
-            "strides": SIZES,
-            "pads": PADS,
-            "dilations": SIZES,
-            "group": {"type": "integer", "minimum": 1, "default": 1},
-        },
+        attributes=ATTRIBUTES,
         operands=(1, 1),
-        roles=(
-            Role("weight", Fill.WEIGHT),
-            Role("bias", Fill.BIAS, optional=True),
-            Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
-        ),
+        roles=ROLES,
         shape=shape,
+        macs=macs,
         rules=affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,

@@ -11,7 +11,19 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._elementwise import export_as
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, passthrough, register
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    no_macs,
+    passthrough,
+    register,
+)
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -50,6 +62,7 @@ OPERATOR = register(
         operands=(1, 1),
         roles=(),
         shape=shape,
+        macs=no_macs,
         rules=passthrough(nominal),
         reads=(OnnxImport("Flatten", (1, 9, 11, 13, 21, 23, 24, 25), read),),
         writes=export_as("Flatten"),

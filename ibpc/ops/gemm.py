@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ibpc.ops.base import (
     affine,
     register,
 )
-from ibpc.rounding import Arithmetic, inflation, vanishing
+from ibpc.rounding import FLUSHED, Arithmetic, inflation, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -111,7 +112,7 @@ def _elided(
     offset = torch.full_like(moduli[:, 0], least)
     if bias is not None:
         offset = offset + (specification.abs() @ bias) * growth
-    rounding = F.linear((x.radius + x.center.abs()) * growth, moduli, offset)
+    rounding = F.linear((x.radius + x.center.abs()) * growth + FLUSHED, moduli, offset)
     spread = F.linear(x.radius * (1.0 + growth), (specification @ weight).abs())
     return Interval.around(center, (spread + rounding) * (1.0 + growth))
 
@@ -127,12 +128,17 @@ def interval(call: Call, x: Operand, **parameters: torch.Tensor) -> Interval:
     return _PLAIN.interval(call, x, **parameters)
 
 
+def macs(call: Call) -> int:
+    """Every output sums K products."""
+    return prod(call.output[1:]) * call.parameters["weight"][1]
+
+
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     """Plan a Linear layer."""
     (x,) = operands
     if len(x) < 2:
         raise GraphError.at("Linear", f"an input of shape {format_shape(x)}", "features in the last dimension")
-    parameters = {"weight": (options["out_features"], x[-1])}
+    parameters: dict[str, Shape] = {"weight": (options["out_features"], x[-1])}
     if options["bias"]:
         parameters["bias"] = (options["out_features"],)
     return LayerPlan({}, parameters)
@@ -182,6 +188,7 @@ OPERATOR = register(
             Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
         ),
         shape=shape,
+        macs=macs,
         rules=Rules(nominal, interval, _PLAIN.paired, None, nominal),
         reads=(OnnxImport("Gemm", (1, 6, 7, 9, 11, 13), read),),
         writes=write,

@@ -8,7 +8,7 @@ import torch
 
 from ibpc.errors import unreachable
 from ibpc.ir import BATCH, INPUT, Attributes, Shape
-from ibpc.ops.base import Call, Operator, Writer, passthrough, register
+from ibpc.ops.base import Call, Operator, Writer, no_macs, passthrough, register
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -43,6 +43,7 @@ OPERATOR = register(
         operands=(0, 0),
         roles=(),
         shape=shape,
+        macs=no_macs,
         rules=passthrough(nominal),
         reads=(),
         writes=write,

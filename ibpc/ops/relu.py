@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import replace
+from typing import Any
 
-from ibpc.interval import Interval
+import torch
+from torch.overrides import wrap_torch_function
+
+from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Plane, Planes, monotone, register
+from ibpc.ops.base import Call, Operator, PairedOperand, Plane, Planes, monotone, no_macs, register
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -29,6 +33,56 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(Plane((slope,), torch.zeros_like(lower)), Plane((chord,), offset))
 
 
+class _StackedRelu(torch.autograd.Function):
+    """Relu of a stack [nominal; center] with its radius, in as few passes over memory as the formula allows."""
+
+    @staticmethod
+    def forward(ctx: Any, stack: torch.Tensor, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        nominal, center = torch.chunk(stack, 2)
+        result = torch.empty_like(stack)
+        torch.clamp_min(nominal, 0.0, out=result[: len(nominal)])
+        lower = torch.sub(center, radius).clamp_min_(0.0)
+        upper = torch.add(center, radius).clamp_min_(0.0)
+        middle = torch.lerp(lower, upper, 0.5, out=result[len(nominal) :])
+        ctx.save_for_backward(result, lower, upper)
+        return result, torch.sub(middle, lower)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        on_stack, on_radius = gradients
+        result, lower, upper = ctx.saved_tensors
+        on_nominal, on_center = torch.chunk(on_stack, 2)
+        size = len(on_nominal)
+        back = torch.ops.aten.threshold_backward
+        total = torch.empty_like(on_stack)
+        back.grad_input(on_nominal, result[:size], 0.0, grad_input=total[:size])
+        on_lower = back(torch.sub(on_center, on_radius), lower, 0.0)
+        on_upper = back(torch.add(on_center, on_radius), upper, 0.0)
+        middle = torch.lerp(on_lower, on_upper, 0.5, out=total[size:])
+        return total, torch.sub(middle, on_lower)
+
+
+@wrap_torch_function(lambda stack, radius: (stack, radius))
+def stacked_relu(stack: torch.Tensor, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return [relu(x); c′] and r′ for a stack [x; c] (2B, …) and a radius r (B, …).
+
+    c′ ± r′ are relu(c ± r): c′ = (relu(c − r) + relu(c + r)) / 2 and r′ = c′ − relu(c − r).
+    """
+    result, half_width = _StackedRelu.apply(stack, radius)
+    return result, half_width
+
+
+_RULES = monotone(nominal, relaxation, ulps=0)
+
+
+def paired(call: Call, x: PairedOperand) -> Paired:
+    """Stay in stack and radius where the operand is one; otherwise run both sides apart."""
+    if not isinstance(x, Paired) or not x.is_stacked:
+        return _RULES.paired(call, x)
+    result = stacked_relu(x.stack, x.radius)
+    return Paired.stacked(result[0], result[1])
+
+
 OPERATOR = register(
     Operator(
         name="Relu",
@@ -37,7 +91,8 @@ OPERATOR = register(
         operands=(1, 1),
         roles=(),
         shape=same_as_operand,
-        rules=monotone(nominal, relaxation, ulps=0),
+        macs=no_macs,
+        rules=replace(_RULES, paired=paired),
         reads=(import_as("Relu", (1, 6, 13, 14)),),
         writes=export_as("Relu"),
         layers=(option_free_layer("ReLU"),),

@@ -1,0 +1,53 @@
+"""The passes, one file each, and the pipelines that are made of them.
+
+`COMPILE` is safe before training: it moves constants where training expects parameters and changes no value.
+`EVALUATION` is for certification and export: it freezes normalizations and fuses what it can into the linear
+operators, so that bounds computed on its result hold for every execution of the network that came in.
+"""
+
+from typing import Final
+
+from ibpc.passes.absorb_constants import AbsorbConstants
+from ibpc.passes.base import Log, Pass, PassResult, Pipeline, Report
+from ibpc.passes.drop_identities import DropIdentities
+from ibpc.passes.eliminate_dead_code import EliminateDeadCode
+from ibpc.passes.fold_batch_normalization import FoldBatchNormalization
+from ibpc.passes.fold_constants import FoldConstants
+from ibpc.passes.fuse_affine import FuseAffine
+from ibpc.passes.infer_shapes import InferShapes
+from ibpc.passes.merge_specification import MergeSpecification, merge_specification
+
+COMPILE: Final = Pipeline((InferShapes(), FoldConstants(), AbsorbConstants(), EliminateDeadCode()))
+
+EVALUATION: Final = Pipeline(
+    (
+        InferShapes(),
+        EliminateDeadCode(),
+        DropIdentities(also=("Dropout",)),
+        FoldConstants(),
+        AbsorbConstants(),
+        FuseAffine(),
+        FoldBatchNormalization(),
+        FuseAffine(),
+        EliminateDeadCode(),
+    )
+)
+
+__all__ = [
+    "COMPILE",
+    "EVALUATION",
+    "AbsorbConstants",
+    "DropIdentities",
+    "EliminateDeadCode",
+    "FoldBatchNormalization",
+    "FoldConstants",
+    "FuseAffine",
+    "InferShapes",
+    "Log",
+    "MergeSpecification",
+    "Pass",
+    "PassResult",
+    "Pipeline",
+    "Report",
+    "merge_specification",
+]

@@ -1,0 +1,1 @@
+"""Certified training: recipes, methods, and the runner."""

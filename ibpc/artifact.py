@@ -1,0 +1,281 @@
+"""The artifact: a compiled network as a folder of JSON and safetensors. Loading executes nothing from it.
+
+`manifest.json` names every file with its SHA-256; `graph.json` is the IR, `weights.safetensors` its state;
+`nominal.py.txt` and `interval.py.txt` are listings of the emitted graphs for people to read. A folder is written
+beside its destination and renamed into place, so an interrupted write leaves the old one whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from ibpc.errors import ArtifactError, GraphError
+from ibpc.ir import Graph
+from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
+from ibpc.ops import operators
+
+FORMAT_VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+TRAINING: Final = "training"
+_GRAPH: Final = "graph.json"
+_WEIGHTS: Final = "weights.safetensors"
+_LISTINGS: Final = ("nominal.py.txt", "interval.py.txt")
+_TOOLS: Final = ("ibpc", "torch", "onnx", "networkx", "safetensors")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a network was compiled from: kind ("spec", "onnx", "module"), path, and SHA-256 of the file."""
+
+    kind: str
+    path: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def of_file(cls, kind: str, path: Path) -> Source:
+        """Return the source of a file that exists."""
+        return cls(kind, str(path), sha256_of(path.read_bytes()))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A loaded folder: where it is, its manifest, and the graph with its weights."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    graph: Graph = field(repr=False)
+
+    @property
+    def source(self) -> Source:
+        """What the network was compiled from."""
+        return Source(**self.manifest["source"])
+
+
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape an artifact."""
+    versions = {"python": platform.python_version()}
+    for tool in _TOOLS:
+        try:
+            versions[tool] = version(tool)
+        except PackageNotFoundError:
+            versions[tool] = "unknown"
+    return versions
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def save(
+    graph: Graph,
+    path: Path,
+    source: Source,
+    notes: Mapping[str, Any] | None = None,
+    carry: tuple[str, ...] = (TRAINING,),
+) -> None:
+    """Write the graph and its state to the folder `path`, whole or not at all.
+
+    An artifact that is there is replaced; its `training/` folder goes over into the new one if `carry` names it.
+    `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the folder cannot be written.
+    """
+    files = _contents(graph)
+    manifest = {
+        "format": FORMAT_VERSION,
+        "name": graph.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": tool_versions(),
+        "source": {"kind": source.kind, "path": source.path, "sha256": source.sha256},
+        "hints": dict(graph.hints),
+        **(notes or {}),
+        "files": {name: sha256_of(data) for name, data in files.items()},
+    }
+    files[MANIFEST] = _json_bytes(manifest)
+    _refuse_foreign(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_folder(temporary, files)
+        _swap(temporary, path, carry)
+    except OSError as error:
+        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether `path` is a folder with a manifest."""
+    return (path / MANIFEST).is_file()
+
+
+def is_trained(path: Path) -> bool:
+    """Return whether `path` is an artifact that a training run has written to."""
+    return is_artifact(path) and (path / TRAINING).is_dir()
+
+
+def _contents(graph: Graph) -> dict[str, bytes]:
+    parameters = parameter_tree(graph)
+    tensors = {key: value.contiguous() for key, value in graph.state.items()}
+    listings = (lower_nominal(graph, parameters), lower_interval(graph, parameters))
+    return {
+        _GRAPH: _json_bytes(graph.to_json()),
+        _WEIGHTS: save_safetensors(tensors),
+        **{name: module.code.lstrip().encode() for name, module in zip(_LISTINGS, listings, strict=True)},
+    }
+
+
+def _json_bytes(data: Any) -> bytes:
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise ArtifactError.at(path, "it is not a folder", "a new folder or an artifact")
+    if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
+        foreign = sorted(entry.name for entry in path.iterdir() if entry.name != TRAINING)
+        if foreign:
+            raise ArtifactError.at(path, f"the folder holds other files ({foreign[0]}, …)", "a new folder or an artifact")
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in files.items():
+        write_durably(folder / name, data)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `data` and wait until it is on the disk."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it into place. Raises ArtifactError where that fails."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(temporary, data)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error
+
+
+def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:
+    """Put `new` at `path`; what was there waits under another name until it is no longer needed."""
+    old = _backup(path)
+    _recover(path)
+    if path.is_dir():
+        path.rename(old)
+    if TRAINING not in carry:
+        shutil.rmtree(old / TRAINING, ignore_errors=True)
+    new.rename(path)
+    _recover(path)
+
+
+def _backup(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
+
+
+def _recover(path: Path) -> None:
+    """Finish a swap that was interrupted: restore the old folder, or its training folder, if the new one is not there."""
+    old = _backup(path)
+    if not old.is_dir():
+        return
+    if not path.exists():
+        old.rename(path)
+        return
+    if (old / TRAINING).is_dir() and not (path / TRAINING).exists():
+        (old / TRAINING).rename(path / TRAINING)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def load(path: Path) -> Artifact:
+    """Load a folder, checking every hash and every invariant of the graph.
+
+    Raises ArtifactError if it is missing, of another format, damaged, or not a graph that ibpc could have written.
+    """
+    if not path.exists() and _backup(path).is_dir():
+        _recover(path)
+    if not path.is_dir():
+        raise ArtifactError.at(path, "no such folder", "an artifact", "make one with: ibpc compile SPEC.json|MODEL.onnx")
+    manifest = _read_manifest(path)
+    data = {name: _read_checked(path, name, digest) for name, digest in manifest["files"].items()}
+    missing = {_GRAPH, _WEIGHTS} - data.keys()
+    if missing:
+        raise ArtifactError.at(path / MANIFEST, f"it lists no {sorted(missing)[0]}", "a manifest written by ibpc")
+    try:
+        state = load_safetensors(data[_WEIGHTS])
+        graph = Graph.from_json(json.loads(data[_GRAPH]), state)
+        graph.verify(operators())
+    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ArtifactError.at(path, f"a damaged file: {error}", "an artifact written by ibpc") from error
+    except GraphError as error:
+        raise ArtifactError(error.problems) from error
+    return Artifact(path, manifest, graph)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    where = path / MANIFEST
+    try:
+        manifest = json.loads(where.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError.at(path, f"it has no {MANIFEST}", "an artifact", "make one with: ibpc compile") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ArtifactError.at(where, f"unreadable: {error}", "a manifest written by ibpc") from error
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT_VERSION:
+        raise ArtifactError.at(where, f"format {found!r}", f"format {FORMAT_VERSION}", "compile the network again")
+    if not isinstance(source := manifest.get("source"), dict) or source.keys() != {"kind", "path", "sha256"}:
+        raise ArtifactError.at(where, "a malformed source", "kind, path and sha256")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not all(_is_plain_name(name) for name in files):
+        raise ArtifactError.at(where, "a malformed list of files", "file names with their SHA-256")
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _is_plain_name(name: str) -> bool:
+    return Path(name).name == name and name not in ("", ".", "..")
+
+
+def _read_checked(path: Path, name: str, digest: Any) -> bytes:
+    try:
+        data = (path / name).read_bytes()
+    except OSError as error:
+        raise ArtifactError.at(path / name, f"cannot be read: {error.strerror}", "the file that the manifest lists") from error
+    if sha256_of(data) != digest:
+        raise ArtifactError.at(
+            path / name, "its SHA-256 is not the manifest's: it was damaged or changed", "the file as ibpc wrote it", "compile again"
+        )
+    return data
+
+
+def load_state(data: bytes, where: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file. Raises ArtifactError if it is damaged."""
+    try:
+        return load_safetensors(data)
+    except SafetensorError as error:
+        raise ArtifactError.at(where, f"damaged: {error}", "a safetensors file") from error

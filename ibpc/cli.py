@@ -1,0 +1,287 @@
+"""The command line. Each command is a few lines that call the API; nothing else imports typer or prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from ibpc.errors import IbpcError, UsageError
+
+if TYPE_CHECKING:
+    from ibpc.network import Network
+
+app = typer.Typer(
+    name="ibpc",
+    help="A compiler for certified neural networks: compile, train, prove.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def parse_eps(text: str) -> float:
+    """Return a radius written as `0.1` or `2/255`. Raises typer.BadParameter for anything else."""
+    try:
+        value = float(Fraction(text.replace(" ", "")))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise typer.BadParameter(f"found {text!r}, expected a number such as 0.1 or 2/255") from None
+    if value < 0 or value != value or value == float("inf"):
+        raise typer.BadParameter(f"found {text!r}, expected a number of at least 0")
+    return value
+
+
+Eps = Annotated[
+    float, typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255.")
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Data = Annotated[
+    Optional[str], typer.Option("--data", metavar="NAME|FILE.npz|FOLDER", help="Data set; default: the spec's.")
+]
+DataRoot = Annotated[
+    Optional[Path], typer.Option("--data-root", help="Where data sets lie; default: $IBPC_DATA or ~/.cache/ibpc.")
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not on disk.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+
+
+class GraphKind(str, Enum):
+    """Which graph to export."""
+
+    NOMINAL = "nominal"
+
+
+@app.command()
+def compile(
+    source: Annotated[Path, typer.Argument(help="SPEC.json, MODEL.onnx or MODEL.onnx.gz.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the artifact.")] = Path("compiled"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a trained artifact.")] = False,
+    seed: Seed = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the import and what each pass does.")] = False,
+) -> None:
+    """Compile a network into an artifact."""
+    from ibpc import api, artifact
+    from ibpc.report import terminal
+
+    if artifact.is_trained(output) and not force:
+        raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
+    network = api.compile(source, seed=seed)
+    if verbose:
+        terminal.show_compilation(network)
+    network.save(output, carry=())
+    terminal.show_compiled(network, output)
+
+
+@app.command()
+def show(
+    target: Annotated[Path, typer.Argument(help="Artifact, SPEC.json or MODEL.onnx.")],
+    text: Annotated[bool, typer.Option("--text", help="Print the IR as text.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="Print the graph for Graphviz.")] = False,
+) -> None:
+    """Show a network: operators, shapes, parameters and multiply-accumulates."""
+    from ibpc import api
+    from ibpc.report import terminal
+
+    network = api.open_network(target)
+    if text:
+        typer.echo(network.graph.to_text(), nl=False)
+    elif dot:
+        typer.echo(network.graph.to_dot(), nl=False)
+    else:
+        terminal.show_network(network)
+
+
+@app.command()
+def ops() -> None:
+    """List the operators, and which rules each has."""
+    from ibpc.report import terminal
+
+    terminal.show_operators()
+
+
+@app.command()
+def train(
+    target: Annotated[Path, typer.Argument(help="Artifact to train.")],
+    eps: Eps,
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    method: Annotated[Optional[str], typer.Option("--method", help="Training method; default: ibp.")] = None,
+    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
+    epochs: Annotated[Optional[int], typer.Option("--epochs", help="Passes over the training images.")] = None,
+    overrides: Annotated[
+        Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
+    ] = None,
+    seed: Seed = 0,
+    output: Annotated[
+        Optional[Path], typer.Option("--output", "-o", help="Run folder; default: the artifact itself.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Train a network so that its boxes stay tight."""
+    from ibpc import api
+    from ibpc.report import progress, terminal
+
+    network = api.load(target).to(pick_device(device))
+    dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+    chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
+    changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
+    with progress.training_progress() as reporter:
+        run = api.train(
+            network,
+            chosen.with_overrides(changes),
+            dataset,
+            output or target,
+            seed=seed,
+            resume=resume,
+            reporter=reporter,
+        )
+    terminal.show_run(run)
+
+
+@app.command()
+def certify(
+    target: Annotated[Path, typer.Argument(help="Artifact or MODEL.onnx.")],
+    eps: Eps,
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
+    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
+    ] = "float32",
+    mean: Annotated[Optional[str], typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")] = None,
+    std: Annotated[Optional[str], typer.Option("--std", help="Standard deviation per channel.")] = None,
+    output: Annotated[Optional[Path], typer.Option("--json", help="Write the verdicts to this file.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Prove the robustness of a network on the test images of a data set."""
+    from ibpc import api
+    from ibpc.report import progress, terminal
+
+    network = api.open_network(target)
+    if mean or std:
+        network = api.normalized(network, parse_numbers("--mean", mean or "0"), parse_numbers("--std", std or "1"))
+    dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+    total = min(limit or len(dataset.test), len(dataset.test))
+    with progress.certification_progress(total) as show_progress:
+        result = api.certify(
+            network.to(pick_device(device)),
+            dataset,
+            eps,
+            method=method,
+            arithmetic=parse_arithmetic(arithmetic),
+            limit=limit,
+            progress=show_progress,
+        )
+    if output:
+        api.write_verdicts(output, str(target), dataset, result)
+    terminal.show_robustness(target, dataset, result)
+
+
+@app.command()
+def export(
+    target: Annotated[Path, typer.Argument(help="Artifact.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.onnx.")],
+    graph: Annotated[GraphKind, typer.Option("--graph", help="Which graph.")] = GraphKind.NOMINAL,
+) -> None:
+    """Export a network as ONNX."""
+    from ibpc import api
+
+    api.export(api.open_network(target), output)
+    typer.echo(f"wrote the {graph.value} graph to {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")] = Path("demo"),
+    seed: Seed = 0,
+) -> None:
+    """Compile, train and certify a small network on embedded data: about a minute."""
+    from ibpc.report import demonstration, progress, terminal
+
+    with progress.training_progress() as reporter:
+        shown = demonstration.demonstrate(output, seed, reporter)
+    terminal.show_demonstration(shown)
+
+
+def hinted_dataset(network: Network, target: Path) -> str:
+    """Return the data set that the network names. Raises UsageError if it names none."""
+    hint = network.graph.hints.get("dataset")
+    if not hint:
+        raise UsageError.at(target, "it names no data set", "--data NAME|FILE.npz|FOLDER")
+    return str(hint)
+
+
+def pick_device(name: str) -> Any:
+    """Return the torch device of an option. Raises UsageError if it is unknown or not there."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError.at("--device", f"found {name!r} ({reason})", "auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+def parse_arithmetic(name: str) -> Any:
+    """Return the arithmetic of an option. Raises UsageError for an unknown one."""
+    from ibpc.rounding import Arithmetic
+
+    if name not in [arithmetic.value for arithmetic in Arithmetic]:
+        raise UsageError.at("--arithmetic", f"found {name!r}", "float32 or real")
+    return Arithmetic(name)
+
+
+def parse_numbers(option: str, text: str) -> list[float]:
+    """Return comma-separated numbers. Raises UsageError for anything else."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError.at(option, f"found {text!r}", "numbers separated by commas") from None
+
+
+def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:
+    """Return `--set key=value` options as a dict; values are JSON, or text where they are not."""
+    changes: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise UsageError.at("--set", f"found {pair!r}", "KEY=VALUE")
+        try:
+            changes[key] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[key] = value
+    return changes
+
+
+def main() -> None:
+    """Run the command line: one clear line and status 2 for bad input, never a traceback for it."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(0)
+    except IbpcError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

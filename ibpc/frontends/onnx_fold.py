@@ -1,0 +1,219 @@
+"""What is known of every ONNX value at batch 1: its type, its shape, and, if no input reaches it, the value.
+
+A network is imported as the function that its file computes at batch 1, mapped over the samples of a batch. So the
+batch is 1 throughout this module, every dimension is a number, and `Shape → Gather → Concat → Reshape` chains are
+constants like any other: they fold by evaluation, node by node, with the ONNX reference evaluator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from ibpc.errors import ModelError, Problem, raise_all
+
+Array = NDArray[Any]
+
+_MOST_BYTES: Final = 2**30
+_MOST_FOLDED_BYTES: Final = 2**31
+_TELLING_ELEMENTS: Final = 4096
+_OF_SHAPE: Final = frozenset({"Shape", "Size"})
+_RANDOM: Final = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+_COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
+_SUBGRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+@dataclass(frozen=True)
+class Known:
+    """An ONNX value at batch 1. `constant` is the value itself if it depends on no input."""
+
+    elem_type: int
+    shape: tuple[int, ...]
+    constant: Array | None = None
+
+
+class Tracer:
+    """Walks a model in topological order and keeps what is known of its values."""
+
+    def __init__(self, proto: onnx.ModelProto, opset: int, where: str) -> None:
+        """Take the inputs and the initializers of a clean model. Raises ModelError for all that are unusable."""
+        self.values: dict[str, Known] = {}
+        self._opset = opset
+        self._imports = list(proto.opset_import)
+        self._folded = 0
+        problems: list[Problem] = []
+        batch = batch_symbols(proto.graph)
+        for value in proto.graph.input:
+            self._take(value.name, f"{where}: input {value.name}", problems, partial(_input, value, batch))
+        for tensor in proto.graph.initializer:
+            self._take(tensor.name, f"{where}: initializer {tensor.name}", problems, partial(_read, tensor))
+        problems += [
+            Problem(f"{where}: initializer {tensor.values.name}", "it is sparse", "a dense tensor")
+            for tensor in proto.graph.sparse_initializer
+        ]
+        raise_all(ModelError, problems)
+
+    def _take(self, name: str, where: str, problems: list[Problem], read: Callable[[], Known]) -> None:
+        try:
+            self.values[name] = read()
+        except ValueError as error:
+            problems.append(Problem(where, str(error)))
+
+    def is_constant(self, node: onnx.NodeProto) -> bool:
+        """Return whether no input reaches the node's outputs."""
+        if node.op_type in _RANDOM or _has_subgraph(node):
+            return False
+        return node.op_type in _OF_SHAPE or all(self.values[name].constant is not None for name in node.input if name)
+
+    def trace(self, node: onnx.NodeProto) -> None:
+        """Work out what is known of the node's outputs. Raises ValueError with the reason where it cannot be."""
+        outputs = self._infer(node)
+        for name, known in outputs.items():
+            size = prod(known.shape) * _bytes_of(known.elem_type)
+            if size > _MOST_BYTES:
+                raise ValueError(f"its output {name} takes {size:,} bytes; expected at most {_MOST_BYTES:,}")
+        constant = self.is_constant(node)
+        missing = [name for name in node.output if name and name not in outputs]
+        if missing and not (constant and node.op_type in _COUNTING):
+            raise ValueError(f"the shape of its output {missing[0]} cannot be inferred; expected a static shape")
+        self.values.update(self._fold(node) if constant else outputs)
+
+    def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
+        """Return the outputs whose shape ONNX shape inference finds, given small constants."""
+        names = dict.fromkeys(name for name in node.input if name)
+        inputs = [
+            onnx.helper.make_tensor_value_info(name, self.values[name].elem_type, self.values[name].shape)
+            for name in names
+        ]
+        telling = [
+            numpy_helper.from_array(array, name)
+            for name in names
+            if (array := self.values[name].constant) is not None and array.size <= _TELLING_ELEMENTS
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        model = onnx.helper.make_model(
+            onnx.helper.make_graph([node], "node", inputs, outputs, telling), opset_imports=self._imports
+        )
+        try:
+            inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+            raise ValueError(f"shape inference refuses it: {str(error).strip().splitlines()[0][:300]}") from error
+        return {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+
+    def _fold(self, node: onnx.NodeProto) -> dict[str, Known]:
+        """Evaluate a node whose inputs are known."""
+        names = dict.fromkeys(name for name in node.input if name)
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = onnx.helper.make_graph([node], "node", [onnx.ValueInfoProto(name=name) for name in names], outputs)
+        opsets = {entry.domain: entry.version for entry in self._imports}
+        try:
+            with np.errstate(all="ignore"):
+                results = ReferenceEvaluator(graph, opsets).run(None, {name: self._feed(name) for name in names})
+        except Exception as error:  # the evaluator runs a stranger's numbers through numpy: anything can come out
+            raise ValueError(f"its constant value cannot be computed: {str(error)[:300]}") from error
+        folded = {output.name: _constant(result) for output, result in zip(outputs, results, strict=True)}
+        self._folded += sum(prod(known.shape) * _bytes_of(known.elem_type) for known in folded.values())
+        if self._folded > _MOST_FOLDED_BYTES:
+            raise ValueError(f"constant values take more than {_MOST_FOLDED_BYTES:,} bytes")
+        return folded
+
+    def _feed(self, name: str) -> Array:
+        """Return a constant, or for an operator that only asks for a shape an array of zeros without memory."""
+        known = self.values[name]
+        return np.broadcast_to(np.float32(0), known.shape) if known.constant is None else known.constant
+
+
+def batch_symbols(graph: onnx.GraphProto) -> frozenset[str]:
+    """Return the names that dimension 0 of an input has: they all stand for the batch."""
+    first = [value.type.tensor_type.shape.dim[:1] for value in graph.input]
+    return frozenset(dim.dim_param for dims in first for dim in dims if dim.dim_param)
+
+
+def _input(value: onnx.ValueInfoProto, batch: frozenset[str]) -> Known:
+    """Return the type and the shape of an input at batch 1."""
+    kind = value.type.tensor_type
+    if kind.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+        raise ValueError(f"its type is {_type_name(value.type)}; expected a FLOAT tensor")
+    if not kind.HasField("shape"):
+        raise ValueError("its shape is not declared; expected a shape in which only the batch is free")
+    sizes = []
+    for axis, dim in enumerate(kind.shape.dim):
+        free = not dim.HasField("dim_value") or dim.dim_value == 0
+        if free and axis > 0 and dim.dim_param not in batch:
+            name = f" {dim.dim_param!r}" if dim.dim_param else ""
+            raise ValueError(f"its dimension {axis} is free{name}; expected a number; fix it in the file")
+        if not free and dim.dim_value < 0:
+            raise ValueError(f"its dimension {axis} is {dim.dim_value}; expected at least 1")
+        sizes.append(1 if free else dim.dim_value)
+    if prod(sizes) * _bytes_of(kind.elem_type) > _MOST_BYTES:
+        raise ValueError(f"its shape {tuple(sizes)} takes more than {_MOST_BYTES:,} bytes")
+    return Known(kind.elem_type, tuple(sizes))
+
+
+def _inferred(value: onnx.ValueInfoProto) -> Known | None:
+    kind = value.type.tensor_type
+    dims = kind.shape.dim
+    if not kind.elem_type or not kind.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
+        return None
+    return Known(kind.elem_type, tuple(dim.dim_value for dim in dims))
+
+
+def _read(tensor: onnx.TensorProto) -> Known:
+    """Return the value of an initializer. Raises ValueError where its data do not fit its shape."""
+    try:
+        array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"it is malformed: {str(error)[:200]}") from error
+    return _constant(array)
+
+
+def _constant(result: Any) -> Known:
+    """Return a value that is known. Raises ValueError for what is no tensor of numbers, and for NaN and infinity."""
+    array = np.asarray(result)
+    if array.dtype == object or array.dtype.kind not in "biuf":
+        raise ValueError(f"it holds {array.dtype}; expected a tensor of FLOAT, DOUBLE, integers or BOOL")
+    if array.dtype.kind == "f" and np.isnan(array).any():
+        raise ValueError("it holds NaN; expected finite numbers")
+    if array.dtype.kind == "f" and array.size > 1 and not np.isfinite(array).all():
+        raise ValueError("it holds infinity; expected finite numbers")
+    return Known(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array)
+
+
+def _has_subgraph(node: onnx.NodeProto) -> bool:
+    return any(attribute.type in _SUBGRAPHS for attribute in node.attribute)
+
+
+def _bytes_of(elem_type: int) -> int:
+    if elem_type == onnx.TensorProto.STRING:
+        return 8
+    return onnx.helper.tensor_dtype_to_np_dtype(elem_type).itemsize
+
+
+def _type_name(kind: onnx.TypeProto) -> str:
+    if not kind.HasField("tensor_type"):
+        return str(kind.WhichOneof("value") or "not declared")
+    return type_name(kind.tensor_type.elem_type)
+
+
+def type_name(elem_type: int) -> str:
+    """Return ONNX's name of an element type."""
+    names: dict[int, str] = {number: name for name, number in onnx.TensorProto.DataType.items()}
+    return names.get(elem_type, f"unknown ({elem_type})")

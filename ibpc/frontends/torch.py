@@ -1,0 +1,129 @@
+"""An nn.Module with an example input → IR, through an ONNX export.
+
+The export is torch's TorchScript one, which needs nothing besides torch and keeps BatchNormalization apart from its
+neighbours; where it gives up, the torch.export one is tried, which needs the package onnxscript. The import is
+validated like any ONNX file, and against the module itself.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import onnx
+import torch
+from torch import nn
+
+from ibpc.errors import ModelError
+from ibpc.frontends.onnx import graph_from_onnx
+from ibpc.frontends.onnx_load import read_model
+from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
+from ibpc.ir import Graph
+from ibpc.ops.base import Tensor
+
+_OPSET: Final = 18
+
+
+def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
+    """Return the network that a module in evaluation mode computes; its weights are copied.
+
+    `example` is an input of shape (B, …), or one for each argument of `forward`; the batch is dimension 0. Raises
+    ModelError where the module cannot be exported, or does something else than its export on other inputs.
+    """
+    where = f"module {type(module).__name__}"
+    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
+    _expect_usable(module, inputs, where)
+    graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where)
+    graph.name = type(module).__name__
+    for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
+        _expect_agreement(module, graph, batch, where)
+    return graph
+
+
+def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> None:
+    training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
+    if training:
+        raise ModelError.at(where, f"{training[0]} is in training mode", "a module in evaluation", "call module.eval()")
+    for slot, x in enumerate(inputs):
+        if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) < 1:
+            raise ModelError.at(
+                f"{where}: example input {slot}", _described(x), "a floating-point tensor of shape (B, …), B ≥ 1"
+            )
+
+
+def _described(x: object) -> str:
+    return f"{x.dtype} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def _exported(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> onnx.ModelProto:
+    """Return the module as an ONNX model at batch 1."""
+    tracing = {
+        "dynamo": False,
+        "opset_version": _OPSET,
+        "training": torch.onnx.TrainingMode.PRESERVE,
+        "do_constant_folding": False,
+    }
+    try:
+        return _written(module, inputs, tracing)
+    except Exception as error:  # the exporter runs the module's own code: anything can come out
+        if find_spec("onnxscript") is None:
+            remedy = "try again after: pip install onnxscript"
+            raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}", remedy=remedy) from error
+    try:
+        return _written(module, inputs, {"dynamo": True, "verbose": False})
+    except Exception as error:  # as above
+        raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}") from error
+
+
+def _written(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Mapping[str, Any]) -> onnx.ModelProto:
+    """Return what an exporter writes. Raises whatever the exporter raises."""
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "module.onnx"
+        torch.onnx.export(module, inputs, path, input_names=_names(len(inputs)), **exporter)
+        return read_model(path)
+
+
+def _names(count: int) -> list[str]:
+    return ["input"] if count == 1 else [f"input_{slot}" for slot in range(count)]
+
+
+def _expect_agreement(module: nn.Module, graph: Graph, batch: Sequence[Tensor], where: str) -> None:
+    """Raise ModelError unless module and graph agree on a batch: a trace may have frozen a choice the module makes."""
+    theirs = _run(module, batch, where)
+    shapes = [graph.node(name).shape[1:] for name in graph.inputs]
+    values = evaluate(graph, [x.float().cpu().reshape(len(x), *shape) for x, shape in zip(batch, shapes, strict=True)])
+    for name, judged in zip(graph.outputs, theirs, strict=True):
+        if not agree(values[name].numpy(), judged.float().cpu().numpy()):
+            raise ModelError.at(
+                f"{where}: output {name}",
+                f"its export does something else at batch {len(batch[0])}",
+                "a module without choices that depend on values, and with samples that do not depend on each other",
+            )
+
+
+@torch.no_grad()
+def _run(module: nn.Module, batch: Sequence[Tensor], where: str) -> tuple[Tensor, ...]:
+    """Return the module's outputs for a batch, sample by sample where it takes only one at a time."""
+    home = next((parameter for parameter in module.parameters()), batch[0])
+    inputs = tuple(x.to(home.device, home.dtype) for x in batch)
+    try:
+        return _tensors(module(*inputs), where)
+    except (RuntimeError, ValueError, IndexError):  # a batch size that is written into the module
+        samples = [_tensors(module(*(x[index : index + 1] for x in inputs)), where) for index in range(len(inputs[0]))]
+        return tuple(torch.cat(outputs) for outputs in zip(*samples, strict=True))
+
+
+def _tensors(results: object, where: str) -> tuple[Tensor, ...]:
+    found = (results,) if isinstance(results, Tensor) else results
+    if not isinstance(found, tuple | list) or not all(isinstance(each, Tensor) for each in found):
+        raise ModelError.at(where, f"it returns {type(results).__name__}", "a tensor or a tuple of tensors")
+    return tuple(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

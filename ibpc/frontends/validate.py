@@ -1,0 +1,329 @@
+"""Translation validation: an imported graph must compute what the file computes.
+
+The nominal graph is compared with independent implementations at points of the input domain, at batch 1 and at batch
+3: ONNX Runtime sample by sample on the file, the ONNX reference evaluator where ONNX Runtime cannot run it, and the
+conversion of onnx2torch where it converts. ONNX Runtime and the reference evaluator outrank onnx2torch, whose
+silent mistakes are known: where it alone disagrees, that is a note. Any other disagreement refuses the import and
+names the first node at which the values part.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from ibpc.errors import ModelError
+from ibpc.frontends.onnx_fold import batch_symbols
+from ibpc.ir import INPUT, Graph
+from ibpc.ops import operators
+from ibpc.ops.base import Call, Tensor
+
+RELATIVE: Final = 1e-4
+ABSOLUTE: Final = 1e-5
+BATCH_SIZE: Final = 3
+
+_SEED: Final = 0
+_ONNX_RUNTIME: Final = "ONNX Runtime"
+_REFERENCE: Final = "ONNX reference evaluator"
+_ONNX2TORCH: Final = "onnx2torch"
+
+Array: TypeAlias = NDArray[Any]
+Arrays: TypeAlias = tuple[Array, ...]
+Judge: TypeAlias = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far the graph is from one judge: the largest |ours − theirs| / max(1, max|theirs|) over `points` points."""
+
+    judge: str
+    points: int
+    error: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Which judges agree with an imported graph, and what is worth knowing besides."""
+
+    judgements: tuple[Judgement, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def max_error(self) -> float:
+        """The largest error of any judge."""
+        return max(judgement.error for judgement in self.judgements)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON data."""
+        return {
+            "judges": [{"judge": each.judge, "points": each.points, "error": each.error} for each in self.judgements],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class _Disagreement:
+    """A sample at which a judge and the graph part: `batch` are the inputs of the graph, `index` the sample in it."""
+
+    judge: str
+    batch: tuple[Tensor, ...]
+    index: int
+    output: int
+    ours: Array
+    theirs: Array
+
+
+# ── the interface ───────────────────────────────────────────────────────────────────────────────────────────────
+def validate(
+    model: onnx.ModelProto,
+    graph: Graph,
+    where: str,
+    values: Mapping[str, str] = MappingProxyType({}),
+    samples: Sequence[Tensor] = (),
+) -> Validation:
+    """Compare the graph with the judges at drawn points, and at `samples`: one (B, …) tensor an input.
+
+    `values` maps ONNX values to nodes of the graph; it serves to name the node at which they part. Raises ModelError
+    where the graph disagrees with a judge that counts, or where no judge can run the file.
+    """
+    batches = [*draw(graph), *([tuple(samples)] if samples else [])]
+    shapes = input_sizes(model.graph)
+    ours = [_outputs(graph, batch) for batch in batches]
+    judgements: list[Judgement] = []
+    notes: list[str] = []
+    for name, make in ((_ONNX_RUNTIME, _onnx_runtime), (_REFERENCE, _reference), (_ONNX2TORCH, _onnx2torch)):
+        if name == _REFERENCE and judgements:
+            continue
+        try:
+            result = _compare(name, make(model), batches, ours, shapes)
+        except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
+            notes.append(f"{name} cannot run the file: {_first_line(error)}")
+            continue
+        if isinstance(result, Judgement):
+            judgements.append(result)
+        elif name == _ONNX2TORCH and judgements:
+            notes.append(f"{name} disagrees with {judgements[0].judge} and with the import; it is outranked")
+        else:
+            raise _refusal(model, graph, where, values, shapes, result)
+    if not judgements:
+        raise ModelError.at(where, "no judge can run it: " + "; ".join(notes), "a model that ONNX Runtime runs")
+    notes.extend(_whole_batch(model, batches[0], ours[0], shapes))
+    return Validation(tuple(judgements), tuple(notes))
+
+
+def agree(ours: Array, theirs: Array) -> bool:
+    """Return whether |ours − theirs| ≤ 1e-4 |theirs| + 1e-5 max(1, max|theirs|) everywhere, NaN and ∞ alike in both."""
+    ours, theirs = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    if ours.shape != theirs.shape:
+        return False
+    finite = np.isfinite(theirs)
+    if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True):
+        return False
+    ours, theirs = ours[finite], theirs[finite]
+    bound = RELATIVE * np.abs(theirs) + ABSOLUTE * _magnitude(theirs)
+    return bool(np.all(np.abs(ours - theirs) <= bound))
+
+
+def _magnitude(values: Array) -> float:
+    return max(1.0, float(np.abs(values).max(initial=0.0)))
+
+
+def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the value of every node at a batch of inputs, by the nominal rules of the operators."""
+    values = dict(zip(graph.inputs, inputs, strict=True))
+    with torch.no_grad():
+        for node in graph.order():
+            if node.operator == INPUT:
+                continue
+            names, arrays = graph.operands(node.name), graph.parameters_of(node.name)
+            parameters = {role: torch.as_tensor(array) for role, array in arrays.items()}
+            shapes = {role: tuple(array.shape) for role, array in parameters.items()}
+            call = Call(node.attributes, graph.shapes_of(names), shapes, node.shape)
+            rule = operators()[node.operator].rules.nominal
+            values[node.name] = rule(call, *(values[name] for name in names), **parameters)
+    return values
+
+
+# ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def draw(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
+    """Yield a batch of three samples and one of one: uniform in the range, or normal and uniform without one."""
+    generator = torch.Generator().manual_seed(_SEED)
+    for count, spread in ((BATCH_SIZE, torch.randn), (1, torch.rand)):
+        batch = []
+        for name in graph.inputs:
+            node = graph.node(name)
+            shape, bounds = [count, *node.shape[1:]], node.attributes["range"]
+            if bounds is None:
+                batch.append(spread(shape, generator=generator))
+            else:
+                batch.append(bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape, generator=generator))
+        yield tuple(batch)
+
+
+def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:
+    """Return the ONNX shape of each input at batch 1."""
+    return tuple(
+        tuple(dim.dim_value if dim.dim_value > 0 else 1 for dim in value.type.tensor_type.shape.dim)
+        for value in graph.input
+    )
+
+
+def _outputs(graph: Graph, batch: Sequence[Tensor]) -> Arrays:
+    values = evaluate(graph, batch)
+    return tuple(values[name].numpy() for name in graph.outputs)
+
+
+def _sample(batch: Sequence[Tensor], index: int, shapes: Sequence[tuple[int, ...]]) -> Arrays:
+    """Return one sample of each input in the shape that the file gives it."""
+    return tuple(x[index].reshape(shape).numpy() for x, shape in zip(batch, shapes, strict=True))
+
+
+# ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _compare(
+    name: str,
+    judge: Judge,
+    batches: Sequence[tuple[Tensor, ...]],
+    ours: Sequence[Arrays],
+    shapes: Sequence[tuple[int, ...]],
+) -> Judgement | _Disagreement:
+    """Return the judge's verdict over all samples, or the first sample at which it disagrees."""
+    error, points = 0.0, 0
+    for batch, outputs in zip(batches, ours, strict=True):
+        for index in range(len(batch[0])):
+            points += 1
+            judged = judge(_sample(batch, index, shapes))
+            for output, (mine, theirs) in enumerate(zip(outputs, judged, strict=True)):
+                if not agree(mine[index], theirs):
+                    return _Disagreement(name, batch, index, output, mine[index], theirs)
+                error = max(error, _error(mine[index], theirs))
+    return Judgement(name, points, error)
+
+
+def _error(ours: Array, theirs: Array) -> float:
+    ours, theirs = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
+    finite = np.isfinite(theirs)
+    return float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / _magnitude(theirs[finite])
+
+
+def _whole_batch(
+    model: onnx.ModelProto, batch: Sequence[Tensor], ours: Arrays, shapes: Sequence[tuple[int, ...]]
+) -> Iterator[str]:
+    """Yield a note where the file takes a batch of three but does something else with it than sample by sample."""
+    symbols = batch_symbols(model.graph)
+    firsts = [value.type.tensor_type.shape.dim[:1] for value in model.graph.input]
+    if not all(dims and (dims[0].dim_param in symbols or not dims[0].dim_value) for dims in firsts):
+        return
+    feed = tuple(x.reshape([len(x), *shape[1:]]).numpy() for x, shape in zip(batch, shapes, strict=True))
+    try:
+        judged = _onnx_runtime(model)(feed)
+    except Exception as error:  # see validate
+        yield f"at batch {BATCH_SIZE} the file itself does not run: {_first_line(error)}"
+        return
+    if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
+        yield f"at batch {BATCH_SIZE} the file itself mixes the samples; it is imported sample by sample"
+
+
+def _refusal(
+    model: onnx.ModelProto,
+    graph: Graph,
+    where: str,
+    values: Mapping[str, str],
+    shapes: Sequence[tuple[int, ...]],
+    found: _Disagreement,
+) -> ModelError:
+    size = len(found.batch[0])
+    distance = _error(found.ours, found.theirs) if found.ours.size == found.theirs.size else float("inf")
+    place = _parting(model, graph, values, shapes, found) or f"output {graph.outputs[found.output]}"
+    return ModelError.at(
+        f"{where}: {place}",
+        f"the import and {found.judge} part at batch {size}, by {distance:.2g} in the output",
+        f"at most {ABSOLUTE:g} + {RELATIVE:g} relative",
+    )
+
+
+def _parting(
+    model: onnx.ModelProto,
+    graph: Graph,
+    values: Mapping[str, str],
+    shapes: Sequence[tuple[int, ...]],
+    found: _Disagreement,
+) -> str | None:
+    """Return the first node, in topological order, at which the graph and the judge part."""
+    make = _reference if found.judge == _REFERENCE else _onnx_runtime
+    made = {name: node for node in model.graph.node for name in node.output if values.get(name, "") in graph}
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    del exposed.graph.output[:]
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    try:
+        judged = make(exposed)(_sample(found.batch, found.index, shapes))
+    except Exception:  # see validate
+        return None
+    ours = evaluate(graph, found.batch)
+    for (name, node), theirs in zip(made.items(), judged, strict=True):
+        mine = ours[values[name]]
+        if len(mine) != len(found.batch[0]) or not agree(mine[found.index].numpy(), theirs):
+            return f"node {node.name} ({node.op_type})"
+    return None
+
+
+# ── the judges: sample by sample, in the shapes and types of the file ───────────────────────────────────────────
+def _onnx_runtime(model: onnx.ModelProto) -> Judge:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return _runner(model, lambda feed: session.run(None, feed))
+
+
+def _reference(model: onnx.ModelProto) -> Judge:
+    evaluator = ReferenceEvaluator(model)
+    return _runner(model, lambda feed: evaluator.run(None, feed))
+
+
+def _runner(model: onnx.ModelProto, run: Callable[[dict[str, Array]], Any]) -> Judge:
+    types = [onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in model.graph.input]
+    names = [value.name for value in model.graph.input]
+
+    def judge(inputs: Arrays) -> Arrays:
+        feed = {name: x.astype(kind) for name, x, kind in zip(names, inputs, types, strict=True)}
+        with np.errstate(all="ignore"):
+            return tuple(np.asarray(result) for result in run(feed))
+
+    return judge
+
+
+def _onnx2torch(model: onnx.ModelProto) -> Judge:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import onnx2torch
+
+        module = onnx2torch.convert(model).eval()
+    types = [
+        torch.float64 if value.type.tensor_type.elem_type == onnx.TensorProto.DOUBLE else torch.float32
+        for value in model.graph.input
+    ]
+
+    def judge(inputs: Arrays) -> Arrays:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            feed = [torch.from_numpy(x.copy()).to(kind) for x, kind in zip(inputs, types, strict=True)]
+            results = module(*feed)
+        return tuple(result.numpy() for result in (results if isinstance(results, list | tuple) else (results,)))
+
+    return judge
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

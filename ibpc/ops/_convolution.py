@@ -1,0 +1,76 @@
+"""What Conv and ConvTranspose share: weight and bias, channel groups, and their layer options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+
+from ibpc.errors import GraphError
+from ibpc.ir import Shape
+from ibpc.ops._windows import PADS, SIZES, sizes_option
+from ibpc.ops.base import Call, Fill, OnnxNode, Role, Writer
+
+ATTRIBUTES: Final[Mapping[str, Any]] = {
+    "strides": SIZES,
+    "pads": PADS,
+    "dilations": SIZES,
+    "group": {"type": "integer", "minimum": 1, "default": 1},
+}
+ROLES: Final = (
+    Role("weight", Fill.WEIGHT),
+    Role("bias", Fill.BIAS, optional=True),
+    Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
+)
+
+
+def expect_biases(parameters: Mapping[str, Shape], channels: int, where: str) -> None:
+    """Raise GraphError unless the biases that are there have one value per output channel."""
+    for role in ("bias", "bias_magnitude"):
+        if role in parameters and parameters[role] != (channels,):
+            raise GraphError.at(where, f"{role} of shape {parameters[role]}", f"({channels},)")
+
+
+def magnitude(
+    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
+) -> torch.Tensor | None:
+    """|bias|, or the sum of the moduli of what a pass folded into the bias."""
+    if bias_magnitude is not None:
+        return bias_magnitude
+    return None if bias is None else bias.abs()
+
+
+def layer_options(dimensions: int, padding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the options of a convolution layer of torch.nn, with the schema of its option `padding`."""
+    return {
+        "out_channels": {"description": "Output channels", "type": "integer", "minimum": 1},
+        "kernel_size": sizes_option(dimensions, "Window"),
+        "stride": sizes_option(dimensions, "Step of the window", 1),
+        "padding": padding,
+        "dilation": sizes_option(dimensions, "Spacing of the window's elements", 1),
+        "groups": {"description": "Groups of channels", "type": "integer", "minimum": 1, "default": 1},
+        "bias": {"description": "Add a bias", "type": "boolean", "default": True},
+    }
+
+
+def expect_groups(options: Mapping[str, Any], channels: int, where: str) -> None:
+    """Raise GraphError unless the layer's groups divide its input and its output channels."""
+    groups = options["groups"]
+    if channels % groups or options["out_channels"] % groups:
+        raise GraphError.at(
+            where,
+            f"groups {groups} for {channels} input and {options['out_channels']} output channels",
+            "a divisor of both",
+        )
+
+
+def onnx_parameters(node: OnnxNode) -> dict[str, torch.Tensor]:
+    """Return the weight and, where there is one, the bias. Raises GraphError if one depends on an input."""
+    weight = {"weight": node.known(1)}
+    return weight if node.optional(2) is None else {**weight, "bias": node.known(2)}
+
+
+def write_parameters(writer: Writer, parameters: Mapping[str, torch.Tensor]) -> list[str]:
+    """Add the weight and the bias to the exported model and return their names."""
+    return [writer.constant(parameters[role]) for role in ("weight", "bias") if role in parameters]

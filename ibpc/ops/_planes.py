@@ -1,0 +1,143 @@
+"""Planes that bound a function over a box: what relaxation rules are made of.
+
+Every function here is elementwise and free of branches on values. `above` and `below` take the slope from the caller
+and compute the offset, from points at which the function may leave the line: whether a plane is sound never depends on
+how well its slope was chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import reduce
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops.base import Operand, Plane, Planes
+
+Tensor: TypeAlias = torch.Tensor
+Function: TypeAlias = Callable[[Tensor], Tensor]
+
+BISECTIONS: Final = 16
+
+
+def midpoint(lower: Tensor, upper: Tensor) -> Tensor:
+    """Return (lower + upper) / 2 without overflow."""
+    return 0.5 * lower + 0.5 * upper
+
+
+def inside(point: float, lower: Tensor, upper: Tensor) -> Tensor:
+    """Return the point of [lower, upper] nearest to `point`."""
+    return torch.minimum(lower.clamp(min=point), upper)
+
+
+def chord(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, otherwise: Tensor | float) -> Tensor:
+    """Return the slope (at_upper − at_lower) / (upper − lower), and `otherwise` where upper ≤ lower.
+
+    Halves keep a box as wide as the format from overflowing.
+    """
+    half = 0.5 * upper - 0.5 * lower
+    wide = half > 0
+    rise = 0.5 * at_upper - 0.5 * at_lower
+    return torch.where(wide, rise / torch.where(wide, half, torch.ones_like(half)), otherwise)
+
+
+def above(function: Function, slope: Tensor, points: Iterable[Tensor]) -> Plane:
+    """Return the lowest plane of a slope that lies on or above the function at all `points`.
+
+    It bounds the function over the box wherever function − line attains its maximum over the box at one of the points.
+    """
+    return Plane((slope,), reduce(torch.maximum, [function(point) - slope * point for point in points]))
+
+
+def below(function: Function, slope: Tensor, points: Iterable[Tensor]) -> Plane:
+    """Return the highest plane of a slope that lies on or below the function at all `points`; see `above`."""
+    return Plane((slope,), reduce(torch.minimum, [function(point) - slope * point for point in points]))
+
+
+def convex_planes(x: Interval, function: Function, derivative: Function) -> Planes:
+    """Return the planes of a convex function: the tangent at the midpoint below, the chord above.
+
+    A convex function lies above its tangents, and function − line is convex, so it is greatest at an end of the box.
+    """
+    lower, upper = x.lower, x.upper
+    middle = midpoint(lower, upper)
+    tangent = derivative(middle)
+    secant = chord(lower, upper, function(lower), function(upper), tangent)
+    return Planes(below(function, tangent, [middle]), above(function, secant, [lower, upper]))
+
+
+# ── S-shaped functions ──────────────────────────────────────────────────────────────────────────────────────────
+def s_shaped_planes(x: Interval, function: Function, derivative: Function) -> Planes:
+    """Return the planes of an increasing f, convex below 0 and concave above, with f(x) + f(−x) constant.
+
+    (Zhang et al. 2018, CROWN, arXiv 1811.00866, section 3.2.) Upper plane: the chord where f is convex over [l, u],
+    the tangent at the midpoint where it is concave, and otherwise a tangent that starts from (l, f(l)) and touches at
+    d in [0, u], or the chord where there is none. The offset is the greatest of f − line at l, u and d, so the plane
+    is sound for any d ≥ 0 that the search may find: over [0, u] it lies above the tangent at d, over [l, 0] the convex
+    f − line is greatest at l or 0. The lower plane is the upper plane of the mirrored function.
+    """
+    lower, upper = x.lower, x.upper
+    slope, touch = _tangent_from(lower, upper, function, derivative)
+    mirrored_slope, mirrored_touch = _tangent_from(-upper, -lower, function, derivative)
+    return Planes(
+        below(function, mirrored_slope, [lower, upper, -mirrored_touch]),
+        above(function, slope, [lower, upper, touch]),
+    )
+
+
+def _tangent_from(lower: Tensor, upper: Tensor, function: Function, derivative: Function) -> tuple[Tensor, Tensor]:
+    """Return the slope of the upper plane and the point in the box where it touches.
+
+    A tangent at d ≥ 0 passes above (l, f(l)) exactly from the touching point d* on, and d* ≤ −l: there the chord from
+    −d to d has slope f(d)/d ≥ f′(d). Where u < d*, f′ exceeds the chord's slope all over [0, u], so f − chord rises to
+    0 at u, and the chord is sound.
+    """
+    at_lower = function(lower)
+
+    def clears(point: Tensor) -> Tensor:
+        return function(point) - derivative(point) * (point - lower) >= at_lower
+
+    start, end = torch.zeros_like(lower), torch.minimum(-lower, upper).clamp(min=0.0)
+    touches = (upper >= -lower) | clears(upper)
+    for _ in range(BISECTIONS):
+        middle = midpoint(start, end)
+        sound = clears(middle)
+        start, end = torch.where(sound, start, middle), torch.where(sound, middle, end)
+    concave, convex = lower >= 0, upper <= 0
+    touch = torch.where(concave, midpoint(lower, upper), torch.minimum(end, upper))
+    tangent = derivative(touch)
+    secant = chord(lower, upper, at_lower, function(upper), tangent)
+    return torch.where(concave | (touches & ~convex), tangent, secant), touch
+
+
+# ── products ────────────────────────────────────────────────────────────────────────────────────────────────────
+def product_planes(x: Operand, y: Operand) -> Planes:
+    """Return the planes of the elementwise product x y, exact where an operand is.
+
+    Two boxes: l_y x + l_x y − l_x l_y ≤ x y ≤ u_y x + l_x y − l_x u_y, from (x − l_x)(y − l_y) ≥ 0 and
+    (x − l_x)(u_y − y) ≥ 0 (McCormick 1976; the choice of Shi et al. 2020, arXiv 2002.06622, section 3.3). The same box
+    twice, x²: tangent at the midpoint and chord, each slope split over the two operands.
+    """
+    if not isinstance(x, Interval) or not isinstance(y, Interval):
+        return _exact_planes(x, y)
+    if x is y:
+        return _square_planes(x)
+    least, greatest = x.lower * y.lower, x.lower * y.upper
+    return Planes(Plane((y.lower, x.lower), -least), Plane((y.upper, x.lower), -greatest))
+
+
+def _exact_planes(x: Operand, y: Operand) -> Planes:
+    if isinstance(x, Interval):
+        assert not isinstance(y, Interval)
+        plane = Plane((y, torch.zeros_like(y)), torch.zeros_like(x.lower * y))
+    else:
+        assert isinstance(y, Interval)
+        plane = Plane((torch.zeros_like(x), x), torch.zeros_like(x * y.lower))
+    return Planes(plane, plane)
+
+
+def _square_planes(x: Interval) -> Planes:
+    middle = midpoint(x.lower, x.upper)
+    return Planes(Plane((middle, middle), -(middle * middle)), Plane((x.upper, x.lower), -(x.lower * x.upper)))

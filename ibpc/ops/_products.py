@@ -1,0 +1,93 @@
+"""Products of two operands: the rules of what is linear in each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from ibpc.interval import Interval, Paired
+from ibpc.ops.base import (
+    Call,
+    IntervalRule,
+    NominalRule,
+    Operand,
+    PairedOperand,
+    RelaxationRule,
+    Rules,
+    Sharing,
+    TermsRule,
+    affine,
+    apart,
+    no_magnitude,
+)
+from ibpc.rounding import FLUSHED, Arithmetic
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def bilinear(
+    product: NominalRule, terms: TermsRule, both: IntervalRule, relaxation: RelaxationRule, sharing: Sharing
+) -> Rules:
+    """Return the rules of `product(call, x, y)`, linear in x and in y.
+
+    With an exact operand it is affine: center c · y, radius r · |y| (see `ibpc.ops.base.affine`), which is exact. The
+    rule `both` bounds the product of two boxes.
+    """
+    by_right = scaling(product, product, terms, sharing)
+    by_left = scaling(_swapped(product), _swapped(product), terms, sharing)
+
+    def interval(call: Call, x: Operand, y: Operand) -> Interval:
+        if isinstance(x, Interval) and isinstance(y, Interval):
+            return both(call, x, y)
+        if isinstance(x, Interval):
+            return by_right.interval(call, x, weight=y)
+        return by_left.interval(call, y, weight=x)
+
+    def paired(call: Call, x: PairedOperand, y: PairedOperand) -> Paired:
+        if isinstance(x, Paired) and isinstance(y, Paired):
+            return apart(product, interval)(call, x, y)
+        if isinstance(x, Paired):
+            return by_right.paired(call, x, weight=y)
+        return by_left.paired(call, y, weight=x)
+
+    return Rules(product, interval, paired, relaxation, product)
+
+
+def scaling(product: NominalRule, of_radii: NominalRule, terms: TermsRule, sharing: Sharing) -> Rules:
+    """Return the affine rules of x ↦ product(x, weight): radius `of_radii`(r, |weight|)."""
+
+    def nominal(call: Call, x: Tensor, *, weight: Tensor) -> Tensor:
+        return product(call, x, weight)
+
+    def absolute(call: Call, radius: Tensor, *, offset: float | None, weight: Tensor) -> Tensor:
+        result = of_radii(call, radius, weight.abs())
+        return result if offset is None else result + offset
+
+    return affine(nominal, absolute, terms, no_magnitude, sharing)
+
+
+def _swapped(product: NominalRule) -> NominalRule:
+    return lambda call, x, y: product(call, y, x)
+
+
+def flushable(call: Call, x: Interval) -> Interval:
+    """Return the box, in binary32 widened by what flushing its elements to zero can change.
+
+    A factor that may be large multiplies that, so it has to be paid before the product.
+    """
+    if call.arithmetic is Arithmetic.REAL:
+        return x
+    return Interval.bounds(x.lower - FLUSHED, x.upper + FLUSHED)
+
+
+def corners(x: Interval, y: Interval, function: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest value of a function, monotone in each operand, at the corners of two boxes.
+
+    A NaN at any corner makes both NaN.
+    """
+    values = [function(left, right) for left in (x.lower, x.upper) for right in (y.lower, y.upper)]
+    lower = torch.minimum(torch.minimum(values[0], values[1]), torch.minimum(values[2], values[3]))
+    upper = torch.maximum(torch.maximum(values[0], values[1]), torch.maximum(values[2], values[3]))
+    return lower, upper

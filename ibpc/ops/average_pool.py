@@ -1,0 +1,141 @@
+"""AveragePool: the mean of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import prod
+from typing import Any, Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.ir import Shape
+from ibpc.ops._pools import (
+    ATTRIBUTES,
+    FLAG,
+    are_exportable,
+    covering_pads,
+    mean_of_radii,
+    native_padding,
+    onnx_pool,
+    planned_pool,
+    pool_options,
+    pooled_shape,
+    unfolded,
+    windows,
+)
+from ibpc.ops._windows import torch_pads
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    Writer,
+    affine,
+    no_macs,
+    no_magnitude,
+    register,
+)
+
+_POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = (sum over the window) / (number of its elements).
+
+    With count_include_pad the padding counts as elements; what a last window of ceil_mode has beyond it never does.
+    """
+    padding = native_padding(call)
+    if padding is None or _is_dilated(call):
+        return summed(call, windows(call, x)) / counts(call, x)
+    pool = _POOLS[len(padding)]
+    return pool(
+        x, call["kernel_shape"], call["strides"], padding, bool(call["ceil_mode"]), bool(call["count_include_pad"])
+    )
+
+
+def summed(call: Call, view: torch.Tensor) -> torch.Tensor:
+    """Return the sum over the kernel of windows (…, *kernel)."""
+    return view.sum([-1 - axis for axis in range(len(call["kernel_shape"]))])
+
+
+def counts(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """Return the divisors, (1, 1, *output), in the dtype of x."""
+    cover = covering_pads(call)
+    counted = [min(pad, total) for pad, total in zip(call["pads"], cover, strict=True)]
+    beyond = [total - pad for pad, total in zip(counted, cover, strict=True)]
+    inside = torch.ones_like(x[:1, :1])
+    padded = F.pad(inside, torch_pads(counted), value=float(call["count_include_pad"]))
+    return summed(call, unfolded(call, F.pad(padded, torch_pads(beyond))))
+
+
+def _is_dilated(call: Call) -> bool:
+    return any(dilation != 1 for dilation in call["dilations"])
+
+
+def terms(call: Call) -> int:
+    """Every output sums a window, and multiplies by a rounded reciprocal or divides."""
+    kernel: list[int] = call["kernel_shape"]
+    return prod(kernel) + 1
+
+
+def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan an AvgPoolNd layer."""
+    attributes = planned_pool(f"AvgPool{dimensions}d", options, operands, dimensions)
+    return LayerPlan({**attributes, "count_include_pad": int(options["count_include_pad"])})
+
+
+def layer(dimensions: int) -> Layer:
+    """Return the torch.nn layer AvgPoolNd."""
+    options = {
+        **pool_options(dimensions, "Zeros"),
+        "count_include_pad": {"description": "Count padding in the divisor", "type": "boolean", "default": True},
+    }
+    return Layer(f"AvgPool{dimensions}d", options, partial(plan, dimensions), ("kernel_size",))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import AveragePool."""
+    attributes = {**onnx_pool(node), "count_include_pad": int(node.attributes.get("count_include_pad", 0))}
+    return builder.add("AveragePool", [node.operand(0)], attributes)
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export AveragePool, or what opset 18 or ONNX Runtime lack of it as a depthwise Conv of ones over the counts."""
+    pads = covering_pads(call)
+    hangs_over = any(pad > given for pad, given in zip(pads, call["pads"], strict=True))
+    if are_exportable(call, pads) and not _is_dilated(call) and not (hangs_over and call["count_include_pad"]):
+        kept = {name: call[name] for name in ("kernel_shape", "strides", "count_include_pad")}
+        return writer.node("AveragePool", operands, pads=pads, **kept)
+    channels, *spatial = call.operands[0][1:]
+    sums = writer.node(
+        "Conv",
+        [*operands, writer.constant(torch.ones(channels, 1, *call["kernel_shape"]))],
+        strides=call["strides"],
+        pads=pads,
+        dilations=call["dilations"],
+        group=channels,
+    )
+    return writer.node("Div", [sums, writer.constant(counts(call, torch.ones(1, 1, *spatial)))])
+
+
+OPERATOR = register(
+    Operator(
+        name="AveragePool",
+        summary="The mean of each window",
+        attributes={**ATTRIBUTES, "count_include_pad": FLAG},
+        operands=(1, 1),
+        roles=(),
+        shape=partial(pooled_shape, "AveragePool"),
+        macs=no_macs,
+        rules=affine(nominal, mean_of_radii(nominal), terms, no_magnitude),
+        reads=(OnnxImport("AveragePool", (7, 10, 11, 19, 22), read),),
+        writes=write,
+        layers=(layer(1), layer(2), layer(3)),
+    )
+)

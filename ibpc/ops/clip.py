@@ -1,0 +1,156 @@
+"""Clip: min(max(x, least), greatest)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf, isfinite
+from typing import Any, Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._planes import above, below, chord, inside
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    monotone,
+    no_macs,
+    nonlinear,
+    register,
+)
+
+LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
+NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default": None}
+
+
+def ends(call: Call) -> tuple[float, float]:
+    """Return the two ends, infinite where there is none."""
+    least, greatest = call["min"], call["max"]
+    return -inf if least is None else float(least), inf if greatest is None else float(greatest)
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = min(max(x, min), max); max where min > max."""
+    if call["min"] is None and call["max"] is None:
+        return x
+    return torch.clamp(x, call["min"], call["max"])
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Above, from the kink at `min` or from l the line to the kink at `max` or to u; below, the mirror image.
+
+    Above: where l < min, the chord from l to min(u, max), else slope 1 or 0, whichever is nearer on the whole.
+    y − line is piecewise linear, so its extremes lie at l, u or a kink: the planes are sound for any slope.
+    """
+    lower, upper = x.lower, x.upper
+    least, greatest = ends(call)
+    points = [lower, upper, *(inside(kink, lower, upper) for kink in (least, greatest) if isfinite(kink))]
+
+    def function(point: torch.Tensor) -> torch.Tensor:
+        return nominal(call, point)
+
+    end, start = upper.clamp(max=greatest), lower.clamp(min=least)
+    rising = chord(lower, end, function(lower), function(end), 0.0)
+    falling = chord(start, upper, function(start), function(upper), 0.0)
+    flat_above = (upper - greatest > greatest - lower).to(lower.dtype)
+    flat_below = (least - lower > upper - least).to(lower.dtype)
+    return Planes(
+        below(function, torch.where(upper > greatest, falling, 1.0 - flat_below), points),
+        above(function, torch.where(lower < least, rising, 1.0 - flat_above), points),
+    )
+
+
+_EXACT = monotone(nominal, relaxation, ulps=0)
+_ROUNDED = monotone(nominal, relaxation, ulps=1)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[f(l), f(u)], exact; in binary32 too, if `min` and `max` are numbers of it. Otherwise they are rounded."""
+    representable = all(end == float(torch.tensor(end, dtype=torch.float32)) for end in ends(call))
+    return (_EXACT if representable else _ROUNDED).interval(call, x)
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Clip layer."""
+    return LayerPlan({"min": options["min"], "max": options["max"]})
+
+
+def plan_hardtanh(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Hardtanh layer."""
+    return LayerPlan({"min": options["min_val"], "max": options["max_val"]})
+
+
+def plan_relu6(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a ReLU6 layer."""
+    return LayerPlan({"min": 0.0, "max": 6.0})
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Clip: the ends are attributes up to version 6 and constant inputs after that.
+
+    An end at or beyond the largest binary32 number, version 6's default, is none.
+    """
+    given = [_given_end(node, name, slot) for slot, name in enumerate(("min", "max"), start=1)]
+    values = [None if value is None or abs(value) >= LARGEST else value for value in given]
+    return builder.add("Clip", [node.operand(0)], {"min": values[0], "max": values[1]})
+
+
+def _given_end(node: OnnxNode, name: str, slot: int) -> float | None:
+    if node.version < 11:
+        value = node.attributes.get(name)
+        return None if value is None else float(value)
+    return None if node.optional(slot) is None else float(node.known(slot))
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export Clip."""
+    constants = [
+        "" if call[name] is None else writer.constant(torch.tensor(call[name], dtype=torch.float32))
+        for name in ("min", "max")
+    ]
+    return writer.node("Clip", [*operands, *constants])
+
+
+OPERATOR = register(
+    Operator(
+        name="Clip",
+        summary="Elementwise restriction to a range",
+        attributes={"min": NUMBER_OR_NULL, "max": NUMBER_OR_NULL},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Clip", (6, 11, 12, 13), read),),
+        writes=write,
+        layers=(
+            Layer(
+                "Clip",
+                {
+                    "min": {"description": "Least output; null for none", **NUMBER_OR_NULL},
+                    "max": {"description": "Greatest output; null for none", **NUMBER_OR_NULL},
+                },
+                plan,
+            ),
+            Layer(
+                "Hardtanh",
+                {
+                    "min_val": {"description": "Least output", "type": "number", "default": -1.0},
+                    "max_val": {"description": "Greatest output", "type": "number", "default": 1.0},
+                },
+                plan_hardtanh,
+            ),
+            Layer("ReLU6", {}, plan_relu6),
+        ),
+    )
+)

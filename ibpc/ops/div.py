@@ -1,0 +1,152 @@
+"""Div: elementwise quotient with broadcasting."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval, Paired
+from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
+from ibpc.ops._planes import product_planes
+from ibpc.ops._products import corners, flushable, scaling
+from ibpc.ops.base import (
+    Call,
+    Operand,
+    Operator,
+    PairedOperand,
+    Plane,
+    Planes,
+    Rules,
+    Sharing,
+    apart,
+    no_macs,
+    outward,
+    register,
+)
+from ibpc.rounding import SMALLEST, Arithmetic
+
+
+def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """z = x / y."""
+    return x / y
+
+
+def terms(call: Call) -> int:
+    """One quotient."""
+    return 1
+
+
+def least_divisor(call: Call) -> float:
+    """Return the modulus up to which a divisor may be zero: 0, in binary32 what may be flushed to 0."""
+    return SMALLEST if call.arithmetic is Arithmetic.FLOAT32 else 0.0
+
+
+def center(call: Call, x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """Return x / divisor, and x where the divisor may be zero."""
+    return x / divisor.where(divisor.abs() > least_divisor(call), torch.ones_like(divisor))
+
+
+def spread(call: Call, radius: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+    """Return radius / divisor, and infinity where the divisor may be zero: nothing is known of that quotient."""
+    safe = divisor.abs() > least_divisor(call)
+    unknown = torch.zeros_like(divisor).where(safe, torch.full_like(divisor, torch.inf))
+    return radius / divisor.where(safe, torch.ones_like(divisor)) + unknown
+
+
+_BY_EXACT = scaling(center, spread, terms, Sharing.WHEN_STACKED)
+_PAIRED_BY_EXACT = scaling(nominal, spread, terms, Sharing.WHEN_STACKED)
+
+
+def interval(call: Call, x: Operand, y: Operand) -> Interval:
+    """Divide a box by an exact tensor or by a box; exact.
+
+    Exact divisor: center c / y, radius r / |y|, affine. Divisor box: least and greatest of the four corner quotients,
+    for x / y is monotone in x and, on either side of 0, in y; each is one rounding off. A divisor that is or may be 0
+    gives (−∞, ∞); in binary32 so does one that may be flushed to 0.
+    """
+    if not isinstance(y, Interval):
+        return _BY_EXACT.interval(call, x, weight=y)
+    numerator = x if isinstance(x, Interval) else Interval.bounds(x, x)
+    divisor, safe = _nonzero(flushable(call, y))
+    lower, upper = corners(flushable(call, numerator), divisor, torch.div)
+    bounds = outward(call, lower, upper)
+    unknown = torch.full_like(upper, torch.inf)
+    return Interval.bounds(torch.where(safe, bounds.lower, -unknown), torch.where(safe, bounds.upper, unknown))
+
+
+def _nonzero(y: Interval) -> tuple[Interval, torch.Tensor]:
+    """Return the box with [1, 1] where it may hold a zero (or a bound is NaN), and where it holds none."""
+    safe = (y.lower > 0) | (y.upper < 0)
+    ones = torch.ones_like(y.lower)
+    return Interval.bounds(torch.where(safe, y.lower, ones), torch.where(safe, y.upper, ones)), safe
+
+
+def paired(call: Call, x: PairedOperand, y: PairedOperand) -> Paired:
+    """Run nominal value and center through an exact divisor together; otherwise both sides apart."""
+    if isinstance(y, Paired):
+        return apart(nominal, interval)(call, x, y)
+    return _PAIRED_BY_EXACT.paired(call, x, weight=y)
+
+
+def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
+    """Planes of x / y: those of the product of x and 1 / y, with 1 / y between its tangent and its chord.
+
+    On one side of 0, 1 / y is convex for y > 0 and concave for y < 0: with m the midpoint, 2/m − y/m² and
+    1/l + 1/u − y/(l u) bound it. A product plane α x + β (1 / y) + γ takes that of the two which the sign of β calls
+    for. Where y may be 0 the planes are ∓∞.
+    """
+    if not isinstance(y, Interval):
+        return product_planes(x, 1.0 / y)
+    divisor, safe = _nonzero(y)
+    tangent, chord = _reciprocal_lines(divisor)
+    flipped = divisor.upper < 0
+    least, greatest = _chosen(flipped, chord, tangent), _chosen(flipped, tangent, chord)
+    reciprocal = Interval.bounds(1.0 / divisor.upper, 1.0 / divisor.lower)
+    product = product_planes(x if isinstance(x, Interval) else Interval.bounds(x, x), reciprocal)
+    unknown = torch.full_like(product.lower.offset, torch.inf)
+    return Planes(
+        _composed(product.lower, least, greatest, safe, -unknown),
+        _composed(product.upper, greatest, least, safe, unknown),
+    )
+
+
+def _reciprocal_lines(y: Interval) -> tuple[Plane, Plane]:
+    """Return tangent (at the midpoint) and chord of 1 / y."""
+    low, high = 1.0 / y.lower, 1.0 / y.upper
+    middle = 1.0 / (0.5 * y.lower + 0.5 * y.upper)
+    return Plane((-middle * middle,), 2.0 * middle), Plane((-low * high,), low + high)
+
+
+def _chosen(condition: torch.Tensor, first: Plane, second: Plane) -> Plane:
+    """Return the first plane where the condition holds and the second elsewhere."""
+    slope = torch.where(condition, first.slopes[0], second.slopes[0])
+    return Plane((slope,), torch.where(condition, first.offset, second.offset))
+
+
+def _composed(product: Plane, positive: Plane, negative: Plane, safe: torch.Tensor, unknown: torch.Tensor) -> Plane:
+    """Return a plane of x r as one of x and y, r replaced by `positive` or `negative` by the sign of its slope."""
+    of_x, of_reciprocal = product.slopes
+    line = _chosen(of_reciprocal >= 0, positive, negative)
+    slope = of_reciprocal * line.slopes[0]
+    offset = product.offset + of_reciprocal * line.offset
+    nothing = torch.zeros_like(slope)
+    return Plane(
+        (torch.where(safe, of_x, torch.zeros_like(of_x)), torch.where(safe, slope, nothing)),
+        torch.where(safe, offset, unknown),
+    )
+
+
+OPERATOR = register(
+    Operator(
+        name="Div",
+        summary="Elementwise quotient with broadcasting",
+        attributes={},
+        operands=(2, 2),
+        roles=(),
+        shape=broadcast_shape("Div"),
+        macs=no_macs,
+        rules=Rules(nominal, interval, paired, relaxation, nominal),
+        reads=(import_as("Div", (7, 13, 14)),),
+        writes=export_as("Div"),
+        layers=(option_free_layer("Div"),),
+    )
+)

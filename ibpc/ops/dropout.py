@@ -1,0 +1,99 @@
+"""Dropout: the identity in evaluation; in training, zeroes elements at random and scales the others up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval, Paired
+from ibpc.ops._elementwise import option_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    PairedOperand,
+    Rules,
+    Value,
+    Writer,
+    no_macs,
+    passthrough,
+    register,
+)
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x, as in evaluation."""
+    return x
+
+
+def training(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x / (1 − ratio) with probability 1 − ratio and 0 otherwise, each element on its own."""
+    return F.dropout(x, call["ratio"], training=True)
+
+
+def paired(call: Call, x: PairedOperand) -> Paired:
+    """Multiply both by one mask of 0 and 1 / (1 − ratio): so the box stays one of what the nominal pass computes."""
+    assert isinstance(x, Paired)
+    if x.is_stacked:
+        mask = training(call, torch.ones_like(x.radius))
+        return Paired.stacked(x.stack * torch.cat([mask, mask]), x.radius * mask)
+    mask = training(call, torch.ones_like(x.nominal))
+    return Paired.separate(x.nominal * mask, _scaled(x.interval, mask))
+
+
+def _scaled(x: Interval, mask: torch.Tensor) -> Interval:
+    """Return the box times a mask ≥ 0."""
+    if x.centered:
+        return Interval.around(x.center * mask, x.radius * mask)
+    return Interval.bounds(x.lower * mask, x.upper * mask)
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Dropout in its inference form: the ratio is an attribute up to version 10 and an input after that."""
+    ratio = float(node.attributes.get("ratio", 0.5))
+    if node.version >= 12:
+        ratio = 0.5 if node.optional(1) is None else float(node.known(1))
+        if node.optional(2) is not None and bool(node.known(2)):
+            raise GraphError.at(f"node {node.name}", "training_mode is true: the output is random", "false, or none")
+    return builder.add("Dropout", [node.operand(0)], {"ratio": ratio})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export Dropout in its inference form."""
+    return writer.node("Dropout", [*operands, writer.constant(torch.tensor(call["ratio"], dtype=torch.float32))])
+
+
+OPERATOR = register(
+    Operator(
+        name="Dropout",
+        summary="The identity in evaluation, random zeros in training",
+        attributes={"ratio": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.5}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=Rules(nominal, passthrough(nominal).interval, paired, None, training),
+        reads=(OnnxImport("Dropout", (7, 10, 12, 13, 22), read),),
+        writes=write,
+        layers=(
+            option_layer(
+                "Dropout",
+                "p",
+                {
+                    "description": "Probability of a zero",
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
+                    "default": 0.5,
+                },
+                "ratio",
+            ),
+        ),
+    )
+)

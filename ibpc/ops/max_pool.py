@@ -1,0 +1,125 @@
+"""MaxPool: the greatest element of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from typing import Any, Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._pools import (
+    ATTRIBUTES,
+    are_exportable,
+    covering_pads,
+    native_padding,
+    onnx_pool,
+    planned_pool,
+    pool_options,
+    pooled_shape,
+    windows,
+)
+from ibpc.ops._windows import sizes_option, torch_pads
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Plane,
+    Planes,
+    Value,
+    Writer,
+    monotone,
+    no_macs,
+    register,
+)
+
+_POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = max over the window, padding excluded."""
+    pool, padding = _POOLS[len(call["kernel_shape"])], native_padding(call)
+    if padding is None:
+        padded = F.pad(x, torch_pads(covering_pads(call)), value=-inf)
+        return pool(padded, call["kernel_shape"], call["strides"], 0, call["dilations"])
+    return pool(x, call["kernel_shape"], call["strides"], padding, call["dilations"], bool(call["ceil_mode"]))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Lower plane x_m with m the element of greatest lower bound; upper plane x_m if l_m ≥ all other u, else max u.
+
+    For every j, x_j ≤ u_j ≤ l_m ≤ x_m where m dominates, so the maximum is x_m; otherwise it is at most max u.
+    (Zhang et al. 2018, CROWN, arXiv 1811.00866, treat pooling so.) Assumes finite bounds.
+    """
+    dimensions = len(call["kernel_shape"])
+
+    def view(value: torch.Tensor) -> torch.Tensor:
+        return windows(call, value).flatten(-dimensions)
+
+    lower = windows(call, x.lower, -inf).flatten(-dimensions)
+    upper = windows(call, x.upper, -inf).flatten(-dimensions)
+    chosen = torch.zeros_like(lower).scatter(-1, lower.argmax(-1, keepdim=True), 1.0)
+    rivals = upper.masked_fill(chosen > 0, -inf).amax(-1)
+    dominant = lower.amax(-1) >= rivals
+    highest = upper.amax(-1)
+    nothing = torch.zeros_like(highest)
+    return Planes(
+        Plane((chosen,), nothing, (view,)),
+        Plane((chosen * dominant.unsqueeze(-1),), torch.where(dominant, nothing, highest), (view,)),
+    )
+
+
+def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a MaxPoolNd layer."""
+    return LayerPlan(planned_pool(f"MaxPool{dimensions}d", options, operands, dimensions))
+
+
+def layer(dimensions: int) -> Layer:
+    """Return the torch.nn layer MaxPoolNd."""
+    options = {
+        **pool_options(dimensions, "−∞"),
+        "dilation": sizes_option(dimensions, "Spacing of the window's elements", 1),
+    }
+    return Layer(f"MaxPool{dimensions}d", options, partial(plan, dimensions), ("kernel_size",))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import the first output of MaxPool; `storage_order` is about the second one, the indices, which stay unread."""
+    return builder.add("MaxPool", [node.operand(0)], onnx_pool(node))
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export MaxPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
+    pads, inputs = covering_pads(call), list(operands)
+    if not are_exportable(call, pads):
+        dimensions = len(pads) // 2
+        around = torch.tensor([0, 0, *pads[:dimensions], 0, 0, *pads[dimensions:]])
+        inputs = [writer.node("Pad", [*operands, writer.constant(around), writer.constant(torch.tensor(-inf))])]
+        pads = [0] * len(pads)
+    kept = {name: call[name] for name in ("kernel_shape", "strides", "dilations")}
+    return writer.node("MaxPool", inputs, pads=pads, **kept)
+
+
+OPERATOR = register(
+    Operator(
+        name="MaxPool",
+        summary="The greatest element of each window",
+        attributes=ATTRIBUTES,
+        operands=(1, 1),
+        roles=(),
+        shape=partial(pooled_shape, "MaxPool"),
+        macs=no_macs,
+        rules=monotone(nominal, relaxation, ulps=0),
+        reads=(OnnxImport("MaxPool", (1, 8, 10, 11, 12, 22), read),),
+        writes=write,
+        layers=(layer(1), layer(2), layer(3)),
+    )
+)

@@ -1,0 +1,59 @@
+"""Mul: elementwise product with broadcasting."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
+from ibpc.ops._planes import product_planes
+from ibpc.ops._products import bilinear, corners, flushable
+from ibpc.ops.base import Call, Operand, Operator, Planes, Sharing, no_macs, outward, register
+
+
+def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """z = x y."""
+    return x * y
+
+
+def terms(call: Call) -> int:
+    """One product."""
+    return 1
+
+
+def both(call: Call, x: Interval, y: Interval) -> Interval:
+    """Least and greatest of the four corner products: exact, for the product is linear in each operand.
+
+    The same box twice is a square: [max(l, −u, 0)², max(−l, u)²], exact. Each corner is one rounding off.
+    """
+    if x is y:
+        return _square(call, flushable(call, x))
+    lower, upper = corners(flushable(call, x), flushable(call, y), torch.mul)
+    return outward(call, lower, upper)
+
+
+def _square(call: Call, x: Interval) -> Interval:
+    least, greatest = torch.relu(torch.maximum(x.lower, -x.upper)), torch.maximum(-x.lower, x.upper)
+    return outward(call, least * least, greatest * greatest)
+
+
+def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
+    """Return the planes of an elementwise product; see `product_planes`."""
+    return product_planes(x, y)
+
+
+OPERATOR = register(
+    Operator(
+        name="Mul",
+        summary="Elementwise product with broadcasting",
+        attributes={},
+        operands=(2, 2),
+        roles=(),
+        shape=broadcast_shape("Mul"),
+        macs=no_macs,
+        rules=bilinear(nominal, terms, both, relaxation, Sharing.WHEN_STACKED),
+        reads=(import_as("Mul", (7, 13, 14)),),
+        writes=export_as("Mul"),
+        layers=(option_free_layer("Mul"),),
+    )
+)

@@ -1,0 +1,46 @@
+"""Neg: −x."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval, Paired
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, PairedOperand, Rules, apart, no_macs, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = −x."""
+    return -x
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[−u, −l], or center −c and the same radius; exact in any arithmetic."""
+    if x.centered:
+        return Interval.around(-x.center, x.radius)
+    return Interval.bounds(-x.upper, -x.lower)
+
+
+def paired(call: Call, x: PairedOperand) -> Paired:
+    """Turn the sign of a stack at once; otherwise run both sides apart."""
+    if isinstance(x, Paired) and x.is_stacked:
+        return Paired.stacked(-x.stack, x.radius)
+    return apart(nominal, interval)(call, x)
+
+
+OPERATOR = register(
+    Operator(
+        name="Neg",
+        summary="Elementwise negation",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=Rules(nominal, interval, paired, None, nominal),
+        reads=(import_as("Neg", (6, 13)),),
+        writes=export_as("Neg"),
+        layers=(option_free_layer("Neg"),),
+    )
+)

@@ -1,0 +1,192 @@
+"""Softmax: eˣ / Σ eˣ along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import log, prod
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Attributes, Shape
+from ibpc.ops._elementwise import export_as, option_layer
+from ibpc.ops._planes import chord, midpoint
+from ibpc.ops._shapes import feature_axis
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Plane,
+    Planes,
+    Value,
+    no_macs,
+    nonlinear,
+    register,
+)
+from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic, vanishing
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the shape of x. The axis must not be the batch."""
+    (x,) = operands
+    feature_axis(attributes["axis"], len(x), "Softmax")
+    return x
+
+
+def axis_of(call: Call) -> int:
+    """Return the axis counted from the front."""
+    return feature_axis(call["axis"], len(call.output), "Softmax")
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y_i = e^{x_i} / Σ_j e^{x_j}."""
+    return torch.softmax(x, call["axis"])
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Lower bound: y_i at x_i = l_i and x_j = u_j for all j ≠ i; upper bound the other way round. Exact.
+
+    y_i = 1 / (1 + Σ_{j≠i} e^{x_j − x_i}) rises in x_i and falls in every other x_j, so these corners of the box are
+    its extremes. Row i of a K × K matrix holds the corner of output i; the diagonal of its softmax is the bound. No
+    sum is formed by subtraction, and no exponential overflows. Memory: K numbers an element, for either bound.
+    """
+    axis = axis_of(call)
+    lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
+    bounds = _at_corners(call, lower, upper), _at_corners(call, upper, lower)
+    if call.arithmetic is Arithmetic.FLOAT32:
+        bounds = bounds[0] - _slack(call, bounds[0]), bounds[1] + _slack(call, bounds[1])
+    return Interval.bounds(bounds[0].movedim(-1, axis), bounds[1].movedim(-1, axis))
+
+
+def _at_corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return y_i at x_i = own_i, x_j = others_j along the last axis."""
+    return torch.softmax(_corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
+
+
+def _corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the matrix with own_i on the diagonal and others_j in column j."""
+    return torch.where(_diagonal(call, own), own.unsqueeze(-1), others.unsqueeze(-2))
+
+
+def _diagonal(call: Call, like: torch.Tensor) -> torch.Tensor:
+    return torch.eye(call.output[axis_of(call)], dtype=torch.bool, device=like.device)
+
+
+def _slack(call: Call, value: torch.Tensor) -> torch.Tensor:
+    """Return twice what a binary32 softmax may be off by: for the network, and for the bound.
+
+    Assumed: m = max x is subtracted, the exponentials are within 8 ulps (16u), summed in any order ((K − 1)u), and
+    divided by the sum or multiplied by its inverse (2u). Rounding x_i − m changes y_i by (m − x_i)u of itself. As
+    y_i ≤ e^{x_i − m}, that is at most y_i ln(1/y_i) u ≤ 0.37u, and at most 104u of y_i, beyond which e^{x_i − m} is 0
+    in binary32. In the sum it changes the terms by Σ y_j ln(1/y_j) u ≤ u ln K. Exponentials may underflow.
+    """
+    terms = call.output[axis_of(call)]
+    relative = 4 * ELEMENTARY_ULPS + terms + log(terms) + 4
+    return 2.0 * relative * UNIT * value + UNIT * (212.0 * value).clamp(max=1.0) + vanishing(terms)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Planes through y_i = 1 / D_i with D_i = Σ_j e^{x_j − x_i}, over all x_j along the axis.
+
+    Below: each exponential lies under its chord, so D_i ≤ L_i, affine; and 1 / D_i ≥ 1 / L_i ≥ 2 / t − L_i / t² for
+    any t > 0, the tangent of 1 / L_i; t is L_i at the box's center. Above: over [1/q, 1/p], with p ≤ y_i ≤ q the exact
+    bounds, 1 / D_i lies under its chord p + q − p q D_i, and each exponential over its tangent at the center. (The
+    compositions of Wei et al. 2023, arXiv 2303.01713, section 3.) Where a plane would overflow it is the constant p
+    or q.
+    """
+    axis = axis_of(call)
+    lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
+    logs = [
+        torch.log_softmax(_corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
+        for own, others in ((lower, upper), (upper, lower))
+    ]
+    low, high = _differences(call, lower, upper), _differences(call, upper, lower)
+    return Planes(
+        _placed(call, *_plane_below(call, low, high), logs[0].exp()),
+        _placed(call, *_plane_above(call, low, high, *logs), logs[1].exp()),
+    )
+
+
+def _differences(call: Call, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+    """Return the matrix others_j − own_i, with zeros on the diagonal."""
+    difference = others.unsqueeze(-2) - own.unsqueeze(-1)
+    return torch.where(_diagonal(call, own), torch.zeros_like(difference), difference)
+
+
+def _plane_below(call: Call, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², everything scaled by the greatest exponential."""
+    scale = high.amax(-1, keepdim=True)
+    at_low, at_high = torch.exp(low - scale), torch.exp(high - scale)
+    slope = chord(low, high, at_low, at_high, at_high)
+    constant = torch.maximum(at_low - slope * low, at_high - slope * high)
+    middle = (slope * midpoint(low, high) + constant).sum(-1, keepdim=True)
+    factor = torch.exp(-scale)
+    offset = factor * (2.0 / middle - constant.sum(-1, keepdim=True) / middle.square())
+    return _on_operands(call, factor * slope / middle.square()), offset.squeeze(-1)
+
+
+def _plane_above(
+    call: Call, low: torch.Tensor, high: torch.Tensor, log_least: torch.Tensor, log_greatest: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return slopes (…, K, K) and offsets (…, K) of p + q − p q Σ_j e^m (1 − m + x_j − x_i).
+
+    m is the central x_j − x_i; p q enters as its logarithm, so that e^m cannot overflow.
+    """
+    middle = midpoint(low, high)
+    weight = torch.exp(middle + (log_least + log_greatest).unsqueeze(-1))
+    offset = log_least.exp() + log_greatest.exp() - (weight * (1.0 - middle)).sum(-1)
+    return _on_operands(call, weight), offset
+
+
+def _on_operands(call: Call, weight: torch.Tensor) -> torch.Tensor:
+    """Return the slopes of −Σ_j weight_ij (x_j − x_i) with respect to x_j."""
+    return torch.where(_diagonal(call, weight), weight.sum(-1, keepdim=True) - weight, -weight)
+
+
+def _placed(call: Call, slopes: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> Plane:
+    """Return the plane with its axis where the operand has it, and the constant `bound` where it is not finite."""
+    axis = axis_of(call)
+
+    def view(value: torch.Tensor) -> torch.Tensor:
+        return value.movedim(axis, -1).unsqueeze(axis)
+
+    finite = torch.isfinite(offset) & torch.isfinite(slopes).all(-1)
+    slopes = torch.where(finite.unsqueeze(-1), slopes, torch.zeros_like(slopes))
+    offset = torch.where(finite, offset, bound)
+    return Plane((slopes.movedim(-2, axis),), offset.movedim(-1, axis), (view,))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Softmax. Before version 13 it normalizes over `axis` and all dimensions after it together."""
+    x, early = node.operand(0), node.version < 13
+    axis = feature_axis(int(node.attributes.get("axis", 1 if early else -1)), len(x.shape), f"node {node.name}")
+    if not early or all(size == 1 for size in x.shape[axis + 1 :]):
+        return builder.add("Softmax", [x], {"axis": axis})
+    merged = builder.add("Reshape", [x], {"shape": [*x.shape[1:axis], prod(x.shape[axis:])]})
+    return builder.add("Reshape", [builder.add("Softmax", [merged])], {"shape": list(x.shape[1:])})
+
+
+OPERATOR = register(
+    Operator(
+        name="Softmax",
+        summary="eˣ / Σ eˣ along one axis",
+        attributes={"axis": {"type": "integer", "default": -1}},
+        operands=(1, 1),
+        roles=(),
+        shape=shape,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Softmax", (1, 11, 13), read),),
+        writes=export_as("Softmax", "axis"),
+        layers=(
+            option_layer(
+                "Softmax",
+                "dim",
+                {"description": "Axis that is normalized, the batch being 0", "type": "integer", "default": -1},
+                "axis",
+            ),
+        ),
+    )
+)

@@ -1,0 +1,59 @@
+"""Softplus: ln(1 + eˣ)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._elementwise import export_as, import_as
+from ibpc.ops._planes import convex_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Layer, LayerPlan, Operator, Planes, monotone, no_macs, register
+from ibpc.rounding import UNIT
+
+# PyTorch and ONNX Runtime are within 3 ulps. ln(fl(1 + eˣ)) with an exponential of 8 ulps has an argument that is off
+# by 17u of itself, so the result by 17u, which for x < −10 exceeds any number of its ulps. An exponential that
+# overflows is not allowed for.
+ABSOLUTE_ERROR: Final = 18 * UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = ln(1 + eˣ), without overflow and without the jump at 20 of torch's own function."""
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Tangent at the midpoint below, chord above; see `convex_planes`. The derivative is the sigmoid."""
+    return convex_planes(x, lambda point: nominal(call, point), torch.sigmoid)
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Softplus layer."""
+    return LayerPlan({})
+
+
+OPERATOR = register(
+    Operator(
+        name="Softplus",
+        summary="ln(1 + eˣ)",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR),
+        reads=(import_as("Softplus", (1, 22)),),
+        writes=export_as("Softplus"),
+        layers=(
+            Layer(
+                "Softplus",
+                {"beta": {"description": "Sharpness; only 1 is supported", "const": 1, "default": 1}},
+                plan,
+            ),
+        ),
+    )
+)

@@ -1,0 +1,31 @@
+"""Sub: elementwise difference with broadcasting."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
+from ibpc.ops.add import absolute, terms
+from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
+
+
+def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """z = x − y."""
+    return x - y
+
+
+OPERATOR = register(
+    Operator(
+        name="Sub",
+        summary="Elementwise difference with broadcasting",
+        attributes={},
+        operands=(2, 2),
+        roles=(),
+        shape=broadcast_shape("Sub"),
+        macs=no_macs,
+        rules=affine(nominal, absolute, terms, no_magnitude),
+        reads=(import_as("Sub", (7, 13, 14)),),
+        writes=export_as("Sub"),
+        layers=(option_free_layer("Sub"),),
+    )
+)

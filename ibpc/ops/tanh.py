@@ -1,0 +1,50 @@
+"""Tanh: the hyperbolic tangent."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._planes import s_shaped_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, monotone, no_macs, register
+from ibpc.rounding import UNIT
+
+# PyTorch and ONNX Runtime are within 3 ulps (and may exceed 1). 1 − 2 / (e²ˣ + 1) with an exponential of 8 ulps is off
+# by up to 13u near 0, where the function vanishes.
+ABSOLUTE_ERROR: Final = 14 * UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = tanh x."""
+    return torch.tanh(x)
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """1 − tanh² x = 4 sigmoid(2x) sigmoid(−2x): no cancellation."""
+    return 4.0 * (torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the planes of an S-shaped function; see `s_shaped_planes`."""
+    return s_shaped_planes(x, torch.tanh, derivative)
+
+
+OPERATOR = register(
+    Operator(
+        name="Tanh",
+        summary="Hyperbolic tangent",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR),
+        reads=(import_as("Tanh", (6, 13)),),
+        writes=export_as("Tanh"),
+        layers=(option_free_layer("Tanh"),),
+    )
+)

@@ -1,0 +1,326 @@
+"""Affine elementwise operators, x ↦ s x + t with constants, and the linear operators that can take them in.
+
+With y = W x + b, a scaling behind it gives W' = s W and b' = s b + t, one in front of it W' = W s and b' = b + W t.
+The moduli of all parts of b' are kept as `bias_magnitude`, B' = |s| B + T and B' = B + |W| T, where T ≥ |t| sums the
+moduli of the parts of t; what that is for, and the roundings that are counted, is in `ibpc.passes._roundings`.
+New values are computed in binary64 and rounded once; B' is rounded up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import torch
+
+from ibpc.ir import BATCH, Graph, Node, Shape
+from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW, add_fused_roundings, fused_roundings
+from ibpc.passes.base import listed
+
+LINEAR: Final = ("Conv", "ConvTranspose", "Gemm")
+VIEWS: Final = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+# Sums, products and quotients round each term once, and so does what a pass computes from them.
+_ELEMENTWISE_ROUNDINGS: Final = 2
+# Up to ten in the scale, three more in y = (x − mean) · scale + bias, one in the folded weight.
+_NORMALIZATION_ROUNDINGS: Final = 14
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """x ↦ scale · x + shift on the elements of one sample (binary64), or on the channels of a linear operator.
+
+    `magnitude` ≥ |shift| sums the moduli of the shift's parts. The original computes each term with fewer than
+    `roundings` roundings.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+    magnitude: torch.Tensor
+    roundings: int
+
+    @property
+    def shifts(self) -> bool:
+        """Whether anything is added, be it parts that cancel."""
+        return bool((self.magnitude != 0).any())
+
+    def reshaped(self, shape: Shape) -> Scaling:
+        """Return the scaling of a sample whose elements come in the same order in another shape."""
+        return self._each(lambda tensor: tensor.reshape(shape))
+
+    def per_channel(self, operator: str) -> Scaling | None:
+        """Return the scaling by channels of an operand or result of a linear operator, None if it has none.
+
+        Channels are the first dimension of a sample for convolutions and the last one for Gemm.
+        """
+        by_channel = self._each(lambda tensor: _channels_first(tensor, operator))
+        parts = (by_channel.scale, by_channel.shift, by_channel.magnitude)
+        if not all(torch.allclose(part, part[:, :1], rtol=0.0, atol=0.0, equal_nan=True) for part in parts):
+            return None
+        return by_channel._each(lambda tensor: tensor[:, 0])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Scaling:
+        return replace(self, scale=change(self.scale), shift=change(self.shift), magnitude=change(self.magnitude))
+
+
+def _channels_first(sample: torch.Tensor, operator: str) -> torch.Tensor:
+    if operator == "Gemm":
+        return sample.reshape(-1, sample.shape[-1]).T
+    return sample.reshape(sample.shape[0], -1)
+
+
+# ── which operators are scalings ────────────────────────────────────────────────────────────────────────────────
+def elementwise_scaling(graph: Graph, node: Node) -> tuple[str, Scaling] | None:
+    """Return what an Add, Sub, Mul, Div or Neg scales, and how; None if it is no scaling by constants."""
+    operands = graph.operands(node.name)
+    perturbed = [name for name in operands if graph.node(name).operator != "Constant"]
+    if node.operator not in _SCALINGS or node.shape[:1] != (BATCH,) or len(perturbed) != 1:
+        return None
+    if graph.node(perturbed[0]).shape != node.shape:
+        return None
+    slot = operands.index(perturbed[0])
+    constants = [_expanded(graph, name, node.shape) for name in operands if name != perturbed[0]]
+    constant = constants[0] if constants else torch.zeros(node.shape[1:], dtype=torch.float64)
+    scaling = _SCALINGS[node.operator](constant, slot)
+    return None if scaling is None else (perturbed[0], scaling)
+
+
+def _expanded(graph: Graph, constant: str, shape: Shape) -> torch.Tensor:
+    value = torch.as_tensor(graph.parameters_of(constant)["value"]).double()
+    if value.dim() == len(shape):
+        value = value[0]
+    return value.expand(shape[1:])
+
+
+def _sum(constant: torch.Tensor, slot: int) -> Scaling:
+    return Scaling(torch.ones_like(constant), constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
+
+
+def _difference(constant: torch.Tensor, slot: int) -> Scaling:
+    """Return x − c (x in slot 0) or c − x (x in slot 1)."""
+    sign = 1.0 if slot == 0 else -1.0
+    scale = torch.full_like(constant, sign)
+    return Scaling(scale, -sign * constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
+
+
+def _product(constant: torch.Tensor, slot: int) -> Scaling:
+    zero = torch.zeros_like(constant)
+    return Scaling(constant, zero, zero, _ELEMENTWISE_ROUNDINGS)
+
+
+def _quotient(constant: torch.Tensor, slot: int) -> Scaling | None:
+    """Return x / c; c / x is not affine, and nothing is known of x / 0."""
+    if slot == 1 or bool((constant == 0).any()):
+        return None
+    return _product(1.0 / constant, slot)
+
+
+def _negation(constant: torch.Tensor, slot: int) -> Scaling:
+    zero = torch.zeros_like(constant)
+    return Scaling(zero - 1.0, zero, zero, 0)
+
+
+_SCALINGS: Final[Mapping[str, Callable[[torch.Tensor, int], Scaling | None]]] = {
+    "Add": _sum,
+    "Sub": _difference,
+    "Mul": _product,
+    "Div": _quotient,
+    "Neg": _negation,
+}
+
+
+def normalization_scaling(graph: Graph, node: Node) -> Scaling:
+    """Return (x − mean) / √(var + ε) · weight + bias as a scaling: |mean · s| and |bias| may cancel in the shift."""
+    roles = ("weight", "bias", "running_mean", "running_var")
+    parameters = graph.parameters_of(node.name)
+    weight, bias, mean, variance = (torch.as_tensor(parameters[role]).double() for role in roles)
+    scale = weight / torch.sqrt(variance + node.attributes["epsilon"])
+    shape = (-1, *[1] * (len(node.shape) - 2))
+    return Scaling(scale, bias - mean * scale, (mean * scale).abs() + bias.abs(), _NORMALIZATION_ROUNDINGS)._each(
+        lambda tensor: tensor.reshape(shape).expand(node.shape[1:])
+    )
+
+
+# ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
+def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
+    """Fold the scaling that node `name` applies to `operand` into `operand`'s node. Returns why not, None if done."""
+    target = graph.node(operand)
+    if target.operator not in LINEAR:
+        return f"{_described(target)}"
+    others = [reader for reader in readers(graph, operand) if reader != name]
+    if others:
+        return f"the value of {operand} is also read by {listed(others)}"
+    if "specification" in graph.parameters_of(operand):
+        return f"{operand} carries a specification"
+    channels = scaling.per_channel(target.operator)
+    if channels is None:
+        return f"it treats the positions of one channel of {operand} differently"
+    reason = _take_in(graph, target, channels, _behind)
+    if reason is None:
+        _bypass(graph, name, operand)
+    return reason
+
+
+def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
+    """Fold the scaling that node `name` applies to `operand` into the node that reads it. Returns why not."""
+    reader, scaling, others = _linear_reader(graph, name, scaling)
+    if others:
+        return f"its value is read by {listed(others)}"
+    if reader.operator not in LINEAR:
+        return f"{_described(reader)}"
+    channels = scaling.per_channel(reader.operator)
+    if channels is None:
+        return f"it treats the positions of one channel of {reader.name} differently"
+    if channels.shifts and _sees_borders(reader):
+        return f"it adds to the elements and not to the zeros that {reader.name} has at its borders"
+    reason = _take_in(graph, reader, channels, _in_front)
+    if reason is None:
+        _bypass(graph, name, operand)
+    return reason
+
+
+def reader_behind(graph: Graph, name: str, scaling: Scaling) -> Node:
+    """Return the node that reads the value of node `name`, behind views; where there are several, the last view."""
+    return _linear_reader(graph, name, scaling)[0]
+
+
+def _bypass(graph: Graph, name: str, operand: str) -> None:
+    graph.rewire(name, operand)
+    graph.remove(name)
+
+
+def _described(node: Node) -> str:
+    return f"{node.name} is {'an' if node.operator[0] in 'AEIOU' else 'a'} {node.operator}"
+
+
+def readers(graph: Graph, name: str) -> list[str]:
+    """Return the nodes that read the value, and "the caller" if the network returns it."""
+    found = [use.consumer for use in graph.consumers(name)]
+    return [*found, "the caller"] if name in graph.outputs else found
+
+
+def _linear_reader(graph: Graph, name: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:
+    """Follow the value of node `name` through views that one node reads each, to the node behind the last.
+
+    Returns the node, the scaling in its operand's shape, and the readers where there is not exactly one.
+    """
+    while True:
+        uses = readers(graph, name)
+        if len(uses) != 1 or uses[0] not in graph:
+            return graph.node(name), scaling, uses
+        reader = graph.node(uses[0])
+        if reader.operator not in VIEWS:
+            return reader, scaling, []
+        name, scaling = reader.name, scaling.reshaped(reader.shape[1:])
+
+
+def _sees_borders(node: Node) -> bool:
+    """Whether the weights that an input meets differ from place to place: where zeros are padded or windows overlap."""
+    return node.operator == "ConvTranspose" or any(node.attributes.get("pads", ()))
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Weight (groups, outputs, inputs, taps), bias and bias magnitude (channels) of a linear operator, binary64."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    magnitude: torch.Tensor
+
+
+def _behind(linear: _Linear, scaling: Scaling) -> _Linear:
+    """Return s (W x + b) + t."""
+    groups, outputs, *_ = linear.weight.shape
+    least = UNDERFLOW if scaling.roundings else 0.0
+    return _Linear(
+        linear.weight * scaling.scale.reshape(groups, outputs, 1, 1),
+        linear.bias * scaling.scale + scaling.shift,
+        (linear.magnitude + least) * scaling.scale.abs() + scaling.magnitude,
+    )
+
+
+def _in_front(linear: _Linear, scaling: Scaling) -> _Linear:
+    """Return W (s x + t) + b."""
+    groups, _, inputs, _ = linear.weight.shape
+    least = UNDERFLOW if scaling.roundings else 0.0
+
+    def through(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        return (weight.sum(-1) * x.reshape(groups, 1, inputs)).sum(-1).flatten()
+
+    return _Linear(
+        linear.weight * scaling.scale.reshape(groups, 1, inputs, 1),
+        linear.bias + through(linear.weight, scaling.shift),
+        linear.magnitude + through(linear.weight.abs(), scaling.magnitude + least),
+    )
+
+
+def _take_in(graph: Graph, node: Node, scaling: Scaling, compose: Callable[[_Linear, Scaling], _Linear]) -> str | None:
+    """Replace the node's parameters by those of the composition. Returns why not, None if done."""
+    reason = next(_unchangeable(graph, node, scaling.roundings), None)
+    if reason is not None:
+        return reason
+    parameters = graph.parameters_of(node.name)
+    weight = torch.as_tensor(parameters["weight"])
+    composed = compose(_linear_of(node, parameters), scaling)
+    exact = {"weight": _ungrouped(node, composed.weight, weight.shape)}
+    if "bias" in parameters or scaling.shifts:
+        exact["bias"] = composed.bias
+    if not _in_range([*exact.values(), composed.magnitude], [exact["weight"], scaling.scale], weight.dtype):
+        return f"the weights of {node.name} would leave the normal range"
+    rounded = {role: value.to(weight.dtype).contiguous() for role, value in exact.items()}
+    if bool((composed.magnitude != composed.bias.abs()).any()):
+        rounded["bias_magnitude"] = _rounded_up(composed.magnitude, weight.dtype)
+    graph.state.update((f"{node.name}.{role}", value) for role, value in rounded.items())
+    add_fused_roundings(graph, node.name, scaling.roundings)
+    return None
+
+
+def _unchangeable(graph: Graph, node: Node, more: int) -> Iterator[str]:
+    """Yield why the parameters of a node cannot change."""
+    keys = [f"{node.name}.{role}" for role in graph.parameters_of(node.name)]
+    tied = [key for key in graph.ties if key in keys or graph.ties[key] in keys]
+    if tied:
+        others = [key if key not in keys else graph.ties[key] for key in tied]
+        yield f"the weights of {node.name} are shared: {listed(others)}"
+    if node.constraints:
+        yield f"the weights of {node.name} are constrained to be {listed(node.constraints)}"
+    present = fused_roundings(graph, node.name)
+    if present + more > MOST_ROUNDINGS:
+        yield (
+            f"{node.name} has taken in {present} roundings a term and {more} more would be too many "
+            f"for its float32 bound (at most {MOST_ROUNDINGS})"
+        )
+
+
+def _linear_of(node: Node, parameters: Mapping[str, Any]) -> _Linear:
+    weight = _grouped(node, torch.as_tensor(parameters["weight"]).double())
+    channels = weight.shape[0] * weight.shape[1]
+    bias = torch.as_tensor(parameters.get("bias", torch.zeros(channels))).double()
+    magnitude = torch.as_tensor(parameters["bias_magnitude"]).double() if "bias_magnitude" in parameters else bias.abs()
+    return _Linear(weight, bias, magnitude)
+
+
+def _grouped(node: Node, weight: torch.Tensor) -> torch.Tensor:
+    """Return the weight as (groups, outputs, inputs, taps), outputs and inputs counted in a group."""
+    if node.operator == "Gemm":
+        return weight[None, :, :, None]
+    group = int(node.attributes["group"])
+    by_group = weight.reshape(group, weight.shape[0] // group, weight.shape[1], -1)
+    return by_group.transpose(1, 2) if node.operator == "ConvTranspose" else by_group
+
+
+def _ungrouped(node: Node, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    return (weight.transpose(1, 2) if node.operator == "ConvTranspose" else weight).reshape(shape)
+
+
+def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
+    """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
+    least = torch.finfo(dtype).tiny
+    finite = all(bool(value.to(dtype).isfinite().all()) for value in values)
+    return finite and all(bool(((factor == 0) | (factor.abs() >= least)).all()) for factor in factors)
+
+
+def _rounded_up(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    rounded = value.to(dtype)
+    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
+    return torch.where(rounded.double() < value, above, rounded)

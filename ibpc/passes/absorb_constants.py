@@ -1,0 +1,85 @@
+"""Constant factors and addends that are the weight and the bias of a linear operator.
+
+x · M with a constant matrix M is a Gemm with the weight Mᵀ; W x + c with one constant a channel is the operator with
+the bias c. Both compute the very same sums of the same products, so nothing is rounded anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ibpc.ir import Graph, Node
+from ibpc.passes._scalings import LINEAR, Scaling, elementwise_scaling, readers
+from ibpc.passes.base import Log, Pass, listed
+
+
+@dataclass(frozen=True)
+class AbsorbConstants(Pass):
+    """Turn MatMul by a constant matrix into Gemm, and Add or Sub of a constant behind a linear operator into its bias.
+
+    Training may follow: weight and bias are what it moves.
+    """
+
+    name: ClassVar[str] = "absorb_constants"
+    summary: ClassVar[str] = "make constant factors and addends the weight and bias of linear operators"
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Absorb, in order: a product first, then what is added to it."""
+        for node in graph.order():
+            if node.operator == "MatMul" and _by_constant_matrix(graph, node):
+                _form_gemm(graph, node)
+                log.changed(node.name, "MatMul by a constant matrix is a Gemm")
+            elif node.operator in ("Add", "Sub"):
+                _absorb_addend(graph, node, log)
+
+
+def _by_constant_matrix(graph: Graph, node: Node) -> bool:
+    x, y = (graph.node(name) for name in graph.operands(node.name))
+    return x.operator != "Constant" and len(x.shape) > 1 and y.operator == "Constant" and len(y.shape) == 2
+
+
+def _form_gemm(graph: Graph, node: Node) -> None:
+    x, matrix = graph.operands(node.name)
+    weight = torch.as_tensor(graph.parameters_of(matrix)["value"]).T.contiguous()
+    graph.replace(node.name, operator="Gemm", attributes={})
+    graph.set_operands(node.name, [x])
+    graph.state[f"{node.name}.weight"] = weight
+
+
+def _absorb_addend(graph: Graph, node: Node, log: Log) -> None:
+    match = elementwise_scaling(graph, node)
+    if match is None:
+        return
+    operand, scaling = match
+    target = graph.node(operand)
+    if target.operator not in LINEAR or bool((scaling.scale != 1).any()):
+        return
+    reason = _absorb(graph, node.name, target, scaling)
+    if reason is None:
+        log.changed(node.name, f"{node.operator} absorbed as the bias of {operand}")
+    else:
+        log.refused(node.name, f"not absorbed, {reason}")
+
+
+def _absorb(graph: Graph, name: str, target: Node, scaling: Scaling) -> str | None:
+    """Make what node `name` adds the bias of `target`. Returns why not, None if done."""
+    parameters = graph.parameters_of(target.name)
+    present = [role for role in ("bias", "specification", "bias_magnitude") if role in parameters]
+    if present:
+        return f"{target.name} has a {present[0]} already"
+    others = [reader for reader in readers(graph, target.name) if reader != name]
+    if others:
+        return f"the value of {target.name} is also read by {listed(others)}"
+    channels = scaling.per_channel(target.operator)
+    if channels is None:
+        return f"it treats the positions of one channel of {target.name} differently"
+    bias = channels.shift.to(parameters["weight"].dtype)
+    if bool((bias.double() != channels.shift).any()):
+        return f"the constant has more digits than the weights of {target.name}"
+    graph.state[f"{target.name}.bias"] = bias.contiguous()
+    graph.rewire(name, target.name)
+    graph.remove(name)
+    return None

@@ -1,0 +1,89 @@
+"""Nodes that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+
+from ibpc.ir import INPUT, Graph, Node
+from ibpc.passes.base import Log, Pass
+
+
+def _always(graph: Graph, node: Node) -> bool:
+    return True
+
+
+def _keeps_order(graph: Graph, node: Node) -> bool:
+    return list(node.attributes["perm"]) == sorted(node.attributes["perm"])
+
+
+def _is_alone(graph: Graph, node: Node) -> bool:
+    return len(graph.operands(node.name)) == 1
+
+
+def _neutral(value: float, slots: tuple[int, ...]) -> Callable[[Graph, Node], bool]:
+    """Return whether an operand in one of the slots is a Constant that holds only `value`."""
+
+    def holds(graph: Graph, node: Node) -> bool:
+        operands = graph.operands(node.name)
+        constants = [operands[slot] for slot in slots if graph.node(operands[slot]).operator == "Constant"]
+        values = [torch.as_tensor(graph.parameters_of(name)["value"]) for name in constants]
+        return any(bool((tensor == value).all()) for tensor in values)
+
+    return holds
+
+
+# Operators that hand on one operand unchanged where it has the result's shape and the condition holds.
+_CONDITIONS: Final[Mapping[str, Callable[[Graph, Node], bool]]] = {
+    "Identity": _always,
+    "Flatten": _always,
+    "Reshape": _always,
+    "Squeeze": _always,
+    "Unsqueeze": _always,
+    "Transpose": _keeps_order,
+    "Concat": _is_alone,
+    "Add": _neutral(0.0, (0, 1)),
+    "Sub": _neutral(0.0, (1,)),
+    "Mul": _neutral(1.0, (0, 1)),
+    "Div": _neutral(1.0, (1,)),
+}
+
+
+@dataclass(frozen=True)
+class DropIdentities(Pass):
+    """Let the readers of a node that changes nothing read its operand.
+
+    `also` names operators that change nothing in the use that is made of the graph: ("Dropout",) in evaluation. An
+    output keeps its place, not its name. It stays if its operand is an input or an output itself.
+    """
+
+    name: ClassVar[str] = "drop_identities"
+    summary: ClassVar[str] = "drop operators that change nothing"
+
+    also: tuple[str, ...] = ()
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Drop, in order."""
+        for node in graph.order():
+            operand = self._same(graph, node)
+            if operand is None:
+                continue
+            if node.name in graph.outputs and (operand in graph.outputs or graph.node(operand).operator == INPUT):
+                log.refused(node.name, f"not dropped, the network returns both it and {operand}, its operand")
+                continue
+            graph.rewire(node.name, operand)
+            graph.remove(node.name)
+            log.changed(node.name, f"{node.operator} dropped, its readers read {operand}")
+
+    def _same(self, graph: Graph, node: Node) -> str | None:
+        """Return the operand that the node hands on unchanged, None if it changes something."""
+        unchanged = _always if node.operator in self.also else _CONDITIONS.get(node.operator)
+        if unchanged is None or not unchanged(graph, node):
+            return None
+        candidates = [name for name in graph.operands(node.name) if graph.node(name).operator != "Constant"]
+        if len(candidates) != 1 or graph.node(candidates[0]).shape != node.shape:
+            return None
+        return candidates[0]

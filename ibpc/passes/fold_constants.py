@@ -1,0 +1,64 @@
+"""Constant folding: what depends on no input becomes a Constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from ibpc.ir import Graph, Node, format_shape
+from ibpc.ops import operators
+from ibpc.ops.base import call_of
+from ibpc.passes.base import Log, Pass
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Turn each node that depends on no input into a Constant with the value of its nominal rule.
+
+    Left alone: nodes with parameters, which training may move, and operators that act differently while training. The
+    value is that of one execution in the state's own precision; a bound for every binary32 execution takes it as given.
+    """
+
+    name: ClassVar[str] = "fold_constants"
+    summary: ClassVar[str] = "compute what depends on no input"
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Fold, in order, so that constants travel as far as they can."""
+        perturbed = graph.descendants(graph.inputs)
+        for node in graph.order():
+            if node.name in perturbed or node.operator == "Constant":
+                continue
+            reason = _reason(graph, node)
+            if reason is None:
+                reason = _fold(graph, node)
+            if reason is None:
+                log.changed(node.name, f"{node.operator} of constants computed, {format_shape(node.shape)}")
+            else:
+                log.refused(node.name, f"not folded, {reason}")
+
+
+def _reason(graph: Graph, node: Node) -> str | None:
+    open_operands = [name for name in graph.operands(node.name) if graph.node(name).operator != "Constant"]
+    if open_operands:
+        return f"{open_operands[0]} was not"
+    if graph.parameters_of(node.name):
+        return "it has parameters, which training may move"
+    operator = operators()[node.operator]
+    if operator.rules.training is not operator.rules.nominal:
+        return f"{node.operator} acts differently while training"
+    return None
+
+
+@torch.no_grad()
+def _fold(graph: Graph, node: Node) -> str | None:
+    """Replace the node. Returns why not, None if done."""
+    operands = [torch.as_tensor(graph.parameters_of(name)["value"]) for name in graph.operands(node.name)]
+    value = operators()[node.operator].rules.nominal(call_of(graph, node), *operands)
+    if tuple(value.shape) != node.shape:
+        return f"its value has the shape {format_shape(tuple(value.shape))}"
+    graph.replace(node.name, operator="Constant", attributes={}, constraints=())
+    graph.set_operands(node.name, [])
+    graph.state[f"{node.name}.value"] = value.clone()
+    return None

@@ -1,0 +1,71 @@
+"""Affine elementwise operators with constants, fused into the linear operator before or behind them.
+
+A run of Add, Sub, Mul, Div and Neg by constants behind y = W x + b makes s (W x + b) + t = (s W) x + (s b + t); one in
+front of it makes W (s x + t) + b = (W s) x + (b + W t). Constants have to be the same at all positions of a channel.
+Nothing may be added in front of an operator that pads zeros, because those are not shifted.
+
+The fused bound must hold for the original's own roundings. Each operator that is fused rounds each term once in the
+original and once more in the new weights: two are counted, none for Neg, and a node takes in at most
+`MOST_ROUNDINGS`. The derivation is in `ibpc.passes._roundings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ibpc.ir import Graph
+from ibpc.passes._scalings import LINEAR, elementwise_scaling, fold_back, fold_forward, reader_behind
+from ibpc.passes.base import Log, Pass
+
+
+@dataclass(frozen=True)
+class FuseAffine(Pass):
+    """Fuse Add, Sub, Mul, Div and Neg by constants into a Conv, ConvTranspose or Gemm beside them.
+
+    For evaluation only: it moves constants into weights that training would move. Weights that are shared or
+    constrained are left alone.
+    """
+
+    name: ClassVar[str] = "fuse_affine"
+    summary: ClassVar[str] = "fuse sums and products with constants into linear operators"
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Fuse what stands behind a linear operator from the front, then what stands before one from the back."""
+        order = [node.name for node in graph.order()]
+        refused: dict[str, str] = {}
+        for name in order:
+            self._back(graph, name, log, refused)
+        for name in reversed(order):
+            self._forward(graph, name, log, refused)
+        for name in order:
+            if name in refused:
+                log.refused(name, refused[name])
+
+    def _back(self, graph: Graph, name: str, log: Log, refused: dict[str, str]) -> None:
+        match = elementwise_scaling(graph, graph.node(name))
+        if match is None:
+            return
+        operator, reason = graph.node(name).operator, fold_back(graph, name, *match)
+        if reason is None:
+            log.changed(name, f"{operator} fused into {match[0]} before it")
+        else:
+            refused[name] = f"not fused backward, {reason}"
+
+    def _forward(self, graph: Graph, name: str, log: Log, refused: dict[str, str]) -> None:
+        if name not in refused:
+            return
+        match = elementwise_scaling(graph, graph.node(name))
+        if match is None:
+            return
+        operand, scaling = match
+        operator, reader = graph.node(name).operator, reader_behind(graph, name, scaling)
+        neighbours = {graph.node(operand).operator, reader.operator}
+        reason = fold_forward(graph, name, operand, scaling)
+        if reason is None:
+            log.changed(name, f"{operator} fused into {reader.name} behind it")
+            del refused[name]
+        elif neighbours.isdisjoint(LINEAR):
+            del refused[name]
+        else:
+            refused[name] += f"; not fused forward, {reason}"

@@ -1,0 +1,66 @@
+"""Put (x − mean) / std before a network that expects normalized images, so that boxes are in raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+import torch
+
+from ibpc.errors import Problem, UsageError, raise_all
+from ibpc.ir import Graph, Node, format_shape
+from ibpc.ops import operators
+from ibpc.passes.base import Log, Pass
+
+PIXELS: Final = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class NormalizeInput(Pass):
+    """Make the first input raw: its readers read (x − mean) / std. `mean` and `std` are per channel, or one number.
+
+    An input without a range gets that of pixels, [0, 1].
+    """
+
+    name: ClassVar[str] = "normalize_input"
+    summary: ClassVar[str] = "put (x − mean) / std before the network"
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Insert a Sub and a Div behind the first input. Raises UsageError for numbers that do not fit."""
+        source = graph.node(graph.inputs[0])
+        raise_all(UsageError, self._problems(source))
+        readers, value = graph.consumers(source.name), source.name
+        for operator, numbers in (("Sub", self.mean), ("Div", self.std)):
+            constant = torch.tensor(numbers).reshape([-1, *[1] * (len(source.shape) - 2)])
+            name = graph.fresh_name(f"normalize_{operator.lower()}")
+            graph.add(Node(f"{name}_by", "Constant", {}, tuple(constant.shape)), (), {"value": constant})
+            record = operators()[operator]
+            value = graph.add(Node(name, operator, record.complete({}), source.shape), [value, f"{name}_by"])
+        for reader in readers:
+            operands = list(graph.operands(reader.consumer))
+            operands[reader.slot] = value
+            graph.set_operands(reader.consumer, operands)
+        graph.outputs = tuple(value if output == source.name else output for output in graph.outputs)
+        if source.attributes["range"] is None:
+            graph.replace(source.name, attributes={**source.attributes, "range": list(PIXELS)})
+        log.changed(source.name, "normalized by constants in the graph")
+
+    def _problems(self, source: Node) -> list[Problem]:
+        channels = source.shape[1] if len(source.shape) > 1 else 1
+        problems = []
+        for option, numbers in (("--mean", self.mean), ("--std", self.std)):
+            if len(numbers) not in (1, channels):
+                found = f"{len(numbers)} numbers for an input of shape {format_shape(source.shape)}"
+                problems.append(Problem(option, found, f"1 or {channels}"))
+        if not all(number > 0 for number in self.std):
+            problems.append(Problem("--std", f"found {list(self.std)}", "positive numbers"))
+        return problems
+
+
+def normalize_input(graph: Graph, mean: Sequence[float], std: Sequence[float]) -> Graph:
+    """Return the graph that normalizes raw pixels itself. Raises UsageError for numbers that do not fit."""
+    return NormalizeInput(tuple(mean), tuple(std)).run(graph).graph

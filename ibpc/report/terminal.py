@@ -1,0 +1,128 @@
+"""What the command line shows: tables and progress, drawn by rich."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ibpc.data import Dataset
+from ibpc.ir import format_shape
+from ibpc.network import Network
+from ibpc.ops import operators
+from ibpc.ops.base import call_of
+from ibpc.passes import EVALUATION
+from ibpc.report.demonstration import Demonstration
+from ibpc.report.wording import format_eps
+from ibpc.training.runner import TrainingRun
+from ibpc.verify.robustness import Robustness, Verdict
+
+
+def console() -> Console:
+    """Return the console that everything is printed on."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def show_network(network: Network) -> None:
+    """Print one row a node: name, operator, shape of a sample, parameters, multiply-accumulates."""
+    table = Table(title=f"{network.name}", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for heading in ("node", "operator", "reads", "shape"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("parameters", justify="right")
+    table.add_column("MACs", justify="right")
+    totals = [0, 0]
+    for node in network.graph.order():
+        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        arrays = network.graph.parameters_of(node.name)
+        count = sum(prod(value.shape) for role, value in arrays.items() if role in trainable)
+        macs = operators()[node.operator].macs(call_of(network.graph, node))
+        totals = [totals[0] + count, totals[1] + macs]
+        table.add_row(
+            node.name,
+            " ".join([node.operator, *(f"@{constraint}" for constraint in node.constraints)]),
+            ", ".join(network.graph.operands(node.name)),
+            format_shape(node.shape),
+            f"{count:,}" if count else "",
+            f"{macs:,}" if macs else "",
+        )
+    table.add_section()
+    table.add_row("total", "", "", "", f"{totals[0]:,}", f"{totals[1]:,}", style="bold")
+    console().print(table)
+
+
+def show_operators() -> None:
+    """Print one row an operator: its rules, the layers that name it, and the ONNX versions it is read from."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("operator", "rules", "layers in specs", "ONNX (operator versions)", "what it is"):
+        table.add_column(heading, overflow="fold")
+    for name, operator in sorted(operators().items()):
+        kind = "affine" if operator.is_affine else "planes"
+        imports = "; ".join(f"{read.type} {', '.join(map(str, read.versions))}" for read in operator.reads)
+        layers = ", ".join(layer.name for layer in operator.layers)
+        table.add_row(name, f"nominal interval {kind}", layers, imports, operator.summary)
+    console().print(table)
+
+
+def show_compilation(network: Network) -> None:
+    """Print the notes of the frontend, and what each pass of the evaluation pipeline changes and refuses."""
+    out = console()
+    for note in network.notes:
+        out.print(Text(f"import: {note}"))
+    _, reports = EVALUATION.run(network.snapshot())
+    for report in reports:
+        out.print(Text(str(report)))
+
+
+def show_compiled(network: Network, path: Path) -> None:
+    """Print one line about an artifact that was written."""
+    count = network.parameter_count()
+    console().print(f"compiled [bold]{network.name}[/bold] → {path}/ ({len(network.graph)} nodes, {count:,} parameters)")
+
+
+def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
+    """Print the three accuracies and how they were obtained."""
+    table = Table(
+        title=f"{model} on {dataset.name}, {len(result.examples):,} test images, ε = {format_eps(result.eps)}",
+        title_justify="left",
+        box=None,
+        header_style="bold",
+        pad_edge=False,
+    )
+    table.add_column("")
+    table.add_column("share", justify="right")
+    table.add_column("images", justify="right")
+    table.add_column("meaning", style="dim")
+    falsified = sum(example.verdict is Verdict.FALSIFIED for example in result.examples)
+    verified = sum(example.verdict is Verdict.VERIFIED for example in result.examples)
+    correct = sum(example.predicted == example.label for example in result.examples)
+    rows = (
+        ("nominal", correct, "classified as their label"),
+        ("attack", len(result.examples) - falsified, "no counterexample found: at most this could be certified"),
+        ("certified", verified, f"proved for the whole box ({result.method}, {result.arithmetic.value} arithmetic)"),
+    )
+    for name, count, meaning in rows:
+        table.add_row(name, f"{count / len(result.examples):.2%}", f"{count:,}", meaning)
+    out = console()
+    out.print(table)
+    out.print(f"{result.seconds:.1f} s", style="dim")
+
+
+def show_run(run: TrainingRun) -> None:
+    """Print where a run is and what it reached on the images held out of training."""
+    out = console()
+    out.print(f"trained [bold]{run.network.name}[/bold] → {run.out}/ in {run.receipt['seconds']:.0f} s")
+    if run.validation:
+        out.print(
+            f"on {run.validation.images:,} held-out images: nominal {run.validation.nominal:.2%}, "
+            f"certified at ε = {format_eps(run.validation.eps)} {run.validation.certified:.2%} (IBP, real arithmetic)"
+        )
+    out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}", style="dim")
+
+
+def show_demonstration(shown: Demonstration) -> None:
+    """Print the results of the demonstration and where its files are."""
+    show_robustness(shown.run.out, shown.dataset, shown.result)
+    console().print(f"artifact {shown.run.out}/, verdicts {shown.verdicts}, figure {shown.figure}")

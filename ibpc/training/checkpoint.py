@@ -1,0 +1,170 @@
+"""The checkpoint: one safetensors file from which a run goes on exactly. Nothing in it is ever unpickled.
+
+Tensors are the parameters and buffers (`model.NAME`), the optimizer's state (`optimizer.NAME.KEY`) and the states of
+the random generators (`random.NAME`); the header holds the rest as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from ibpc.artifact import write_atomically
+from ibpc.errors import Problem, TrainingError, raise_all
+
+FORMAT_VERSION: Final = 1
+
+_HEADER: Final = "ibpc"
+_MODEL: Final = "model."
+_OPTIMIZER: Final = "optimizer."
+_RANDOM: Final = "random."
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be the same when a run goes on: recipe and seed, the data's SHA-256, the graph's text."""
+
+    recipe: Mapping[str, Any]
+    seed: int
+    data: str
+    graph: str
+
+    def differences(self, other: Identity, where: Path) -> Iterator[Problem]:
+        """Yield what is different in `other`, the run on disk."""
+        yield from _changed(self.recipe, other.recipe, where, "recipe")
+        if self.seed != other.seed:
+            yield Problem(str(where), f"seed {self.seed}", f"{other.seed}, that of the run")
+        if self.data != other.data:
+            yield Problem(str(where), "another data set", f"the one with SHA-256 {other.data}")
+        if self.graph != other.graph:
+            yield Problem(str(where), "another network", "the one that the run began with")
+
+
+def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: Path, prefix: str) -> Iterator[Problem]:
+    for key in sorted(mine.keys() | theirs.keys()):
+        left, right = mine.get(key), theirs.get(key)
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            yield from _changed(left, right, where, f"{prefix}.{key}")
+        elif left != right:
+            yield Problem(str(where), f"{prefix}.{key} = {json.dumps(left)}", f"{json.dumps(right)}, that of the run")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run after `epoch` whole epochs and `seconds` of work."""
+
+    identity: Identity
+    epoch: int
+    seconds: float
+    tensors: Mapping[str, torch.Tensor]
+
+    @classmethod
+    def take(
+        cls,
+        identity: Identity,
+        epoch: int,
+        seconds: float,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+    ) -> Checkpoint:
+        """Return the checkpoint of a run between two epochs."""
+        tensors = {
+            **_named(_MODEL, model.state_dict()),
+            **_named(_OPTIMIZER, dict(_optimizer_state(model, optimizer))),
+            **_named(_RANDOM, _random_states(generator)),
+        }
+        return cls(identity, epoch, seconds, tensors)
+
+    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+        """Put the state back. Raises TrainingError if it is that of another network or optimizer."""
+        try:
+            model.load_state_dict(self._part(_MODEL))
+            _load_optimizer(model, optimizer, self._part(_OPTIMIZER))
+            _set_random_states(self._part(_RANDOM), generator)
+        except (KeyError, RuntimeError, ValueError) as error:
+            found = f"it does not fit: {str(error).splitlines()[0]}"
+            raise TrainingError.at("checkpoint", found, "the checkpoint of this run") from error
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all. Raises ArtifactError where that fails."""
+        header = {
+            "format": FORMAT_VERSION,
+            "epoch": self.epoch,
+            "seconds": self.seconds,
+            "recipe": self.identity.recipe,
+            "seed": self.identity.seed,
+            "data": self.identity.data,
+            "graph": self.identity.graph,
+        }
+        write_atomically(path, save(dict(self.tensors), {_HEADER: json.dumps(header)}))
+
+    @classmethod
+    def read(cls, path: Path) -> Checkpoint:
+        """Read a file. Raises TrainingError if it is missing, damaged or of another format."""
+        try:
+            with safe_open(path, "pt") as stored:
+                header = json.loads((stored.metadata() or {})[_HEADER])
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if header["format"] != FORMAT_VERSION:
+                raise TrainingError.at(path, f"format {header['format']!r}", f"format {FORMAT_VERSION}")
+            identity = Identity(header["recipe"], int(header["seed"]), str(header["data"]), str(header["graph"]))
+            return cls(identity, int(header["epoch"]), float(header["seconds"]), tensors)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError.at(path, f"unreadable: {error}", "a checkpoint written by ibpc") from error
+
+    def expect(self, identity: Identity, where: Path) -> None:
+        """Raise TrainingError with all differences if this is the checkpoint of another run."""
+        raise_all(TrainingError, identity.differences(self.identity, where))
+
+    def _part(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+
+def _named(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+# ── optimizer ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, parameter in model.named_parameters():
+        for key, entry in optimizer.state.get(parameter, {}).items():
+            if isinstance(entry, torch.Tensor):
+                yield f"{name}.{key}", entry
+
+
+def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, entry = key.rpartition(".")
+        states.setdefault(names.index(name), {})[entry] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+# ── random generators ───────────────────────────────────────────────────────────────────────────────────────────
+def _random_states(generator: torch.Generator) -> dict[str, torch.Tensor]:
+    states = {"run": generator.get_state(), "cpu": torch.get_rng_state()}
+    if generator.device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(generator.device)
+    if generator.device.type == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def _set_random_states(states: Mapping[str, torch.Tensor], generator: torch.Generator) -> None:
+    generator.set_state(states["run"])
+    torch.set_rng_state(states["cpu"])
+    if generator.device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], generator.device)
+    if generator.device.type == "mps":
+        torch.mps.set_rng_state(states["mps"])

@@ -1,0 +1,12 @@
+"""Training methods. Each module of this package registers one; importing the package registers them all."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from ibpc.training.methods.base import Method, Objective, Terms, method_named, methods
+
+for _module in iter_modules(__path__):
+    if _module.name != "base":
+        import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Method", "Objective", "Terms", "method_named", "methods"]

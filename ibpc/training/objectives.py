@@ -1,0 +1,40 @@
+"""Loss terms: pure functions of tensors. Methods put them together.
+
+`logits` are (B, K), `labels` (B,) int64, and `margins` (B, K) lower bounds of z_label − z_j with 0 at j = label
+(`ibpc.margins.margins_of`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+
+def nominal_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of the logits: a scalar."""
+    return F.cross_entropy(logits, labels)
+
+
+def robust_loss(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean cross-entropy of the worst-case logits, a scalar.
+
+    The worst-case logits relative to the label's own are −margins, with 0 at the label: an upper bound of
+    z_j − z_label over the box (Gowal et al. 2018, arXiv 1810.12715, equation 9, with the last layer elided). It
+    bounds the cross-entropy of every point of the box from above.
+    """
+    return F.cross_entropy(-margins, labels)
+
+
+def blend(nominal: torch.Tensor, robust: torch.Tensor, kappa: float) -> torch.Tensor:
+    """Return κ · nominal + (1 − κ) · robust (Gowal et al. 2018, equation 12)."""
+    return nominal * kappa + robust * (1.0 - kappa)
+
+
+def correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return for each sample whether the largest logit is the label's, (B,) bool."""
+    return logits.argmax(1) == labels
+
+
+def certified(margins: torch.Tensor) -> torch.Tensor:
+    """Return for each sample whether all K − 1 margins against other classes are positive, (B,) bool."""
+    return (margins > 0).sum(1) == margins.shape[1] - 1

@@ -1,0 +1,187 @@
+"""A recipe: every value that decides how a network is trained, as JSON that a schema checks.
+
+`Recipe.default` starts from the recipes that ibpc ships (`specs/recipes/METHOD_FAMILY.json`); `with_overrides`
+changes any value by its dotted name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, Self
+
+from ibpc.data import Augmentation
+from ibpc.errors import Problem, SpecError, nearest, raise_all
+from ibpc.frontends.initialization import SCHEMES
+from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
+from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
+from ibpc.training.methods import method_named, methods
+from ibpc.training.optimizers import Optimization
+from ibpc.training.regularizers import Regularization
+from ibpc.training.schedules import LearningRate, Schedule
+
+AUTO: Final = "auto"
+KEEP: Final = "keep"
+
+_FAMILIES: Final[Mapping[str, str]] = {
+    "mnist": "mnist",
+    "fashion-mnist": "mnist",
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "svhn": "cifar",
+    "digits": "digits",
+}
+_FALLBACK: Final = "ibp"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The part of the training images that is held out to watch and select by."""
+
+    images: int | None = value(
+        None,
+        "How many images are held out; null: 5000, or a tenth of a small set",
+        **optional(type="integer", minimum=0),
+    )
+    every: int = value(
+        1, "Epochs from one look at them to the next; the last epoch always looks", type="integer", minimum=1
+    )
+    seed: int = value(0, "Seed of the choice of images, whatever the seed of the run", type="integer", minimum=0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Make it with `default`, `load` or `from_json`, which check every value."""
+
+    method: str = required("The training method", enum=list(methods()))
+    eps: float = required(
+        'Radius to certify at, in pixels of [0, 1]: a number or a fraction such as "2/255"',
+        title='a number from 0 to 1, or a fraction such as "2/255"',
+        anyOf=[
+            {"type": "number", "minimum": 0, "maximum": 1},
+            {"type": "string", "pattern": r"^[0-9]{1,9}/[1-9][0-9]{0,8}$(?!\n)"},
+        ],
+    )
+    epochs: int = value(30, "Passes over the training images", type="integer", minimum=1)
+    batch_size: int = value(256, "Images a step", type="integer", minimum=1)
+    clip_norm: float | None = value(
+        8.0, "Largest norm of the gradient; null: no limit", **optional(type="number", exclusiveMinimum=0)
+    )
+    initialization: str = value(
+        AUTO,
+        "Fresh weights: a scheme; keep the network's own; auto: ibp where the spec leaves it open, otherwise keep",
+        enum=[AUTO, KEEP, *SCHEMES],
+    )
+    augmentation: str = value(
+        AUTO,
+        "What is done to training images; auto: what suits the data set",
+        enum=[AUTO, *(kind.value for kind in Augmentation)],
+    )
+    optimizer: Optimization = field(default_factory=Optimization, metadata=section("What descends the loss"))
+    learning_rate: LearningRate = field(default_factory=LearningRate, metadata=section("How the learning rate falls"))
+    schedule: Schedule = field(default_factory=Schedule, metadata=section("How ε and κ move"))
+    regularization: Regularization = field(
+        default_factory=Regularization, metadata=section("What is added to the loss")
+    )
+    validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
+
+    # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
+    @classmethod
+    def default(cls, method: str, eps: float, dataset: str | None = None) -> Self:
+        """Return the shipped recipe of a method for a data set, at radius `eps`.
+
+        Without one, the values are those of the IBP recipe for the data set, and for an unknown data set those of
+        the schema. Raises UsageError for an unknown method, SpecError for an impossible radius.
+        """
+        method_named(method)
+        family = _FAMILIES.get(dataset or "", "")
+        for name in (f"{method}_{family}.json", f"{_FALLBACK}_{family}.json"):
+            path = recipes_folder() / name
+            if path.is_file():
+                return cls.load(path).with_overrides({"method": method, "eps": eps})
+        return cls.from_json({"method": method, "eps": eps})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the recipe of a JSON file. Raises SpecError with everything that is wrong."""
+        return cls.from_json(read_json(path), str(path))
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "recipe") -> Self:
+        """Return the recipe of JSON data; values left out take their defaults.
+
+        `where` names the recipe in errors. Raises SpecError with everything that is wrong.
+        """
+        raise_all(SpecError, data_problems(data, where))
+        raise_all(SpecError, schema_problems(data, cls.schema(), where))
+        recipe = build(cls, {**data, "eps": float(Fraction(data["eps"]))})
+        raise_all(SpecError, _contradictions(recipe, where))
+        return recipe
+
+    def with_overrides(self, changes: Mapping[str, Any]) -> Self:
+        """Return the recipe with values changed by dotted name: `{"epochs": 5, "schedule.warmup": 1}`.
+
+        Raises SpecError with everything that is wrong.
+        """
+        data = copy.deepcopy(self.to_json())
+        raise_all(SpecError, [problem for key, item in changes.items() for problem in _change(data, key, item)])
+        return type(self).from_json(data)
+
+    # ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as plain JSON data, complete."""
+        return to_data(self)
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """Return the JSON Schema (draft 2020-12) of a recipe."""
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **object_schema(cls),
+            "title": "a recipe: an object",
+        }
+
+
+def recipes_folder() -> Path:
+    """Return where the shipped recipes lie: inside an installed package, or beside the package in its repository."""
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "specs" / "recipes"
+    return installed if installed.is_dir() else package.parent / "specs" / "recipes"
+
+
+def _contradictions(recipe: Recipe, where: str) -> Iterator[Problem]:
+    if recipe.eps > 1:
+        yield Problem(located(where, ("eps",)), f"found {recipe.eps:g}", "at most 1")
+    if recipe.schedule.warmup >= recipe.epochs:
+        yield Problem(
+            located(where, ("schedule", "warmup")),
+            f"found {recipe.schedule.warmup:g}",
+            f"fewer epochs than the run's {recipe.epochs}",
+        )
+    at = recipe.learning_rate.at
+    if list(at) != sorted(at):
+        yield Problem(located(where, ("learning_rate", "at")), f"found {shown(list(at))}", "ascending shares")
+
+
+def _change(data: dict[str, Any], key: str, item: Any) -> Iterator[Problem]:
+    """Set a value of the complete `data` by its dotted name, or yield what is wrong with the name."""
+    known = list(_names(data, ""))
+    if key not in known:
+        yield Problem(f"recipe: {key}", "no such value", remedy=nearest(key, known))
+        return
+    *sections, last = key.split(".")
+    place = data
+    for step in sections:
+        place = place[step]
+    place[last] = item
+
+
+def _names(data: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, item in data.items():
+        if isinstance(item, Mapping):
+            yield from _names(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,122 @@
+"""What a run leaves behind in its `training/` folder: metrics.jsonl, one line an epoch, and receipt.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from ibpc.artifact import tool_versions, write_atomically
+from ibpc.errors import TrainingError
+from ibpc.training.graphs import Accuracy
+
+METRICS: Final = "metrics.jsonl"
+RECEIPT: Final = "receipt.json"
+RECIPE: Final = "recipe.json"
+CHECKPOINT: Final = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One epoch (counted from 1), ending at `step`. ε, κ and the learning rate are those of its last step.
+
+    `losses` and the two accuracies are means over the training images as they were used, each before its own step;
+    `certified_accuracy` is at the ε of its step, and None if the method has no bounds. `seconds` are those of the
+    training steps; `validation` is at the recipe's ε.
+    """
+
+    epoch: int
+    step: int
+    eps: float
+    kappa: float
+    learning_rate: float
+    losses: Mapping[str, float]
+    nominal_accuracy: float
+    certified_accuracy: float | None
+    validation: Accuracy | None
+    seconds: float
+    images_per_second: float
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> EpochRecord:
+        """Return the record of a line of metrics.jsonl."""
+        validation = data["validation"]
+        return cls(**{**data, "validation": None if validation is None else Accuracy(**validation)})
+
+
+def append_record(folder: Path, record: EpochRecord) -> None:
+    """Add a line to metrics.jsonl and wait until it is on the disk. Raises TrainingError where that fails."""
+    path = folder / METRICS
+    try:
+        with path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(record)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise TrainingError.at(path, f"cannot be written: {error.strerror}", "a writable place with room") from error
+
+
+def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
+    """Return the records of the first `epochs` epochs, and drop all that follows from the file.
+
+    What follows was written after the checkpoint that the run goes on from; its last line may be cut short. Raises
+    TrainingError if a record is missing or damaged.
+    """
+    path = folder / METRICS
+    try:
+        lines = path.read_text("utf-8").splitlines()[:epochs] if path.exists() else []
+        records = [EpochRecord.from_json(json.loads(line)) for line in lines]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError.at(path, f"damaged: {error}", "metrics as ibpc wrote them") from error
+    if [record.epoch for record in records] != list(range(1, epochs + 1)):
+        raise TrainingError.at(path, f"{len(records)} of the {epochs} epochs of the checkpoint", "one line for each")
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    return records
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON data for people to read, whole or not at all. Raises ArtifactError where that fails."""
+    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+# ── the receipt's facts ─────────────────────────────────────────────────────────────────────────────────────────
+def versions() -> dict[str, str]:
+    """Return the versions of everything that shapes a run."""
+    return tool_versions() | {name: version(name) for name in ("numpy", "torchvision")}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what the run was computed on."""
+    return {
+        "device": str(device),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next(_values(lines, "model name"), platform.machine())
+
+
+def _values(lines: Iterable[str], key: str) -> Any:
+    return (line.partition(":")[2].strip() for line in lines if line.startswith(key))
+
+
+def command() -> str:
+    """Return the command line of this process."""
+    return shlex.join(sys.argv)

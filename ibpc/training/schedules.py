@@ -1,0 +1,118 @@
+"""What changes during training: ε, κ and the learning rate, as functions of the step.
+
+A run of `epochs · per_epoch` steps begins with a warm-up at ε = 0 and the first κ. Then ε climbs to its final value
+and κ falls to its own, over the same ramp, and both stay there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from ibpc.training.fields import value
+
+
+# ── shapes: progress → share ────────────────────────────────────────────────────────────────────────────────────
+def linear(progress: float) -> float:
+    """Return the share of the final ε at `progress` of the ramp, both in [0, 1]: the same (Gowal et al. 2018)."""
+    return progress
+
+
+SHAPES: Final[Mapping[str, Callable[[float], float]]] = MappingProxyType({"linear": linear})
+
+
+# ── learning rates: progress → factor ───────────────────────────────────────────────────────────────────────────
+def constant(progress: float, at: tuple[float, ...], factor: float) -> float:
+    """Return the factor of the first learning rate at `progress` of the run: 1."""
+    return 1.0
+
+
+def steps(progress: float, at: tuple[float, ...], factor: float) -> float:
+    """Return factorⁿ after n of the shares `at` of the run."""
+    return float(factor ** sum(progress >= share for share in at))
+
+
+DECAYS: Final[Mapping[str, Callable[[float, tuple[float, ...], float], float]]] = MappingProxyType(
+    {"constant": constant, "steps": steps}
+)
+
+
+# ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Schedule:
+    """How ε and κ move."""
+
+    warmup: float = value(0.0, "Epochs at ε = 0 before the ramp", type="number", minimum=0)
+    ramp: float = value(
+        0.5, "Share of the steps after the warm-up over which ε and κ move", type="number", minimum=0, maximum=1
+    )
+    shape: str = value("linear", "How ε climbs over the ramp", enum=list(SHAPES))
+    eps_multiplier: float = value(
+        1.0, "ε at the end of the ramp, in units of the recipe's ε", type="number", exclusiveMinimum=0, maximum=10
+    )
+    kappa_start: float = value(1.0, "Weight of the nominal loss before the ramp", type="number", minimum=0, maximum=1)
+    kappa_end: float = value(0.5, "Weight of the nominal loss after the ramp", type="number", minimum=0, maximum=1)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """How the learning rate falls."""
+
+    shape: str = value("steps", "How it falls: not at all, or by a factor at some points", enum=list(DECAYS))
+    factor: float = value(0.2, "What a step multiplies it by", type="number", exclusiveMinimum=0, exclusiveMaximum=1)
+    at: tuple[float, ...] = value(
+        (0.75, 0.9),
+        "Where the steps are, as shares of the run in ascending order",
+        type="array",
+        items={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    )
+
+
+# ── the timeline of a run ───────────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Moment:
+    """The values of one step: ε in pixels of [0, 1], κ, and the learning rate."""
+
+    step: int
+    eps: float
+    kappa: float
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The schedules of one run. `eps` is the recipe's ε, `rate` the first learning rate."""
+
+    schedule: Schedule
+    learning_rate: LearningRate
+    eps: float
+    rate: float
+    epochs: int
+    per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """The number of steps of the run."""
+        return self.epochs * self.per_epoch
+
+    def progress(self, step: int) -> float:
+        """Return how far the ramp is at `step` (counted from 0): 0 before, 1 after."""
+        first = round(self.schedule.warmup * self.per_epoch)
+        length = self.schedule.ramp * (self.total - first)
+        if step < first:
+            return 0.0
+        return min(1.0, (step - first) / length) if length > 0 else 1.0
+
+    def at(self, step: int) -> Moment:
+        """Return the values of a step, counted from 0."""
+        share = SHAPES[self.schedule.shape](self.progress(step))
+        decay = DECAYS[self.learning_rate.shape](step / self.total, self.learning_rate.at, self.learning_rate.factor)
+        start, end = self.schedule.kappa_start, self.schedule.kappa_end
+        return Moment(
+            step,
+            eps=self.eps * self.schedule.eps_multiplier * share,
+            kappa=start + (end - start) * share,
+            learning_rate=self.rate * decay,
+        )

@@ -1,0 +1,196 @@
+"""Certification of a data set: nominal, attack and certified accuracy, with a verdict for every example."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from math import prod
+from typing import Any
+
+import torch
+
+from ibpc.bounds import Method
+from ibpc.errors import PropertyError
+from ibpc.interval import Interval
+from ibpc.margins import class_differences, margin_index, margins_of
+from ibpc.network import Network
+from ibpc.passes.normalize_input import PIXELS
+from ibpc.rounding import Arithmetic, outer_ball, plain_products
+from ibpc.verify.attack import Attack, margin
+
+
+class Verdict(Enum):
+    """What is known of a property. Never more than what was proved or shown."""
+
+    VERIFIED = "verified"
+    FALSIFIED = "falsified"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Example:
+    """The verdict on one sample: every point of its box is classified as `label`, or one is not, or neither is known.
+
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label).
+    """
+
+    index: int
+    label: int
+    predicted: int
+    verdict: Verdict
+    margin_lower: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; a bound that is not finite is null."""
+        return {
+            "index": self.index,
+            "label": self.label,
+            "predicted": self.predicted,
+            "verdict": self.verdict.value,
+            "margin_lower": [value if abs(value) != float("inf") and value == value else None for value in self.margin_lower],
+        }
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The result of certifying a set of examples at radius `eps`."""
+
+    eps: float
+    method: str
+    arithmetic: Arithmetic
+    seconds: float
+    examples: tuple[Example, ...] = field(repr=False)
+
+    @property
+    def nominal_accuracy(self) -> float:
+        """The share of samples that are classified as their label."""
+        return self._share(lambda example: example.predicted == example.label)
+
+    @property
+    def attack_accuracy(self) -> float:
+        """The share of samples for which no counterexample is known: what could at most be certified."""
+        return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
+
+    @property
+    def certified_accuracy(self) -> float:
+        """The share of samples whose whole box is proved to be classified as the label."""
+        return self._share(lambda example: example.verdict is Verdict.VERIFIED)
+
+    def _share(self, holds: Callable[[Example], bool]) -> float:
+        return sum(map(holds, self.examples)) / len(self.examples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the accuracies and the examples as plain JSON data."""
+        return {
+            "n": len(self.examples),
+            "eps": self.eps,
+            "nominal_accuracy": self.nominal_accuracy,
+            "attack_accuracy": self.attack_accuracy,
+            "certified_accuracy": self.certified_accuracy,
+            "method": self.method,
+            "arithmetic": self.arithmetic.value,
+            "seconds": round(self.seconds, 3),
+            "examples": [example.to_json() for example in self.examples],
+        }
+
+
+@dataclass(frozen=True)
+class Certification:
+    """How to certify: the bounding method, the arithmetic of the claim, the attack, and samples a batch."""
+
+    method_name: str
+    method: Method
+    arithmetic: Arithmetic = Arithmetic.FLOAT32
+    attack: Attack = Attack()
+    batch: int = 250
+
+    def run(
+        self,
+        network: Network,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        eps: float,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> Robustness:
+        """Certify all images (B, …) in the units of `eps` at the L∞ radius `eps`.
+
+        The boxes are clipped to the range of the network's input, pixels in [0, 1] if it states none. Raises PropertyError for a bad radius, images that do not fit the network, or labels outside its classes.
+        """
+        images = fit_images(images, network.input_shape)
+        _check(network, images, labels, eps)
+        started = time.monotonic()
+        device = network.device
+        examples: list[Example] = []
+        with plain_products():
+            judge = _Judge(self, network, device)
+            for start in range(0, len(images), self.batch):
+                batch = images[start : start + self.batch].to(device), labels[start : start + self.batch].to(device)
+                examples.extend(judge.examples(*batch, eps, start))
+                progress(len(examples))
+        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+
+
+class _Judge:
+    """The compiled parts of one certification."""
+
+    def __init__(self, options: Certification, network: Network, device: torch.device) -> None:
+        self._options = options
+        self._network = network
+        self._bound = options.method(network.snapshot(), class_differences(network.classes), options.arithmetic, device)
+        self._index = margin_index(network.classes).to(device)
+
+    def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
+        lower, upper = outer_ball(x, eps, self._network.input_range or PIXELS)
+        box = Interval.bounds(lower, upper)
+        differences = self._bound(box)
+        margins = margins_of(differences.lower, differences.upper, labels, self._index)
+        with torch.no_grad():
+            predicted = self._network.nominal(x).argmax(1)
+        verdicts = self._verdicts(x, box, labels, margins)
+        rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
+        for offset, (label, guess, verdict, row) in enumerate(rows):
+            yield Example(first + offset, label, guess, verdict, tuple(row))
+
+    def _verdicts(
+        self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
+    ) -> list[Verdict]:
+        others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
+        verified = ((margins > 0) | ~others).all(1)
+        falsified = torch.zeros_like(verified)
+        open_ones = (~verified).nonzero()[:, 0]
+        if len(open_ones):
+            part = Interval.bounds(box.lower[open_ones], box.upper[open_ones])
+            worst = self._options.attack.run(self._network.nominal, x[open_ones], part, labels[open_ones])
+            with torch.no_grad():
+                falsified[open_ones] = margin(self._network.nominal(worst), labels[open_ones]) <= 0
+        return [
+            Verdict.VERIFIED if proved else Verdict.FALSIFIED if broken else Verdict.UNKNOWN
+            for proved, broken in zip(verified.tolist(), falsified.tolist(), strict=True)
+        ]
+
+
+def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return images (B, C, H, W) in the layout of a network's input: as they are, flat, or channels last.
+
+    Raises PropertyError if none of them has the shape.
+    """
+    found = tuple(images.shape[1:])
+    if found == shape:
+        return images
+    if len(found) == 3 and shape == (*found[1:], found[0]):
+        return images.permute(0, 2, 3, 1).contiguous()
+    is_flat = sum(size != 1 for size in shape) <= 1 or (len(found) == 3 and found[0] == 1)
+    if is_flat and prod(found) == prod(shape):
+        return images.reshape(-1, *shape)
+    raise PropertyError.at("data", f"images of shape {found}", f"{shape}, the network's input")
+
+
+def _check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
+    if not 0 <= eps < float("inf"):
+        raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
+    if len(images) == 0:
+        raise PropertyError.at("data", "no images", "at least one")
+    if len(labels) != len(images) or int(labels.min()) < 0 or int(labels.max()) >= network.classes:
+        raise PropertyError.at("data", "labels that do not fit", f"one of 0 to {network.classes - 1} for each image")

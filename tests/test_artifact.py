@@ -1,0 +1,211 @@
+"""The artifact folder: round trip, atomic writes, hashes, and everything that can be wrong with one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ibpc
+from ibpc import artifact
+from ibpc.errors import ArtifactError
+
+SPEC = Path(__file__).parents[1] / "specs" / "digits_small.json"
+FILES = {"manifest.json", "graph.json", "weights.safetensors", "nominal.py.txt", "interval.py.txt"}
+
+
+@pytest.fixture
+def network():
+    return ibpc.compile(SPEC, seed=3)
+
+
+@pytest.fixture
+def saved(network, tmp_path):
+    network.save(tmp_path / "compiled")
+    return tmp_path / "compiled"
+
+
+def test_a_round_trip_gives_the_same_network(network, saved):
+    again = ibpc.load(saved)
+    assert {entry.name for entry in saved.iterdir()} == FILES
+    assert again.graph.to_json() == network.graph.to_json()
+    x = torch.rand(3, *network.input_shape)
+    assert torch.equal(again.nominal(x), network.nominal(x))
+    assert again.source == network.source and again.source.kind == "spec"
+
+
+def test_ties_survive(network, tmp_path):
+    from ibpc.margins import class_differences
+    from ibpc.network import Network
+    from ibpc.passes.merge_specification import merge_specification
+
+    merged = merge_specification(network.snapshot(), class_differences(10)).graph
+    Network(merged).save(tmp_path / "merged")
+    assert ibpc.load(tmp_path / "merged").graph.ties == merged.ties != {}
+
+
+def test_writing_leaves_nothing_beside(saved, network):
+    network.save(saved)
+    assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
+
+
+def test_saving_keeps_the_training_folder_unless_told(saved, network):
+    (saved / "training").mkdir()
+    (saved / "training" / "recipe.json").write_text("{}")
+    network.save(saved)
+    assert artifact.is_trained(saved)
+    network.save(saved, carry=())
+    assert not artifact.is_trained(saved)
+
+
+def test_an_interrupted_swap_is_finished_at_the_next_load(saved):
+    saved.rename(saved.with_name(f".{saved.name}.old"))
+    assert ibpc.load(saved).name == "digits_small"
+    assert saved.is_dir()
+
+
+def test_an_interrupted_swap_gives_the_training_folder_back(saved, network):
+    old = saved.with_name(f".{saved.name}.old")
+    (old / "training").mkdir(parents=True)
+    network.save(saved)
+    assert artifact.is_trained(saved) and not old.exists()
+
+
+def test_killed_writers_leave_a_whole_artifact(saved, tmp_path):
+    """Writers that are killed at random moments never damage what is there."""
+    script = (
+        "import sys, ibpc\nfrom pathlib import Path\n"
+        "net = ibpc.load(sys.argv[1])\nprint('ready', flush=True)\n"
+        "while True: net.save(Path(sys.argv[1]))\n"
+    )
+    for delay in (0.0, 0.007, 0.03, 0.055):
+        writer = subprocess.Popen([sys.executable, "-c", script, str(saved)], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(delay)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        assert ibpc.load(saved).name == "digits_small"
+
+
+# ── damage ──────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_truncated_file_is_refused(saved, name):
+    data = (saved / name).read_bytes()
+    (saved / name).write_bytes(data[: len(data) // 2])
+    with pytest.raises(ArtifactError, match=name):
+        ibpc.load(saved)
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
+def test_a_flipped_bit_is_refused(saved, name, share):
+    data = bytearray((saved / name).read_bytes())
+    data[int(share * len(data))] ^= 1
+    (saved / name).write_bytes(data)
+    with pytest.raises(ArtifactError, match="damaged or changed"):
+        ibpc.load(saved)
+
+
+@pytest.mark.parametrize("name", sorted(FILES - {"manifest.json"}))
+def test_a_missing_file_is_refused(saved, name):
+    (saved / name).unlink()
+    with pytest.raises(ArtifactError, match=f"{name}: cannot be read"):
+        ibpc.load(saved)
+
+
+def rehashed(saved: Path, name: str, data: bytes) -> None:
+    """Replace a file and its hash: what an attacker can do."""
+    (saved / name).write_bytes(data)
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"][name] = artifact.sha256_of(data)
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_pickle_in_place_of_weights_is_never_run(saved, tmp_path):
+    mark = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    rehashed(saved, "weights.safetensors", pickle.dumps(Payload()))
+    with pytest.raises(ArtifactError, match="damaged file"):
+        ibpc.load(saved)
+    assert not mark.exists()
+
+
+def test_listings_are_not_run(saved):
+    rehashed(saved, "nominal.py.txt", b"raise SystemExit('ran')")
+    assert ibpc.load(saved).name == "digits_small"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda graph: graph["nodes"].pop(),
+        lambda graph: graph["nodes"][1].update(operator="Konv"),
+        lambda graph: graph["nodes"][1].update(shape=[-1, 3, 3, 3]),
+        lambda graph: graph.update(outputs=["nothing"]),
+        lambda graph: graph.update(nodes={}),
+        lambda graph: graph.pop("hints"),
+        lambda graph: graph.update(format=99),
+        lambda graph: graph.update(ties={"conv1.weight": "gone"}),
+        lambda graph: graph["nodes"][1].update(attributes=[]),
+        lambda graph: graph["nodes"][1]["attributes"].update(strides="x"),
+        lambda graph: graph["nodes"].reverse(),
+    ],
+)
+def test_an_impossible_graph_is_refused(saved, edit):
+    graph = json.loads((saved / "graph.json").read_text())
+    edit(graph)
+    rehashed(saved, "graph.json", json.dumps(graph).encode())
+    with pytest.raises(ArtifactError):
+        ibpc.load(saved)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 1}', '{"format": 2}', "\xff", "[" * 100_000])
+def test_an_impossible_manifest_is_refused(saved, text):
+    (saved / "manifest.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ArtifactError):
+        ibpc.load(saved)
+
+
+def test_a_manifest_cannot_point_outside(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["../secret"] = "0" * 64
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="malformed list of files"):
+        ibpc.load(saved)
+
+
+# ── places ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_missing_folder_says_how_to_make_one(tmp_path):
+    with pytest.raises(ArtifactError, match="ibpc compile"):
+        ibpc.load(tmp_path / "nothing")
+
+
+def test_a_foreign_folder_is_never_overwritten(network, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(ArtifactError, match="other files"):
+        network.save(tmp_path)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_file_in_the_way_is_refused(network, tmp_path):
+    (tmp_path / "compiled").write_text("")
+    with pytest.raises(ArtifactError, match="not a folder"):
+        network.save(tmp_path / "compiled")
+
+
+def test_a_place_that_cannot_be_written_is_one_error(network):
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        network.save(Path("/proc/compiled"))

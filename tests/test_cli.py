@@ -1,0 +1,218 @@
+"""The command line as a user meets it: real processes, exit statuses, one clear line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ibpc.cli import app, main
+
+SPECS = Path(__file__).parents[1] / "specs"
+DIGITS = SPECS / "digits_small.json"
+
+
+class Outcome:
+    def __init__(self, status: int, out: str, err: str) -> None:
+        self.status, self.out, self.err = status, out, err
+
+    @property
+    def text(self) -> str:
+        """Everything that was printed, with the wrapping of boxes undone."""
+        return " ".join((self.out + self.err).replace("│", " ").split())
+
+
+@pytest.fixture
+def ibpc(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process, from an empty folder, and return its outcome."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str | Path) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ibpc", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as exit:
+            status = exit.code or 0
+        captured = capsys.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def trained(ibpc):
+    """An artifact that one short run has trained."""
+    assert ibpc("compile", DIGITS).status == 0
+    outcome = ibpc("train", "compiled", "--eps", "0.05", "--epochs", "2")
+    assert outcome.status == 0, outcome.err
+    return Path("compiled")
+
+
+def test_from_a_spec_to_a_certificate(ibpc, trained):
+    outcome = ibpc("certify", trained, "--eps", "0.05", "--limit", "40", "--json", "verdicts.json")
+    assert outcome.status == 0
+    for word in ("nominal", "attack", "certified", "ε = 0.05", "float32"):
+        assert word in outcome.text
+    data = json.loads(Path("verdicts.json").read_text())
+    assert (data["model"], data["data"], data["split"], data["n"]) == ("compiled", "digits", "test", 40)
+    assert data["certified_accuracy"] <= data["attack_accuracy"] <= 1
+    assert data["attack_accuracy"] <= data["nominal_accuracy"]
+    counts = sum(example["verdict"] == "verified" for example in data["examples"])
+    assert data["certified_accuracy"] == counts / 40
+
+
+def test_compile_keeps_a_trained_artifact(ibpc, trained):
+    outcome = ibpc("compile", DIGITS)
+    assert outcome.status == 2
+    assert outcome.err.startswith("error: compiled: a trained artifact is there")
+    assert ibpc("compile", DIGITS, "--force").status == 0
+    assert not (trained / "training").exists()
+
+
+def test_resume_of_a_finished_run_changes_nothing(ibpc, trained):
+    before = (trained / "weights.safetensors").read_bytes()
+    assert ibpc("train", trained, "--eps", "0.05", "--epochs", "2", "--resume").status == 0
+    assert (trained / "weights.safetensors").read_bytes() == before
+
+
+def test_export_round_trip(ibpc, trained):
+    assert ibpc("export", trained, "-o", "model.onnx").status == 0
+    first = ibpc("certify", trained, "--eps", "0.05", "--limit", "30", "--json", "a.json")
+    second = ibpc("certify", "model.onnx", "--data", "digits", "--eps", "0.05", "--limit", "30", "--json", "b.json")
+    assert first.status == second.status == 0
+    ours, theirs = (json.loads(Path(name).read_text())["examples"] for name in ("a.json", "b.json"))
+    assert [e["verdict"] for e in ours] == [e["verdict"] for e in theirs]
+
+
+def test_show_lists_every_node_with_its_cost(ibpc):
+    outcome = ibpc("show", SPECS / "mnist_small.json")
+    assert outcome.status == 0
+    assert "329,606" in outcome.text  # 272 + 8,224 + 320,100 + 1,010
+    assert "43,264" in outcome.text  # 16 channels · 13 · 13 positions · 16 products
+    assert "conv2" in outcome.text
+
+
+def test_show_text_and_dot(ibpc):
+    assert ibpc("show", DIGITS, "--text").out.startswith("graph digits_small (input) -> (")
+    assert ibpc("show", DIGITS, "--dot").out.startswith('digraph "digits_small" {')
+
+
+def test_ops_lists_the_operators(ibpc):
+    outcome = ibpc("ops")
+    assert outcome.status == 0
+    for word in ("Conv", "BatchNormalization", "MaxPool", "Conv2d", "affine", "planes"):
+        assert word in outcome.text
+
+
+def test_compile_verbose_says_what_passes_did(ibpc):
+    outcome = ibpc("compile", SPECS / "resnet_cifar.json", "-v")
+    assert outcome.status == 0
+    assert "fold_batch_normalization" in outcome.text
+
+
+# ── mistakes ────────────────────────────────────────────────────────────────────────────────────────────────────
+def mistaken(outcome: Outcome, *words: str) -> None:
+    assert outcome.status == 2
+    assert "Traceback" not in outcome.out + outcome.err
+    for word in words:
+        assert word in outcome.text
+
+
+@pytest.mark.parametrize("eps", ["abc", "-1", "1/0", "nan", "inf", "", "2/255/3", "1e999"])
+def test_an_impossible_eps(ibpc, eps):
+    mistaken(ibpc("train", "compiled", f"--eps={eps}"), "--eps", "expected a number")
+
+
+def test_a_missing_artifact(ibpc):
+    mistaken(ibpc("train", "nothing", "--eps", "0.1"), "nothing", "ibpc compile")
+
+
+def test_a_missing_spec(ibpc):
+    mistaken(ibpc("compile", "nothing.json"), "nothing.json")
+
+
+def test_a_file_of_another_kind(ibpc):
+    Path("model.pt").write_bytes(b"x")
+    mistaken(ibpc("compile", "model.pt"), "model.pt", "SPEC.json")
+
+
+def test_a_spec_with_several_mistakes_lists_them_all(ibpc):
+    spec = json.loads(DIGITS.read_text())
+    spec["layers"][0]["kernel"] = 3
+    spec["layers"][1]["type"] = "RelU"
+    Path("bad.json").write_text(json.dumps(spec))
+    outcome = ibpc("compile", "bad.json")
+    mistaken(outcome, "$.layers[0].kernel", "kernel_size", "$.layers[1].type", "ReLU")
+    assert len(outcome.err.splitlines()) == 2
+    assert not Path("compiled").exists()
+
+
+def test_a_missing_data_set_says_how_to_get_it(ibpc):
+    assert ibpc("compile", SPECS / "mnist_small.json").status == 0
+    outcome = ibpc("train", "compiled", "--eps", "0.1", "--data-root", "empty")
+    mistaken(outcome, "mnist", "--download")
+    assert not (Path("compiled") / "training").exists()
+
+
+def test_an_unknown_data_set(ibpc):
+    ibpc("compile", DIGITS)
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--data", "digitz"), "digitz")
+
+
+def test_an_unknown_recipe_value(ibpc):
+    ibpc("compile", DIGITS)
+    outcome = ibpc("train", "compiled", "--eps", "0.1", "--set", "schedule.wramup=2")
+    mistaken(outcome, "schedule.wramup", "schedule.warmup")
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--set", "epochs"), "KEY=VALUE")
+
+
+def test_an_unknown_method_device_and_arithmetic(ibpc):
+    ibpc("compile", DIGITS)
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--method", "ipb"), "ibp")
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ipb"), "ibp")
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--device", "tpu9"), "--device")
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
+
+
+def test_an_unwritable_output(ibpc):
+    mistaken(ibpc("compile", DIGITS, "-o", "/proc/compiled"), "cannot be written")
+
+
+def test_a_full_disk_is_one_line(ibpc):
+    ibpc("compile", DIGITS)
+    outcome = ibpc("certify", "compiled", "--eps", "0.1", "--limit", "1", "--json", "/dev/full/verdicts.json")
+    mistaken(outcome, "/dev/full")
+
+
+def test_an_unknown_command_and_option(ibpc):
+    assert ibpc("complie").status == 2
+    assert ibpc("compile", DIGITS, "--frce").status == 2
+
+
+# ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_help_loads_nothing_heavy():
+    """What makes `ibpc --help` slow is importing torch: it must not happen."""
+    script = (
+        "import sys; sys.argv = ['ibpc', '--help']\n"
+        "from ibpc.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'onnx', 'networkx', 'matplotlib', 'jsonschema'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "certify" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "certify", "export", "demo"])
+def test_every_command_has_help(command):
+    outcome = CliRunner().invoke(app, [command, "--help"])
+    assert outcome.exit_code == 0
+    assert "--help" in outcome.output

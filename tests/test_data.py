@@ -1,0 +1,370 @@
+"""Data sets: every source gives the same tensors, every defect one clear error, every crop lies where it should."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ibpc.data import (
+    DIGITS_TRAINING,
+    Augmentation,
+    Dataset,
+    Split,
+    augment,
+    crop_and_flip,
+    data_root,
+    load_dataset,
+    to_unit,
+)
+from ibpc.errors import DataError
+
+
+def arrays(train: int = 12, test: int = 6, shape: tuple[int, ...] = (5, 4, 3)) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    return {
+        "x_train": random.integers(0, 256, (train, *shape), dtype=np.uint8),
+        "y_train": np.arange(train) % 3,
+        "x_test": random.integers(0, 256, (test, *shape), dtype=np.uint8),
+        "y_test": np.arange(test) % 3,
+    }
+
+
+def write(folder: Path, name: str = "own.npz", **changes: np.ndarray) -> Path:
+    path = folder / name
+    np.savez(path, **(arrays() | changes))
+    return path
+
+
+# ── sources ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_npz_becomes_channels_first_uint8_and_int64(tmp_path):
+    stored = arrays()
+    dataset = load_dataset(write(tmp_path))
+    assert dataset.name == "own"
+    assert dataset.classes == 3
+    assert dataset.image_shape == (3, 5, 4)
+    assert dataset.train.images.dtype == torch.uint8
+    assert dataset.train.labels.dtype == torch.int64
+    assert dataset.augmentation is Augmentation.NONE
+    for sample, row, column, channel in [(0, 0, 0, 0), (11, 4, 3, 2), (5, 2, 1, 1)]:
+        assert dataset.train.images[sample, channel, row, column] == stored["x_train"][sample, row, column, channel]
+    assert dataset.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
+
+
+def test_grey_npz_gets_one_channel_and_floats_stay_floats(tmp_path):
+    pixels = np.linspace(0, 1, 12 * 20).reshape(12, 5, 4)
+    grey = arrays(shape=(5, 4)) | {"x_train": pixels, "x_test": pixels[:6]}
+    dataset = load_dataset(write(tmp_path, **grey))
+    assert dataset.image_shape == (1, 5, 4)
+    assert dataset.train.images.dtype == torch.float32
+    assert torch.equal(dataset.train.floats()[3, 0], torch.tensor(pixels[3], dtype=torch.float32))
+
+
+def test_labels_may_be_a_column(tmp_path):
+    column = arrays()["y_train"].reshape(-1, 1)
+    assert load_dataset(write(tmp_path, y_train=column)).train.labels.shape == (12,)
+
+
+def test_name_finds_npz_in_the_root_the_argument_first_then_the_variable(tmp_path, monkeypatch):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.mkdir(), second.mkdir()
+    write(first, "own.npz")
+    write(second, "own.npz", y_test=np.array([2] * 6))
+    monkeypatch.setenv("IBPC_DATA", str(second))
+    assert load_dataset("own").test.labels.tolist() == [2] * 6
+    assert load_dataset("own", first).test.labels.tolist() == [0, 1, 2] * 2
+    monkeypatch.delenv("IBPC_DATA")
+    assert data_root() == Path.home() / ".cache" / "ibpc"
+
+
+def test_digits_are_embedded_scaled_and_split_once_for_all():
+    from sklearn.datasets import load_digits
+
+    dataset = load_dataset("digits")
+    assert (len(dataset.train), len(dataset.test), dataset.classes) == (DIGITS_TRAINING, 500, 10)
+    assert dataset.image_shape == (1, 8, 8)
+    everything = torch.cat([dataset.train.images, dataset.test.images]).reshape(-1, 64) * 16
+    original = torch.tensor(load_digits().data, dtype=torch.float32)
+    assert torch.equal(*(torch.unique(rows, dim=0) for rows in (everything, original)))
+    assert load_dataset("digits").sha256 == dataset.sha256
+    assert set(dataset.test.labels.tolist()) == set(range(10))
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    path.write_bytes(header + array.tobytes())
+    path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+
+
+def test_known_name_comes_from_torchvision_files_and_equals_the_npz(tmp_path):
+    known = arrays(shape=(28, 28))
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix, split in (("train", "train"), ("t10k", "test")):
+        write_idx(raw / f"{prefix}-images-idx3-ubyte", known[f"x_{split}"])
+        write_idx(raw / f"{prefix}-labels-idx1-ubyte", known[f"y_{split}"].astype(np.uint8))
+    from_torchvision = load_dataset("mnist", tmp_path)
+    np.savez(tmp_path / "mnist.npz", **known)
+    from_npz = load_dataset("mnist", tmp_path)
+    assert from_torchvision.classes == from_npz.classes == 10
+    assert torch.equal(from_torchvision.train.images, from_npz.train.images)
+    assert torch.equal(from_torchvision.test.labels, from_npz.test.labels)
+    assert from_torchvision.sha256 == from_npz.sha256
+
+
+def test_cifar_is_augmented_and_has_its_shape(tmp_path):
+    np.savez(tmp_path / "cifar10.npz", **arrays(shape=(32, 32, 3)))
+    assert load_dataset("cifar10", tmp_path).augmentation is Augmentation.CROP_FLIP
+    np.savez(tmp_path / "cifar10.npz", **arrays(shape=(28, 28)))
+    with pytest.raises(DataError, match=r"images 1×28×28.*3×32×32"):
+        load_dataset("cifar10", tmp_path)
+
+
+def write_folder(root: Path, mode: str = "RGB", size: tuple[int, int] = (4, 5)) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(1)
+    pixels = {}
+    for split in ("train", "test"):
+        for kind in ("cat", "dog"):
+            (root / split / kind).mkdir(parents=True)
+            array = random.integers(0, 256, (size[1], size[0], 3)[: 3 if mode == "RGB" else 2], dtype=np.uint8)
+            Image.fromarray(array).save(root / split / kind / "a.png")
+            pixels[f"{split}/{kind}"] = array
+    return pixels
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+def test_folder_of_images(tmp_path, mode, channels):
+    pixels = write_folder(tmp_path / "pets", mode)
+    for dataset in (load_dataset(tmp_path / "pets"), load_dataset("pets", tmp_path)):
+        assert dataset.image_shape == (channels, 5, 4)
+        assert dataset.train.labels.tolist() == [0, 1]
+        dog = pixels["test/dog"].reshape(5, 4, channels)
+        assert np.array_equal(dataset.test.images[1].permute(1, 2, 0).numpy(), dog)
+
+
+# ── what is wrong ───────────────────────────────────────────────────────────────────────────────────────────────
+def only_line(error: pytest.ExceptionInfo[DataError]) -> str:
+    assert len(error.value.problems) == 1, error.value
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_missing_data_say_where_and_how(tmp_path):
+    with pytest.raises(DataError) as error:
+        load_dataset("mnist", tmp_path)
+    for words in (str(tmp_path), "--download", "IBPC_DATA", "x_train", "mnist.npz"):
+        assert words in only_line(error)
+
+
+def test_unknown_name_names_the_nearest(tmp_path):
+    with pytest.raises(DataError, match="did you mean 'cifar10'") as error:
+        load_dataset("cifar-10", tmp_path)
+    assert str(tmp_path) in only_line(error)
+
+
+def test_missing_path(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        load_dataset(tmp_path / "absent.npz")
+
+
+BAD = {
+    "no test labels": ({"drop": "y_test"}, "no array 'y_test'"),
+    "floats to 255": ({"x_train": arrays()["x_train"].astype(np.float32)}, "floats in \\[0, 1\\]"),
+    "integers": ({"x_train": arrays()["x_train"].astype(np.int64)}, "pixels of type int64"),
+    "a flat image": ({"x_test": np.zeros((6, 60), np.uint8)}, r"N×H×W or N×H×W×C"),
+    "channels first": ({"x_test": np.zeros((6, 3, 32, 32), np.uint8)}, "channels last"),
+    "no images": ({"x_train": np.zeros((0, 5, 4, 3), np.uint8), "y_train": np.zeros(0, int)}, "no images"),
+    "another shape": ({"x_test": np.zeros((6, 4, 4, 3), np.uint8)}, "one shape"),
+    "too few labels": ({"y_train": np.arange(11) % 3}, "11 labels; expected 12"),
+    "float labels": ({"y_train": np.zeros(12)}, "integers"),
+    "one label": ({"y_train": np.array(3)}, "integers"),
+    "negative labels": ({"y_train": np.arange(12) % 3 - 1}, "labels from -1 to 1"),
+    "gigantic labels": ({"y_train": np.full(12, 2**63, np.uint64)}, "labels from 9223372036854775808"),
+    "a test label that training lacks": ({"y_test": np.full(6, 3)}, "a label of 3; expected 0 to 2"),
+    "one class": ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "at least two classes"),
+    "pickled objects": ({"x_train": np.array([object()] * 12)}, "without pickled objects"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_npz_gives_one_clear_line(tmp_path, name):
+    changes, words = BAD[name]
+    stored = arrays() | changes
+    stored.pop(stored.pop("drop", ""), None)
+    np.savez(tmp_path / "own.npz", **stored)
+    with pytest.raises(DataError, match=words) as error:
+        load_dataset(tmp_path / "own.npz")
+    assert "own.npz" in only_line(error)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_not_finite(tmp_path, value):
+    pixels = (arrays()["x_train"] / 255).astype(np.float32)
+    pixels[[3, 7], 0, 0, 0] = value
+    with pytest.raises(DataError, match="NaN or infinite pixels in 2 images"):
+        load_dataset(write(tmp_path, x_train=pixels))
+
+
+def test_all_problems_of_a_file_are_collected(tmp_path):
+    path = write(tmp_path, x_train=np.zeros(12), y_test=np.zeros(6))
+    with pytest.raises(DataError) as error:
+        load_dataset(path)
+    assert len(error.value.problems) == 2
+
+
+def test_pickles_are_never_opened(tmp_path, monkeypatch):
+    import pickle
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was unpickled")
+
+    path = write(tmp_path, x_train=np.array([object()] * 12))
+    monkeypatch.setattr(pickle, "load", refuse)
+    monkeypatch.setattr(pickle, "loads", refuse)
+    with pytest.raises(DataError):
+        load_dataset(path)
+
+
+def test_damaged_files_never_give_another_error(tmp_path):
+    whole = write(tmp_path).read_bytes()
+    random = np.random.default_rng(3)
+    path = tmp_path / "own.npz"
+    for _ in range(200):
+        damaged = bytearray(whole)
+        damaged[random.integers(len(whole))] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        try:
+            load_dataset(path)
+        except DataError:
+            continue
+    for length in (0, 1, 30, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(DataError):
+            load_dataset(path)
+
+
+def test_a_single_array_is_no_data_set(tmp_path):
+    np.save(tmp_path / "own.npy", np.zeros(3))
+    (tmp_path / "own.npy").rename(tmp_path / "own.npz")
+    with pytest.raises(DataError, match="a single array"):
+        load_dataset(tmp_path / "own.npz")
+
+
+def test_folder_with_a_broken_image(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "train" / "dog" / "a.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"dog/a\.png: unreadable"):
+        load_dataset(tmp_path)
+
+
+def test_folder_with_images_of_two_sizes(tmp_path):
+    write_folder(tmp_path)
+    Image.new("RGB", (9, 7)).save(tmp_path / "train" / "dog" / "a.png")
+    with pytest.raises(DataError, match="7×9 pixels; expected 5×4"):
+        load_dataset(tmp_path)
+
+
+def test_folder_whose_test_classes_differ(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "cow")
+    with pytest.raises(DataError, match="class 'cow'"):
+        load_dataset(tmp_path)
+
+
+def test_folder_without_classes(tmp_path):
+    (tmp_path / "train").mkdir()
+    with pytest.raises(DataError, match="not a folder of images"):
+        load_dataset(tmp_path)
+
+
+# ── identity ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_sha256_is_that_of_the_tensors_and_of_nothing_else(tmp_path):
+    stored = arrays()
+    digest = hashlib.sha256()
+    for split in ("train", "test"):
+        images, labels = stored[f"x_{split}"].transpose(0, 3, 1, 2), stored[f"y_{split}"].astype("<i8")
+        for kind, array in (("torch.uint8", images), ("torch.int64", labels)):
+            digest.update(f"{kind} {array.shape}\n".encode() + array.tobytes())
+    assert load_dataset(write(tmp_path)).sha256 == digest.hexdigest()
+    small = stored["y_train"].astype(np.uint8)
+    assert load_dataset(write(tmp_path, y_train=small)).sha256 == digest.hexdigest()
+    stored["x_test"][5, 4, 3, 2] ^= 1
+    assert load_dataset(write(tmp_path, x_test=stored["x_test"])).sha256 != digest.hexdigest()
+
+
+# ── holding out ─────────────────────────────────────────────────────────────────────────────────────────────────
+def numbered(count: int) -> Dataset:
+    images = torch.arange(count, dtype=torch.float32).reshape(count, 1, 1, 1) / count
+    split = Split(images, torch.arange(count) % 2)
+    return Dataset("numbered", split, split, 2, "")
+
+
+@pytest.mark.parametrize(("count", "asked", "held"), [(100, None, 10), (60_000, None, 5000), (100, 7, 7), (100, 0, 0)])
+def test_hold_out_parts_the_training_images(count, asked, held):
+    dataset = numbered(count)
+    training, validation = dataset.hold_out(asked, seed=1)
+    assert (len(training), len(validation)) == (count - held, held)
+    both = torch.cat([training.images, validation.images]).flatten()
+    assert torch.equal(both.sort().values, dataset.train.images.flatten())
+
+
+def test_hold_out_follows_its_seed():
+    dataset = numbered(100)
+    first, again, other = (dataset.hold_out(20, seed)[1].images for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("asked", [-1, 100, 101])
+def test_hold_out_leaves_something(asked):
+    with pytest.raises(DataError, match="to hold out"):
+        numbered(100).hold_out(asked, seed=0)
+
+
+# ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_to_unit():
+    assert to_unit(torch.tensor([0, 51, 255], dtype=torch.uint8)).tolist() == pytest.approx([0.0, 0.2, 1.0])
+    floats = torch.rand(3)
+    assert to_unit(floats) is floats
+
+
+def test_every_crop_is_a_window_of_the_framed_image_and_all_windows_occur():
+    """Rebuild each output from the one offset and coin that explain it; they must be uniform and independent."""
+    height, width, padding, count = 5, 4, 2, 3000
+    base = torch.arange(1, 2 * height * width + 1, dtype=torch.uint8).reshape(1, 2, height, width)
+    generator = torch.Generator().manual_seed(0)
+    cropped = crop_and_flip(base.expand(count, -1, -1, -1), padding, generator)
+    framed = torch.zeros(2, height + 2 * padding, width + 2 * padding, dtype=torch.uint8)
+    framed[:, padding:-padding, padding:-padding] = base[0]
+    windows = {}
+    for row in range(2 * padding + 1):
+        for column in range(2 * padding + 1):
+            window = framed[:, row : row + height, column : column + width]
+            windows[window.numpy().tobytes()] = (row, column, False)
+            windows[window.flip(2).numpy().tobytes()] = (row, column, True)
+    found = [windows[image.contiguous().numpy().tobytes()] for image in cropped]
+    assert set(found) == set(windows.values())
+    flips = sum(flipped for *_, flipped in found)
+    assert abs(flips - count / 2) < 5 * (count / 4) ** 0.5
+    expected = count / 25
+    for row in range(5):
+        for column in range(5):
+            times = sum(place[:2] == (row, column) for place in found)
+            assert abs(times - expected) < 5 * expected**0.5
+
+
+def test_crops_follow_the_generator_and_leave_the_images_alone():
+    images = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8)
+    before = images.clone()
+    first, again = (augment(images, Augmentation.CROP_FLIP, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, again)
+    assert torch.equal(images, before)
+    assert first.dtype == torch.uint8
+    assert first.is_contiguous()
+    assert augment(images, Augmentation.NONE, torch.Generator()) is images

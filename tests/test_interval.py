@@ -1,0 +1,168 @@
+"""Interval and Paired: which form a box is kept in, and what the constructors promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ibpc.errors import IbpcError, UsageError
+from ibpc.interval import Interval, Paired
+
+LOWER = torch.tensor([[-1.0, 0.0, 2.0]])
+UPPER = torch.tensor([[3.0, 0.0, 4.0]])
+CENTER = torch.tensor([[1.0, 0.0, 3.0]])
+RADIUS = torch.tensor([[2.0, 0.0, 1.0]])
+
+
+class TestForms:
+    def test_bounds_give_center_and_radius(self) -> None:
+        box = Interval.bounds(LOWER, UPPER)
+        assert torch.equal(box.center, CENTER)
+        assert torch.equal(box.radius, RADIUS)
+
+    def test_center_and_radius_give_bounds(self) -> None:
+        box = Interval.around(CENTER, RADIUS)
+        assert torch.equal(box.lower, LOWER)
+        assert torch.equal(box.upper, UPPER)
+
+    def test_what_the_producer_gave_is_returned_as_it_is(self) -> None:
+        box = Interval.bounds(LOWER, UPPER)
+        assert box.lower is LOWER
+        assert box.upper is UPPER
+        box = Interval.around(CENTER, RADIUS)
+        assert box.center is CENTER
+        assert box.radius is RADIUS
+
+    def test_a_derived_form_is_computed_once(self) -> None:
+        box = Interval.bounds(LOWER, UPPER)
+        assert box.center is box.center
+        assert box.radius is box.radius
+        box = Interval.around(CENTER, RADIUS)
+        assert box.lower is box.lower
+        assert box.upper is box.upper
+
+    def test_the_form_stays_that_of_the_producer(self) -> None:
+        made_of_bounds, made_of_center = Interval.bounds(LOWER, UPPER), Interval.around(CENTER, RADIUS)
+        assert not made_of_bounds.centered
+        assert made_of_center.centered
+        _ = made_of_bounds.center, made_of_center.lower
+        assert not made_of_bounds.centered
+        assert made_of_center.centered
+        assert "lower/upper" in repr(made_of_bounds)
+        assert "center/radius" in repr(made_of_center)
+
+    def test_proxies_get_a_conversion_only_where_it_is_asked_for(self) -> None:
+        def emitted(form: str) -> list[str]:
+            graph = torch.fx.Graph()
+            tracer = torch.fx.proxy.GraphAppendingTracer(graph)
+            lower, upper = (torch.fx.Proxy(graph.placeholder(name), tracer) for name in "lu")
+            box = Interval.bounds(lower, upper)
+            for _ in range(2):
+                getattr(box, form)
+            return [node.name for node in graph.nodes if node.op != "placeholder"]
+
+        assert emitted("lower") == emitted("upper") == []
+        assert len(emitted("center")) == 1
+        assert len(emitted("width")) == 2
+
+    def test_the_width_is_that_of_the_bounds(self) -> None:
+        assert torch.equal(Interval.around(CENTER, RADIUS).width, torch.tensor([[4.0, 0.0, 2.0]]))
+
+    def test_a_point_has_no_width_and_is_exact(self) -> None:
+        x = torch.tensor([0.1, -0.3])
+        box = Interval.point(x)
+        assert box.lower is x
+        assert box.upper is x
+        assert box.center is x
+        assert torch.equal(box.radius, torch.zeros(2))
+
+    @pytest.mark.parametrize("value", [3e38, -3e38, 1e-45, 0.1])
+    def test_the_center_of_a_point_given_by_bounds_is_the_point(self, value: float) -> None:
+        x = torch.tensor([value])
+        assert torch.equal(Interval.bounds(x, x).center, x)
+
+
+class TestContains:
+    def test_bounds_belong_to_the_box(self) -> None:
+        box = Interval.bounds(LOWER, UPPER)
+        assert box.contains(LOWER).all()
+        assert box.contains(UPPER).all()
+
+    def test_nothing_beyond_them_does(self) -> None:
+        box = Interval.bounds(LOWER, UPPER)
+        assert not box.contains(torch.nextafter(LOWER, torch.tensor(-torch.inf))).any()
+        assert not box.contains(torch.nextafter(UPPER, torch.tensor(torch.inf))).any()
+
+    def test_nan_never_does(self) -> None:
+        nan = torch.full_like(LOWER, torch.nan)
+        assert not Interval.bounds(LOWER, UPPER).contains(nan).any()
+        assert not Interval.bounds(nan, UPPER).contains(LOWER).any()
+        assert not Interval.bounds(LOWER, nan).contains(LOWER).any()
+
+
+class TestBall:
+    def test_one_radius_for_all(self) -> None:
+        box = Interval.ball(torch.tensor([0.5, 0.25]), 0.125)
+        assert torch.equal(box.lower, torch.tensor([0.375, 0.125]))
+        assert torch.equal(box.upper, torch.tensor([0.625, 0.375]))
+
+    def test_a_radius_of_its_own_per_feature_broadcasts(self) -> None:
+        box = Interval.ball(torch.zeros(2, 2), torch.tensor([0.5, 2.0]))
+        assert torch.equal(box.upper, torch.tensor([[0.5, 2.0], [0.5, 2.0]]))
+
+    def test_clip_intersects_with_the_range(self) -> None:
+        box = Interval.ball(torch.tensor([0.0, 0.5, 1.0]), 0.25, clip=(0.0, 1.0))
+        assert torch.equal(box.lower, torch.tensor([0.0, 0.25, 0.75]))
+        assert torch.equal(box.upper, torch.tensor([0.25, 0.75, 1.0]))
+
+    def test_radius_zero_is_the_point(self) -> None:
+        x = torch.tensor([0.1, 0.7])
+        box = Interval.ball(x, 0)
+        assert torch.equal(box.lower, x)
+        assert torch.equal(box.upper, x)
+
+    @pytest.mark.parametrize("eps", [-1e-9, -1, float("nan")])
+    def test_a_negative_radius_is_refused(self, eps: float) -> None:
+        with pytest.raises(UsageError) as caught:
+            Interval.ball(torch.zeros(2), eps)
+        (problem,) = caught.value.problems
+        assert problem.where == "eps"
+        assert str(eps) in problem.found
+        assert problem.expected
+        assert isinstance(caught.value, IbpcError)
+
+    @given(st.floats(-1, 2), st.floats(0, 1))
+    def test_a_clipped_ball_lies_in_range_and_is_no_larger(self, x: float, eps: float) -> None:
+        point = torch.tensor([x], dtype=torch.float64)
+        box, free = Interval.ball(point, eps, clip=(0.0, 1.0)), Interval.ball(point, eps)
+        assert box.lower >= 0.0
+        assert box.upper <= 1.0
+        if 0.0 <= x <= 1.0:
+            assert box.contains(point)
+            assert free.lower <= box.lower <= box.upper <= free.upper
+
+
+class TestPaired:
+    def test_a_stack_holds_the_nominal_value_then_the_center(self) -> None:
+        nominal = torch.tensor([[9.0, 8.0, 7.0]])
+        pair = Paired.separate(nominal, Interval.bounds(LOWER, UPPER))
+        assert not pair.is_stacked
+        assert torch.equal(pair.stack, torch.cat([nominal, CENTER]))
+
+    def test_halves_come_back_apart(self) -> None:
+        nominal = torch.tensor([[9.0, 8.0, 7.0]])
+        pair = Paired.stacked(torch.cat([nominal, CENTER]), RADIUS)
+        assert pair.is_stacked
+        assert torch.equal(pair.nominal, nominal)
+        assert torch.equal(pair.interval.center, CENTER)
+        assert pair.interval.radius is RADIUS
+        assert torch.equal(pair.interval.lower, LOWER)
+
+    def test_parts_and_stacks_are_kept(self) -> None:
+        pair = Paired.stacked(torch.cat([CENTER, CENTER]), RADIUS)
+        assert pair.nominal is pair.nominal
+        assert pair.interval is pair.interval
+        pair = Paired.separate(CENTER, Interval.around(CENTER, RADIUS))
+        assert pair.stack is pair.stack

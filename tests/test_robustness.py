@@ -1,0 +1,143 @@
+"""Certification of a data set: verdicts, accuracies, the attack, and the box that is meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import ibpc
+from ibpc.bounds import METHODS
+from ibpc.errors import PropertyError, UsageError
+from ibpc.interval import Interval
+from ibpc.rounding import outer_ball
+from ibpc.verify.attack import Attack, margin
+from ibpc.verify.robustness import Certification, Verdict, fit_images
+
+SPECS = Path(__file__).parents[1] / "specs"
+
+
+def linear_network(weight: torch.Tensor, bias: torch.Tensor) -> ibpc.Network:
+    """A network of one Gemm, whose robustness is known in closed form."""
+    module = torch.nn.Linear(weight.shape[1], weight.shape[0])
+    module.weight.data, module.bias.data = weight, bias
+    return ibpc.compile(module.eval(), torch.zeros(1, weight.shape[1]))
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Margins of class 0: z₀ − z₁ = 2 x₀ − 2 x₁ over x in [0, 1]²."""
+    return linear_network(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.zeros(2))
+
+
+def judged(network, x, labels, eps, **options):
+    certification = Certification("ibp", METHODS["ibp"], **options)
+    return certification.run(network, torch.tensor(x), torch.tensor(labels), eps)
+
+
+def test_verdicts_of_a_linear_network_are_exact(linear):
+    """z₀ − z₁ at (0.5 + d, 0.5) is 2 d, and its minimum over the ball 2 d − 4 ε."""
+    result = judged(linear, [[0.5 + d, 0.5] for d in (0.21, 0.19, -0.1)], [0, 0, 0], 0.1)
+    assert [example.verdict for example in result.examples] == [
+        Verdict.VERIFIED,
+        Verdict.FALSIFIED,
+        Verdict.FALSIFIED,
+    ]
+    assert [example.predicted for example in result.examples] == [0, 0, 1]
+    assert result.examples[0].margin_lower == (0.0, pytest.approx(0.02, abs=1e-4))
+    assert (result.nominal_accuracy, result.attack_accuracy, result.certified_accuracy) == pytest.approx(
+        (2 / 3, 1 / 3, 1 / 3)
+    )
+
+
+def test_a_margin_of_zero_is_no_proof(linear):
+    assert judged(linear, [[0.5, 0.5]], [0], 0.0).examples[0].verdict is Verdict.FALSIFIED
+
+
+def test_the_box_is_clipped_to_pixels(linear):
+    """At (1, 0.85) the ball of radius 0.1 reaches only to x₀ = 1 and x₁ = 0.95: the margin is 2 · 0.9 − 2 · 0.95 < 0."""
+    (example,) = judged(linear, [[1.0, 0.85]], [0], 0.1).examples
+    assert example.margin_lower[1] == pytest.approx(2 * 0.9 - 2 * 0.95, abs=1e-4)
+
+
+def test_an_unprovable_and_unattackable_example_is_unknown():
+    """relu(x) − relu(x) is 0, but boxes do not know that: neither verdict may be given."""
+    module = torch.nn.Sequential(torch.nn.Linear(1, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    module[0].weight.data, module[0].bias.data = torch.ones(2, 1), torch.zeros(2)
+    module[2].weight.data = torch.tensor([[1.0, -1.0], [0.0, 0.0]])
+    module[2].bias.data = torch.tensor([0.05, 0.0])
+    network = ibpc.compile(module.eval(), torch.zeros(1, 1))
+    result = judged(network, [[0.5]], [0], 0.1)
+    assert result.examples[0].verdict is Verdict.UNKNOWN
+    assert (result.attack_accuracy, result.certified_accuracy) == (1.0, 0.0)
+
+
+def test_json_has_what_the_contract_names(linear):
+    data = judged(linear, [[0.9, 0.1]], [0], 0.1).to_json()
+    assert data.keys() >= {"n", "eps", "nominal_accuracy", "attack_accuracy", "certified_accuracy", "method"}
+    assert data["arithmetic"] == "float32"
+    assert data["examples"][0].keys() == {"index", "label", "predicted", "verdict", "margin_lower"}
+
+
+@pytest.mark.parametrize(
+    ("x", "labels", "eps", "found"),
+    [
+        ([[0.5, 0.5]], [0], -1.0, "found -1.0"),
+        ([[0.5, 0.5]], [0], float("nan"), "found nan"),
+        ([[0.5, 0.5, 0.5]], [0], 0.1, r"images of shape \(3,\)"),
+        ([[0.5, 0.5]], [2], 0.1, "labels that do not fit"),
+        ([[0.5, 0.5]], [0, 1], 0.1, "labels that do not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused(linear, x, labels, eps, found):
+    with pytest.raises(PropertyError, match=found):
+        judged(linear, x, labels, eps)
+
+
+def test_an_unknown_method_names_the_nearest(linear):
+    with pytest.raises(UsageError, match="did you mean 'ibp'"):
+        ibpc.certify(linear, "digits", 0.1, method="ipb")
+
+
+def test_batches_do_not_change_verdicts():
+    network = ibpc.compile(SPECS / "digits_small.json", seed=5)
+    data = ibpc.load_dataset("digits")
+    images, labels = data.test.floats()[:30], data.test.labels[:30]
+    one, many = (
+        Certification("ibp", METHODS["ibp"], attack=Attack(steps=2, restarts=1), batch=size).run(
+            network, images, labels, 0.01
+        )
+        for size in (30, 7)
+    )
+    assert [e.predicted for e in one.examples] == [e.predicted for e in many.examples]
+    assert [e.verdict is Verdict.VERIFIED for e in one.examples] == [
+        e.verdict is Verdict.VERIFIED for e in many.examples
+    ]
+    assert [e.index for e in many.examples] == list(range(30))
+
+
+def test_images_are_fitted_to_flat_and_channels_last_inputs():
+    images = torch.arange(2 * 3 * 4 * 5).reshape(2, 3, 4, 5).float()
+    assert fit_images(images, (3, 4, 5)) is images
+    assert torch.equal(fit_images(images, (4, 5, 3)), images.permute(0, 2, 3, 1))
+    assert torch.equal(fit_images(images, (60,)), images.flatten(1))
+    with pytest.raises(PropertyError, match="images of shape"):
+        fit_images(images, (6, 10))
+
+
+# ── the attack ──────────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_attack_finds_the_worst_corner_of_a_linear_margin(linear):
+    x, labels = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
+    box = Interval.ball(x, 0.2, (0, 1))
+    worst = Attack(steps=20, restarts=1).run(linear.nominal, x, box, labels)
+    assert torch.equal(worst, torch.stack([box.lower[:, 0], box.upper[:, 1]], 1))
+
+
+def test_attacked_points_never_leave_the_box_and_never_get_worse(linear):
+    x = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(50, dtype=torch.int64)
+    box = Interval.bounds(*outer_ball(x, 0.1, (0, 1)))
+    worst = Attack(steps=5, restarts=2).run(linear.nominal, x, box, labels)
+    assert box.contains(worst).all()
+    assert (margin(linear.nominal(worst), labels) <= margin(linear.nominal(x), labels)).all()

@@ -1,0 +1,217 @@
+"""The rounding that binary32 bounds pay for, against exact rational arithmetic."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ibpc.interval import Interval
+from ibpc.ops import operators
+from ibpc.ops.base import Call
+from ibpc.rounding import (
+    SMALLEST,
+    UNIT,
+    Arithmetic,
+    down,
+    gamma,
+    inflation,
+    outer_ball,
+    plain_products,
+    up,
+    vanishing,
+)
+
+singles = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+class TestGamma:
+    def test_one_product_is_off_by_one_rounding(self) -> None:
+        assert gamma(1) == pytest.approx(2.0**-24, rel=1e-6)
+
+    @given(st.integers(1, 2**20))
+    def test_it_covers_the_product_of_all_roundings(self, terms: int) -> None:
+        growth = (1 + Fraction(UNIT)) ** min(terms, 200)
+        assert growth - 1 <= Fraction(gamma(min(terms, 200)))
+        assert gamma(terms) >= terms * UNIT
+
+    @given(st.integers(1, 2**20), st.integers(1, 2**20))
+    def test_errors_of_consecutive_sums_add_up(self, first: int, second: int) -> None:
+        joint = gamma(first) + gamma(second) + gamma(first) * gamma(second)
+        assert joint <= gamma(first + second) * (1 + 1e-12)
+
+    def test_a_sum_too_long_for_the_model_is_an_error(self) -> None:
+        gamma(2**23 - 1)
+        with pytest.raises(OverflowError, match="8388608"):
+            gamma(2**23)
+
+
+class TestSteps:
+    @given(singles, st.integers(0, 64))
+    def test_they_move_by_at_least_the_ulps_asked_for(self, value: float, ulps: int) -> None:
+        tensor = torch.tensor(value)
+        need = Fraction(abs(value)) * Fraction(2 * ulps * UNIT)
+        low, high = float(down(tensor, ulps)), float(up(tensor, ulps))
+        if np.isfinite(low):
+            assert Fraction(low) <= Fraction(value) - need
+        if np.isfinite(high):
+            assert Fraction(high) >= Fraction(value) + need
+
+    @given(singles)
+    def test_they_do_not_move_much_further(self, value: float) -> None:
+        allowed = abs(value) * 8 * UNIT + 8 * SMALLEST
+        low, high = float(down(torch.tensor(value))), float(up(torch.tensor(value)))
+        assert not np.isfinite(low) or value - low <= allowed
+        assert not np.isfinite(high) or high - value <= allowed
+
+    @given(singles)
+    def test_they_are_strict(self, value: float) -> None:
+        tensor = torch.tensor(value)
+        assert down(tensor) < tensor < up(tensor)
+
+    def test_they_pass_the_normal_range_even_where_results_are_flushed(self) -> None:
+        for value in (0.0, 1e-45, -1e-45, SMALLEST, -SMALLEST):
+            assert float(down(torch.tensor(value))) <= value - SMALLEST
+            assert float(up(torch.tensor(value))) >= value + SMALLEST
+
+    def test_nan_stays_nan_and_infinity_claims_nothing(self) -> None:
+        assert down(torch.tensor(torch.nan)).isnan()
+        assert up(torch.tensor(torch.nan)).isnan()
+        assert up(torch.tensor(torch.inf)) == torch.inf
+        assert down(torch.tensor(-torch.inf)) == -torch.inf
+        assert not down(torch.tensor(torch.inf)).isfinite()
+        assert not up(torch.tensor(-torch.inf)).isfinite()
+
+
+def _row_of_a_gemm(
+    weight: list[float], lower: list[float], upper: list[float], bias: float
+) -> tuple[Fraction | float, Fraction | float]:
+    """Return the bounds of one output in binary32, exactly as they are."""
+    arrays = {"weight": torch.tensor([weight]), "bias": torch.tensor([bias])}
+    shapes = {role: tuple(value.shape) for role, value in arrays.items()}
+    call = Call({}, ((-1, len(weight)),), shapes, (-1, 1), Arithmetic.FLOAT32)
+    box = Interval.bounds(torch.tensor([lower]), torch.tensor([upper]))
+    found = operators()["Gemm"].rules.interval(call, box, **arrays)
+    return tuple(Fraction(float(b)) if b.isfinite() else float(b) for b in (found.lower, found.upper))
+
+
+def _rounded_sums(weight: list[float], point: list[float], bias: float) -> list[float]:
+    """Return w·x + b in binary32: forward, backward, smallest first, largest first, in pairs, as fused multiply-adds."""
+    products = [np.float32(w) * np.float32(x) for w, x in zip(weight, point, strict=True)]
+    ordered = sorted(products, key=abs)
+    orders = [products, products[::-1], ordered, ordered[::-1]]
+    sums = [float(_running(order, np.float32(0)) + np.float32(bias)) for order in orders]
+    sums.extend(float(_running(order, np.float32(bias))) for order in orders)
+    while len(products) > 1:
+        products = [_running(products[at : at + 2], np.float32(0)) for at in range(0, len(products), 2)]
+    sums.append(float(products[0] + np.float32(bias)))
+    fused = np.float32(bias)
+    for w, x in zip(weight, point, strict=True):
+        fused = np.float32(float(Fraction(w) * Fraction(x) + Fraction(float(fused))))
+    return [*sums, float(fused)]
+
+
+def _running(values: list[np.float32], total: np.float32) -> np.float32:
+    for value in values:
+        total = total + value
+    return total
+
+
+def _moderate(least: float, most: float) -> st.SearchStrategy[float]:
+    """Binary32 numbers over many orders of magnitude, zero and denormals among them."""
+    exponents = st.floats(least, most)
+    scaled = st.builds(lambda sign, exponent: sign * 2.0**exponent, st.sampled_from([-1.0, 1.0]), exponents)
+    return st.one_of(scaled, st.sampled_from([0.0, 1.0, -1.0])).map(lambda value: float(np.float32(value)))
+
+
+@st.composite
+def _rows(draw: st.DrawFn) -> tuple[list[float], list[float], list[float], float]:
+    """A row of weights with a box: wide, narrow or of no width; weights that cancel; tiny and large values."""
+    size = draw(st.integers(1, 6))
+    weight = draw(st.lists(_moderate(-20, 60), min_size=size, max_size=size))
+    ends = draw(st.lists(_moderate(-149, 20), min_size=size, max_size=size))
+    others = draw(st.lists(_moderate(-149, 20), min_size=size, max_size=size))
+    if draw(st.booleans()):
+        others = [float(np.nextafter(np.float32(end), np.float32(np.inf))) for end in ends]
+    if draw(st.booleans()):
+        weight, ends, others = weight + [-w for w in weight], ends * 2, others * 2
+    lower, upper = map(list, zip(*map(sorted, zip(ends, others, strict=True)), strict=True))
+    return weight, lower, upper, draw(_moderate(-149, 40))
+
+
+class TestAffineRows:
+    """The rule of Gemm in binary32, attacked with cancellation, large weights, tiny values and denormals."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(_rows())
+    def test_bounds_contain_the_exact_range(self, row: tuple[list[float], list[float], list[float], float]) -> None:
+        weight, lower, upper, bias = row
+        low, high = _row_of_a_gemm(weight, lower, upper, bias)
+        terms = [(Fraction(w) * Fraction(a), Fraction(w) * Fraction(b)) for w, a, b in zip(*row[:3], strict=True)]
+        exact = Fraction(bias) + sum(map(min, terms)), Fraction(bias) + sum(map(max, terms))
+        assert not low > exact[0], float(low - exact[0])
+        assert not high < exact[1], float(exact[1] - high)
+
+    @settings(max_examples=150, deadline=None)
+    @given(_rows(), st.randoms(use_true_random=False))
+    def test_bounds_contain_rounded_sums(self, row: tuple[list[float], list[float], list[float], float], random) -> None:
+        weight, lower, upper, bias = row
+        low, high = _row_of_a_gemm(weight, lower, upper, bias)
+        corner = [a if w > 0 else b for w, a, b in zip(*row[:3], strict=True)]
+        mixed = [random.choice(pair) for pair in zip(lower, upper, strict=True)]
+        for point in (lower, upper, corner, mixed):
+            for value in _rounded_sums(weight, point, bias):
+                assert not low > value
+                assert not high < value
+
+    def test_an_overflow_is_no_finite_claim(self) -> None:
+        low, high = _row_of_a_gemm([2.0, -2.0], [3e38, 3e38], [3e38, 3e38], 0.0)
+        assert not np.isfinite(low)
+        assert not np.isfinite(high)
+
+
+class TestTerms:
+    @pytest.mark.parametrize("terms", [1, 27, 4096, 2**20])
+    def test_the_growth_covers_four_sums(self, terms: int) -> None:
+        assert inflation(terms) >= 4 * gamma(terms + 1)
+        assert inflation(terms) <= 4.1 * gamma(terms + 32)
+
+    def test_every_term_may_vanish(self) -> None:
+        assert vanishing(100) >= 100 * SMALLEST
+        assert float(torch.tensor(vanishing(1))) > 0
+
+
+class TestOuterBall:
+    @given(st.floats(-2, 2, width=32), st.floats(0, 1))
+    def test_it_holds_the_real_ball_and_hardly_more(self, x: float, eps: float) -> None:
+        lower, upper = outer_ball(torch.tensor([x]), eps, None)
+        assert lower.dtype == upper.dtype == torch.float32
+        low, high = Fraction(x) - Fraction(eps), Fraction(x) + Fraction(eps)
+        assert Fraction(float(lower)) <= low
+        assert Fraction(float(upper)) >= high
+        assert Fraction(float(torch.nextafter(lower, torch.tensor(torch.inf)))) >= low
+        assert Fraction(float(torch.nextafter(upper, torch.tensor(-torch.inf)))) <= high
+
+    def test_the_range_is_rounded_outward_too(self) -> None:
+        lower, upper = outer_ball(torch.tensor([0.1, 0.7]), 1.0, (0.1, 0.7))
+        assert (lower.double() <= 0.1).all()
+        assert (upper.double() >= 0.7).all()
+
+    def test_one_radius_per_feature(self) -> None:
+        lower, upper = outer_ball(torch.zeros(2, 2), torch.tensor([0.5, 0.0]), None)
+        assert torch.equal(upper, torch.tensor([[0.5, 0.0], [0.5, 0.0]]))
+        assert torch.equal(lower, -upper)
+
+
+class TestPlainProducts:
+    def test_settings_come_back_whatever_happens(self) -> None:
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled
+        with pytest.raises(KeyError), plain_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cudnn.enabled
+            raise KeyError
+        assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled) == before

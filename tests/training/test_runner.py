@@ -1,0 +1,385 @@
+"""Runs: what they write, that they go on exactly where they were killed, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ibpc.data import Dataset, Split
+from ibpc.errors import ArtifactError, TrainingError
+from ibpc.frontends.initialization import initialize
+from ibpc.network import Network
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.records import EpochRecord
+from ibpc.training.runner import Silent, train
+from ibpc.training.schedules import Moment, Timeline
+from tests.training import tiny
+
+# BatchNorm has running statistics, Dropout and the spectral norm draw from torch's own generator, and the crops from
+# the run's: all of it has to come back.
+EVERYTHING: tuple[dict[str, Any], ...] = (
+    {"type": "Conv2d", "out_channels": 4, "kernel_size": 3, "norm": "spectral"},
+    {"type": "BatchNorm2d"},
+    {"type": "ReLU"},
+    {"type": "Flatten"},
+    {"type": "Dropout", "p": 0.2},
+    {"type": "Linear", "out_features": 3},
+)
+EVERY_RECIPE: dict[str, Any] = {"augmentation": "crop-flip", "regularization__l1": 1e-4, "epochs": 3}
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in ("seconds", "images_per_second")}
+
+
+class Stops(Silent):
+    """A reporter that raises in the middle of a step's report."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def stepped(self, moment: Moment) -> None:
+        if moment.step == self.step:
+            raise KeyboardInterrupt
+
+
+class Listens(Silent):
+    """A reporter that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.steps: list[Moment] = []
+        self.epochs: list[EpochRecord] = []
+
+    def started(self, timeline: Timeline, epoch: int) -> None:
+        assert timeline.total == timeline.epochs * timeline.per_epoch
+        self.begun.append(epoch)
+
+    def stepped(self, moment: Moment) -> None:
+        self.steps.append(moment)
+
+    def finished_epoch(self, record: EpochRecord) -> None:
+        self.epochs.append(record)
+
+
+# ── what a run does ─────────────────────────────────────────────────────────────────────────────────────────────
+def test_training_teaches_and_certifies(tmp_path):
+    net, data = tiny.network(), tiny.blobs(300)
+    run = train(net, tiny.recipe(epochs=12, validation__images=60), data, tmp_path / "run")
+    assert run.validation is not None
+    assert run.validation.nominal > 0.95
+    assert run.validation.certified > 0.9
+    test = TrainingGraphs(Network.load(tmp_path / "run")).accuracy(data.test, 0.02, batch=10)
+    assert test.certified > 0.9
+    assert run.records[0].losses["loss"] > run.records[-1].losses["loss"]
+
+
+def test_the_artifact_holds_the_weights_that_were_validated(tmp_path):
+    net, data, recipe = tiny.network(EVERYTHING), tiny.blobs(), tiny.recipe(**EVERY_RECIPE)
+    run = train(net, recipe, data, tmp_path / "run")
+    _, held = data.hold_out(recipe.validation.images, recipe.validation.seed)
+    loaded = Network.load(tmp_path / "run")
+    assert TrainingGraphs(loaded).accuracy(held, recipe.eps, batch=5) == run.validation
+    assert equal(state_of(tmp_path / "run"), net.snapshot().state)
+    assert loaded.graph.hints["weights"] == "trained"
+
+
+def test_metrics_and_recipe_and_receipt(tmp_path):
+    recipe = tiny.recipe(validation__every=3)
+    listener = Listens()
+    run = train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run", seed=5, reporter=listener)
+    written = lines(tmp_path / "run")
+    assert [line["epoch"] for line in written] == [1, 2, 3, 4]
+    assert [line["step"] for line in written] == [5, 10, 15, 20]
+    assert [line["validation"] is None for line in written] == [True, True, False, False]
+    assert [EpochRecord.from_json(line) for line in written] == list(run.records) == listener.epochs
+    assert [moment.step for moment in listener.steps] == list(range(20))
+    for line, moment in zip(written, listener.steps[4::5], strict=True):
+        assert (line["eps"], line["kappa"], line["learning_rate"]) == (moment.eps, moment.kappa, moment.learning_rate)
+        mean = line["losses"]
+        assert mean.keys() == {"loss", "nominal_loss", "robust_loss"}
+    assert json.loads((tmp_path / "run/training/recipe.json").read_text()) == recipe.to_json()
+    receipt = json.loads((tmp_path / "run/training/receipt.json").read_text())
+    assert receipt == run.receipt
+    assert receipt["seed"] == 5
+    assert receipt["data"] == {"name": "blobs", "sha256": "0" * 64, "training_images": 88, "validation_images": 12}
+    assert receipt["validation"] == asdict(run.records[-1].validation)
+    assert receipt["hardware"]["threads"] == torch.get_num_threads()
+    assert {"torch", "python", "numpy"} <= receipt["versions"].keys()
+    assert receipt["parameters"] == 16 * 12 + 12 + 12 * 3 + 3
+
+
+def test_accuracies_of_an_epoch_are_those_of_the_images_as_they_were_used(tmp_path):
+    """With a learning rate that moves nothing, the stream's figures are those of the training split."""
+    data = tiny.blobs(96)
+    recipe = tiny.recipe(epochs=1, schedule__ramp=0, optimizer__learning_rate=1e-30, validation__images=0)
+    net = tiny.network()
+    graphs = TrainingGraphs(net)
+    run = train(net, recipe, data, tmp_path / "run")
+    expected = graphs.accuracy(data.train, recipe.eps, batch=96)
+    assert run.records[0].nominal_accuracy == pytest.approx(expected.nominal)
+    assert run.records[0].certified_accuracy == pytest.approx(expected.certified)
+    assert run.validation is None
+
+
+def test_standard_training_has_no_certified_stream(tmp_path):
+    recipe = tiny.recipe(method="standard", epochs=2)
+    run = train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run")
+    assert run.records[0].certified_accuracy is None
+    assert run.records[0].losses.keys() == {"loss"}
+
+
+def test_l1_is_added_to_the_loss_over_weights_alone(tmp_path):
+    states = {}
+    for strength in (0.0, 0.1):
+        net = tiny.network()
+        recipe = tiny.recipe(regularization__l1=strength, epochs=6)
+        train(net, recipe, tiny.blobs(), tmp_path / f"{strength}")
+        states[strength] = net.snapshot().state
+    norms = {s: sum(v.abs().sum() for k, v in state.items() if k.endswith("weight")) for s, state in states.items()}
+    assert norms[0.1] < 0.7 * norms[0.0]
+
+
+def test_the_gradient_is_clipped(tmp_path):
+    """Plain descent of one step: the weights move by exactly the learning rate times the clipped norm."""
+    net = tiny.network()
+    before = net.snapshot().state
+    changes = {"optimizer__name": "sgd", "optimizer__momentum": 0, "optimizer__learning_rate": 1.0, "clip_norm": 1e-3}
+    train(net, tiny.recipe(epochs=1, batch_size=88, **changes), tiny.blobs(), tmp_path / "run")
+    after = net.snapshot().state
+    moved = torch.stack([(after[key] - before[key]).norm() for key in before]).norm()
+    assert moved.item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_every_optimizer_resumes(tmp_path, name):
+    recipe = tiny.recipe(optimizer__name=name, optimizer__weight_decay=1e-3, epochs=2)
+    train(tiny.network(), recipe, tiny.blobs(), tmp_path / "whole")
+    with pytest.raises(TrainingError):
+        train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", reporter=Stops(7))
+    train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", resume=True)
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+# ── seeds and fresh weights ─────────────────────────────────────────────────────────────────────────────────────
+def test_the_seed_decides(tmp_path):
+    states = []
+    for number, seed in enumerate((1, 1, 2)):
+        train(tiny.network(), tiny.recipe(epochs=1), tiny.blobs(), tmp_path / str(number), seed=seed)
+        states.append(state_of(tmp_path / str(number)))
+    assert equal(states[0], states[1])
+    assert not equal(states[0], states[2])
+
+
+@pytest.mark.parametrize(
+    ("hint", "initialization", "scheme"),
+    [
+        ("fresh", "auto", "ibp"),
+        (None, "auto", None),
+        ("trained", "auto", None),
+        ("fresh", "keep", None),
+        ("trained", "orthogonal", "orthogonal"),
+    ],
+)
+def test_fresh_weights_where_the_recipe_says_so(tmp_path, hint, initialization, scheme):
+    net = tiny.network()
+    if hint:
+        net.graph.hints["weights"] = hint
+    else:
+        net.graph.hints.pop("weights", None)
+    start = initialize(net.graph, scheme, 9).state if scheme else net.snapshot().state
+    recipe = tiny.recipe(epochs=1, optimizer__learning_rate=1e-30, initialization=initialization)
+    train(net, recipe, tiny.blobs(), tmp_path / "run", seed=9)
+    for key, value in net.snapshot().state.items():
+        torch.testing.assert_close(value, start[key], rtol=0, atol=1e-20)
+
+
+# ── killed and resumed ──────────────────────────────────────────────────────────────────────────────────────────
+KILLED = """
+import os, signal, sys
+import torch
+from ibpc.training.runner import Silent, train
+from tests.training import test_runner, tiny
+
+class Kills(Silent):
+    def stepped(self, moment):
+        if moment.step == 12:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+torch.set_num_threads(int(sys.argv[2]))
+recipe = tiny.recipe(**test_runner.EVERY_RECIPE)
+train(tiny.network(test_runner.EVERYTHING), recipe, tiny.blobs(), sys.argv[1], seed=7, reporter=Kills())
+"""
+
+
+def test_a_killed_run_ends_with_the_very_same_weights(tmp_path):
+    """Kill -9 in the middle of the third epoch of five steps, resume, and compare bit for bit."""
+    recipe = tiny.recipe(**EVERY_RECIPE)
+    whole = train(tiny.network(EVERYTHING), recipe, tiny.blobs(), tmp_path / "whole", seed=7)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    arguments = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), str(torch.get_num_threads())]
+    killed = subprocess.run(arguments, env=environment, capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert [line["epoch"] for line in lines(tmp_path / "killed")] == [1, 2]
+    assert not (tmp_path / "killed" / "weights.safetensors").exists()
+    listener = Listens()
+    resumed = train(
+        tiny.network(EVERYTHING), recipe, tiny.blobs(), tmp_path / "killed", seed=7, resume=True, reporter=listener
+    )
+    assert listener.begun == [2]
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "killed"))
+    assert [without_times(asdict(record)) for record in resumed.records] == [
+        without_times(asdict(record)) for record in whole.records
+    ]
+    assert [without_times(line) for line in lines(tmp_path / "killed")] == [
+        without_times(line) for line in lines(tmp_path / "whole")
+    ]
+
+
+def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
+    recipe = tiny.recipe(epochs=3)
+    with pytest.raises(TrainingError):
+        train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run", reporter=Stops(7))
+    path = tmp_path / "run/training/metrics.jsonl"
+    path.write_text(path.read_text() + json.dumps({"epoch": 2, "never": "kept"}) + '\n{"epoch": 3, "cut sh')
+    train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run", resume=True)
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3]
+    assert "never" not in path.read_text()
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    recipe = tiny.recipe()
+    first = train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run")
+    before = state_of(tmp_path / "run")
+    again = train(Network.load(tmp_path / "run"), recipe, tiny.blobs(), tmp_path / "run", resume=True)
+    assert equal(before, state_of(tmp_path / "run"))
+    assert again.records == first.records
+
+
+def test_resume_without_a_run_begins_one(tmp_path):
+    train(tiny.network(), tiny.recipe(epochs=1), tiny.blobs(), tmp_path / "run", resume=True)
+    assert len(lines(tmp_path / "run")) == 1
+
+
+def test_training_an_artifact_in_its_own_folder_keeps_the_run(tmp_path):
+    tiny.network().save(tmp_path / "compiled")
+    net = Network.load(tmp_path / "compiled")
+    train(net, tiny.recipe(), tiny.blobs(), tmp_path / "compiled")
+    assert equal(state_of(tmp_path / "compiled"), net.snapshot().state)
+    assert len(lines(tmp_path / "compiled")) == 4
+
+
+def interrupted(folder: Path) -> None:
+    with pytest.raises(TrainingError):
+        train(tiny.network(), tiny.recipe(), tiny.blobs(), folder, reporter=Stops(7))
+
+
+def resume(folder: Path, **changes: Any) -> None:
+    arguments: dict[str, Any] = {"network": tiny.network(), "recipe": tiny.recipe(), "data": tiny.blobs(), **changes}
+    train(**arguments, out=folder, resume=True)
+
+
+def test_what_differs_from_the_run_is_named(tmp_path):
+    interrupted(tmp_path)
+    other_data = replace(tiny.blobs(), sha256="1" * 64)
+    wider = tiny.network((*tiny.PERCEPTRON[:1], {"type": "Linear", "out_features": 9}, *tiny.PERCEPTRON[2:]))
+    changed = tiny.recipe(schedule__ramp=0.25, clip_norm=None)
+    with pytest.raises(TrainingError) as error:
+        resume(tmp_path, recipe=changed, seed=3, data=other_data, network=wider)
+    found = [str(problem) for problem in error.value.problems]
+    assert len(found) == 5
+    for words in ("recipe.schedule.ramp = 0.25; expected 0.5", "recipe.clip_norm = null; expected 8", "seed 3"):
+        assert any(words in line for line in found), words
+    resume(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, damage):
+    interrupted(tmp_path)
+    path = tmp_path / "training/checkpoint.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes({"truncate": whole[: len(whole) // 2], "flip": b"\xff" + whole[1:], "empty": b""}[damage])
+    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors: unreadable"):
+        resume(tmp_path)
+
+
+def test_missing_metrics_are_one_clear_error(tmp_path):
+    interrupted(tmp_path)
+    (tmp_path / "training/metrics.jsonl").unlink()
+    with pytest.raises(TrainingError, match="0 of the 1 epochs"):
+        resume(tmp_path)
+
+
+def test_no_file_of_a_run_is_a_pickle(tmp_path):
+    train(tiny.network(), tiny.recipe(epochs=1), tiny.blobs(), tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run/training").iterdir()}
+    assert names == {"recipe.json", "metrics.jsonl", "checkpoint.safetensors", "receipt.json"}
+
+
+# ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    with pytest.raises(TrainingError, match=r"interrupted in epoch 2 of 4; --resume goes on after epoch 1") as error:
+        train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "run", reporter=Stops(7))
+    assert isinstance(error.value.__cause__, KeyboardInterrupt)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
+    changes = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e38, "clip_norm": None}
+    with pytest.raises(TrainingError, match=r"epoch 1 of 4: .*no longer finite.*optimizer\.learning_rate") as error:
+        train(tiny.network(), tiny.recipe(**changes), tiny.blobs(), tmp_path / "run")
+    assert len(error.value.problems) == 1
+    stored = load_file(tmp_path / "run/training/checkpoint.safetensors")
+    assert all(value.isfinite().all() for key, value in stored.items() if key.startswith("model."))
+    assert not (tmp_path / "run/training/metrics.jsonl").exists()
+
+
+def test_a_run_in_the_way_is_never_overwritten(tmp_path):
+    interrupted(tmp_path)
+    with pytest.raises(TrainingError, match=r"a training run is there.*--resume"):
+        train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_stops_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    listener = Listens()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "file" / "run", reporter=listener)
+    assert listener.steps == []
+
+
+def test_data_that_do_not_fit_the_network(tmp_path):
+    with pytest.raises(TrainingError, match=r"images of shape \(1, 5, 5\); expected \(1, 4, 4\)"):
+        train(tiny.network(), tiny.recipe(), tiny.blobs(shape=(1, 5, 5)), tmp_path / "run")
+    data = tiny.blobs()
+    split = Split(data.train.images, data.train.labels % 2)
+    with pytest.raises(TrainingError, match="2 classes; expected 3"):
+        train(tiny.network(), tiny.recipe(), Dataset("two", split, split, 2, ""), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them(tmp_path):
+    run = train(tiny.network(), tiny.recipe(batch_size=1000), tiny.blobs(), tmp_path / "run")
+    assert [record.step for record in run.records] == [1, 2, 3, 4]

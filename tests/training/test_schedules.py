@@ -1,0 +1,52 @@
+"""Schedules against values worked by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibpc.training.schedules import LearningRate, Schedule, Timeline, constant, steps
+
+
+def timeline(**schedule: float) -> Timeline:
+    return Timeline(Schedule(**schedule), LearningRate(), eps=0.1, rate=1e-3, epochs=10, per_epoch=10)
+
+
+def test_ramp_of_half_the_steps():
+    line = timeline(ramp=0.5, eps_multiplier=1.3, kappa_start=1.0, kappa_end=0.3)
+    values = {step: line.at(step) for step in (0, 25, 49, 50, 99)}
+    assert [values[step].eps for step in values] == pytest.approx([0, 0.065, 0.1274, 0.13, 0.13])
+    assert [values[step].kappa for step in values] == pytest.approx([1, 0.65, 0.314, 0.3, 0.3])
+
+
+def test_warmup_counts_epochs_and_the_ramp_shares_what_remains():
+    line = timeline(warmup=2, ramp=0.25)
+    assert [line.progress(step) for step in (0, 19, 20, 30, 40, 41)] == pytest.approx([0, 0, 0, 0.5, 1, 1])
+
+
+def test_without_a_ramp_everything_starts_at_once():
+    line = timeline(ramp=0, kappa_end=0.5)
+    assert (line.at(0).eps, line.at(0).kappa) == (0.1, 0.5)
+
+
+def test_a_ramp_over_the_whole_run_never_quite_ends():
+    line = timeline(ramp=1)
+    assert line.progress(99) == pytest.approx(0.99)
+
+
+def test_epsilon_never_falls_and_never_passes_its_end():
+    line = timeline(warmup=1, ramp=0.37, eps_multiplier=1.1)
+    eps = [line.at(step).eps for step in range(line.total)]
+    assert eps == sorted(eps)
+    assert max(eps) == pytest.approx(0.11)
+
+
+def test_learning_rate_steps_at_shares_of_the_run():
+    line = timeline()
+    rates = [line.at(step).learning_rate for step in (0, 74, 75, 89, 90, 99)]
+    assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
+
+
+def test_decays():
+    assert constant(0.99, (0.5,), 0.1) == 1.0
+    assert steps(0.5, (), 0.1) == 1.0
+    assert steps(0.5, (0.5, 0.5), 0.1) == pytest.approx(0.01)

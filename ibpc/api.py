@@ -19,8 +19,8 @@ from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
 from ibpc.network import Network
-from ibpc.rounding import Arithmetic
 from ibpc.passes.normalize_input import normalize_input
+from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
@@ -112,7 +112,7 @@ def certify(
     attack: Attack = Attack(),  # noqa: B008 (frozen)
     limit: int | None = None,
     batch: int = 250,
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], object] = int,
 ) -> Robustness:
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 

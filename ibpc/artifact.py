@@ -94,7 +94,8 @@ def save(
     """Write the graph and its state to the folder `path`, whole or not at all.
 
     An artifact that is there is replaced; its `training/` folder goes over into the new one if `carry` names it.
-    `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the folder cannot be written.
+    `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the
+    folder cannot be written.
     """
     files = _contents(graph)
     manifest = {
@@ -151,7 +152,9 @@ def _refuse_foreign(path: Path) -> None:
     if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name != TRAINING)
         if foreign:
-            raise ArtifactError.at(path, f"the folder holds other files ({foreign[0]}, …)", "a new folder or an artifact")
+            raise ArtifactError.at(
+                path, f"the folder holds other files ({foreign[0]}, …)", "a new folder or an artifact"
+            )
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -199,7 +202,7 @@ def _backup(path: Path) -> Path:
 
 
 def _recover(path: Path) -> None:
-    """Finish a swap that was interrupted: restore the old folder, or its training folder, if the new one is not there."""
+    """Finish a swap that was interrupted: restore the old folder, or its training folder, where the new is not."""
     old = _backup(path)
     if not old.is_dir():
         return
@@ -220,7 +223,9 @@ def load(path: Path) -> Artifact:
     if not path.exists() and _backup(path).is_dir():
         _recover(path)
     if not path.is_dir():
-        raise ArtifactError.at(path, "no such folder", "an artifact", "make one with: ibpc compile SPEC.json|MODEL.onnx")
+        raise ArtifactError.at(
+            path, "no such folder", "an artifact", "make one with: ibpc compile SPEC.json|MODEL.onnx"
+        )
     manifest = _read_manifest(path)
     data = {name: _read_checked(path, name, digest) for name, digest in manifest["files"].items()}
     missing = {_GRAPH, _WEIGHTS} - data.keys()
@@ -265,10 +270,15 @@ def _read_checked(path: Path, name: str, digest: Any) -> bytes:
     try:
         data = (path / name).read_bytes()
     except OSError as error:
-        raise ArtifactError.at(path / name, f"cannot be read: {error.strerror}", "the file that the manifest lists") from error
+        raise ArtifactError.at(
+            path / name, f"cannot be read: {error.strerror}", "the file that the manifest lists"
+        ) from error
     if sha256_of(data) != digest:
         raise ArtifactError.at(
-            path / name, "its SHA-256 is not the manifest's: it was damaged or changed", "the file as ibpc wrote it", "compile again"
+            path / name,
+            "its SHA-256 is not the manifest's: it was damaged or changed",
+            "the file as ibpc wrote it",
+            "compile again",
         )
     return data
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -43,16 +43,16 @@ Eps = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[
-    Optional[str], typer.Option("--data", metavar="NAME|FILE.npz|FOLDER", help="Data set; default: the spec's.")
+    str | None, typer.Option("--data", metavar="NAME|FILE.npz|FOLDER", help="Data set; default: the spec's.")
 ]
 DataRoot = Annotated[
-    Optional[Path], typer.Option("--data-root", help="Where data sets lie; default: $IBPC_DATA or ~/.cache/ibpc.")
+    Path | None, typer.Option("--data-root", help="Where data sets lie; default: $IBPC_DATA or ~/.cache/ibpc.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not on disk.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 
 
-class GraphKind(str, Enum):
+class GraphKind(StrEnum):
     """Which graph to export."""
 
     NOMINAL = "nominal"
@@ -113,15 +113,15 @@ def train(
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
-    method: Annotated[Optional[str], typer.Option("--method", help="Training method; default: ibp.")] = None,
-    recipe: Annotated[Optional[Path], typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
-    epochs: Annotated[Optional[int], typer.Option("--epochs", help="Passes over the training images.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
     overrides: Annotated[
-        Optional[list[str]], typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
     ] = None,
     seed: Seed = 0,
     output: Annotated[
-        Optional[Path], typer.Option("--output", "-o", help="Run folder; default: the artifact itself.")
+        Path | None, typer.Option("--output", "-o", help="Run folder; default: the artifact itself.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     device: Device = "auto",
@@ -154,14 +154,16 @@ def certify(
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
-    limit: Annotated[Optional[int], typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
     method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
     arithmetic: Annotated[
         str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
     ] = "float32",
-    mean: Annotated[Optional[str], typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")] = None,
-    std: Annotated[Optional[str], typer.Option("--std", help="Standard deviation per channel.")] = None,
-    output: Annotated[Optional[Path], typer.Option("--json", help="Write the verdicts to this file.")] = None,
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file.")] = None,
     device: Device = "auto",
 ) -> None:
     """Prove the robustness of a network on the test images of a data set."""

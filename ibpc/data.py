@@ -27,6 +27,7 @@ DEFAULT_ROOT: Final = Path("~/.cache/ibpc")
 DIGITS: Final = "digits"
 DIGITS_TRAINING: Final = 1297
 CROP_PADDING: Final = 4
+SHIFT_PIXELS: Final = 1
 VALIDATION_IMAGES: Final = 5000
 
 _KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
@@ -48,6 +49,7 @@ class Augmentation(Enum):
     """What is done to the images of a training batch."""
 
     NONE = "none"
+    SHIFT = "shift"
     CROP_FLIP = "crop-flip"
 
 
@@ -129,7 +131,21 @@ def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator
     """Return the images (B, C, H, W) augmented, drawing from a generator of their device."""
     if kind is Augmentation.NONE:
         return images
+    if kind is Augmentation.SHIFT:
+        return shift(images, SHIFT_PIXELS, generator)
     return crop_and_flip(images, CROP_PADDING, generator)
+
+
+def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
+    """Return each image (C, H, W) moved by up to `pixels` in each direction, black where nothing comes in.
+
+    Every image has its own move, uniform over the (2 · pixels + 1)².
+    """
+    height, width = images.shape[2:]
+    row, column = _offsets(images, pixels, generator)
+    rows = row + torch.arange(height, device=images.device)
+    columns = column + torch.arange(width, device=images.device)
+    return _gathered(images, pixels, rows, columns)
 
 
 def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
@@ -138,16 +154,27 @@ def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator
     Every image has its own offset, uniform over the (2 · padding + 1)² crops, and its own coin. One gather for all:
     output[b, c, i, j] = padded[b, c, row_b + i, column_b + j], columns read backwards where the coin says so.
     """
-    count, channels, height, width = images.shape
-    device = images.device
+    height, width = images.shape[2:]
+    row, column = _offsets(images, padding, generator)
+    coin = torch.randint(0, 2, (len(images), 1), generator=generator, device=images.device) == 1
+    forward = torch.arange(width, device=images.device)
+    rows = row + torch.arange(height, device=images.device)
+    columns = column + torch.where(coin, width - 1 - forward, forward)
+    return _gathered(images, padding, rows, columns)
+
+
+def _offsets(images: torch.Tensor, padding: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first row and column (B, 1) of a random window into each framed image."""
+    size = (2, len(images), 1)
+    row, column = torch.randint(0, 2 * padding + 1, size, generator=generator, device=images.device)
+    return row, column
+
+
+def _gathered(images: torch.Tensor, padding: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return the rows (B, H) and columns (B, W) of the images framed by `padding` black pixels, in one gather."""
     padded = torch.nn.functional.pad(images, [padding] * 4)
-    row, column = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator, device=device)
-    flipped = torch.randint(0, 2, (count, 1), generator=generator, device=device) == 1
-    forward = torch.arange(width, device=device)
-    rows = row + torch.arange(height, device=device)
-    columns = column + torch.where(flipped, width - 1 - forward, forward)
-    sample = torch.arange(count, device=device)[:, None, None, None]
-    channel = torch.arange(channels, device=device)[:, None, None]
+    sample = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
     return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 

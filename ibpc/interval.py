@@ -48,9 +48,7 @@ class Interval:
         return cls(x, x, x, torch.zeros_like(x))
 
     @classmethod
-    def ball(
-        cls, x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None
-    ) -> Self:
+    def ball(cls, x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Self:
         """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
 
         `eps` is in the units of `x` (pixels in [0, 1] for images): one number, or a tensor that broadcasts to

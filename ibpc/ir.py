@@ -2,9 +2,9 @@
 
 A `Graph` is a networkx MultiDiGraph whose nodes are operators with one output tensor each and whose edges carry
 values; an edge's key is the operand slot, so `x + x` has two edges. Parameters and constants live beside the graph
-in `state`, a dict from `"node.role"` to an array; `ties` name the entries that stand for another one. Shapes are tuples of ints; dimension 0 of every value that
-depends on an input is the batch, written `BATCH` here and `N` in text. This module knows no operator and no torch:
-`verify` asks the operator table it is given.
+in `state`, a dict from `"node.role"` to an array; `ties` name the entries that stand for another one. Shapes are
+tuples of ints; dimension 0 of every value that depends on an input is the batch, written `BATCH` here and `N` in
+text. This module knows no operator and no torch: `verify` asks the operator table it is given.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Graph:
             self._drop(f"{name}.{role}")
 
     def tie(self, key: str, source: str) -> None:
-        """Make the state entry `key`, and what is tied to it, stand for the entry `source`: one array, one parameter."""
+        """Make the state entry `key`, and what is tied to it, stand for `source`: one array, one parameter."""
         owner = self.source_of(source)
         if owner == self.source_of(key):
             return
@@ -226,9 +226,7 @@ class Graph:
         prefix = f"{name}."
         own = {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
         tied = {
-            key.removeprefix(prefix): self.state[source]
-            for key, source in self.ties.items()
-            if key.startswith(prefix)
+            key.removeprefix(prefix): self.state[source] for key, source in self.ties.items() if key.startswith(prefix)
         }
         return own | tied
 
@@ -302,9 +300,7 @@ class Graph:
         )
         if not self.outputs:
             problems.append(Problem(f"graph {self.name}", "it has no output"))
-        problems.extend(
-            Problem(f"output {name}", "no such node") for name in self.outputs if name not in self._net
-        )
+        problems.extend(Problem(f"output {name}", "no such node") for name in self.outputs if name not in self._net)
         raise_all(GraphError, problems)
 
     def _check(self, node: Node, operators: Mapping[str, OperatorSchema]) -> Iterator[str]:
@@ -407,7 +403,9 @@ class Graph:
             raise GraphError.at("graph.json", f"malformed: {error!r}", "a graph written by ibpc") from error
         if sorted(entries) != sorted(state):
             odd = sorted(set(entries) ^ set(state))
-            raise GraphError.at("$.state", f"{', '.join(odd) or 'an entry'} is not in both graph and weights", "the same entries")
+            raise GraphError.at(
+                "$.state", f"{', '.join(odd) or 'an entry'} is not in both graph and weights", "the same entries"
+            )
         graph.state = {key: state[key] for key in entries}
         return graph
 

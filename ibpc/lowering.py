@@ -72,9 +72,7 @@ class _Emission:
         return cast(torch.Tensor, fx.Proxy(self.fx.placeholder(name), self._tracer))
 
     def parameters_of(self, graph: Graph, name: str) -> dict[str, torch.Tensor]:
-        return {
-            role: self._fetch(graph.source_of(f"{name}.{role}")) for role in graph.parameters_of(name)
-        }
+        return {role: self._fetch(graph.source_of(f"{name}.{role}")) for role in graph.parameters_of(name)}
 
     def _fetch(self, target: str) -> torch.Tensor:
         if target not in self._fetched:
@@ -136,9 +134,7 @@ def lower_interval(
     perturbed = graph.descendants(starts)
     for node in _between(graph, starts, ends):
         rules = operators()[node.operator].rules
-        rule: Callable[..., Interval | torch.Tensor] = (
-            rules.interval if node.name in perturbed else rules.nominal
-        )
+        rule: Callable[..., Interval | torch.Tensor] = rules.interval if node.name in perturbed else rules.nominal
         operands = [values[name] for name in graph.operands(node.name)]
         call = call_of(graph, node, arithmetic)
         values[node.name] = rule(call, *operands, **emission.parameters_of(graph, node.name))
@@ -162,9 +158,7 @@ def lower_paired(
     starts = graph.inputs if inputs is None else tuple(inputs)
     sides = _Sides(graph, starts, nominal, bounded)
     for name in starts:
-        x, lower, upper = (
-            emission.placeholder(f"{name}{suffix}") for suffix in ("", "_lower", "_upper")
-        )
+        x, lower, upper = (emission.placeholder(f"{name}{suffix}") for suffix in ("", "_lower", "_upper"))
         sides.place(name, Paired.separate(x, Interval.bounds(lower, upper)))
     for node in _between(graph, starts, [*nominal, *bounded]):
         sides.run(node, emission.parameters_of(graph, node.name))
@@ -176,9 +170,7 @@ def lower_paired(
 class _Sides:
     """The values of a paired graph under construction, and which side of each node somebody needs."""
 
-    def __init__(
-        self, graph: Graph, starts: Sequence[str], nominal: Sequence[str], bounded: Sequence[str]
-    ) -> None:
+    def __init__(self, graph: Graph, starts: Sequence[str], nominal: Sequence[str], bounded: Sequence[str]) -> None:
         self._graph = graph
         self._perturbed = graph.descendants(starts)
         self._interval_needed = graph.ancestors(bounded)

@@ -58,6 +58,15 @@ def vanishing(terms: int) -> float:
     return 4.0 * (terms + 16) * SMALLEST
 
 
+def guard_overflow(radius: torch.Tensor) -> torch.Tensor:
+    """Return the radius of an affine operator in binary32, infinite where its sums may overflow in some order.
+
+    `radius` is at least 4 (n + 16) u Σ |wᵢ| |xᵢ| (see `inflation`), so radius / u overflows before any of the sums
+    does, in the network or in the bound, where an infinite center would claim too much. Powers of two are exact.
+    """
+    return radius * (1.0 / UNIT) * UNIT
+
+
 def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:
     """Return a value below `lower` by at least `ulps` roundings of relative size 2u, computed in binary32."""
     return lower - (lower.abs() * (2.0 * (ulps + 1) * UNIT) + 4.0 * SMALLEST)

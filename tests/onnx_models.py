@@ -46,7 +46,7 @@ def chain(
     nodes, current = [], "x"
     for index, (kind, *rest) in enumerate(steps):
         attributes = rest.pop() if rest and isinstance(rest[-1], dict) else {}
-        following = "y" if index == len(steps) - 1 else f"v{index}"
+        following = "y" if index == len(steps) - 1 else f"h{index}"
         nodes.append(helper.make_node(str(kind), [current, *rest], [following], f"step{index}", **attributes))
         current = following
     used = {name for node in nodes for name in node.input}
@@ -79,7 +79,9 @@ def expect_same_function(proto: onnx.ModelProto, graph: Graph, count: int = 3, s
     ours = (ours,) if isinstance(ours, torch.Tensor) else ours
     for index in range(count):
         feed = {
-            entry.name: batch[index].reshape(sizes).astype(np.float64 if "double" in entry.type else np.float32)
+            entry.name: np.asarray(batch[index])
+            .reshape(sizes)
+            .astype(np.float64 if "double" in entry.type else np.float32)
             for entry, batch, sizes in zip(session.get_inputs(), inputs, sizes_at_one(proto), strict=True)
         }
         for name, mine, theirs in zip(graph.outputs, ours, session.run(None, feed), strict=True):

@@ -1,4 +1,4 @@
-"""An independent float64 reference: reads a spec's JSON itself and propagates boxes layer by layer, by signs of weights.
+"""An independent float64 reference: reads a spec's JSON itself and propagates boxes by the signs of weights.
 
 It shares no code with the compiler: layers are applied with plain torch calls, boxes with l′ = W⁺ l + W⁻ u + b and
 u′ = W⁺ u + W⁻ l + b.

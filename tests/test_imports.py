@@ -21,8 +21,8 @@ ORDER = (
     "frontends",
     "passes",
     "lowering",
-    "network",
     "artifact",
+    "network",
     "bounds",
     "data",
     "training",
@@ -63,7 +63,8 @@ def imported(text: str) -> Iterator[str]:
             assert node.level == 0, f"line {node.lineno}: a relative import"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
-            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
+            constants = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            yield from (value for value in constants if isinstance(value, str))
 
 
 def upward(source: str, text: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 import torch
 from hypothesis import given
@@ -57,7 +59,7 @@ class TestForms:
         def emitted(form: str) -> list[str]:
             graph = torch.fx.Graph()
             tracer = torch.fx.proxy.GraphAppendingTracer(graph)
-            lower, upper = (torch.fx.Proxy(graph.placeholder(name), tracer) for name in "lu")
+            lower, upper = (cast(torch.Tensor, torch.fx.Proxy(graph.placeholder(name), tracer)) for name in "lu")
             box = Interval.bounds(lower, upper)
             for _ in range(2):
                 getattr(box, form)

@@ -87,7 +87,9 @@ class TestBuilding:
         graph.set_operands("z", ["x", "y"])
         assert graph.operands("z") == ("x", "y")
 
-    @pytest.mark.parametrize(("name", "found"), [("x", "taken"), ("1st", "malformed"), ("a.b", "malformed"), ("", "malformed")])
+    @pytest.mark.parametrize(
+        ("name", "found"), [("x", "taken"), ("1st", "malformed"), ("a.b", "malformed"), ("", "malformed")]
+    )
     def test_names_are_unique_and_well_formed(self, name: str, found: str) -> None:
         graph = chain()
         with pytest.raises(GraphError, match=found):

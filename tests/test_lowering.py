@@ -6,6 +6,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ class Net:
         operator: str,
         sources: list[str],
         function: Callable[..., Tensor],
-        attributes: dict | None = None,
+        attributes: dict[str, Any] | None = None,
         **state: Tensor,
     ) -> str:
         record, graph = operators()[operator], self.graph
@@ -66,9 +67,7 @@ class Net:
     def gemm(self, source: str, rows: int) -> str:
         """Append a Gemm."""
         weight, bias = self.draw(rows, self.graph.node(source).shape[-1]), self.draw(rows)
-        return self._place(
-            "Gemm", [source], lambda x: F.linear(x, weight.to(x), bias.to(x)), weight=weight, bias=bias
-        )
+        return self._place("Gemm", [source], lambda x: F.linear(x, weight.to(x), bias.to(x)), weight=weight, bias=bias)
 
     def conv(self, source: str, channels: int) -> str:
         """Append a Conv that keeps the size."""
@@ -87,10 +86,10 @@ class Net:
         state["running_var"] = self.draw(channels).abs() + 0.5
 
         def function(x: Tensor) -> Tensor:
-            moved = {role: value.to(x) for role, value in state.items()}
-            return F.batch_norm(x, **moved, eps=1e-5)
+            weight, bias, mean, variance = (value.to(x) for value in state.values())
+            return F.batch_norm(x, mean, variance, weight, bias, eps=1e-5)
 
-        return self._place("BatchNormalization", [source], function, **state)
+        return self._place("BatchNormalization", [source], function, None, **state)
 
     def relu(self, source: str) -> str:
         """Append a Relu."""
@@ -158,7 +157,8 @@ class TestSharing:
         sum(output.sum() for output in paired(x, *box_around(x))).backward()
         with torch.no_grad():
             for parameter in paired.parameters():
-                parameter -= 0.1 * parameter.grad
+                assert parameter.grad is not None
+                parameter.sub_(0.1 * parameter.grad)
         assert not torch.equal(nominal(x), before)
         assert {name for name, _ in tree.named_parameters()} == {
             f"{name}.{role}" for name in ("conv", "batchnormalization", "gemm") for role in ("weight", "bias")
@@ -337,7 +337,10 @@ def check_normalization(record: Operator) -> None:
     """The paired rule normalizes nominal value and box by the nominal batch, gradients included, and counts once."""
     generator = torch.Generator().manual_seed(3)
     call = Call(
-        {"epsilon": 1e-3, "momentum": 0.8}, ((BATCH, CHANNELS, 4),), dict.fromkeys(ROLES, (CHANNELS,)), (BATCH, CHANNELS, 4)
+        {"epsilon": 1e-3, "momentum": 0.8},
+        ((BATCH, CHANNELS, 4),),
+        dict.fromkeys(ROLES, (CHANNELS,)),
+        (BATCH, CHANNELS, 4),
     )
     x, radius, *weights = (torch.rand(5, CHANNELS, 4, generator=generator, dtype=torch.float64) for _ in range(5))
     shift = 0.3 * torch.rand(5, CHANNELS, 4, generator=generator, dtype=torch.float64)
@@ -362,7 +365,9 @@ def check_normalization(record: Operator) -> None:
         assert torch.allclose(state["running_var"], 0.8 * parameters["running_var"] + 0.2 * batch.var(1))
 
 
-def _reference(x: Tensor, shift: Tensor, radius: Tensor, parameters: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+def _reference(
+    x: Tensor, shift: Tensor, radius: Tensor, parameters: dict[str, Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
     """Return outputs and leaves of the same normalization written out with explicit batch statistics."""
     point, center, half = (value.clone().requires_grad_() for value in (x, x + shift, radius))
     weight, bias = (parameters[role].clone().requires_grad_() for role in ("weight", "bias"))
@@ -388,12 +393,12 @@ def _assert_matches(
     for output, wanted in zip(outputs, expected[0], strict=True):
         assert torch.allclose(output, wanted, atol=1e-12)
     goals = [
-        sum((output * weight).sum() for output, weight in zip(side, weights, strict=True))
+        torch.stack([(output * weight).sum() for output, weight in zip(side, weights, strict=True)]).sum()
         for side in (outputs, expected[0])
     ]
     found = torch.autograd.grad(goals[0], leaves)
-    wanted = torch.autograd.grad(goals[1], expected[1], retain_graph=True)
-    for gradient, true_gradient in zip(found, wanted, strict=True):
+    true = torch.autograd.grad(goals[1], expected[1], retain_graph=True)
+    for gradient, true_gradient in zip(found, true, strict=True):
         assert torch.allclose(gradient, true_gradient, atol=1e-10)
 
 
@@ -444,18 +449,16 @@ class TestNormalization:
         tree = parameter_tree(net.graph)
         module = lower_paired(net.graph, tree, net.graph.outputs, net.graph.outputs)
         reference = nn.BatchNorm2d(2, momentum=0.1, dtype=torch.float64)
-        reference.load_state_dict(
-            {role: net.graph.state[f"batchnormalization.{role}"] for role in ROLES}, strict=False
-        )
+        reference.load_state_dict({role: net.graph.state[f"batchnormalization.{role}"] for role in ROLES}, strict=False)
         for _ in range(3):
             x = net.draw(4, 2, 3, 3)
             nominal, lower, upper = module(x, *box_around(x))
             assert torch.allclose(nominal, torch.relu(reference(x)), atol=1e-12)
             assert (lower <= nominal).all()
             assert (nominal <= upper).all()
-        holder = tree.get_submodule("batchnormalization")
-        assert torch.allclose(holder.running_mean, reference.running_mean)
-        assert torch.allclose(holder.running_var, reference.running_var)
+        for role in ("running_mean", "running_var"):
+            moved = tree.get_buffer(f"batchnormalization.{role}")
+            assert torch.allclose(moved, reference.get_buffer(role))
 
     def test_the_nominal_training_graph_does_as_torch_does(self) -> None:
         net = Net.over(2, 3, 3)
@@ -465,7 +468,7 @@ class TestNormalization:
         state = {role: net.graph.state[f"batchnormalization.{role}"].clone() for role in ROLES}
         expected = F.batch_norm(x, **state, training=True, momentum=0.1, eps=1e-5)
         assert torch.allclose(lower_nominal(net.graph, tree, Phase.TRAINING)(x), expected, atol=1e-12)
-        assert torch.allclose(tree.get_submodule("batchnormalization").running_mean, state["running_mean"])
+        assert torch.allclose(tree.get_buffer("batchnormalization.running_mean"), state["running_mean"])
 
     def test_a_box_alone_is_normalized_by_the_nominal_batch_all_the_same(self) -> None:
         net = Net.over(2, 3, 3)
@@ -490,7 +493,7 @@ class TestCompiling:
         for (name, value), (_, wanted) in zip(trees[1].named_buffers(), trees[0].named_buffers(), strict=True):
             assert torch.allclose(value, wanted), name
         assert not torch.equal(
-            trees[1].get_submodule("batchnormalization").running_mean,
+            trees[1].get_buffer("batchnormalization.running_mean"),
             net.graph.state["batchnormalization.running_mean"],
         )
 
@@ -552,8 +555,8 @@ class TestNetworks:
             lower, upper = module(*box)
             points = _points(net, x, half.expand_as(x)).float()
             points = torch.minimum(torch.maximum(points, box[0]), box[1]).flatten(0, 1)
-            for values in (net.function(points), net.function(points.double())):
-                values = values.reshape(-1, *lower.shape).double()
+            for found in (net.function(points), net.function(points.double())):
+                values = found.reshape(-1, *lower.shape).double()
                 assert (values >= lower.double()).all()
                 assert (values <= upper.double()).all()
 
@@ -582,7 +585,7 @@ def test_an_operator_of_the_registry_is_looked_up_when_it_is_lowered(monkeypatch
     net = Net.over(2)
     net.relu("x")
     record = operators()["Relu"]
-    changed = replace(record, rules=replace(record.rules, nominal=lambda call, x: -x))
+    changed = replace(record, rules=replace(record.rules, nominal=lambda _, x: -x))
     monkeypatch.setattr(lowering, "operators", lambda: {**operators(), "Relu": changed})
     x = net.draw(1, 2)
     assert torch.equal(lower_nominal(net.graph, parameter_tree(net.graph))(x), -x)

@@ -56,7 +56,7 @@ def test_a_margin_of_zero_is_no_proof(linear):
 
 
 def test_the_box_is_clipped_to_pixels(linear):
-    """At (1, 0.85) the ball of radius 0.1 reaches only to x₀ = 1 and x₁ = 0.95: the margin is 2 · 0.9 − 2 · 0.95 < 0."""
+    """At (1, 0.85) the ball of radius 0.1 spans [0.9, 1] × [0.75, 0.95]: the margin is at least 1.8 − 1.9."""
     (example,) = judged(linear, [[1.0, 0.85]], [0], 0.1).examples
     assert example.margin_lower[1] == pytest.approx(2 * 0.9 - 2 * 0.95, abs=1e-4)
 

@@ -17,9 +17,7 @@ Bounder: TypeAlias = Callable[[Interval], Interval]
 class Method(Protocol):
     """A bounding method: from a network and margin rows to a function that bounds the margins over a box."""
 
-    def __call__(
-        self, graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device
-    ) -> Bounder:
+    def __call__(self, graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
         """Return the function box (B, …) → bounds of `matrix` · output, (B, rows).
 
         `graph` carries its weights (a snapshot), `matrix` is (rows, outputs).

@@ -167,7 +167,9 @@ class _Builder:
         return _Value(shape, node=self._place(node, ()))
 
     def _fresh(self, wish: str) -> str:
-        return self.graph.fresh_name(f"{wish}_" if wish in _RESERVED else wish)
+        """Return a free name like `wish` that can be an attribute of a torch module."""
+        name = self.graph.fresh_name(wish)
+        return self.graph.fresh_name(f"{name}_node") if name in _RESERVED else name
 
     def _place(self, node: Node, operands: Iterable[str]) -> str:
         self._added.append(node.name)
@@ -251,8 +253,8 @@ class _Importer:
         raise_all(ModelError, self._problems())
         self._graph.outputs = tuple(self._output(value.name) for value in graph.output)
         self._finish()
-        notes = (*self._model.repairs, *self._rounding())
-        return Translation(self._graph, self._typed_model(), self._node_names(), notes)
+        notes = (*self._model.repairs, *self._rounding(), *self._settle_outputs())
+        return Translation(self._graph, self._model.proto, self._node_names(), notes)
 
     def _import_input(self, name: str) -> None:
         sizes = self._tracer.values[name].shape
@@ -280,7 +282,9 @@ class _Importer:
 
     def _report(self, node: onnx.NodeProto, reason: str) -> None:
         version = self._version(node)
-        kind = f"{node.domain}.{node.op_type}" if node.domain else f"{node.op_type}-{version}" if version else node.op_type
+        kind = (
+            f"{node.domain}.{node.op_type}" if node.domain else f"{node.op_type}-{version}" if version else node.op_type
+        )
         self._refused.setdefault((kind, reason), []).append(node.name)
 
     def _problems(self) -> Iterator[Problem]:
@@ -444,12 +448,17 @@ class _Importer:
         double = onnx.TensorProto.DOUBLE in computed
         return ["it computes in double precision; the network rounds its weights to float32"] if double else []
 
-    def _typed_model(self) -> onnx.ModelProto:
-        """Return the model with the types that its outputs really have, their shapes left to the reader."""
+    def _settle_outputs(self) -> Iterator[str]:
+        """Declare the outputs of the model as what they are, without a shape; yield what was declared wrongly."""
         for value in self._model.proto.graph.output:
-            known = self._tracer.values[value.name]
+            known, declared = self._tracer.values[value.name], value.type.tensor_type
+            sizes = [dim.dim_value or None for dim in declared.shape.dim]
+            fits = len(sizes) in (0, len(known.shape)) and all(
+                size in (None, real) for size, real in zip(sizes, known.shape, strict=False)
+            )
+            if declared.elem_type != known.elem_type or not fits:
+                yield f"output {value.name} was declared wrongly"
             value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, known.elem_type, None))
-        return self._model.proto
 
     def _node_names(self) -> dict[str, str]:
         return {name: next(iter(entry.forms.values())).node for name, entry in self._entries.items()}

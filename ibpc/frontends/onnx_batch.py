@@ -66,15 +66,15 @@ def _same(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxN
 def _aligned(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """Broadcasting counts dimensions from the end: give all operands that depend on an input the largest rank."""
     rank = max(_rank(value) for value in node.inputs if value is not None)
-    return replace(node, inputs=tuple(_with_rank(value, rank, builder) for value in node.inputs))
+    return replace(node, inputs=tuple(value and _with_rank(value, rank, builder) for value in node.inputs))
 
 
 def _rank(value: Value) -> int:
     return len(value.shape) - (value.constant is None)
 
 
-def _with_rank(value: Value | None, rank: int, builder: Builder) -> Value | None:
-    if value is None or value.constant is not None or _rank(value) == rank:
+def _with_rank(value: Value, rank: int, builder: Builder) -> Value:
+    if value.constant is not None or _rank(value) == rank:
         return value
     ones = [1] * (rank - _rank(value))
     return builder.add("Reshape", [value], {"shape": [*ones, *value.shape[1:]]})
@@ -155,15 +155,24 @@ def _repeats(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> On
 
 
 def _product(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """MatMul: vectors are matrices of one row, leading dimensions broadcast."""
+    """MatMul: vectors become matrices of one row or column where numpy's rule would take the batch for one."""
     x, y = node.operand(0), node.operand(1)
-    if _rank(x) == 1 and y.constant is not None and y.constant.dim() <= 2:
+    if not _is_vector(x) and not _is_vector(y):
+        return _aligned(node, builder, outputs)
+    if y.constant is not None and y.constant.dim() <= 2:
         return node
-    if _rank(y) == 1 and x.constant is not None and x.constant.dim() == 2:
-        return replace(node, inputs=(y, builder.constant(x.constant.T.contiguous())))
-    if min(_rank(x), _rank(y)) < 2:
-        raise GraphError.at(f"node {node.name}", "a product of a vector and a stack of matrices", "matrices")
-    return _aligned(node, builder, outputs)
+    if x.constant is not None and x.constant.dim() <= 2:
+        turned = x.constant if x.constant.dim() == 1 else x.constant.T.contiguous()
+        return replace(node, inputs=(y, builder.constant(turned)))
+    row = builder.add("Reshape", [x], {"shape": [1, *x.shape[1:]]}) if _is_vector(x) else x
+    column = builder.add("Reshape", [y], {"shape": [*y.shape[1:], 1]}) if _is_vector(y) else y
+    rank = max(_rank(row), _rank(column))
+    product = builder.add("MatMul", [_with_rank(row, rank, builder), _with_rank(column, rank, builder)])
+    return reshaping(replace(node, inputs=(product,)), builder, outputs[0])
+
+
+def _is_vector(value: Value) -> bool:
+    return value.constant is None and _rank(value) == 1
 
 
 def _affine(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:

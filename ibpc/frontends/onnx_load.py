@@ -28,7 +28,7 @@ OLDEST_OPSET: Final = 7
 
 _MOST_BYTES: Final = 2**31 - 1
 _GZIP_MAGIC: Final = b"\x1f\x8b"
-_GZIP_GROWTH: Final = 256
+_GZIP_GROWTH: Final = 100
 _GZIP_ALLOWANCE: Final = 64 * 2**20
 _CHUNK: Final = 2**20
 _MOST_INLINED_NODES: Final = 200_000
@@ -351,7 +351,14 @@ def _name_nodes(graph: onnx.GraphProto, repairs: list[str]) -> None:
 
 
 def _settle_types(proto: onnx.ModelProto, where: str, repairs: list[str]) -> None:
-    """Retype inputs that are declared double where the network computes in float. Outputs are settled later."""
+    """Retype inputs that are declared double where the network computes in float.
+
+    Outputs get a type if they have none, since the checker wants one; the importer replaces it by what it infers.
+    """
+    for value in proto.graph.output:
+        kind = value.type.tensor_type
+        kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
+        kind.shape.SetInParent()
     declared = [value for value in proto.graph.input if _elem_type(value) == onnx.TensorProto.DOUBLE]
     if not declared or _types_fit(proto):
         return

@@ -36,7 +36,7 @@ _Path = tuple[str | int, ...]
 def load_spec(path: str | Path, seed: int = 0) -> Graph:
     """Return the graph that the JSON spec in the file `path` describes, with fresh parameters drawn from `seed`.
 
-    Raises SpecError with everything that is wrong.
+    Raises SpecError with everything that is wrong, and UsageError for an impossible seed.
     """
     return graph_from_spec(read_json(path), str(path), seed)
 
@@ -46,7 +46,7 @@ def graph_from_spec(data: Mapping[str, Any], where: str, seed: int = 0) -> Graph
 
     `where` names the spec in errors. Equal specs and seeds give equal graphs. Where the spec states no initialisation
     the graph's hints say that its weights are fresh, so that training may choose. Raises SpecError with everything
-    that is wrong.
+    that is wrong, and UsageError for an impossible seed.
     """
     generator = generator_of(seed)
     raise_all(SpecError, data_problems(data, where))

@@ -118,7 +118,7 @@ that much from its output instead, as in torch.nn, and has no "same" and "valid"
 `"same"` is exact: with input size n, stride s and window w = (kernel_size − 1) · dilation + 1, the total is
 max(0, (⌈n / s⌉ − 1) · s + w − n); half of it, rounded down, goes before and the rest after. That is TensorFlow's
 `SAME` and ONNX's `SAME_UPPER`. With stride 2, kernel 3 and an even n it puts nothing before and one after: this is
-not `padding: 1`, which puts one on both sides. (torch.nn allows "same" with stride 1 only, where the two agree.)
+not `padding: 1`, which puts one on both sides. (torch.nn has "same" for stride 1 only, and means this by it.)
 """
 
 _LIMITS: Final = f"""\

@@ -32,6 +32,22 @@ def broadcast_shape(name: str) -> ShapeRule:
     return shape
 
 
+def sum_of_radii(call: Call, *radii: torch.Tensor | None, offset: float | None) -> torch.Tensor:
+    """Return the sum of the radii that are there, in the shape of the output: of a sum or a difference."""
+    present = [radius for radius in radii if radius is not None]
+    total = present[0]
+    for radius in present[1:]:
+        total = total + radius
+    if len(present) < len(radii):
+        total = total.expand(call.output)
+    return total if offset is None else total + offset
+
+
+def two_terms(call: Call) -> int:
+    """Return the number of terms of a sum or a difference."""
+    return 2
+
+
 def import_as(type: str, versions: tuple[int, ...], operator: str | None = None) -> OnnxImport:
     """Return the import of an ONNX operator whose inputs are all operands and whose attributes say nothing."""
 

@@ -23,7 +23,7 @@ import torch
 from ibpc.errors import GraphError, OperatorError, nearest
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Graph, Node, Shape
-from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, Arithmetic, down, inflation, up, vanishing
+from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, Arithmetic, down, guard_overflow, inflation, up, vanishing
 
 Tensor: TypeAlias = torch.Tensor
 Operand: TypeAlias = Interval | Tensor
@@ -276,7 +276,8 @@ class Operator:
         """Yield what is wrong with complete attributes."""
         for name in attributes:
             if name not in self.attributes:
-                yield f"{self.name} has no attribute {name!r}; {nearest(name, self.attributes) if self.attributes else ''}"
+                hint = f"; {nearest(name, self.attributes)}" if self.attributes else ""
+                yield f"{self.name} has no attribute {name!r}{hint}"
         for name, schema in self.attributes.items():
             if name not in attributes:
                 yield f"attribute {name!r} of {self.name} is missing"
@@ -393,7 +394,7 @@ def affine(
 
     Interval rule: center W c + b, radius |W| r (Gowal et al. 2018, arXiv 1810.12715, equation 6): exact per output
     over a box. In binary32 the operand's radius first grows to (1 + ρ) r + ρ |c| and the result's by ρ |b| more, ρ
-    from `ibpc.rounding.inflation`; that rides along in the same |W| product.
+    from `ibpc.rounding.inflation`; that rides along in the same |W| product. Sums that may overflow bound nothing.
 
     `absolute(call, *radii, offset, **parameters)` is |W| r + offset, `terms(call)` the number of products summed
     into one output, `magnitude(call, **parameters)` an upper bound of |b| that broadcasts to the output or None.
@@ -412,7 +413,7 @@ def affine(
         radii = tuple(_inflated(x, growth) for x in operands)
         bias = magnitude(call, **parameters)
         offset: Tensor | float = vanishing(count) if bias is None else bias * growth + vanishing(count)
-        return Interval.around(center, absolute(call, *radii, offset=offset, **parameters))
+        return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters)))
 
     def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
         pairs = [x for x in operands if isinstance(x, Paired)]

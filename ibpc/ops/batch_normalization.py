@@ -1,4 +1,4 @@
-"""BatchNormalization: per-channel normalization, by running statistics in evaluation and by those of the batch in training."""
+"""BatchNormalization: per-channel normalization by running statistics, in training by those of the batch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def terms(call: Call) -> int:
 
 
 @has_side_effect
-@wrap_torch_function(lambda running_mean, running_var, mean, variance, x, momentum: (running_mean, x))
+@wrap_torch_function(lambda *tensors_and_momentum: tensors_and_momentum[:-1])
 def update_running_statistics(
     running_mean: torch.Tensor,
     running_var: torch.Tensor,

@@ -22,7 +22,7 @@ def nominal(call: Call, *, value: torch.Tensor) -> torch.Tensor:
 
 
 def interval(call: Call, *, value: torch.Tensor) -> Interval:
-    """The box of the single point `value`."""
+    """Return the box of the single point `value`."""
     return Interval.point(value)
 
 

@@ -46,10 +46,8 @@ def center(call: Call, x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
 
 
 def spread(call: Call, radius: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
-    """Return radius / divisor, and infinity where the divisor may be zero: nothing is known of that quotient."""
-    safe = divisor.abs() > least_divisor(call)
-    unknown = torch.zeros_like(divisor).where(safe, torch.full_like(divisor, torch.inf))
-    return radius / divisor.where(safe, torch.ones_like(divisor)) + unknown
+    """Return radius / divisor; infinity, or NaN for no radius, where the divisor may be zero."""
+    return radius / divisor.where(divisor.abs() > least_divisor(call), torch.zeros_like(divisor))
 
 
 _BY_EXACT = scaling(center, spread, terms, Sharing.WHEN_STACKED)
@@ -61,7 +59,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
 
     Exact divisor: center c / y, radius r / |y|, affine. Divisor box: least and greatest of the four corner quotients,
     for x / y is monotone in x and, on either side of 0, in y; each is one rounding off. A divisor that is or may be 0
-    gives (−∞, ∞); in binary32 so does one that may be flushed to 0.
+    gives (−∞, ∞) (or NaN, for a number by 0); in binary32 so does one that may be flushed to 0.
     """
     if not isinstance(y, Interval):
         return _BY_EXACT.interval(call, x, weight=y)
@@ -74,8 +72,11 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
 
 
 def _nonzero(y: Interval) -> tuple[Interval, torch.Tensor]:
-    """Return the box with [1, 1] where it may hold a zero (or a bound is NaN), and where it holds none."""
-    safe = (y.lower > 0) | (y.upper < 0)
+    """Return the box with [1, 1] where it may hold a zero or is not a box of numbers, and where it is and does not.
+
+    Not a box of numbers: a NaN bound, or [∞, ∞], which is what an overflow leaves and stands for any large number.
+    """
+    safe = ((y.lower > 0) & (y.lower < torch.inf)) | ((y.upper < 0) & (y.upper > -torch.inf))
     ones = torch.ones_like(y.lower)
     return Interval.bounds(torch.where(safe, y.lower, ones), torch.where(safe, y.upper, ones)), safe
 

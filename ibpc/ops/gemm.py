@@ -30,7 +30,7 @@ from ibpc.ops.base import (
     affine,
     register,
 )
-from ibpc.rounding import FLUSHED, Arithmetic, inflation, vanishing
+from ibpc.rounding import FLUSHED, Arithmetic, guard_overflow, inflation, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -100,7 +100,7 @@ def terms(call: Call) -> int:
 def _elided(
     call: Call, x: Interval, *, weight: torch.Tensor, specification: torch.Tensor, **parameters: torch.Tensor
 ) -> Interval:
-    """The interval rule in binary32 with a merged specification S.
+    """Return the box in binary32 with a merged specification S.
 
     The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
     is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not.
@@ -114,7 +114,7 @@ def _elided(
         offset = offset + (specification.abs() @ bias) * growth
     rounding = F.linear((x.radius + x.center.abs()) * growth + FLUSHED, moduli, offset)
     spread = F.linear(x.radius * (1.0 + growth), (specification @ weight).abs())
-    return Interval.around(center, (spread + rounding) * (1.0 + growth))
+    return Interval.around(center, guard_overflow((spread + rounding) * (1.0 + growth)))
 
 
 _PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS)

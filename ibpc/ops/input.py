@@ -22,7 +22,7 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
-    """Inputs are declared by the exporter, not written as nodes."""
+    """Refuse: inputs are declared by the exporter, not written as nodes."""
     unreachable("an Input node was exported as an operator")
 
 

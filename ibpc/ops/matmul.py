@@ -30,7 +30,7 @@ from ibpc.ops.base import (
 )
 from ibpc.rounding import Arithmetic, inflation, vanishing
 
-MOST_PRODUCTS: Final = 2**20
+MOST_PRODUCTS: Final = 2**18
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -62,9 +62,10 @@ def terms(call: Call) -> int:
 def both(call: Call, x: Interval, y: Interval) -> Interval:
     """[Σₖ min, Σₖ max] over the four corners of each product x_ik y_kj.
 
-    Exact per output: the K products of one output share no element. Nothing but corners distinguishes a product of two
-    boxes around 0, so the I·K·J products of a sample are materialised, four corners each, at most `MOST_PRODUCTS` at
-    a time. In binary32 either sum is off by at most γ Σₖ max|x_ik| max|y_kj|, which is one more matrix product.
+    Exact per output: the K products of one output share no element. The least of two corners does not split into
+    matrix products where both boxes hold 0, so all I·K·J products are materialised, four corners each, at most
+    `MOST_PRODUCTS` of a sample at a time (or I·J, if that is more). In binary32 either sum is off by at most
+    γ Σₖ max|x_ik| max|y_kj|, which is one more matrix product.
     """
     least, greatest = [], []
     x, y = flushable(call, x), flushable(call, y)
@@ -94,7 +95,8 @@ def _slices(call: Call, x: Interval, y: Interval) -> Iterator[tuple[Interval, In
 def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     """Return the planes of each product x_ik y_kj (`product_planes`), summed over k; exact where an operand is.
 
-    The views bring x to (…, I, 1, K) and y to (…, 1, J, K); slopes broadcast between the two.
+    The views bring x to (…, I, 1, K) and y to (…, 1, J, K); slopes broadcast between the two. The offset of two boxes
+    takes I·J·K numbers on the way.
     """
     is_row, is_column = (len(operand) == 1 for operand in call.operands)
 

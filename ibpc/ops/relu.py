@@ -22,7 +22,8 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 def relaxation(call: Call, x: Interval) -> Planes:
     """Lower plane a·x with a = 1 where u > −l and else 0, upper plane the chord u (x − l) / (u − l).
 
-    (Zhang et al. 2018, CROWN, arXiv 1811.00866, table 2, with the adaptive lower slope.) Where l ≥ 0 both are x, where u ≤ 0 both are 0.
+    (Zhang et al. 2018, CROWN, arXiv 1811.00866, table 2, with the adaptive lower slope.) Where l ≥ 0 both are x, where
+    u ≤ 0 both are 0.
     """
     lower, upper = x.lower, x.upper
     active, dead = lower >= 0, upper <= 0

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
-from ibpc.ops.add import absolute, terms
+from ibpc.ops._elementwise import (
+    broadcast_shape,
+    export_as,
+    import_as,
+    option_free_layer,
+    sum_of_radii,
+    two_terms,
+)
 from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
 
 
@@ -23,7 +29,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Sub"),
         macs=no_macs,
-        rules=affine(nominal, absolute, terms, no_magnitude),
+        rules=affine(nominal, sum_of_radii, two_terms, no_magnitude),
         reads=(import_as("Sub", (7, 13, 14)),),
         writes=export_as("Sub"),
         layers=(option_free_layer("Sub"),),

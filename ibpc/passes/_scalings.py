@@ -143,18 +143,17 @@ def normalization_scaling(graph: Graph, node: Node) -> Scaling:
 
 # ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
 def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
-    """Fold the scaling that node `name` applies to `operand` into `operand`'s node. Returns why not, None if done."""
-    target = graph.node(operand)
-    if target.operator not in LINEAR:
+    """Fold the scaling that node `name` applies to `operand` into the node that computes it. Returns why not."""
+    target, scaling, others = _linear_source(graph, name, operand, scaling)
+    if target.operator not in (*LINEAR, *VIEWS):
         return f"{_described(target)}"
-    others = [reader for reader in readers(graph, operand) if reader != name]
     if others:
-        return f"the value of {operand} is also read by {listed(others)}"
-    if "specification" in graph.parameters_of(operand):
-        return f"{operand} carries a specification"
+        return f"the value of {target.name} is also read by {listed(others)}"
+    if "specification" in graph.parameters_of(target.name):
+        return f"{target.name} carries a specification"
     channels = scaling.per_channel(target.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {operand} differently"
+        return f"it treats the positions of one channel of {target.name} differently"
     reason = _take_in(graph, target, channels, _behind)
     if reason is None:
         _bypass(graph, name, operand)
@@ -179,6 +178,11 @@ def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str
     return reason
 
 
+def source_before(graph: Graph, name: str, operand: str, scaling: Scaling) -> Node:
+    """Return the node that computes what node `name` reads, before views; where others read it too, that view."""
+    return _linear_source(graph, name, operand, scaling)[0]
+
+
 def reader_behind(graph: Graph, name: str, scaling: Scaling) -> Node:
     """Return the node that reads the value of node `name`, behind views; where there are several, the last view."""
     return _linear_reader(graph, name, scaling)[0]
@@ -197,6 +201,19 @@ def readers(graph: Graph, name: str) -> list[str]:
     """Return the nodes that read the value, and "the caller" if the network returns it."""
     found = [use.consumer for use in graph.consumers(name)]
     return [*found, "the caller"] if name in graph.outputs else found
+
+
+def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:
+    """Follow what node `name` reads back through views that nothing else reads, to the node before the first.
+
+    Returns the node, the scaling in its result's shape, and what else reads it.
+    """
+    while True:
+        node, others = graph.node(operand), [reader for reader in readers(graph, operand) if reader != name]
+        if others or node.operator not in VIEWS:
+            return node, scaling, others
+        name, operand = operand, graph.operands(operand)[0]
+        scaling = scaling.reshaped(graph.node(operand).shape[1:])
 
 
 def _linear_reader(graph: Graph, name: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:

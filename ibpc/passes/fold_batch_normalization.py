@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibpc.ir import Graph
-from ibpc.passes._scalings import fold_back, fold_forward, normalization_scaling, reader_behind
+from ibpc.passes._scalings import fold_back, fold_forward, normalization_scaling, reader_behind, source_before
 from ibpc.passes.base import Log, Pass
 
 
@@ -34,11 +34,12 @@ class FoldBatchNormalization(Pass):
                 continue
             operand = graph.operands(node.name)[0]
             scaling = normalization_scaling(graph, node)
+            source = source_before(graph, node.name, operand, scaling)
+            reader = reader_behind(graph, node.name, scaling)
             before = fold_back(graph, node.name, operand, scaling)
             if before is None:
-                log.changed(node.name, f"folded into {operand} before it")
+                log.changed(node.name, f"folded into {source.name} before it")
                 continue
-            reader = reader_behind(graph, node.name, scaling)
             behind = fold_forward(graph, node.name, operand, scaling)
             if behind is None:
                 log.changed(node.name, f"folded into {reader.name} behind it")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibpc.ir import Graph
-from ibpc.passes._scalings import LINEAR, elementwise_scaling, fold_back, fold_forward, reader_behind
+from ibpc.passes._scalings import LINEAR, elementwise_scaling, fold_back, fold_forward, reader_behind, source_before
 from ibpc.passes.base import Log, Pass
 
 
@@ -46,9 +46,10 @@ class FuseAffine(Pass):
         match = elementwise_scaling(graph, graph.node(name))
         if match is None:
             return
-        operator, reason = graph.node(name).operator, fold_back(graph, name, *match)
+        operator, source = graph.node(name).operator, source_before(graph, name, *match)
+        reason = fold_back(graph, name, *match)
         if reason is None:
-            log.changed(name, f"{operator} fused into {match[0]} before it")
+            log.changed(name, f"{operator} fused into {source.name} before it")
         else:
             refused[name] = f"not fused backward, {reason}"
 
@@ -60,7 +61,7 @@ class FuseAffine(Pass):
             return
         operand, scaling = match
         operator, reader = graph.node(name).operator, reader_behind(graph, name, scaling)
-        neighbours = {graph.node(operand).operator, reader.operator}
+        neighbours = {source_before(graph, name, operand, scaling).operator, reader.operator}
         reason = fold_forward(graph, name, operand, scaling)
         if reason is None:
             log.changed(name, f"{operator} fused into {reader.name} behind it")

@@ -44,6 +44,8 @@ def demonstrate(out: Path, seed: int, reporter: Reporter) -> Demonstration:
     result = Certification("ibp", ibp).run(network, dataset.test.floats(), dataset.test.labels, EPS)
     verdicts, figure = out / "verdicts.json", out / "overview.png"
     write_json(verdicts, {"model": str(out), "data": DATASET, "split": "test", **result.to_json()})
-    title = f"{network.name}: trained with IBP, certified on {len(result.examples)} test images at ε = {format_eps(EPS)}"
+    title = (
+        f"{network.name}: trained with IBP, certified on {len(result.examples)} test images at ε = {format_eps(EPS)}"
+    )
     draw_overview(run.records, result, title, figure)
     return Demonstration(run, result, dataset, verdicts, figure)

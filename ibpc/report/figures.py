@@ -56,7 +56,7 @@ def _draw_training(axes: Axes, records: Sequence[EpochRecord], eps: float) -> No
     axes.yaxis.set_major_formatter("{x:.0%}")
     training = axes.twinx()
     training.plot([r.epoch for r in records], [r.eps for r in records], color=MUTED, ls=":", label="ε in training")
-    training.set_ylim(0, max(max(r.eps for r in records), 1e-9) * 1.6)
+    training.set_ylim(0, max([1e-9, *(r.eps for r in records)]) * 1.6)
     training.set_ylabel("ε", color=MUTED)
     training.spines["right"].set_visible(True)
     handles, names = axes.get_legend_handles_labels()

@@ -79,7 +79,9 @@ def show_compilation(network: Network) -> None:
 def show_compiled(network: Network, path: Path) -> None:
     """Print one line about an artifact that was written."""
     count = network.parameter_count()
-    console().print(f"compiled [bold]{network.name}[/bold] → {path}/ ({len(network.graph)} nodes, {count:,} parameters)")
+    console().print(
+        f"compiled [bold]{network.name}[/bold] → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
+    )
 
 
 def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:

@@ -6,6 +6,7 @@ the random generators (`random.NAME`); the header holds the rest as JSON.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from ibpc.errors import Problem, TrainingError, raise_all
 FORMAT_VERSION: Final = 1
 
 _HEADER: Final = "ibpc"
+_SHA256: Final = "sha256"
 _MODEL: Final = "model."
 _OPTIMIZER: Final = "optimizer."
 _RANDOM: Final = "random."
@@ -105,15 +107,20 @@ class Checkpoint:
             "data": self.identity.data,
             "graph": self.identity.graph,
         }
-        write_atomically(path, save(dict(self.tensors), {_HEADER: json.dumps(header)}))
+        text = json.dumps(header)
+        notes = {_HEADER: text, _SHA256: _digest(text, self.tensors)}
+        write_atomically(path, save(dict(self.tensors), notes))
 
     @classmethod
     def read(cls, path: Path) -> Checkpoint:
         """Read a file. Raises TrainingError if it is missing, damaged or of another format."""
         try:
             with safe_open(path, "pt") as stored:
-                header = json.loads((stored.metadata() or {})[_HEADER])
+                notes = stored.metadata() or {}
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if notes[_SHA256] != _digest(notes[_HEADER], tensors):
+                raise TrainingError.at(path, "unreadable: its SHA-256 is wrong", "a checkpoint written by ibpc")
+            header = json.loads(notes[_HEADER])
             if header["format"] != FORMAT_VERSION:
                 raise TrainingError.at(path, f"format {header['format']!r}", f"format {FORMAT_VERSION}")
             identity = Identity(header["recipe"], int(header["seed"]), str(header["data"]), str(header["graph"]))
@@ -131,6 +138,15 @@ class Checkpoint:
 
 def _named(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"{prefix}{name}": tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _digest(text: str, tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of a text and of the tensors' names and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name}\n".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 # ── optimizer ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -186,6 +186,8 @@ class _Trainer:
         """Go back to the checkpoint in the folder, or write the first one. Return the records up to there."""
         path = folder / CHECKPOINT
         records = []
+        for leftover in folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
         if path.exists():
             stored = Checkpoint.read(path)
             stored.expect(self.identity(), folder)

@@ -1,0 +1,1 @@
+"""Proving and falsifying: attacks, and the certification of data sets."""

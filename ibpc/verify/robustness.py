@@ -49,7 +49,9 @@ class Example:
             "label": self.label,
             "predicted": self.predicted,
             "verdict": self.verdict.value,
-            "margin_lower": [value if abs(value) != float("inf") and value == value else None for value in self.margin_lower],
+            "margin_lower": [
+                value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
+            ],
         }
 
 
@@ -112,11 +114,13 @@ class Certification:
         images: torch.Tensor,
         labels: torch.Tensor,
         eps: float,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int], object] = int,
     ) -> Robustness:
         """Certify all images (B, …) in the units of `eps` at the L∞ radius `eps`.
 
-        The boxes are clipped to the range of the network's input, pixels in [0, 1] if it states none. Raises PropertyError for a bad radius, images that do not fit the network, or labels outside its classes.
+        The boxes are clipped to the range of the network's input, pixels in [0, 1] if it states none. `progress` is
+        told how many are done. Raises PropertyError for a bad radius, images that do not fit the network, or labels
+        outside its classes.
         """
         images = fit_images(images, network.input_shape)
         _check(network, images, labels, eps)
@@ -153,9 +157,7 @@ class _Judge:
         for offset, (label, guess, verdict, row) in enumerate(rows):
             yield Example(first + offset, label, guess, verdict, tuple(row))
 
-    def _verdicts(
-        self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
-    ) -> list[Verdict]:
+    def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
         verified = ((margins > 0) | ~others).all(1)
         falsified = torch.zeros_like(verified)

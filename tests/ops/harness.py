@@ -19,7 +19,6 @@ from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH, INPUT, Graph, Node
 from ibpc.ops import operators
 from ibpc.ops.base import Operator, Plane
-from ibpc.rounding import Arithmetic
 from tests.ops.cases import Case
 from tests.ops.onnx_tools import feeds, read_back, write_model
 from tests.ops.scene import (
@@ -96,7 +95,7 @@ def check_onnx_runtime(case: Case, operator: Operator) -> None:
     options.intra_op_num_threads = 1
     model = write_model(scene, torch.float32).SerializeToString()
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, feeds(scene, scene.boxes and corners(scene)[0], torch.float32))
+    (found,) = session.run(None, feeds(scene, corners(scene)[0], torch.float32))
     expected = scene.value(corners(scene)[0]).float()
     _assert_close(torch.as_tensor(found), expected, case.tolerance * (1 + expected.abs()), "ONNX Runtime")
 
@@ -242,8 +241,8 @@ def _double(value: Tensor) -> Tensor:
 def check_float32_tight(case: Case, operator: Operator) -> None:
     """Bounds of binary32 contain those of real arithmetic and are wider only by a small multiple of the rounding."""
     scene = draw(case, operator)
-    wide = tuple(bound.double() for bound in scene.in_float32().bounds())
-    real = scene.bounds()
+    lower, upper = scene.in_float32().bounds()
+    wide, real = (lower.double(), upper.double()), scene.bounds()
     for bound in real:
         _assert_inside(bound, wide, 0.0, "bound of real arithmetic")
     allowed = case.growth * rounding(scene, torch.float32)
@@ -253,12 +252,28 @@ def check_float32_tight(case: Case, operator: Operator) -> None:
 
 # ── robustness ──────────────────────────────────────────────────────────────────────────────────────────────────
 def check_nonfinite(case: Case, operator: Operator) -> None:
-    """Where a bound is infinite or NaN, no finite bound excludes a value that the function can take."""
+    """Where a bound is infinite or NaN, or a sum overflows, no bound excludes a value that the function can take."""
     scene = draw(case, operator)
+    if operator.is_affine:
+        for scale in (2.0**100, 2.0**120, 2.0**126):
+            _assert_no_claim_by_overflow(_scaled(scene, scale))
     for base in (scene, scene.in_float32()):
         for slot, x in enumerate(base.operands):
             if isinstance(x, Interval):
                 _assert_no_wrong_claim(base, slot)
+
+
+def _assert_no_claim_by_overflow(scene: Scene) -> None:
+    single = scene.in_float32()
+    lower, upper = (bound.double() for bound in single.bounds())
+    bounded = lower.isfinite() | upper.isfinite()
+    for point in corners(single):
+        real = scene.value([_double(x) for x in point])
+        assert not ((real < lower) | (real > upper)).any(), "an overflow excludes the real value"
+        for rule in (scene.operator.rules.nominal, *scene.case.evaluations):
+            value = rule(single.call, *point, **single.parameters).double()
+            wrong = (value < lower) | (value > upper) | (value.isnan() & bounded)
+            assert not wrong.any(), f"bounds exclude an overflow of {rule.__name__}"
 
 
 def _assert_no_wrong_claim(scene: Scene, slot: int) -> None:

@@ -15,7 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape
 from ibpc.ops import operators
-from ibpc.ops.base import Call, OnnxImport, OnnxNode, Operator
+from ibpc.ops.base import Call, OnnxImport, OnnxNode, Operator, Value
 from tests.ops.scene import Scene
 
 Tensor = torch.Tensor
@@ -49,9 +49,7 @@ class ModelWriter:
 def write_model(scene: Scene, dtype: torch.dtype) -> onnx.ModelProto:
     """Return a checked model of opset 18 with the row as its only operator, inputs `x0`, `x1`, … for the boxes."""
     writer = ModelWriter(dtype)
-    names = [
-        f"x{slot}" if isinstance(x, Interval) else writer.constant(x) for slot, x in enumerate(scene.operands)
-    ]
+    names = [f"x{slot}" if isinstance(x, Interval) else writer.constant(x) for slot, x in enumerate(scene.operands)]
     result = scene.operator.writes(scene.call, writer, tuple(names), scene.parameters)
     result = writer.node("Identity", [result])
     inputs = [
@@ -103,12 +101,12 @@ class EvaluatingBuilder:
     def add(
         self,
         operator: str,
-        operands: Iterable[KnownValue],
+        operands: Iterable[Value],
         attributes: Attributes | None = None,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> KnownValue:
         """Check the node as the IR does and return its value."""
-        record, values = self.records[operator], list(operands)
+        record, values = self.records[operator], [_known(value) for value in operands]
         complete, arrays = record.complete(attributes or {}), dict(parameters or {})
         problems = [*record.check_attributes(complete), *record.check_operands(len(values), arrays)]
         assert not problems, problems
@@ -121,6 +119,11 @@ class EvaluatingBuilder:
     def constant(self, value: Tensor) -> KnownValue:
         """Return a constant value."""
         return KnownValue(value, tuple(value.shape), True)
+
+
+def _known(value: Value) -> KnownValue:
+    assert isinstance(value, KnownValue)
+    return value
 
 
 def read_back(scene: Scene, model: onnx.ModelProto, point: Sequence[Tensor]) -> KnownValue:
@@ -139,8 +142,8 @@ def read_back(scene: Scene, model: onnx.ModelProto, point: Sequence[Tensor]) -> 
             continue
         found = _reading(node.op_type, records)
         results = found.read(_onnx_node(node, found, tuple(inputs)), EvaluatingBuilder(records))
-        results = results if isinstance(results, tuple) else (results,)
-        values.update(zip(node.output, results, strict=False))
+        outputs = results if isinstance(results, tuple) else (results,)
+        values.update(zip(node.output, map(_known, outputs), strict=False))
     return values[model.graph.node[-1].input[0]]
 
 
@@ -161,9 +164,7 @@ def _reading(type: str, records: Mapping[str, Operator]) -> OnnxImport:
     return found[0]
 
 
-def _onnx_node(
-    node: onnx.NodeProto, found: OnnxImport, inputs: tuple[KnownValue | None, ...]
-) -> OnnxNode:
+def _onnx_node(node: onnx.NodeProto, found: OnnxImport, inputs: tuple[KnownValue | None, ...]) -> OnnxNode:
     schema = onnx.defs.get_schema(node.op_type, OPSET)
     assert schema.since_version in found.versions, f"{node.op_type} {schema.since_version} is not read"
     defaults = {

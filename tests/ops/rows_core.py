@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import torch
 
@@ -15,6 +16,7 @@ Tensor = torch.Tensor
 
 
 # ── other orders of summation ───────────────────────────────────────────────────────────────────────────────────
+
 
 def conv_tap_by_tap(call: Call, x: Tensor, *, weight: Tensor, bias: Tensor | None = None, **_: Tensor) -> Tensor:
     """Start from the bias and add one product after the other, the last tap first."""
@@ -40,14 +42,16 @@ def _taps(call: Call, x: Tensor, weight: Tensor) -> Iterator[Tensor]:
     kernel, spatial = weight.shape[2:], call.output[2:]
     group, width = call["group"], weight.shape[1]
     x = torch.nn.functional.pad(x, torch_pads(call["pads"]))
-    for channel, *position in product(range(width), *map(range, kernel)):
+    positions = product(*(range(size) for size in kernel))
+    for channel, (place, position) in product(range(width), enumerate(positions)):
         windows = [
             slice(tap * dilation, tap * dilation + (size - 1) * stride + 1, stride)
             for tap, dilation, stride, size in zip(position, call["dilations"], call["strides"], spatial, strict=True)
         ]
         values = x[:, channel::width][(slice(None), slice(None), *windows)]
         values = values.repeat_interleave(weight.shape[0] // group, dim=1)
-        yield values * weight[(slice(None), channel, *position)].reshape([1, -1, *[1] * len(kernel)])
+        taps = weight[:, channel].flatten(1)[:, place]
+        yield values * taps.reshape([1, -1, *[1] * len(kernel)])
 
 
 def gemm_reversed(
@@ -104,7 +108,9 @@ _GEMM_ORDERS = (gemm_reversed, gemm_flipped)
 _NORMALIZATION_ORDERS = (normalization_folded, normalization_written_out)
 
 
-def _convolution(strides: list[int], pads: list[int], dilations: list[int] | None = None, group: int = 1) -> dict:
+def _convolution(
+    strides: list[int], pads: list[int], dilations: list[int] | None = None, group: int = 1
+) -> dict[str, Any]:
     return {"strides": strides, "pads": pads, "dilations": dilations or [1] * len(strides), "group": group}
 
 
@@ -261,6 +267,14 @@ _GEMM = (
         name="cancelling weights",
         evaluations=_GEMM_ORDERS,
         tolerance=10.0,
+    ),
+    Case(
+        "Gemm",
+        (Box((6,), 1.0, 2.0),),
+        {},
+        {"weight": Values([[1.0, 1.0, 1.0, -1.0, -1.0, -1.0], [-1.0, 1.0, -1.0, 1.0, -1.0, 1.0]])},
+        name="partial sums beyond the whole",
+        evaluations=_GEMM_ORDERS,
     ),
     Case(
         "Gemm",

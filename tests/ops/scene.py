@@ -1,4 +1,4 @@
-"""One row of the table brought to life: drawn boxes, points of them, values, bounds, and the size of rounding errors."""
+"""One row of the table brought to life: drawn boxes, their points, values, bounds, and the size of rounding errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
+import numpy as np
 import torch
 
 from ibpc.interval import Interval
@@ -54,7 +54,8 @@ class Scene:
 
     def value(self, point: Sequence[Tensor]) -> Tensor:
         """Return the nominal value at a point."""
-        return self.operator.rules.nominal(self.call, *point, **self.parameters)
+        result: Tensor = self.operator.rules.nominal(self.call, *point, **self.parameters)
+        return result
 
     def bounds(self, operands: Sequence[Drawn] | None = None) -> Bounds:
         """Return what the interval rule says about boxes, by default those of the scene."""
@@ -147,11 +148,11 @@ def _around_zero(box: Box, reach: float) -> list[tuple[float, tuple[float, float
 
 
 def _binary32(low: float, high: float) -> tuple[float, float]:
-    """Return the least and greatest binary32 number of [low, high]."""
-    ends = torch.tensor([low, high])
-    inner = torch.nextafter(ends, torch.tensor([torch.inf, -torch.inf]))
-    kept = [end if inside else step for end, step, inside in zip(ends, inner, (ends[0] >= low, ends[1] <= high))]
-    return float(kept[0]), float(kept[1])
+    """Return the least and the greatest binary32 number of [low, high]."""
+    least, most = np.float32(low), np.float32(high)
+    least = least if float(least) >= low else np.nextafter(least, np.float32(np.inf))
+    most = most if float(most) <= high else np.nextafter(most, np.float32(-np.inf))
+    return float(least), float(most)
 
 
 def cast(value: Drawn, dtype: torch.dtype) -> Drawn:
@@ -161,7 +162,7 @@ def cast(value: Drawn, dtype: torch.dtype) -> Drawn:
     return _cast(value, dtype)
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 
@@ -266,16 +267,17 @@ def _ascend(
     return goal.detach(), tuple(next(left) if is_box else None for is_box in boxed)
 
 
-def _step(
-    scene: Scene, point: Sequence[Tensor], gradients: Sequence[Tensor | None], size: float
-) -> tuple[Tensor, ...]:
-    moved = []
-    for x, value, gradient in zip(scene.operands, point, gradients, strict=True):
-        if isinstance(x, Interval) and gradient is not None:
-            value = value + size * x.width * gradient.sign().nan_to_num()
-            value = torch.minimum(torch.maximum(value, x.lower), x.upper)
-        moved.append(value)
-    return tuple(moved)
+def _step(scene: Scene, point: Sequence[Tensor], gradients: Sequence[Tensor | None], size: float) -> tuple[Tensor, ...]:
+    return tuple(
+        _moved(x, value, size * x.width * gradient.sign().nan_to_num())
+        if isinstance(x, Interval) and gradient is not None
+        else value
+        for x, value, gradient in zip(scene.operands, point, gradients, strict=True)
+    )
+
+
+def _moved(box: Interval, value: Tensor, step: Tensor) -> Tensor:
+    return torch.minimum(torch.maximum(value + step, box.lower), box.upper)
 
 
 def _where(chosen: Tensor, new: Tensor, old: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,8 +86,10 @@ def writes_with(**changed: Any) -> Callable[[Operator], Operator]:
     """Return what plants an export rule with another attribute value."""
 
     def plant(operator: Operator) -> Operator:
-        def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: dict[str, Tensor]) -> str:
-            return operator.writes(replace(call, attributes={**call.attributes, **changed}), writer, operands, parameters)
+        def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
+            return operator.writes(
+                replace(call, attributes={**call.attributes, **changed}), writer, operands, parameters
+            )
 
         return replace(operator, writes=write)
 
@@ -95,7 +97,7 @@ def writes_with(**changed: Any) -> Callable[[Operator], Operator]:
 
 
 def writes_swapped_parameters(operator: Operator) -> Operator:
-    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: dict[str, Tensor]) -> str:
+    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
         swapped = {**parameters, "bias": parameters["running_mean"], "running_mean": parameters["bias"]}
         return operator.writes(call, writer, operands, swapped)
 
@@ -148,6 +150,7 @@ def modulus(call: Call, x: Tensor) -> Tensor:
 
 
 def monotone_rule_of_a_modulus(operator: Operator) -> Operator:
+    assert operator.rules.relaxation is not None
     return replace(operator, rules=monotone(modulus, operator.rules.relaxation, ulps=0))
 
 
@@ -187,9 +190,7 @@ def forgotten_inflation(operator: Operator) -> Operator:
 
 def inflation_after_the_cancellation(operator: Operator) -> Operator:
     """ρ |S W| (…) where the rounding of each logit needs ρ |S| |W| (…)."""
-    return with_rules(
-        operator, interval=affine(gemm.nominal, gemm.absolute, gemm.terms, gemm.magnitude).interval
-    )
+    return with_rules(operator, interval=affine(gemm.nominal, gemm.absolute, gemm.terms, gemm.magnitude).interval)
 
 
 def forgotten_magnitude(operator: Operator) -> Operator:
@@ -239,6 +240,18 @@ def nan_becomes_zero(operator: Operator) -> Operator:
 
 def infinity_is_clipped(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return lower.nan_to_num(-1e4).clamp(min=-1e4), upper.nan_to_num(1e4).clamp(max=1e4)
+
+
+def sums_that_may_overflow(operator: Operator) -> Operator:
+    """A radius that stays finite where the center, or the network in another order, overflows."""
+
+    def interval(call: Call, x: Interval, *, weight: Tensor) -> Interval:
+        growth = inflation(gemm.terms(call))
+        radius = x.radius * (1.0 + growth) + x.center.abs() * growth
+        center = gemm.nominal(call, x.center, weight=weight)
+        return Interval.around(center, gemm.absolute(call, radius, offset=None, weight=weight))
+
+    return with_rules(operator, interval=interval)
 
 
 def root_of_the_square(operator: Operator) -> Operator:
@@ -399,6 +412,7 @@ FAULTS = (
     Fault("float32_tight", "Gemm-bias", "inflation forgotten", forgotten_inflation),
     Fault("nonfinite", "Relu-rank 3", "NaN becomes zero", nan_becomes_zero),
     Fault("nonfinite", "Gemm-bias", "infinity is clipped", with_bounds(infinity_is_clipped)),
+    Fault("nonfinite", "Gemm-partial sums beyond the whole", "sums that may overflow", sums_that_may_overflow),
     Fault("gradients", "Gemm-bias", "a root at zero width", root_of_the_square),
     Fault("gradients", "Conv-two dimensions", "a root at zero width, in the pair", root_in_the_pair),
     Fault("relaxation", "Relu-around zero", "lower plane with a flipped sign", with_planes(flipped_lower_plane)),

@@ -70,7 +70,17 @@ def before_gemm_of_pixels(draw: Draw) -> Graph:
     return net.finish(net.add("y", "Relu", "linear"))
 
 
+def behind_gemm_and_views(draw: Draw) -> Graph:
+    """As in a generator: features become an image before channels are scaled."""
+    net = Net(4)
+    net.add("linear", "Gemm", "x", weight=torch.randn(12, 4, generator=draw), bias=torch.randn(12, generator=draw))
+    net.add("row", "Reshape", "linear", {"shape": [3, 4]})
+    net.add("image", "Reshape", "row", {"shape": [3, 2, 2]})
+    return net.finish(net.add("y", "Relu", run_of_all(net, "image", (3, 1, 1), draw)))
+
+
 FUSED = (
+    behind_gemm_and_views,
     behind_gemm,
     behind_gemm_of_rows,
     behind_padded_conv,
@@ -185,6 +195,16 @@ def test_several_readers() -> None:
     assert refusals(net, "y") == (
         "mul: not fused backward, the value of gemm is also read by y; not fused forward, y is an Add",
     )
+
+
+def test_a_view_with_several_readers() -> None:
+    net = Net(3)
+    net.add("gemm", "Gemm", "x", weight=torch.ones(2, 3))
+    net.add("view", "Reshape", "gemm", {"shape": [1, 2]})
+    net.add("mul", "Mul", ["view", net.constant("c", 3.0)])
+    net.add("relu", "Relu", "view")
+    net.add("y", "Add", ["mul", "relu"])
+    assert refusals(net, "y") == ()
 
 
 def test_a_constant_that_differs_within_a_channel() -> None:

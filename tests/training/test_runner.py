@@ -315,14 +315,32 @@ def test_what_differs_from_the_run_is_named(tmp_path):
     resume(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
-def test_a_damaged_checkpoint_is_one_clear_error(tmp_path, damage):
+def flipped(data: bytes, at: int) -> bytes:
+    changed = bytearray(data)
+    changed[at] ^= 4
+    return bytes(changed)
+
+
+def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     interrupted(tmp_path)
     path = tmp_path / "training/checkpoint.safetensors"
     whole = path.read_bytes()
-    path.write_bytes({"truncate": whole[: len(whole) // 2], "flip": b"\xff" + whole[1:], "empty": b""}[damage])
-    with pytest.raises(TrainingError, match=r"checkpoint\.safetensors: unreadable"):
-        resume(tmp_path)
+    cut = [whole[:length] for length in (0, 7, len(whole) // 2, len(whole) - 1)]
+    header = whole.index(b"epoch") + 10
+    for damaged in (*cut, *(flipped(whole, at) for at in (0, header, len(whole) // 2, len(whole) - 1))):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainingError, match=r"checkpoint\.safetensors: unreadable") as error:
+            resume(tmp_path)
+        assert len(error.value.problems) == 1
+    path.write_bytes(whole)
+    resume(tmp_path)
+
+
+def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
+    interrupted(tmp_path)
+    (tmp_path / "training/.checkpoint.safetensors.123.partial").write_bytes(b"half")
+    resume(tmp_path)
+    assert not list((tmp_path / "training").glob(".*"))
 
 
 def test_missing_metrics_are_one_clear_error(tmp_path):

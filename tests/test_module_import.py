@@ -1,0 +1,169 @@
+"""An nn.Module comes in with its weights, or is refused with a reason."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from ibpc.errors import ModelError
+from ibpc.frontends.torch import load_module
+from ibpc.network import Network
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Dropout(),
+        nn.Flatten(),
+        nn.Linear(36, 5),
+    ]
+    module = nn.Sequential(*layers)
+    module(torch.randn(16, 3, 8, 8))  # running statistics other than the initial ones
+    return module.eval()
+
+
+class Residual(nn.Module):
+    """Two inputs, two outputs, one weight used twice, a reshape by x.size(0)."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(6, 6)
+        self.second = nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+
+    def forward(self, x, y):
+        flat = x.view(x.size(0), -1)
+        hidden = self.second(torch.relu(self.first(flat))) + y
+        return hidden, torch.sigmoid(y)
+
+
+def agree(module: nn.Module, *inputs: torch.Tensor) -> None:
+    graph = load_module(module, inputs[0] if len(inputs) == 1 else inputs)
+    points = [torch.randn(4, *x.shape[1:]) for x in inputs]
+    with torch.no_grad():
+        ours, theirs = Network(graph).nominal(*points), module(*points)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolutional_module_keeps_its_layers():
+    graph = load_module(convolutional(), torch.randn(2, 3, 8, 8))
+    kinds = [node.operator for node in graph.order()]
+    assert kinds == ["Input", "Conv", "BatchNormalization", "Relu", "MaxPool", "Flatten", "Gemm"]
+    assert graph.name == "Sequential" and graph.hints == {"classes": 5}
+    agree(convolutional(), torch.randn(2, 3, 8, 8))
+
+
+def test_several_inputs_and_outputs_and_a_shared_weight():
+    torch.manual_seed(0)
+    module = Residual().eval()
+    graph = load_module(module, (torch.randn(1, 2, 3), torch.randn(1, 6)))
+    assert len(graph.inputs) == len(graph.outputs) == 2 and len(graph.ties) == 1
+    agree(module, torch.randn(2, 2, 3), torch.randn(2, 6))
+
+
+def test_the_weights_are_copies():
+    module = nn.Linear(3, 2).eval()
+    graph = load_module(module, torch.randn(1, 3))
+    before = {key: value.clone() for key, value in graph.state.items()}
+    with torch.no_grad():
+        module.weight.zero_()
+    assert all(torch.equal(graph.state[key], before[key]) for key in before)
+
+
+def test_a_module_that_only_takes_one_sample_is_mapped_over_the_batch():
+    class One(nn.Module):
+        def forward(self, x):
+            return torch.relu(x).view(1, 6)
+
+    graph = load_module(One().eval(), torch.randn(1, 2, 3))
+    x = torch.randn(3, 2, 3)
+    assert torch.equal(Network(graph).nominal(x), torch.relu(x).view(3, 6))
+
+
+class Choice(nn.Module):
+    """Does one thing or another by the values of its input: a trace sees one of them."""
+
+    def forward(self, x):
+        return torch.relu(x) if x.sum() > 0 else -x
+
+
+class Mixing(nn.Module):
+    """Lets the samples of a batch depend on each other."""
+
+    def forward(self, x):
+        return torch.relu(x).softmax(0)
+
+
+class Sorting(nn.Module):
+    """Uses an operator that no network has."""
+
+    def forward(self, x):
+        return torch.sort(x, dim=1).values
+
+
+class Mapping(nn.Module):
+    """Returns no tensor."""
+
+    def forward(self, x):
+        return {"logits": torch.relu(x)}
+
+
+@pytest.mark.parametrize(
+    ("module", "example", "reason"),
+    [
+        (nn.Linear(4, 2), torch.ones(1, 4), "Linear is in training mode; expected a module in evaluation"),
+        (nn.Sequential(nn.Linear(4, 2).eval(), nn.Dropout()), torch.ones(1, 4), "in training mode"),
+        (Choice().eval(), torch.ones(1, 4), "does something else at batch 3"),
+        (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
+        (Sorting().eval(), torch.ones(1, 4), "the operator is not supported"),
+        (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
+        (nn.Linear(4, 2).eval(), torch.ones(1, 5), "cannot export it"),
+        (nn.Linear(4, 2).eval(), torch.ones(1, 4, dtype=torch.int64), "torch.int64"),
+        (nn.Linear(4, 2).eval(), torch.ones(0, 4), "a floating-point tensor of shape (B, …)"),
+        (nn.ReLU().eval(), [[1.0]], "list"),
+    ],
+    ids=[
+        "training",
+        "half training",
+        "choice",
+        "mixing",
+        "operator",
+        "dict",
+        "shape",
+        "integers",
+        "empty",
+        "no tensor",
+    ],
+)
+def test_modules_that_cannot_be_imported(module, example, reason):
+    with pytest.raises(ModelError) as caught:
+        load_module(module, example)
+    assert reason in str(caught.value)
+
+
+def test_no_package_besides_torch_is_needed():
+    """The export works where onnxscript is not installed, and says so where only onnxscript could help."""
+    script = """
+        import sys
+        class Blocked:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("onnxscript", "onnx_ir"):
+                    raise ModuleNotFoundError(name)
+        sys.meta_path.insert(0, Blocked())
+        import torch
+        from ibpc.frontends.torch import load_module
+        print(len(load_module(torch.nn.Linear(3, 2).eval(), torch.ones(1, 3))))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.stdout.strip() == "2", done.stderr

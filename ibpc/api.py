@@ -19,6 +19,7 @@ from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
 from ibpc.network import Network
+from ibpc.passes import COMPILE
 from ibpc.passes.normalize_input import normalize_input
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
@@ -59,11 +60,18 @@ def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None,
     if isinstance(source, nn.Module):
         if example is None:
             raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
-        return Network(load_module(source, example), Source("module", type(source).__name__))
+        graph, _ = COMPILE.run(load_module(source, example))
+        return Network(graph, Source("module", type(source).__name__))
     path = Path(source)
     if path.name.endswith((".onnx", ".onnx.gz")):
         imported = import_onnx(path)
-        return Network(imported.graph, Source.of_file("onnx", path), (*imported.notes, str(imported.validation)))
+        graph, _ = COMPILE.run(imported.graph)
+        agreements = (
+            f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
+            for found in imported.validation.judgements
+        )
+        notes = (*imported.notes, *agreements, *imported.validation.notes)
+        return Network(graph, Source.of_file("onnx", path), notes)
     if path.suffix == ".json":
         return Network(load_spec(path, seed), Source.of_file("spec", path))
     raise UsageError.at(path, "not a model that ibpc reads", "SPEC.json, MODEL.onnx or MODEL.onnx.gz")

@@ -18,6 +18,8 @@ from typing import Final, TypeVar
 
 import torch
 
+from ibpc.errors import GraphError
+
 UNIT: Final = 2.0**-24
 SMALLEST: Final = 2.0**-126
 ELEMENTARY_ULPS: Final = 8
@@ -36,10 +38,13 @@ class Arithmetic(Enum):
 
 
 def gamma(terms: int) -> float:
-    """Return γₙ = n u / (1 − n u) of binary32. Raises OverflowError where n u ≥ 1/2 and the model says nothing."""
+    """Return γₙ = n u / (1 − n u) of binary32.
+
+    Raises GraphError where n u ≥ 1/4: beyond some five million terms the second-order errors outgrow `inflation`.
+    """
     product = terms * UNIT
-    if product >= 0.5:
-        raise OverflowError(f"a sum of {terms} products has no binary32 error bound")
+    if product >= 0.25:
+        raise GraphError.at("rounding", f"a sum of {terms} products", "fewer than 2²² terms", "use real arithmetic")
     return product / (1.0 - product)
 
 

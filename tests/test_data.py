@@ -368,3 +368,12 @@ def test_crops_follow_the_generator_and_leave_the_images_alone():
     assert first.dtype == torch.uint8
     assert first.is_contiguous()
     assert augment(images, Augmentation.NONE, torch.Generator()) is images
+
+
+def test_shift_moves_each_image_by_itself_and_fills_with_black():
+    images = torch.arange(1, 17, dtype=torch.uint8).reshape(1, 1, 4, 4).expand(200, 1, 4, 4)
+    moved = augment(images, Augmentation.SHIFT, torch.Generator().manual_seed(0))
+    framed = torch.nn.functional.pad(images[0, 0], [1, 1, 1, 1])
+    windows = {tuple(framed[r : r + 4, c : c + 4].flatten().tolist()) for r in range(3) for c in range(3)}
+    found = {tuple(image.flatten().tolist()) for image in moved}
+    assert found == windows

@@ -14,7 +14,7 @@ import pytest
 
 from ibpc.errors import ModelError
 from ibpc.frontends.onnx import import_onnx
-from ibpc.frontends.onnx_load import clean
+from ibpc.frontends.onnx_clean import clean
 from tests.onnx_models import expect_same_function
 
 SHARED = os.environ.get("IBPC_SHARED")

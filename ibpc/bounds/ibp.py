@@ -8,7 +8,7 @@ from ibpc.bounds.base import Bounder
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
-from ibpc.passes import EVALUATION
+from ibpc.passes import EVALUATION, EliminateDeadCode
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.rounding import Arithmetic
 
@@ -18,10 +18,11 @@ def ibp(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torc
 
     BatchNormalization is folded, |W| and the merged specification are computed once.
     """
-    merged = merge_specification(graph, matrix).graph
+    folded, _ = EVALUATION.run(graph)
+    merged = merge_specification(folded, matrix).graph
     merged.outputs = merged.outputs[-1:]
-    folded, _ = EVALUATION.run(merged)
-    lowered = freeze(lower_interval(folded, parameter_tree(folded), arithmetic)).to(device)
+    needed = EliminateDeadCode().run(merged).graph
+    lowered = freeze(lower_interval(needed, parameter_tree(needed), arithmetic)).to(device)
 
     @torch.no_grad()
     def bound(box: Interval) -> Interval:

@@ -9,8 +9,7 @@ The batch is found as `ibpc.frontends.onnx_batch` says. All nodes that cannot be
 
 from __future__ import annotations
 
-import keyword
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -18,18 +17,18 @@ from typing import Any, Final
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import fx, nn
 
 from ibpc.errors import GraphError, ModelError, Problem, nearest, raise_all
 from ibpc.frontends.onnx_batch import LIFTS, RESHAPES, Form, Sizes, preferred_form, reshaping
+from ibpc.frontends.onnx_build import GraphBuilder, Traced
+from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
 from ibpc.frontends.onnx_fold import Array, Tracer, type_name
-from ibpc.frontends.onnx_load import CleanModel, clean, read_model, schema_of
+from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import Validation, validate
-from ibpc.ir import INPUT, Attributes, Graph, Node, Shape, format_shape
+from ibpc.ir import Graph, format_shape
 from ibpc.ops import operators
-from ibpc.ops.base import Call, OnnxNode, Tensor, Value
+from ibpc.ops.base import OnnxNode, Tensor, Value
 
-_RESERVED: Final = frozenset({*dir(fx.GraphModule(nn.Module(), fx.Graph())), *keyword.kwlist, *keyword.softkwlist})
 _NAMED: Final = 5
 _COMPUTED_TYPES: Final = frozenset(
     {
@@ -92,133 +91,13 @@ def translate(model: onnx.ModelProto, where: str) -> Translation:
     return _Importer(clean(model, where), where).run()
 
 
-# ── values and nodes under construction ─────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
-class _Value:
-    """A value as import rules see it: a constant of a certain `origin`, or the result of an IR `node`."""
-
-    shape: Shape
-    constant: Tensor | None = None
-    node: str = ""
-    origin: str = ""
-
-
-class _Builder:
-    """Builds the IR for the import rules, and takes back what a rule had built when it gave up."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self._wish = "value"
-        self._inputs: tuple[_Value, ...] = ()
-        self._added: list[str] = []
-        self._constants: dict[int, tuple[Tensor, str]] = {}
-        self._owners: dict[tuple[str, str, str, Shape], str] = {}
-
-    def start(self, wish: str, inputs: Iterable[_Value]) -> None:
-        """Begin an ONNX node: new nodes are named after `wish`, parameters stem from `inputs`."""
-        self._wish = wish
-        self._inputs = tuple(inputs)
-        self._added = []
-
-    def undo(self) -> frozenset[str]:
-        """Remove the nodes that were added since `start` and return their names."""
-        for name in reversed(self._added):
-            self.graph.remove(name)
-        gone = frozenset(self._added)
-        self._constants = {key: entry for key, entry in self._constants.items() if entry[1] not in gone}
-        self._owners = {key: owner for key, owner in self._owners.items() if owner.partition(".")[0] not in gone}
-        self._added = []
-        return gone
-
-    def constant(self, value: Tensor) -> Value:
-        """Return a constant value."""
-        return _Value(tuple(value.shape), value)
-
-    def add(
-        self,
-        operator: str,
-        operands: Iterable[Value],
-        attributes: Attributes | None = None,
-        parameters: Mapping[str, Tensor] | None = None,
-    ) -> Value:
-        """Add a node and return its value; of constants alone, compute it. Raises GraphError where it does not fit."""
-        values, arrays = tuple(operands), dict(parameters or {})
-        record = operators().get(operator)
-        if record is None:
-            raise GraphError.at(operator, "no such operator", remedy=nearest(operator, operators()))
-        complete = record.complete(attributes or {})
-        faults = [*record.check_attributes(complete), *record.check_operands(len(values), arrays)]
-        raise_all(GraphError, (Problem(operator, fault) for fault in faults))
-        shapes = {role: tuple(array.shape) for role, array in arrays.items()}
-        given = tuple(value.shape for value in values)
-        shape = record.infer_shape(complete, given, shapes)
-        known = [value.constant for value in values if value.constant is not None]
-        if values and len(known) == len(values):
-            return self.constant(record.rules.nominal(Call(complete, given, shapes, shape), *known, **arrays))
-        names = [self._name_of(value) for value in values]
-        name = self._place(Node(self._fresh(self._wish), operator, complete, shape), names)
-        for role, array in arrays.items():
-            self._hold(name, operator, role, array)
-        return _Value(shape, node=name)
-
-    def input(self, name: str, shape: Shape) -> _Value:
-        """Add an input whose samples have this shape."""
-        node = Node(self._fresh(name), INPUT, {"shape": list(shape[1:]), "range": None}, shape)
-        return _Value(shape, node=self._place(node, ()))
-
-    def _fresh(self, wish: str) -> str:
-        """Return a free name like `wish` that can be an attribute of a torch module."""
-        name = self.graph.fresh_name(wish)
-        return self.graph.fresh_name(f"{name}_node") if name in _RESERVED else name
-
-    def _place(self, node: Node, operands: Iterable[str]) -> str:
-        self._added.append(node.name)
-        return self.graph.add(node, tuple(operands))
-
-    def _name_of(self, value: Value) -> str:
-        """Return the node of an operand. A constant gets one node, however often it is used."""
-        assert isinstance(value, _Value)
-        if value.constant is None:
-            return value.node
-        if id(value.constant) not in self._constants:
-            array = _storable(value.constant, value.origin or "a constant")
-            name = self._place(Node(self._fresh(value.origin or "constant"), "Constant", {}, value.shape), ())
-            self.graph.state[f"{name}.value"] = array
-            self._constants[id(value.constant)] = (value.constant, name)
-        return self._constants[id(value.constant)][1]
-
-    def _hold(self, node: str, operator: str, role: str, array: Tensor) -> None:
-        """Store a parameter; one that an earlier node of the operator has from the same initializer is shared."""
-        key, stored = f"{node}.{role}", _storable(array, role)
-        origins = [value.origin for value in self._inputs if value.constant is not None and _same_size(value, array)]
-        if len(origins) == 1 and origins[0]:
-            owner = self._owners.setdefault((origins[0], operator, role, tuple(array.shape)), key)
-            if owner != key and torch.equal(self.graph.state[owner], stored):
-                self.graph.tie(key, owner)
-                return
-        self.graph.state[key] = stored
-
-
-def _same_size(value: _Value, array: Tensor) -> bool:
-    return value.constant is not None and value.constant.numel() == array.numel()
-
-
-def _storable(array: Tensor, what: str) -> Tensor:
-    """Return a parameter or constant as the IR keeps it: float32, integers or booleans, contiguous, its own memory."""
-    if array.is_floating_point():
-        array = array.float()
-        if not bool(torch.isfinite(array).all()):
-            raise GraphError.at(what, "it holds NaN or infinity in float32", "finite numbers")
-    return array.detach().clone(memory_format=torch.contiguous_format)
-
-
 # ── the importer ────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass
 class _Entry:
     """An ONNX value that depends on an input: its ONNX shape at batch 1 and its IR values by form."""
 
     sizes: Sizes
-    forms: dict[Form, _Value]
+    forms: dict[Form, Traced]
 
     @property
     def form(self) -> Form:
@@ -231,9 +110,9 @@ class _Importer:
         self._model = model
         self._where = where
         self._graph = Graph(_network_name(where))
-        self._builder = _Builder(self._graph)
+        self._builder = GraphBuilder(self._graph)
         self._tracer = Tracer(model.proto, model.opset, where)
-        self._constants: dict[str, _Value] = {}
+        self._constants: dict[str, Traced] = {}
         self._entries: dict[str, _Entry] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
         self._readings = {reading.type: reading for record in operators().values() for reading in record.reads}
@@ -304,7 +183,7 @@ class _Importer:
         if node.domain:
             return f"operators of the domain {node.domain!r} are not supported; expected ai.onnx"
         if not version:
-            return f"opset {self._model.opset} has no such operator; {nearest(node.op_type, onnx_types())}"
+            return f"opset {self._model.opset} has no such operator; {nearest(node.op_type, _onnx_types())}"
         if reading is None:
             return "the operator is not supported; 'ibpc ops' lists those that are"
         if version not in reading.versions:
@@ -349,8 +228,8 @@ class _Importer:
         seen = OnnxNode(node.name, node.op_type, self._version(node), self._attributes(node), inputs, len(node.output))
         if form is Form.SAMPLE and node.op_type in RESHAPES:
             form = preferred_form(outputs[0])
-            source = next(name for name in node.input if name in self._entries)
-            seen = reshaping(replace(seen, inputs=(self._any_form(source),)), self._builder, form.shape(outputs[0])[1:])
+            source = self._any_form(node.input[0])
+            seen = reshaping(replace(seen, inputs=(source,)), self._builder, form.shape(outputs[0])[1:])
         elif form is Form.SAMPLE:
             seen = LIFTS[node.op_type](seen, self._builder, outputs)
         elif node.op_type == "Reshape":
@@ -364,17 +243,17 @@ class _Importer:
     def _is_known(self, name: str) -> bool:
         return bool(name) and self._tracer.values[name].constant is not None
 
-    def _operand(self, name: str, form: Form) -> _Value:
+    def _operand(self, name: str, form: Form) -> Traced:
         """Return an ONNX value in a form. Constants keep the shape of the file."""
         return self._constant(name) if self._is_known(name) else self._as_form(self._entries[name], form)
 
-    def _as_form(self, entry: _Entry, form: Form) -> _Value:
+    def _as_form(self, entry: _Entry, form: Form) -> Traced:
         if form not in entry.forms:
             value, shape = entry.forms[entry.form], form.shape(entry.sizes)
             if value.shape == shape:
                 return value
             result = self._builder.add("Reshape", [value], {"shape": list(shape[1:])})
-            assert isinstance(result, _Value)
+            assert isinstance(result, Traced)
             entry.forms[form] = result
         return entry.forms[form]
 
@@ -382,17 +261,17 @@ class _Importer:
         for entry in self._entries.values():
             entry.forms = {form: value for form, value in entry.forms.items() if value.node not in nodes}
 
-    def _any_form(self, name: str) -> _Value:
+    def _any_form(self, name: str) -> Traced:
         entry = self._entries[name]
         return entry.forms[entry.form]
 
-    def _constant(self, name: str) -> _Value:
+    def _constant(self, name: str) -> Traced:
         """Return a constant, one tensor for all its uses."""
         if name not in self._constants:
             array = self._tracer.values[name].constant
             assert array is not None
             tensor = _tensor(array)
-            self._constants[name] = _Value(tuple(tensor.shape), tensor, origin=name)
+            self._constants[name] = Traced(tuple(tensor.shape), tensor, origin=name)
         return self._constants[name]
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
@@ -427,7 +306,7 @@ class _Importer:
         row = self._builder.add("Gemm", [flat], {}, {"weight": weight, "bias": bias})
         shape = preferred_form(constant.shape).shape(constant.shape)
         result = row if row.shape == shape else self._builder.add("Reshape", [row], {"shape": list(shape[1:])})
-        assert isinstance(result, _Value)
+        assert isinstance(result, Traced)
         return result.node
 
     def _finish(self) -> None:
@@ -464,14 +343,14 @@ class _Importer:
         return {name: next(iter(entry.forms.values())).node for name, entry in self._entries.items()}
 
 
-def onnx_types() -> frozenset[str]:
+def _onnx_types() -> frozenset[str]:
     """Return all operator types of the domain ai.onnx that the installed onnx knows."""
     return frozenset(schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain)
 
 
 def _entry(value: Value, form: Form, sizes: Sizes) -> _Entry:
     """Return the entry of a result. Raises GraphError where it has not the shape that ONNX gives it."""
-    assert isinstance(value, _Value)
+    assert isinstance(value, Traced)
     shape = form.shape(sizes)
     if value.constant is not None or value.shape != shape:
         raise GraphError.at("result", f"its result is {format_shape(value.shape)}", f"{format_shape(shape)}")

@@ -79,9 +79,15 @@ class Tracer:
 
     def is_constant(self, node: onnx.NodeProto) -> bool:
         """Return whether no input reaches the node's outputs."""
-        if node.op_type in _RANDOM or _has_subgraph(node):
+        if self._is_random(node) or _has_subgraph(node):
             return False
         return node.op_type in _OF_SHAPE or all(self.values[name].constant is not None for name in node.input if name)
+
+    def _is_random(self, node: onnx.NodeProto) -> bool:
+        if node.op_type == "Dropout" and len(node.input) == 3 and node.input[2]:
+            training = self.values[node.input[2]].constant
+            return training is None or bool(training.any())
+        return node.op_type in _RANDOM
 
     def trace(self, node: onnx.NodeProto) -> None:
         """Work out what is known of the node's outputs. Raises ValueError with the reason where it cannot be."""

@@ -37,6 +37,7 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     where = f"module {type(module).__name__}"
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _expect_usable(module, inputs, where)
+    _expect_runs(module, tuple(x[:1] for x in inputs), where)
     graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where)
     graph.name = type(module).__name__
     for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
@@ -53,6 +54,15 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
             raise ModelError.at(
                 f"{where}: example input {slot}", _described(x), "a floating-point tensor of shape (B, …), B ≥ 1"
             )
+
+
+@torch.no_grad()
+def _expect_runs(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> None:
+    try:
+        results = module(*inputs)
+    except Exception as error:  # the module is a stranger's code: anything can come out
+        raise ModelError.at(where, f"it does not run on its example input: {_first_line(error)}") from error
+    _tensors(results, where)
 
 
 def _described(x: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from math import isfinite
@@ -185,19 +186,19 @@ class _Trainer:
     def begin(self, folder: Path) -> list[EpochRecord]:
         """Go back to the checkpoint in the folder, or write the first one. Return the records up to there."""
         path = folder / CHECKPOINT
-        records = []
         for leftover in folder.glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
+            with suppress(OSError):
+                leftover.unlink()
         if path.exists():
             stored = Checkpoint.read(path)
             stored.expect(self.identity(), folder)
             stored.restore(self.network.parameters, self.optimizer, self.generator)
-            self.epoch, self.seconds = stored.epoch, stored.seconds
-            self.kept = stored.epoch
-            records = read_records(folder, stored.epoch)
+            self.epoch = self.kept = stored.epoch
+            self.seconds = stored.seconds
         else:
             write_json(folder / RECIPE, self.recipe.to_json())
             self.checkpoint().write(path)
+        records = read_records(folder, self.epoch)
         self.reporter.started(self.timeline, self.epoch)
         return records
 

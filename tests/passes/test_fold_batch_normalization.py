@@ -134,6 +134,18 @@ def test_the_formulas() -> None:
     assert folded.state["gemm.bias_magnitude"].item() >= 13.0
 
 
+def test_the_magnitude_is_rounded_up() -> None:
+    graph = behind_gemm(seeded(9))
+    state = {key: value.double() for key, value in graph.state.items()}
+    scale = state["bn.weight"] / torch.sqrt(state["bn.running_var"] + graph.node("bn").attributes["epsilon"])
+    parts = (state["gemm.bias"] * scale, state["bn.running_mean"] * scale, state["bn.bias"])
+    exact = sum(part.abs() for part in parts)
+    folded = FoldBatchNormalization().run(graph).graph.state["gemm.bias_magnitude"].double()
+    assert bool((folded >= exact).all())
+    assert bool((folded <= exact * (1.0 + 2.0**-22)).all())
+    assert bool((exact.float().double() < exact).any()), "plain rounding would do as well"
+
+
 # ── refusals ────────────────────────────────────────────────────────────────────────────────────────────────────
 def refusal(graph: Graph) -> str:
     result = FoldBatchNormalization().run(graph)

@@ -1,0 +1,33 @@
+"""Put a training receipt and a certification together into one file of benchmarks/results.
+
+    python benchmarks/record.py RUN VERDICTS.json benchmarks/results/NAME.json
+
+RUN is a trained artifact; VERDICTS.json what `ibpc certify RUN --json` wrote. The verdicts of single examples are left
+out: certifying the run again gives them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("verdicts", type=Path)
+    parser.add_argument("output", type=Path)
+    options = parser.parse_args()
+    receipt = json.loads((options.run / "training" / "receipt.json").read_text())
+    verdicts = json.loads(options.verdicts.read_text())
+    del verdicts["examples"]
+    manifest = json.loads((options.run / "manifest.json").read_text())
+    weights = manifest["files"]["weights.safetensors"]
+    result = {"weights_sha256": weights, "certification": verdicts, "training": receipt}
+    options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    print(f"wrote {options.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,10 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ops import operators
 from ibpc.ops.base import Call
-from ibpc.errors import GraphError
 from ibpc.rounding import (
     SMALLEST,
     UNIT,

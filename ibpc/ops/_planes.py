@@ -100,7 +100,7 @@ def _tangent_from(lower: Tensor, upper: Tensor, function: Function, derivative: 
         return function(point) - derivative(point) * (point - lower) >= at_lower
 
     start, end = torch.zeros_like(lower), torch.minimum(-lower, upper).clamp(min=0.0)
-    touches = (upper >= -lower) | clears(upper)
+    touches = clears(upper)
     for _ in range(BISECTIONS):
         middle = midpoint(start, end)
         sound = clears(middle)

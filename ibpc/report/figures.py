@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from math import ceil, floor, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ CERTIFIED: Final = "#1a8754"
 FALSIFIED: Final = "#c1440e"
 UNKNOWN: Final = "#b8a03c"
 MUTED: Final = "#6b7280"
+_BINS: Final = 40
 _STYLE: Final = {
     "font.size": 10,
     "axes.spines.top": False,
@@ -74,7 +76,7 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
     order = [verdict for verdict in Verdict if groups[verdict]]
     axes.hist(
         [groups[verdict] for verdict in order],
-        bins=40,
+        bins=_bins_around_zero([value for values in groups.values() for value in values]),
         stacked=True,
         color=[colors[verdict] for verdict in order],
         label=[f"{verdict.value} ({len(groups[verdict]):,})" for verdict in order],
@@ -86,6 +88,15 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
         ylabel="test images",
     )
     axes.legend(loc="upper left")
+
+
+def _bins_around_zero(values: Sequence[float]) -> list[float]:
+    """Return about forty bin edges over finite values, one of them 0, so that no bar mixes proofs with others."""
+    finite = [value for value in values if isfinite(value)]
+    least, greatest = min([0.0, *finite]), max([0.0, *finite])
+    width = (greatest - least) / _BINS or 1.0
+    first, last = floor(least / width), max(ceil(greatest / width), 1)
+    return [number * width for number in range(first, last + 1)]
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -447,6 +447,34 @@ def test_planes_are_exact_where_the_function_is_linear(name: str, attributes: di
         torch.testing.assert_close(found.upper(point), value)
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes", "pair", "below", "above"),
+    [
+        ("LeakyRelu", {"alpha": 0.1}, (-1, 3), (1, 0), (0.775, 0.675)),
+        ("LeakyRelu", {"alpha": 0.1}, (-3, 1), (0.1, 0), (0.325, 0.675)),
+        ("LeakyRelu", {"alpha": 3.0}, (-3, 1), (2.5, -1.5), (3, 0)),
+        ("Abs", {}, (-1, 3), (1, 0), (0.5, 1.5)),
+        ("Abs", {}, (-3, 1), (-1, 0), (-0.5, 1.5)),
+        ("Clip", {"min": -1.0, "max": 1.0}, (-2, 3), (1 / 2, -1 / 2), (2 / 3, 1 / 3)),
+        ("Clip", {"min": -1.0, "max": 1.0}, (-3, 0), (0, -1), (1 / 3, 0)),
+        ("Clip", {"min": -1.0, "max": 1.0}, (0, 1.5), (2 / 3, 0), (1, 0)),
+        ("Softplus", {}, (-1, 1), (0.5, log(2)), (0.5, log(1 + e) - 0.5)),
+        ("Elu", {"alpha": 1.0}, (-1, 1), (1, 0), (1 - 0.5 / e, 0.5 / e)),
+        ("Tanh", {}, (-1, 0), (1 - np.tanh(0.5) ** 2, 0.5 - np.tanh(0.5) - 0.5 * np.tanh(0.5) ** 2), (np.tanh(1), 0)),
+    ],
+)
+def test_planes_worked_out_by_hand(
+    name: str,
+    attributes: dict[str, float],
+    pair: tuple[float, float],
+    below: tuple[float, float],
+    above: tuple[float, float],
+) -> None:
+    found = planes(name, box(pair), attributes=attributes)
+    for plane, expected in ((found.lower, below), (found.upper, above)):
+        assert (plane.slopes[0].item(), plane.offset.item()) == pytest.approx(expected)
+
+
 def mean_gap(found: Planes, x: Interval) -> float:
     return float((found.upper(x.center) - found.lower(x.center)).mean())
 

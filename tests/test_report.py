@@ -1,0 +1,42 @@
+"""What people look at: figures are drawn, and say what the numbers say."""
+
+from __future__ import annotations
+
+import pytest
+
+from ibpc.report.figures import _bins_around_zero, draw_overview
+from ibpc.report.wording import format_eps
+from ibpc.rounding import Arithmetic
+from ibpc.training.graphs import Accuracy
+from ibpc.training.records import EpochRecord
+from ibpc.verify.robustness import Example, Robustness, Verdict
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"), [(0.1, "0.1"), (2 / 255, "2/255"), (8 / 255, "8/255"), (0.0, "0"), (1.0, "1"), (0.0313, "0.0313")]
+)
+def test_radii_are_written_as_people_write_them(eps, text):
+    assert format_eps(eps) == text
+
+
+@pytest.mark.parametrize("values", [[-3.0, 2.0], [1.0, 2.0], [-2.0, -1.0], [], [float("-inf"), 1.0], [0.0]])
+def test_no_bin_straddles_zero(values):
+    edges = _bins_around_zero(values)
+    assert 0.0 in edges
+    assert edges == sorted(edges) and len(edges) >= 2
+    finite = [value for value in values if abs(value) != float("inf")]
+    assert all(edges[0] <= value <= edges[-1] * (1 + 1e-12) for value in finite)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_overview_is_drawn(tmp_path, ending, magic):
+    record = EpochRecord(1, 5, 0.1, 0.5, 1e-3, {"loss": 1.0}, 0.9, 0.5, Accuracy(10, 0.1, 0.9, 0.4), 1.0, 10.0)
+    examples = (
+        Example(0, 1, 1, Verdict.VERIFIED, (1.0, 0.0)),
+        Example(1, 0, 1, Verdict.FALSIFIED, (0.0, -1.0)),
+        Example(2, 0, 0, Verdict.UNKNOWN, (0.0, float("-inf"))),
+    )
+    path = tmp_path / f"overview.{ending}"
+    draw_overview([record], Robustness(0.1, "ibp", Arithmetic.FLOAT32, 1.0, examples), "title", path)
+    assert path.read_bytes().startswith(magic)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]

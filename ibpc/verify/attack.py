@@ -28,28 +28,31 @@ class Attack:
     ) -> torch.Tensor:
         """Return for each sample the point of its box with the least margin found, (B, …), in the dtype of `x`.
 
-        The clean `x` (clipped to the box) is the first candidate, so the result is never worse. Every point lies
-        exactly inside the box's bounds.
+        The clean `x` (clipped to the box) is the first candidate, so the result is never worse. Restarts go on with
+        the samples that still have a positive margin. Every point lies exactly inside the box's bounds.
         """
         generator = torch.Generator(x.device).manual_seed(self.seed)
         best = _project(x, box)
         with torch.no_grad():
             worst = margin(model(best), labels)
         for _ in range(self.restarts):
-            noise = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            point = _project(box.lower + noise * box.width, box)
-            best, worst = self._descend(model, point, box, labels, best, worst)
+            left = (worst > 0).nonzero()[:, 0]
+            if not len(left):
+                break
+            part = Interval.bounds(box.lower[left], box.upper[left])
+            noise = torch.rand(part.lower.shape, generator=generator, device=x.device, dtype=x.dtype)
+            start = _project(part.lower + noise * part.width, part)
+            points, margins = self._descend(model, start, part, labels[left])
+            better = margins < worst[left]
+            worst[left] = torch.where(better, margins, worst[left])
+            best[left] = torch.where(_column(better, points), points, best[left])
         return best
 
     def _descend(
-        self,
-        model: Callable[[torch.Tensor], torch.Tensor],
-        point: torch.Tensor,
-        box: Interval,
-        labels: torch.Tensor,
-        best: torch.Tensor,
-        worst: torch.Tensor,
+        self, model: Callable[[torch.Tensor], torch.Tensor], point: torch.Tensor, box: Interval, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the points of least margin on the way down from `point`, and those margins."""
+        best, worst = point, torch.full_like(labels, torch.inf, dtype=point.dtype)
         for step in range(self.steps + 1):
             point = point.detach().requires_grad_(True)
             margins = margin(model(point), labels)

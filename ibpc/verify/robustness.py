@@ -159,7 +159,7 @@ class _Judge:
 
     def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
-        verified = ((margins > 0) | ~others).all(1)
+        verified = (((margins > 0) & margins.isfinite()) | ~others).all(1)
         falsified = torch.zeros_like(verified)
         open_ones = (~verified).nonzero()[:, 0]
         if len(open_ones):

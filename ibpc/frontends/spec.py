@@ -113,7 +113,7 @@ def _graph_entries(graph: Mapping[str, Any], where: str) -> list[_Entry]:
     """Return the nodes in topological order. Raises SpecError for unknown inputs, cycles and unread nodes."""
     nodes = graph["nodes"]
     raise_all(SpecError, _connection_problems(graph, where))
-    net = nx.DiGraph()
+    net: nx.DiGraph[str] = nx.DiGraph()
     net.add_nodes_from(nodes)
     net.add_edges_from((source, name) for name, node in nodes.items() for source in node["inputs"])
     position = {name: index for index, name in enumerate([INPUT_NAME, *nodes])}

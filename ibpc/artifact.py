@@ -188,20 +188,20 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:
     """Put `new` at `path`; what was there waits under another name until it is no longer needed."""
     old = _backup(path)
-    _recover(path)
+    recover(path)
     if path.is_dir():
         path.rename(old)
     if TRAINING not in carry:
         shutil.rmtree(old / TRAINING, ignore_errors=True)
     new.rename(path)
-    _recover(path)
+    recover(path)
 
 
 def _backup(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
-def _recover(path: Path) -> None:
+def recover(path: Path) -> None:
     """Finish a swap that was interrupted: restore the old folder, or its training folder, where the new is not."""
     old = _backup(path)
     if not old.is_dir():
@@ -221,7 +221,7 @@ def load(path: Path) -> Artifact:
     Raises ArtifactError if it is missing, of another format, damaged, or not a graph that ibpc could have written.
     """
     if not path.exists() and _backup(path).is_dir():
-        _recover(path)
+        recover(path)
     if not path.is_dir():
         raise ArtifactError.at(
             path, "no such folder", "an artifact", "make one with: ibpc compile SPEC.json|MODEL.onnx"

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
-from ibpc.artifact import TRAINING
+from ibpc.artifact import TRAINING, recover
 from ibpc.data import Augmentation, Dataset, augment, load_dataset, to_unit
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
@@ -116,6 +116,7 @@ def train(
     from the one to resume, diverges or is interrupted, ArtifactError where `out` cannot be written.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
+    recover(Path(out))
     folder = Path(out) / TRAINING
     _check_fit(network, dataset)
     _check_free(folder, resume)

@@ -104,10 +104,11 @@ def validate(
         if name == _REFERENCE and judgements:
             continue
         try:
-            result = _compare(name, make(model), batches, ours, shapes)
+            answers = _answers(make(model), batches, shapes)
         except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
             notes.append(f"{name} cannot run the file: {_first_line(error)}")
             continue
+        result = _compare(name, batches, ours, answers)
         if isinstance(result, Judgement):
             judgements.append(result)
         elif name == _ONNX2TORCH and judgements:
@@ -188,19 +189,21 @@ def _sample(batch: Sequence[Tensor], index: int, shapes: Sequence[tuple[int, ...
 
 
 # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _answers(
+    judge: Judge, batches: Sequence[tuple[Tensor, ...]], shapes: Sequence[tuple[int, ...]]
+) -> list[list[Arrays]]:
+    """Return what the judge computes for each sample of each batch. Raises whatever the judge raises."""
+    return [[judge(_sample(batch, index, shapes)) for index in range(len(batch[0]))] for batch in batches]
+
+
 def _compare(
-    name: str,
-    judge: Judge,
-    batches: Sequence[tuple[Tensor, ...]],
-    ours: Sequence[Arrays],
-    shapes: Sequence[tuple[int, ...]],
+    name: str, batches: Sequence[tuple[Tensor, ...]], ours: Sequence[Arrays], answers: Sequence[Sequence[Arrays]]
 ) -> Judgement | _Disagreement:
     """Return the judge's verdict over all samples, or the first sample at which it disagrees."""
     error, points = 0.0, 0
-    for batch, outputs in zip(batches, ours, strict=True):
-        for index in range(len(batch[0])):
+    for batch, outputs, results in zip(batches, ours, answers, strict=True):
+        for index, judged in enumerate(results):
             points += 1
-            judged = judge(_sample(batch, index, shapes))
             for output, (mine, theirs) in enumerate(zip(outputs, judged, strict=True)):
                 if not agree(mine[index], theirs):
                     return _Disagreement(name, batch, index, output, mine[index], theirs)

@@ -124,20 +124,26 @@ def test_double_precision_convolutions_have_a_judge():
     assert "ONNX Runtime" in judges or "ONNX reference evaluator" in judges
 
 
-def test_without_the_others_onnx2torch_decides(monkeypatch):
+def test_onnx2torch_alone_is_not_enough(monkeypatch):
     monkeypatch.setattr(validation, "_onnx_runtime", failing)
     monkeypatch.setattr(validation, "_reference", failing)
-    found = translation()
-    assert [each.judge for each in judge(found).judgements] == ["onnx2torch"]
-    found.graph.state["second.weight"] = -found.graph.state["second.weight"]
-    with pytest.raises(ModelError, match="onnx2torch part"):
-        judge(found)
+    with pytest.raises(ModelError, match="no judge can run it"):
+        judge(translation())
+
+
+def test_a_fault_in_comparing_is_not_taken_for_a_judge_that_fails(monkeypatch):
+    def faulty(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(validation, "_compare", faulty)
+    with pytest.raises(ZeroDivisionError):
+        judge(translation())
 
 
 def test_without_any_judge_the_import_is_refused(monkeypatch):
     for name in ("_onnx_runtime", "_reference", "_onnx2torch"):
         monkeypatch.setattr(validation, name, failing)
-    with pytest.raises(ModelError, match="no judge can run it"):
+    with pytest.raises(ModelError, match="no judge can run it: ONNX Runtime cannot run the file: no such kernel"):
         judge(translation())
 
 

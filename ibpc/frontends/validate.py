@@ -2,9 +2,9 @@
 
 The nominal graph is compared with independent implementations at points of the input domain, at batch 1 and at batch
 3: ONNX Runtime sample by sample on the file, the ONNX reference evaluator where ONNX Runtime cannot run it, and the
-conversion of onnx2torch where it converts. ONNX Runtime and the reference evaluator outrank onnx2torch, whose
-silent mistakes are known: where it alone disagrees, that is a note. Any other disagreement refuses the import and
-names the first node at which the values part.
+conversion of onnx2torch where it converts. onnx2torch, whose silent mistakes are known, is outranked: where it alone
+disagrees that is a note, and its agreement alone is not enough. Any other disagreement refuses the import and names
+the first node at which the values part.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ def validate(
     for name, make in ((_ONNX_RUNTIME, _onnx_runtime), (_REFERENCE, _reference), (_ONNX2TORCH, _onnx2torch)):
         if name == _REFERENCE and judgements:
             continue
+        if name == _ONNX2TORCH and not judgements:
+            break
         try:
             answers = _answers(make(model), batches, shapes)
         except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
@@ -111,7 +113,7 @@ def validate(
         result = _compare(name, batches, ours, answers)
         if isinstance(result, Judgement):
             judgements.append(result)
-        elif name == _ONNX2TORCH and judgements:
+        elif name == _ONNX2TORCH:
             notes.append(f"{name} disagrees with {judgements[0].judge} and with the import; it is outranked")
         else:
             raise _refusal(model, graph, where, values, shapes, result)
@@ -322,8 +324,11 @@ def _onnx2torch(model: onnx.ModelProto) -> Judge:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             feed = [torch.from_numpy(x.copy()).to(kind) for x, kind in zip(inputs, types, strict=True)]
-            results = module(*feed)
-        return tuple(result.numpy() for result in (results if isinstance(results, list | tuple) else (results,)))
+            found = module(*feed)
+        results = found if isinstance(found, list | tuple) else [found]
+        if len(results) != len(model.graph.output):
+            raise ValueError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
+        return tuple(result.numpy() for result in results)
 
     return judge
 

@@ -12,8 +12,9 @@ from ibpc.bounds import METHODS
 from ibpc.errors import PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.rounding import outer_ball
-from ibpc.verify.attack import Attack, margin
-from ibpc.verify.robustness import Certification, Verdict, fit_images
+from ibpc.verify import robustness
+from ibpc.verify.attack import Attack
+from ibpc.verify.robustness import Certification, Verdict, fit_images, margin
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -127,17 +128,59 @@ def test_images_are_fitted_to_flat_and_channels_last_inputs():
 
 
 # ── the attack ──────────────────────────────────────────────────────────────────────────────────────────────────
+def attacked(network, x, box, labels, **options):
+    return Attack(**options).run(lambda points, items: margin(network.nominal(points[0]), labels[items]), (x,), (box,))
+
+
 def test_the_attack_finds_the_worst_corner_of_a_linear_margin(linear):
-    x, labels = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
+    x, labels = torch.tensor([[0.8, 0.3]]), torch.tensor([0])
     box = Interval.ball(x, 0.2, (0, 1))
-    worst = Attack(steps=20, restarts=1).run(linear.nominal, x, box, labels)
-    assert torch.equal(worst, torch.stack([box.lower[:, 0], box.upper[:, 1]], 1))
+    found = attacked(linear, x, box, labels, steps=20, restarts=1)
+    assert torch.equal(found.points[0], torch.stack([box.lower[:, 0], box.upper[:, 1]], 1))
+    assert torch.equal(found.scores, margin(linear.nominal(found.points[0]), labels))
 
 
 def test_attacked_points_never_leave_the_box_and_never_get_worse(linear):
     x = torch.rand(50, 2, generator=torch.Generator().manual_seed(0))
     labels = torch.zeros(50, dtype=torch.int64)
     box = Interval.bounds(*outer_ball(x, 0.1, (0, 1)))
-    worst = Attack(steps=5, restarts=2).run(linear.nominal, x, box, labels)
+    worst = attacked(linear, x, box, labels, steps=5, restarts=2).points[0]
     assert box.contains(worst).all()
     assert (margin(linear.nominal(worst), labels) <= margin(linear.nominal(x), labels)).all()
+
+
+def test_an_attack_without_gradients_samples_the_box():
+    """A step function has no slope: only where the search starts can it find the other side of the step."""
+    x, box = torch.zeros(1, 1), Interval.bounds(torch.zeros(1, 1), torch.ones(1, 1))
+
+    def score(points, items):
+        return (points[0][:, 0].detach() < 0.5).float()
+
+    assert Attack(restarts=6).run(score, (x,), (box,)).scores.item() == 0.0
+
+
+def test_an_attack_stops_at_its_deadline(linear):
+    x, labels = torch.tensor([[0.9, 0.1]]), torch.tensor([0])
+    box = Interval.ball(x, 0.2, (0, 1))
+    found = Attack(restarts=10**9).run(
+        lambda points, items: margin(linear.nominal(points[0]), labels[items]), (x,), (box,), deadline=0.0
+    )
+    assert torch.equal(found.points[0], x)
+
+
+def test_a_targeted_attack_finds_what_the_margin_hides(monkeypatch):
+    """Class 1 is the nearest everywhere but never passes class 0; class 2 does, in one corner."""
+    weight = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
+    network = linear_network(weight, torch.tensor([1.9, 1.85, 0.0]))
+    x, labels, box = torch.zeros(1, 2), torch.tensor([0]), Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))
+    worst = robustness._worst(Attack(restarts=1, steps=40), network.nominal, x, box, labels)
+    assert margin(network.nominal(worst), labels) < 0
+
+
+def test_falsified_means_that_onnx_runtime_agrees(linear, monkeypatch):
+    class Deaf:
+        def __call__(self, inputs):
+            return torch.tensor([1.0, 0.0])
+
+    monkeypatch.setattr(robustness.Replay, "of", classmethod(lambda cls, network: Deaf()))
+    assert judged(linear, [[0.1, 0.9]], [0], 0.1).examples[0].verdict is Verdict.UNKNOWN

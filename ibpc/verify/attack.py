@@ -1,75 +1,112 @@
-"""Falsification: projected gradient descent on the margins (Madry et al. 2018, arXiv 1706.06083)."""
+"""Falsification: projected gradient descent over boxes (Madry et al. 2018, arXiv 1706.06083) with momentum.
+
+The signed steps follow an average of normalized gradients (Dong et al. 2018, arXiv 1710.06081, algorithm 1). Many
+searches run side by side, each an *item* of the batch: an example, a target class of it, a disjunct of a property.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
-from torch.nn import functional as F
 
 from ibpc.interval import Interval
+
+Points: TypeAlias = tuple[torch.Tensor, ...]
+Score: TypeAlias = Callable[[Points, torch.Tensor], torch.Tensor]
+
+_ENDLESS = float("inf")
+_TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Found:
+    """The best point of each item, (items, …) per input of the network, and its score, (items,)."""
+
+    points: Points
+    scores: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Attack:
     """How to search a box: `restarts` random starts of `steps` signed gradient steps each.
 
-    The step is `step` of the box's width (per feature) and falls to a tenth of that over the run.
+    The step is `step` of the box's width (per feature) and falls to a tenth of that over the run; `momentum` is the
+    weight of the gradients before. Starts are uniform in the box and, every other time, corners of it.
     """
 
     steps: int = 40
     restarts: int = 3
     step: float = 0.1
+    momentum: float = 0.75
     seed: int = 0
 
-    def run(
-        self, model: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, box: Interval, labels: torch.Tensor
-    ) -> torch.Tensor:
-        """Return for each sample the point of its box with the least margin found, (B, …), in the dtype of `x`.
+    def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
+        """Return for each item the point of its box with the least score found; at most 0 is success.
 
-        The clean `x` (clipped to the box) is the first candidate, so the result is never worse. Restarts go on with
-        the samples that still have a positive margin. Every point lies exactly inside the box's bounds.
+        `score(points, items)` scores points of the named items, each row apart from the others. The start, clipped
+        to its box, is the first candidate, so the result is never worse. Restarts go on with the items that have no
+        success yet, and end at `deadline` (`time.monotonic`). Every point lies exactly inside the bounds of its box.
         """
-        generator = torch.Generator(x.device).manual_seed(self.seed)
-        best = _project(x, box)
+        generator = torch.Generator(starts[0].device).manual_seed(self.seed)
+        best = tuple(_project(x, box) for x, box in zip(starts, boxes, strict=True))
         with torch.no_grad():
-            worst = margin(model(best), labels)
-        for _ in range(self.restarts):
-            left = (worst > 0).nonzero()[:, 0]
-            if not len(left):
+            least = score(best, torch.arange(len(best[0]), device=best[0].device))
+        for restart in range(self.restarts):
+            left = (least > 0).nonzero()[:, 0]
+            if not len(left) or time.monotonic() >= deadline:
                 break
-            part = Interval.bounds(box.lower[left], box.upper[left])
-            noise = torch.rand(part.lower.shape, generator=generator, device=x.device, dtype=x.dtype)
-            start = _project(part.lower + noise * part.width, part)
-            points, margins = self._descend(model, start, part, labels[left])
-            better = margins < worst[left]
-            worst[left] = torch.where(better, margins, worst[left])
-            best[left] = torch.where(_column(better, points), points, best[left])
-        return best
+            parts = [Interval.bounds(box.lower[left], box.upper[left]) for box in boxes]
+            begin = tuple(_random(part, generator, corner=restart % 2) for part in parts)
+            found = self._descend(score, begin, parts, left, deadline)
+            better = found.scores < least[left]
+            least[left] = torch.where(better, found.scores, least[left])
+            for x, point in zip(best, found.points, strict=True):
+                x[left] = torch.where(_column(better, point), point, x[left])
+        return Found(best, least)
 
     def _descend(
-        self, model: Callable[[torch.Tensor], torch.Tensor], point: torch.Tensor, box: Interval, labels: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the points of least margin on the way down from `point`, and those margins."""
-        best, worst = point, torch.full_like(labels, torch.inf, dtype=point.dtype)
+        self, score: Score, points: Points, boxes: Sequence[Interval], items: torch.Tensor, deadline: float
+    ) -> Found:
+        """Return the points of least score on the way down from `points`."""
+        best = Found(points, points[0].new_full([len(items)], torch.inf))
+        velocities = tuple(torch.zeros_like(x) for x in points)
         for step in range(self.steps + 1):
-            point = point.detach().requires_grad_(True)
-            margins = margin(model(point), labels)
-            (gradient,) = torch.autograd.grad(margins.sum(), point)
-            better = margins.detach() < worst
-            worst = torch.where(better, margins.detach(), worst)
-            best = torch.where(_column(better, point), point.detach(), best)
+            leaves = tuple(x.detach().requires_grad_(True) for x in points)
+            scores = score(leaves, items)
+            best = _better(best, Found(tuple(x.detach() for x in leaves), scores.detach()))
+            if not scores.requires_grad or time.monotonic() >= deadline or bool((best.scores <= 0).all()):
+                break
+            gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
+            slopes = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
+            velocities = tuple(
+                self.momentum * v + _normalized(g) for v, g in zip(velocities, slopes, strict=True)
+            )
             size = self.step * (1.0 - 0.9 * step / max(self.steps, 1))
-            point = _project(point.detach() - size * box.width * gradient.sign(), box)
-        return best, worst
+            points = tuple(
+                _project(x.detach() - size * box.width * v.sign(), box)
+                for x, v, box in zip(leaves, velocities, boxes, strict=True)
+            )
+        return best
 
 
-def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return z_label − max over other classes, (B,): at most 0 where the prediction is wrong."""
-    hot = F.one_hot(labels, logits.shape[1]).bool()
-    others = logits.masked_fill(hot, -torch.inf).amax(1)
-    return logits.gather(1, labels[:, None])[:, 0] - others
+def _better(old: Found, new: Found) -> Found:
+    better = new.scores < old.scores
+    points = (torch.where(_column(better, x), x, y) for x, y in zip(new.points, old.points, strict=True))
+    return Found(tuple(points), torch.where(better, new.scores, old.scores))
+
+
+def _random(box: Interval, generator: torch.Generator, corner: int) -> torch.Tensor:
+    noise = torch.rand(box.lower.shape, generator=generator, device=box.lower.device, dtype=box.lower.dtype)
+    return _project(box.lower + (noise.round() if corner else noise) * box.width, box)
+
+
+def _normalized(gradient: torch.Tensor) -> torch.Tensor:
+    clean = gradient.nan_to_num(0.0, 0.0, 0.0)
+    return clean / clean.abs().flatten(1).sum(1).clamp(min=_TINY).reshape([-1, *[1] * (clean.dim() - 1)])
 
 
 def _project(x: torch.Tensor, box: Interval) -> torch.Tensor:

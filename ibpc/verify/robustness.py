@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from math import prod
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import torch
+from torch.nn import functional as F
 
 from ibpc.bounds import Method
 from ibpc.errors import PropertyError
@@ -18,7 +19,12 @@ from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
-from ibpc.verify.attack import Attack, margin
+from ibpc.verify.attack import Attack, Points
+from ibpc.verify.replay import Replay
+
+Logits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+TARGETS: Final = 3
 
 
 class Verdict(Enum):
@@ -27,11 +33,14 @@ class Verdict(Enum):
     VERIFIED = "verified"
     FALSIFIED = "falsified"
     UNKNOWN = "unknown"
+    TIMEOUT = "timeout"
 
 
 @dataclass(frozen=True)
 class Example:
     """The verdict on one sample: every point of its box is classified as `label`, or one is not, or neither is known.
+
+    A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
 
     `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label).
     """
@@ -144,6 +153,7 @@ class _Judge:
         self._network = network
         self._bound = options.method(network.snapshot(), class_differences(network.classes), options.arithmetic, device)
         self._index = margin_index(network.classes).to(device)
+        self._replay = Replay.of(network)
 
     def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
         lower, upper = outer_ball(x, eps, self._network.input_range or PIXELS)
@@ -160,17 +170,53 @@ class _Judge:
     def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
         verified = (((margins > 0) & margins.isfinite()) | ~others).all(1)
-        falsified = torch.zeros_like(verified)
+        verdicts = [Verdict.VERIFIED if proved else Verdict.UNKNOWN for proved in verified.tolist()]
         open_ones = (~verified).nonzero()[:, 0]
         if len(open_ones):
             part = Interval.bounds(box.lower[open_ones], box.upper[open_ones])
-            worst = self._options.attack.run(self._network.nominal, x[open_ones], part, labels[open_ones])
-            with torch.no_grad():
-                falsified[open_ones] = margin(self._network.nominal(worst), labels[open_ones]) <= 0
-        return [
-            Verdict.VERIFIED if proved else Verdict.FALSIFIED if broken else Verdict.UNKNOWN
-            for proved, broken in zip(verified.tolist(), falsified.tolist(), strict=True)
-        ]
+            worst = _worst(self._options.attack, self._network.nominal, x[open_ones], part, labels[open_ones])
+            for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
+                if self._is_misclassified(point, label):
+                    verdicts[index] = Verdict.FALSIFIED
+        return verdicts
+
+    def _is_misclassified(self, point: torch.Tensor, label: int) -> bool:
+        logits = self._replay([point])[None, : self._network.classes]
+        return bool(margin(logits, torch.tensor([label])) <= 0)
+
+
+# ── attacks on margins ──────────────────────────────────────────────────────────────────────────────────────────
+def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return z_label − max over other classes, (B,): at most 0 where the prediction is wrong."""
+    hot = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.masked_fill(hot, -torch.inf).amax(1)
+    return logits.gather(1, labels[:, None])[:, 0] - others
+
+
+def _worst(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> torch.Tensor:
+    """Return the point of each box with the least margin found: by one attack on the margin, then one on each target.
+
+    The targets are the `TARGETS` classes that come nearest to the label at the best point so far.
+    """
+    found = attack.run(lambda points, items: margin(model(points[0]), labels[items]), (x,), (box,))
+    worst, left = found.points[0], (found.scores > 0).nonzero()[:, 0]
+    if not len(left):
+        return worst
+    with torch.no_grad():
+        logits = model(worst[left]).scatter(1, labels[left, None], -torch.inf)
+    targets = logits.topk(min(TARGETS, logits.shape[1] - 1), 1).indices
+    rows, wanted = left.repeat_interleave(targets.shape[1]), targets.flatten()
+
+    def score(points: Points, items: torch.Tensor) -> torch.Tensor:
+        outputs = model(points[0])
+        true = outputs.gather(1, labels[rows[items], None])
+        return (true - outputs.gather(1, wanted[items, None]))[:, 0]
+
+    targeted = attack.run(score, (worst[rows],), (Interval.bounds(box.lower[rows], box.upper[rows]),))
+    best = targeted.scores.reshape(targets.shape).min(1)
+    points = targeted.points[0].reshape(*targets.shape, *worst.shape[1:])
+    worst[left] = points[torch.arange(len(left), device=left.device), best.indices]
+    return worst
 
 
 def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

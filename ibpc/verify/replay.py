@@ -1,0 +1,103 @@
+"""Replaying points through the network's own ONNX file in ONNX Runtime, which knows nothing of this package.
+
+A counterexample counts once ONNX Runtime has computed it from the file that the user gave; a network that came from a
+spec or a module is replayed through its nominal export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ibpc.errors import ModelError
+from ibpc.export import nominal_model
+from ibpc.frontends.onnx import translate
+from ibpc.frontends.onnx_load import read_model
+from ibpc.frontends.validate import input_sizes
+from ibpc.network import Network
+from ibpc.passes import COMPILE
+
+Array = NDArray[Any]
+
+
+class Replay:
+    """One ONNX model in ONNX Runtime, one sample at a time.
+
+    `of(network)` takes the file that the network was imported from while it still holds its weights.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._session = _session(model)
+        self._names = [value.name for value in model.graph.input]
+        self._types = [onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.input]
+        self._sizes = input_sizes(model.graph)
+
+    @classmethod
+    def of(cls, network: Network) -> Replay:
+        """Return the replay of a network; see `original_model`."""
+        return cls(original_model(network))
+
+    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch."""
+        feed = {
+            name: x.detach().cpu().reshape(sizes).numpy().astype(kind)
+            for name, x, sizes, kind in zip(self._names, inputs, self._sizes, self._types, strict=True)
+        }
+        outputs = [np.asarray(output) for output in self._session.run(None, feed)]
+        return torch.from_numpy(np.concatenate([output.astype(np.float64).ravel() for output in outputs]))
+
+
+def original_model(network: Network) -> onnx.ModelProto:
+    """Return the ONNX model that a network stands for: the file it was imported from, or its nominal export.
+
+    The file counts only while it computes with the network's present weights: not after training, normalization in
+    front, or a change of the file. Raises ModelError where ONNX Runtime refuses the model.
+    """
+    path = Path(network.source.path)
+    if network.source.kind == "onnx" and path.is_file():
+        model = runnable_model(path)
+        if _computes(network, model, str(path)):
+            return model
+    return nominal_model(network.snapshot())
+
+
+def _computes(network: Network, model: onnx.ModelProto, where: str) -> bool:
+    """Return whether the model, compiled, is the network as it stands."""
+    graph, _ = COMPILE.run(translate(model, where).graph)
+    present = network.snapshot()
+    if graph.to_json() != present.to_json():
+        return False
+    return all(torch.equal(value, present.state[key]) for key, value in graph.state.items())
+
+
+def runnable_model(path: Path) -> onnx.ModelProto:
+    """Return the model of a file as ONNX Runtime runs it: as it is, or with its harmless defects mended."""
+    model = read_model(path)
+    constants = {tensor.name for tensor in model.graph.initializer}
+    if any(value.name in constants for value in model.graph.input):
+        return translate(model, str(path)).model
+    try:
+        _session(model)
+    except ModelError:
+        return translate(model, str(path)).model
+    return model
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    try:
+        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no common class of errors
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError.at(model.graph.name or "model", f"ONNX Runtime refuses it: {reason}") from error

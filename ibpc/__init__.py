@@ -18,21 +18,30 @@ if TYPE_CHECKING:
     from ibpc.api import METHODS as METHODS
     from ibpc.api import Arithmetic as Arithmetic
     from ibpc.api import Attack as Attack
+    from ibpc.api import Claim as Claim
+    from ibpc.api import Counterexample as Counterexample
     from ibpc.api import Dataset as Dataset
+    from ibpc.api import Decision as Decision
     from ibpc.api import Interval as Interval
     from ibpc.api import Network as Network
+    from ibpc.api import Property as Property
     from ibpc.api import Recipe as Recipe
     from ibpc.api import Robustness as Robustness
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
+    from ibpc.api import ball_property as ball_property
     from ibpc.api import certify as certify
+    from ibpc.api import check as check
     from ibpc.api import compile as compile
+    from ibpc.api import decide as decide
     from ibpc.api import export as export
     from ibpc.api import load as load
     from ibpc.api import load_dataset as load_dataset
+    from ibpc.api import load_vnnlib as load_vnnlib
     from ibpc.api import normalized as normalized
     from ibpc.api import open_network as open_network
     from ibpc.api import train as train
+    from ibpc.api import write_certificate as write_certificate
     from ibpc.api import write_verdicts as write_verdicts
 
 

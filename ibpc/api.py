@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -11,42 +13,56 @@ from torch import nn
 from ibpc import artifact
 from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, method_named
-from ibpc.data import Dataset, load_dataset
-from ibpc.errors import ModelError, UsageError
-from ibpc.export import export_nominal
+from ibpc.data import Dataset, load_dataset, read_array
+from ibpc.errors import ModelError, PropertyError, UsageError
+from ibpc.export import export_nominal, nominal_model
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
+from ibpc.ir import format_shape
 from ibpc.network import Network
 from ibpc.passes import COMPILE
-from ibpc.passes.normalize_input import normalize_input
+from ibpc.passes.normalize_input import PIXELS, normalize_input
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.attack import Attack
+from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
+from ibpc.verify.decide import Counterexample, Deciding, Decision
+from ibpc.verify.properties import Property
+from ibpc.verify.replay import runnable_model
 from ibpc.verify.robustness import Certification, Robustness, Verdict
 
 __all__ = [
     "METHODS",
     "Arithmetic",
     "Attack",
+    "Claim",
+    "Counterexample",
     "Dataset",
+    "Decision",
     "Interval",
     "Network",
+    "Property",
     "Recipe",
     "Robustness",
     "TrainingRun",
     "Verdict",
+    "ball_property",
     "certify",
+    "check",
     "compile",
+    "decide",
     "export",
     "load",
     "load_dataset",
+    "load_vnnlib",
     "normalized",
     "open_network",
     "train",
+    "write_certificate",
     "write_verdicts",
 ]
 
@@ -105,9 +121,109 @@ def normalized(network: Network, mean: Sequence[float], std: Sequence[float]) ->
     return Network(normalize_input(network.snapshot(), mean, std), network.source, network.notes)
 
 
-def write_verdicts(path: str | Path, model: str, dataset: Dataset, result: Robustness) -> None:
-    """Write a result with its verdict for every example as JSON. Raises ArtifactError where that fails."""
-    write_json(Path(path), {"model": model, "data": dataset.name, "split": "test", **result.to_json()})
+def write_verdicts(
+    path: str | Path,
+    model: str | Path,
+    network: Network,
+    dataset: Dataset,
+    result: Robustness,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Write a result with its verdict for every example as a certificate. Raises ArtifactError where that fails."""
+    about = ModelFile.of(Path(model), mean, std)
+    write_json(Path(path), data_certificate(about, dataset.name, dataset.sha256, result, network.notes))
+
+
+def load_vnnlib(path: str | Path) -> Property:
+    """Return the property in a VNN-LIB file (1.0 or 2.0, `.gz` too). Raises PropertyError."""
+    from ibpc.verify.vnnlib import load_vnnlib
+
+    return load_vnnlib(Path(path))
+
+
+def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
+    """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
+
+    The ball is clipped to the range of the network's input, [0, 1] if it states none. Without `label` the network's
+    own answer is meant. Raises DataError for a file that is no such array, PropertyError for one that does not fit.
+    """
+    x = read_array(Path(path))
+    shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
+    if len(shapes) != 1 or x.size != prod(shapes[0]):
+        wanted = " and ".join(format_shape(shape) for shape in shapes)
+        raise PropertyError.at(path, f"an array of shape {x.shape}", f"one input of shape {wanted}")
+    point = torch.from_numpy(x).reshape(shapes[0])
+    if label is None:
+        with torch.no_grad():
+            label = int(network.nominal(point[None].float().to(network.device)).argmax(1))
+    return Property.from_ball(point, eps, label, network.classes, network.input_range or PIXELS)
+
+
+def decide(
+    network: Network,
+    prop: Property | str | Path,
+    *,
+    method: str = AUTO,
+    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    timeout: float = 60.0,
+    seed: int = 0,
+    progress: Callable[[str], object] = str,
+) -> Decision:
+    """Decide a property, or the one in a VNN-LIB file, within `timeout` seconds.
+
+    Raises PropertyError for a property that is malformed or does not fit, UsageError for an unknown method.
+    """
+    wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
+    options = Deciding("ibp" if method == AUTO else method, method_named(method), arithmetic, timeout=timeout)
+    return replace(options, attack=replace(options.attack, seed=seed)).run(network, wanted, progress)
+
+
+def write_certificate(
+    path: str | Path,
+    model: str | Path,
+    network: Network,
+    prop: Property,
+    decision: Decision,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> None:
+    """Write what was decided of a property, and the property, as a certificate. Raises ArtifactError."""
+    about = ModelFile.of(Path(model), mean, std)
+    write_json(Path(path), property_certificate(about, prop, decision, network.notes))
+
+
+def check(
+    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = int
+) -> tuple[Claim, ...]:
+    """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.check`.
+
+    Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
+    """
+    from ibpc.verify.check import check_data, check_model, check_property
+
+    data = read_certificate(Path(path))
+    about = ModelFile.from_json(data)
+    same = check_model(about)
+    if not same.holds:
+        return (same,)
+    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
+        model = runnable_model(Path(about.path))
+    else:
+        model = nominal_model(_as_certified(about).snapshot())
+    if data["kind"] == "property":
+        return (same, *check_property(data, model, str(path)))
+    network = _as_certified(about)
+    dataset = load_dataset(data["data"], data_root)
+    limits = network.input_range or PIXELS
+    return (same, *check_data(data, model, dataset, network.input_shape, limits, progress))
+
+
+def _as_certified(about: ModelFile) -> Network:
+    network = open_network(about.path)
+    if about.mean is None and about.std is None:
+        return network
+    return normalized(network, about.mean or [0.0], about.std or [1.0])
 
 
 def certify(

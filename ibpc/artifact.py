@@ -66,6 +66,12 @@ class Artifact:
         """What the network was compiled from."""
         return Source(**self.manifest["source"])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a frontend noted about the network, such as weights that it rounded."""
+        notes = self.manifest.get("notes", [])
+        return tuple(map(str, notes)) if isinstance(notes, list) else ()
+
 
 def sha256_of(data: bytes) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -121,10 +122,38 @@ class Known:
     read: Callable[[Path, bool], Mapping[str, Any]]
 
 
+def read_array(path: Path) -> np.ndarray[Any, Any]:
+    """Return the finite numbers of a `.npy` file as float64 or float32. Raises DataError; nothing is unpickled."""
+    try:
+        with path.open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError.at(path, f"it cannot be read: {_first_line(error)}", "a .npy file of numbers") from error
+    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+        raise DataError.at(path, f"{array.dtype} values that are not all finite numbers", "finite numbers")
+    return array if array.dtype == np.float32 else array.astype(np.float64)
+
+
 # ── batches on the device ───────────────────────────────────────────────────────────────────────────────────────
 def to_unit(images: torch.Tensor) -> torch.Tensor:
     """Return uint8 images as float32 in [0, 1]; floats pass unchanged."""
     return images.float() / 255.0 if images.dtype == torch.uint8 else images
+
+
+def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return images (B, C, H, W) in the layout of a network's input: as they are, flat, or channels last.
+
+    Raises DataError if none of them has the shape.
+    """
+    found = tuple(images.shape[1:])
+    if found == shape:
+        return images
+    if len(found) == 3 and shape == (*found[1:], found[0]):
+        return images.permute(0, 2, 3, 1).contiguous()
+    is_flat = sum(size != 1 for size in shape) <= 1 or (len(found) == 3 and found[0] == 1)
+    if is_flat and prod(found) == prod(shape):
+        return images.reshape(-1, *shape)
+    raise DataError.at("data", f"images of shape {found}", f"{shape}, the network's input")
 
 
 def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:

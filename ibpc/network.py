@@ -39,7 +39,7 @@ class Network:
     def load(cls, path: Path) -> Network:
         """Load an artifact. Raises ArtifactError if it is missing or damaged."""
         found = artifact.load(path)
-        return cls(found.graph, found.source)
+        return cls(found.graph, found.source, found.notes)
 
     def save(self, path: str | Path, carry: tuple[str, ...] = (artifact.TRAINING,)) -> None:
         """Write the network with its present weights as an artifact; see `artifact.save`. Raises ArtifactError."""

@@ -9,12 +9,13 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
-from ibpc.errors import PropertyError, UsageError
+from ibpc.data import fit_images
+from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.rounding import outer_ball
 from ibpc.verify import robustness
 from ibpc.verify.attack import Attack
-from ibpc.verify.robustness import Certification, Verdict, fit_images, margin
+from ibpc.verify.robustness import Certification, Verdict, margin
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -86,7 +87,6 @@ def test_json_has_what_the_contract_names(linear):
     [
         ([[0.5, 0.5]], [0], -1.0, "found -1.0"),
         ([[0.5, 0.5]], [0], float("nan"), "found nan"),
-        ([[0.5, 0.5, 0.5]], [0], 0.1, r"images of shape \(3,\)"),
         ([[0.5, 0.5]], [2], 0.1, "labels that do not fit"),
         ([[0.5, 0.5]], [0, 1], 0.1, "labels that do not fit"),
     ],
@@ -94,6 +94,11 @@ def test_json_has_what_the_contract_names(linear):
 def test_what_does_not_fit_is_refused(linear, x, labels, eps, found):
     with pytest.raises(PropertyError, match=found):
         judged(linear, x, labels, eps)
+
+
+def test_images_of_another_size_are_refused(linear):
+    with pytest.raises(DataError, match=r"images of shape \(3,\)"):
+        judged(linear, [[0.5, 0.5, 0.5]], [0], 0.1)
 
 
 def test_an_unknown_method_names_the_nearest(linear):
@@ -123,7 +128,7 @@ def test_images_are_fitted_to_flat_and_channels_last_inputs():
     assert fit_images(images, (3, 4, 5)) is images
     assert torch.equal(fit_images(images, (4, 5, 3)), images.permute(0, 2, 3, 1))
     assert torch.equal(fit_images(images, (60,)), images.flatten(1))
-    with pytest.raises(PropertyError, match="images of shape"):
+    with pytest.raises(DataError, match="images of shape"):
         fit_images(images, (6, 10))
 
 
@@ -168,7 +173,7 @@ def test_an_attack_stops_at_its_deadline(linear):
     assert torch.equal(found.points[0], x)
 
 
-def test_a_targeted_attack_finds_what_the_margin_hides(monkeypatch):
+def test_a_targeted_attack_finds_what_the_margin_hides():
     """Class 1 is the nearest everywhere but never passes class 0; class 2 does, in one corner."""
     weight = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     network = linear_network(weight, torch.tensor([1.9, 1.85, 0.0]))
@@ -178,9 +183,8 @@ def test_a_targeted_attack_finds_what_the_margin_hides(monkeypatch):
 
 
 def test_falsified_means_that_onnx_runtime_agrees(linear, monkeypatch):
-    class Deaf:
-        def __call__(self, inputs):
-            return torch.tensor([1.0, 0.0])
+    def other(_):
+        return lambda _: torch.tensor([1.0, 0.0])
 
-    monkeypatch.setattr(robustness.Replay, "of", classmethod(lambda cls, network: Deaf()))
+    monkeypatch.setattr(robustness.Replay, "of", other)
     assert judged(linear, [[0.1, 0.9]], [0], 0.1).examples[0].verdict is Verdict.UNKNOWN

@@ -12,6 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ibpc.api import compile
+from ibpc.bounds.ibp import ibp
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ops import operators
@@ -28,6 +30,7 @@ from ibpc.rounding import (
     up,
     vanishing,
 )
+from ibpc.verify.replay import Replay
 
 Row = tuple[list[float], list[float], list[float], float]
 
@@ -236,3 +239,29 @@ class TestPlainProducts:
             assert not torch.backends.cudnn.enabled
             raise KeyError
         assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.enabled) == before
+
+
+class TestCancellation:
+    """Networks whose logits cancel: the family of `examples/when_plain_bounds_fail.py`, here with random widths."""
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_plain_bounds_exclude_what_onnx_runtime_computes_and_float32_bounds_do_not(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        width = int(torch.randint(64, 200, (), generator=generator))
+        scale = 300 * torch.randn(width, generator=generator)
+        first, change = torch.randn(2, width, 8, generator=generator)
+        module = torch.nn.Sequential(torch.nn.Linear(8, 2 * width), torch.nn.ReLU(), torch.nn.Linear(2 * width, 2))
+        module[0].weight.data = torch.cat([first, first + 1e-6 * change])
+        module[0].bias.data.fill_(3.0)
+        module[2].weight.data = torch.stack([torch.cat([scale, -scale]), torch.zeros(2 * width)])
+        module[2].bias.data.fill_(1000.0)
+        network = compile(module.eval(), torch.zeros(1, 8))
+        points = torch.rand(20, 8, generator=generator)
+        box, matrix = Interval.bounds(points, points), torch.tensor([[1.0, -1.0]])
+        replay = Replay.of(network)
+        computed = torch.stack([replay([point]) for point in points])
+        margins = computed[:, :1] - computed[:, 1:]
+        plain = ibp(network.snapshot(), matrix, Arithmetic.REAL, torch.device("cpu"))(box)
+        sound = ibp(network.snapshot(), matrix, Arithmetic.FLOAT32, torch.device("cpu"))(box)
+        assert not ((plain.lower <= margins) & (margins <= plain.upper)).all()
+        assert ((sound.lower <= margins) & (margins <= sound.upper)).all()

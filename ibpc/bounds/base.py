@@ -11,15 +11,19 @@ from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
-Bounder: TypeAlias = Callable[[Interval], Interval]
+Bounder: TypeAlias = Callable[..., Interval]
 
 
 class Method(Protocol):
-    """A bounding method: from a network and margin rows to a function that bounds the margins over a box."""
+    """A bounding method: from a network and margin rows to a function that bounds the margins over boxes.
+
+    The function takes one box (B, …) for each input of the network.
+    """
 
     def __call__(self, graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
-        """Return the function box (B, …) → bounds of `matrix` · output, (B, rows).
+        """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows).
 
-        `graph` carries its weights (a snapshot), `matrix` is (rows, outputs).
+        `graph` carries its weights (a snapshot), `matrix` is (rows, K) over all outputs, flat and one after
+        the other.
         """
         ...

@@ -8,25 +8,25 @@ from ibpc.bounds.base import Bounder
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
-from ibpc.passes import EVALUATION, EliminateDeadCode
+from ibpc.passes import EVALUATION, EliminateDeadCode, JoinOutputs
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.rounding import Arithmetic
 
 
 def ibp(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
-    """Return the function box (B, …) → bounds of `matrix` · output, (B, rows).
+    """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `Method`.
 
     BatchNormalization is folded, |W| and the merged specification are computed once.
     """
     folded, _ = EVALUATION.run(graph)
-    merged = merge_specification(folded, matrix).graph
+    merged = merge_specification(JoinOutputs().run(folded).graph, matrix).graph
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph
     lowered = freeze(lower_interval(needed, parameter_tree(needed), arithmetic)).to(device)
 
     @torch.no_grad()
-    def bound(box: Interval) -> Interval:
-        lower, upper = lowered(box.lower, box.upper)
+    def bound(*boxes: Interval) -> Interval:
+        lower, upper = lowered(*(end for box in boxes for end in (box.lower, box.upper)))
         return Interval.bounds(lower, upper)
 
     return bound

@@ -22,23 +22,15 @@ from ibpc.errors import GraphError, ModelError, Problem, nearest, raise_all
 from ibpc.frontends.onnx_batch import LIFTS, RESHAPES, Form, Sizes, preferred_form, reshaping
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
-from ibpc.frontends.onnx_fold import Array, Tracer, type_name
+from ibpc.frontends.onnx_fold import Array, Tracer
 from ibpc.frontends.onnx_load import read_model
+from ibpc.frontends.onnx_types import unfit_type
 from ibpc.frontends.validate import Validation, validate
 from ibpc.ir import Graph, format_shape
 from ibpc.ops import operators
 from ibpc.ops.base import OnnxNode, Tensor, Value
 
 _NAMED: Final = 5
-_COMPUTED_TYPES: Final = frozenset(
-    {
-        onnx.TensorProto.FLOAT,
-        onnx.TensorProto.DOUBLE,
-        onnx.TensorProto.INT64,
-        onnx.TensorProto.INT32,
-        onnx.TensorProto.BOOL,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -115,6 +107,8 @@ class _Importer:
         self._constants: dict[str, Traced] = {}
         self._entries: dict[str, _Entry] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
+        graph = model.proto.graph
+        self._needed = {value.name for value in graph.output} | {name for node in graph.node for name in node.input}
         self._readings = {reading.type: reading for record in operators().values() for reading in record.reads}
 
     def run(self) -> Translation:
@@ -193,8 +187,7 @@ class _Importer:
 
     def _unsupported_type(self, node: onnx.NodeProto) -> str | None:
         """Return which type of number the node computes in, if it is none of the network's."""
-        found = {self._tracer.values[name].elem_type for name in node.output if name} - _COMPUTED_TYPES
-        return f"it computes in {', '.join(map(type_name, found))}; expected FLOAT" if found else None
+        return unfit_type(node.op_type, {self._tracer.values[name].elem_type for name in node.output if name})
 
     # ── one node ────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, node: onnx.NodeProto) -> None:
@@ -225,7 +218,10 @@ class _Importer:
 
     def _read_as(self, form: Form, node: onnx.NodeProto, outputs: tuple[Sizes, ...]) -> list[_Entry]:
         inputs = tuple(self._operand(name, form) if name else None for name in node.input)
-        seen = OnnxNode(node.name, node.op_type, self._version(node), self._attributes(node), inputs, len(node.output))
+        types = tuple(self._tracer.values[name].elem_type if name else 0 for name in node.input)
+        unread = frozenset(slot for slot, name in enumerate(node.output) if name not in self._needed)
+        version, attributes = self._version(node), self._attributes(node)
+        seen = OnnxNode(node.name, node.op_type, version, attributes, inputs, len(node.output), types, unread)
         if form is Form.SAMPLE and node.op_type in RESHAPES:
             form = preferred_form(outputs[0])
             source = self._any_form(node.input[0])

@@ -89,6 +89,11 @@ def _axis(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxN
     return replace(node, attributes={**node.attributes, "axis": _moved(int(node.attributes["axis"]))})
 
 
+def _scale_axis(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Move the attribute `axis` of a scale; version 10 has none, for it knows one scale a tensor."""
+    return _axis(node, builder, outputs) if "axis" in node.attributes else node
+
+
 def _axes(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """Move the axes of a reduction: attribute or input 1 by version; left out, they are all axes of the sample."""
     if node.attributes.get("noop_with_empty_axes", 0) and node.optional(1) is None:
@@ -200,23 +205,24 @@ RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
-        *("Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid"),
-        *("HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu"),
-        *("Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Sqrt", "Tan", "Tanh"),
-        "ThresholdedRelu",
+        *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
+        *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
+        *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
+        *("Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
         *("Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
     ),
     _axis: (
-        *("ArgMax", "ArgMin", "Gather", "Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization"),
-        *("RMSNormalization", "Softmax", "Split"),
+        *("ArgMax", "ArgMin", "Gather", "Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "OneHot"),
+        *("RMSNormalization", "Softmax", "Split", "TopK"),
     ),
     _axes: (
         *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
         *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
     ),
+    _scale_axis: ("DequantizeLinear", "QuantizeLinear"),
     _permutation: ("Transpose",),
     _concatenation: ("Concat",),
     _slices: ("Slice",),

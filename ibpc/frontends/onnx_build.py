@@ -13,6 +13,7 @@ from torch import fx, nn
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.ir import INPUT, Attributes, Graph, Node, Shape
 from ibpc.ops import operators
+from ibpc.ops._element_types import floating
 from ibpc.ops.base import Call, Tensor, Value
 
 _RESERVED: Final = frozenset({*dir(fx.GraphModule(nn.Module(), fx.Graph())), *keyword.kwlist, *keyword.softkwlist})
@@ -106,7 +107,9 @@ class GraphBuilder:
         if value.constant is None:
             return value.node
         if id(value.constant) not in self._constants:
-            array = _storable(value.constant, value.origin or "a constant")
+            where = value.origin or "a constant"
+            array = _storable(value.constant, where)
+            array = array if array.is_floating_point() else floating(array, where)
             name = self._place(Node(self._fresh(value.origin or "constant"), "Constant", {}, value.shape), ())
             self.graph.state[f"{name}.value"] = array
             self._constants[id(value.constant)] = (value.constant, name)

@@ -37,6 +37,8 @@ _RANDOM: Final = frozenset(
         "RandomUniformLike",
     }
 )
+# The reference evaluator knows these from a later opset on, in which they mean the same for the same inputs.
+_EVALUATED_FROM: Final = {"DequantizeLinear": 19, "QuantizeLinear": 19}
 _COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
 _SUBGRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
@@ -129,7 +131,8 @@ class Tracer:
         names = dict.fromkeys(name for name in node.input if name)
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "node", [onnx.ValueInfoProto(name=name) for name in names], outputs)
-        opsets = {entry.domain: entry.version for entry in self._imports}
+        least = _EVALUATED_FROM.get(node.op_type, 0)
+        opsets = {entry.domain: max(entry.version, least) for entry in self._imports}
         try:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(graph, opsets).run(None, {name: self._feed(name) for name in names})

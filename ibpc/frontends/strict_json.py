@@ -41,14 +41,14 @@ class _Object(dict[str, Any]):
         self.repeated = tuple(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
 
 
-def read_json(path: str | Path) -> Any:
-    """Return the data of a JSON file (UTF-8, at most 16 MiB); check it with `data_problems`.
+def read_json(path: str | Path, most_bytes: int = MOST_BYTES) -> Any:
+    """Return the data of a JSON file (UTF-8, by default at most 16 MiB); check it with `data_problems`.
 
     Raises SpecError where the file cannot be read or is not JSON, with the line and column.
     """
     where = str(path)
     try:
-        return json.loads(_text(Path(path)), object_pairs_hook=_Object)
+        return json.loads(_text(Path(path), most_bytes), object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         place = f"{where}, line {error.lineno}, column {error.colno}"
         raise SpecError.at(place, f"not JSON: {error.msg}", "valid JSON") from None
@@ -58,12 +58,12 @@ def read_json(path: str | Path) -> Any:
         raise SpecError.at(where, "a number of thousands of digits", f"integers below {LARGEST_INTEGER}") from None
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most_bytes: int) -> str:
     try:
         if path.exists() and not path.is_file():
             raise SpecError.at(path, "not a file", "a JSON file")
-        if path.exists() and path.stat().st_size > MOST_BYTES:
-            raise SpecError.at(path, f"a file of {path.stat().st_size} bytes", f"at most {MOST_BYTES} bytes")
+        if path.exists() and path.stat().st_size > most_bytes:
+            raise SpecError.at(path, f"a file of {path.stat().st_size} bytes", f"at most {most_bytes} bytes")
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError.at(path, "no such file", "a JSON file") from None

@@ -187,7 +187,9 @@ class OnnxNode:
     """One ONNX node as an import rule sees it: `inputs` hold None for an input that is left out ("").
 
     `version` is the operator version that the file's opset decides. `attributes` hold python values (ints, floats,
-    strings, lists, tensors) with the operator version's defaults filled in.
+    strings, lists, tensors) with the operator version's defaults filled in. `types` are the element types of the
+    file's inputs (numbers of onnx.TensorProto.DataType, 0 for one that is left out), `unread` the output slots that
+    nothing reads.
     """
 
     name: str
@@ -196,6 +198,12 @@ class OnnxNode:
     attributes: Mapping[str, Any]
     inputs: tuple[Value | None, ...]
     outputs: int = 1
+    types: tuple[int, ...] = ()
+    unread: frozenset[int] = frozenset()
+
+    def type_of(self, slot: int) -> int:
+        """Return the element type of the input of a slot in the file, 0 where it is left out or not known."""
+        return self.types[slot] if slot < len(self.types) else 0
 
     def operand(self, slot: int) -> Value:
         """Return the input of a slot. Raises GraphError if it is left out."""

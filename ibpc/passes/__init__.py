@@ -15,6 +15,7 @@ from ibpc.passes.fold_batch_normalization import FoldBatchNormalization
 from ibpc.passes.fold_constants import FoldConstants
 from ibpc.passes.fuse_affine import FuseAffine
 from ibpc.passes.infer_shapes import InferShapes
+from ibpc.passes.join_outputs import JoinOutputs
 from ibpc.passes.merge_specification import MergeSpecification, merge_specification
 
 COMPILE: Final = Pipeline((InferShapes(), FoldConstants(), AbsorbConstants(), EliminateDeadCode()))
@@ -43,6 +44,7 @@ __all__ = [
     "FoldConstants",
     "FuseAffine",
     "InferShapes",
+    "JoinOutputs",
     "Log",
     "MergeSpecification",
     "Pass",

@@ -16,6 +16,7 @@ from ibpc.report.wording import format_eps
 from ibpc.training.recipe import Recipe, recipes_folder
 from ibpc.training.records import write_json
 from ibpc.training.runner import Reporter, TrainingRun, train
+from ibpc.verify.certificate import ModelFile, data_certificate
 from ibpc.verify.robustness import Certification, Robustness
 
 EPS: Final = 0.1
@@ -35,15 +36,18 @@ class Demonstration:
 
 
 def demonstrate(out: Path, seed: int, reporter: Reporter) -> Demonstration:
-    """Compile the spec, train it with IBP on the embedded digits and certify it; write everything under `out`."""
+    """Compile the spec, train it with IBP on the embedded digits and certify it; write everything under `out`.
+
+    A demonstration that is there already is gone on with, or shown again.
+    """
     spec = recipes_folder().parent / SPEC
     network = Network(load_spec(spec, seed), Source.of_file("spec", spec))
     dataset = load_dataset(DATASET)
     recipe = Recipe.default("ibp", eps=EPS, dataset=DATASET)
-    run = train(network, recipe, dataset, out, seed=seed, reporter=reporter)
+    run = train(network, recipe, dataset, out, seed=seed, resume=True, reporter=reporter)
     result = Certification("ibp", ibp).run(network, dataset.test.floats(), dataset.test.labels, EPS)
     verdicts, figure = out / "verdicts.json", out / "overview.png"
-    write_json(verdicts, {"model": str(out), "data": DATASET, "split": "test", **result.to_json()})
+    write_json(verdicts, data_certificate(ModelFile.of(out), DATASET, dataset.sha256, result, network.notes))
     title = (
         f"{network.name}: trained with IBP, certified on {len(result.examples)} test images at ε = {format_eps(EPS)}"
     )

@@ -36,6 +36,8 @@ class TrainingReporter:
         self._progress.update(self._task, total=timeline.total, completed=epoch * timeline.per_epoch)
         if epoch:
             self._console.print(f"resumed after epoch {epoch} of {timeline.epochs}", style="dim")
+        if epoch == timeline.epochs:
+            return
         self._console.print(
             f"{'':>33}{'training':>10}{'':>12}held out\n"
             f"epoch      ε     κ     loss   nominal certified   nominal certified  images/s",
@@ -92,3 +94,12 @@ def certification_progress(total: int) -> Iterator[Callable[[int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("certify", total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """Yield a function that takes the name of what is being tried, and shows it with the time on standard error."""
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("start", total=None)
+        yield lambda stage: progress.update(task, description=stage)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from pathlib import Path
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +20,9 @@ from ibpc.passes import EVALUATION
 from ibpc.report.demonstration import Demonstration
 from ibpc.report.wording import format_eps
 from ibpc.training.runner import TrainingRun
+from ibpc.verify.certificate import Claim
+from ibpc.verify.decide import Decision
+from ibpc.verify.properties import Property
 from ibpc.verify.robustness import Robustness, Verdict
 
 
@@ -110,6 +115,42 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
     out = console()
     out.print(table)
     out.print(f"{result.seconds:.1f} s", style="dim")
+
+
+_STYLES: Final = {
+    Verdict.VERIFIED: "bold green",
+    Verdict.FALSIFIED: "bold red",
+    Verdict.UNKNOWN: "bold yellow",
+    Verdict.TIMEOUT: "bold yellow",
+}
+
+
+def show_decision(model: Path, prop: Property, decision: Decision) -> None:
+    """Print the verdict on one property, and what it rests on."""
+    out = console()
+    verdict = Text(decision.verdict.value, style=_STYLES[decision.verdict])
+    out.print(Text.assemble(verdict, f"  {model}, property {prop.name}, {decision.seconds:.1f} s"))
+    margins = [margin for margins in decision.margins for margin in margins]
+    if decision.counterexample is not None:
+        outputs = ", ".join(f"{value:.6g}" for value in decision.counterexample.outputs[:10])
+        out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
+    if margins:
+        refuted = sum(margin > 0 for margin in margins)
+        out.print(
+            f"  {refuted:,} of {len(margins):,} disjuncts excluded, least margin {min(margins):.6g} "
+            f"({decision.method}, {decision.arithmetic.value} arithmetic)",
+            style="dim",
+        )
+
+
+def show_claims(path: Path, claims: Sequence[Claim]) -> None:
+    """Print `confirmed`, or every claim of a certificate that failed."""
+    out = console()
+    failed = [claim for claim in claims if not claim.holds]
+    if not failed:
+        out.print(Text.assemble(("confirmed", "bold green"), f"  {path}, {len(claims):,} claims"))
+    for claim in failed:
+        out.print(Text.assemble(("failed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
 
 
 def show_run(run: TrainingRun) -> None:

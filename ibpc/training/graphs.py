@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import fx
 
-from ibpc.data import Split, to_unit
+from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
 from ibpc.lowering import lower_interval, lower_paired, parameter_tree
@@ -74,7 +74,7 @@ class TrainingGraphs:
         self.network.parameters.eval()
         counts = torch.zeros(2, dtype=torch.int64, device=self.network.device)
         for images, labels in zip(torch.split(split.images, batch), torch.split(split.labels, batch), strict=True):
-            x = to_unit(images)
+            x = fit_images(to_unit(images), self.network.input_shape)
             box = self.ball(x, eps)
             right = correct(self.network.nominal(x), labels)
             lower, upper = self._bounds(box.lower, box.upper)

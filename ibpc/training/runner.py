@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from ibpc.artifact import TRAINING, recover
-from ibpc.data import Augmentation, Dataset, augment, load_dataset, to_unit
+from ibpc.data import Augmentation, Dataset, augment, fit_images, load_dataset, to_unit
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
 from ibpc.network import Network
@@ -139,9 +139,7 @@ def train(
 
 
 def _check_fit(network: Network, dataset: Dataset) -> None:
-    if dataset.image_shape != network.input_shape:
-        found = f"images of shape {dataset.image_shape}"
-        raise TrainingError.at(f"data set {dataset.name}", found, f"{network.input_shape}, the network's input")
+    fit_images(dataset.test.images[:1], network.input_shape)
     if dataset.classes != network.classes:
         found = f"{dataset.classes} classes"
         raise TrainingError.at(f"data set {dataset.name}", found, f"{network.classes}, the network's logits")
@@ -246,9 +244,9 @@ class _Trainer:
         return record
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images (B, …), float32 in [0, 1], augmented, and labels (B,)."""
+        """Return images (B, …) as the network takes them, float32 in [0, 1], augmented, and labels (B,)."""
         images = augment(self.training.images[index], self.augmentation, self.generator)
-        return to_unit(images), self.training.labels[index]
+        return fit_images(to_unit(images), self.network.input_shape), self.training.labels[index]
 
     def regularized(self, terms: Terms) -> torch.Tensor:
         """Return the loss with the regularizers that the recipe turns on."""

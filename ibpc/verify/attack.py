@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeAlias
 
 import torch
@@ -20,6 +21,13 @@ Score: TypeAlias = Callable[[Points, torch.Tensor], torch.Tensor]
 
 _ENDLESS = float("inf")
 _TINY = 1e-30
+
+
+class Goal(Enum):
+    """When an attack has done its work: with a success for every item, or with the first success of any."""
+
+    EVERY = "every"
+    ONE = "one"
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class Attack:
     step: float = 0.1
     momentum: float = 0.75
     seed: int = 0
+    goal: Goal = Goal.EVERY
 
     def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
         """Return for each item the point of its box with the least score found; at most 0 is success.
@@ -57,7 +66,7 @@ class Attack:
             least = score(best, torch.arange(len(best[0]), device=best[0].device))
         for restart in range(self.restarts):
             left = (least > 0).nonzero()[:, 0]
-            if not len(left) or time.monotonic() >= deadline:
+            if self._is_reached(least) or time.monotonic() >= deadline:
                 break
             parts = [Interval.bounds(box.lower[left], box.upper[left]) for box in boxes]
             begin = tuple(_random(part, generator, corner=restart % 2) for part in parts)
@@ -67,6 +76,10 @@ class Attack:
             for x, point in zip(best, found.points, strict=True):
                 x[left] = torch.where(_column(better, point), point, x[left])
         return Found(best, least)
+
+    def _is_reached(self, scores: torch.Tensor) -> bool:
+        success = scores <= 0
+        return bool(success.any() if self.goal is Goal.ONE else success.all())
 
     def _descend(
         self, score: Score, points: Points, boxes: Sequence[Interval], items: torch.Tensor, deadline: float
@@ -78,13 +91,11 @@ class Attack:
             leaves = tuple(x.detach().requires_grad_(True) for x in points)
             scores = score(leaves, items)
             best = _better(best, Found(tuple(x.detach() for x in leaves), scores.detach()))
-            if not scores.requires_grad or time.monotonic() >= deadline or bool((best.scores <= 0).all()):
+            if not scores.requires_grad or time.monotonic() >= deadline or self._is_reached(best.scores):
                 break
             gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
             slopes = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
-            velocities = tuple(
-                self.momentum * v + _normalized(g) for v, g in zip(velocities, slopes, strict=True)
-            )
+            velocities = tuple(self.momentum * v + _normalized(g) for v, g in zip(velocities, slopes, strict=True))
             size = self.step * (1.0 - 0.9 * step / max(self.steps, 1))
             points = tuple(
                 _project(x.detach() - size * box.width * v.sign(), box)

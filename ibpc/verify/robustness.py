@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from math import prod
 from typing import Any, Final, TypeAlias
 
 import torch
 from torch.nn import functional as F
 
 from ibpc.bounds import Method
+from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
@@ -217,22 +217,6 @@ def _worst(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, labels
     points = targeted.points[0].reshape(*targets.shape, *worst.shape[1:])
     worst[left] = points[torch.arange(len(left), device=left.device), best.indices]
     return worst
-
-
-def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return images (B, C, H, W) in the layout of a network's input: as they are, flat, or channels last.
-
-    Raises PropertyError if none of them has the shape.
-    """
-    found = tuple(images.shape[1:])
-    if found == shape:
-        return images
-    if len(found) == 3 and shape == (*found[1:], found[0]):
-        return images.permute(0, 2, 3, 1).contiguous()
-    is_flat = sum(size != 1 for size in shape) <= 1 or (len(found) == 3 and found[0] == 1)
-    if is_flat and prod(found) == prod(shape):
-        return images.reshape(-1, *shape)
-    raise PropertyError.at("data", f"images of shape {found}", f"{shape}, the network's input")
 
 
 def _check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ ELEMENT = {torch.float64: onnx.TensorProto.DOUBLE, torch.float32: onnx.TensorPro
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass
 class ModelWriter:
-    """Collects nodes and initializers; floating initializers become `dtype`."""
+    """Collects nodes and initializers; floating initializers and casts to float become `dtype`."""
 
     dtype: torch.dtype
     nodes: list[onnx.NodeProto] = field(default_factory=list)
@@ -35,6 +35,8 @@ class ModelWriter:
     def node(self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any) -> str:
         """Append a node and return the name of its first output."""
         names = [f"v{len(self.nodes)}_{slot}" for slot in range(outputs)]
+        if type == "Cast" and attributes["to"] == onnx.TensorProto.FLOAT:
+            attributes["to"] = ELEMENT[self.dtype]
         self.nodes.append(helper.make_node(type, list(inputs), names, f"node{len(self.nodes)}", **attributes))
         return names[0]
 
@@ -129,6 +131,7 @@ def _known(value: Value) -> KnownValue:
 def read_back(scene: Scene, model: onnx.ModelProto, point: Sequence[Tensor]) -> KnownValue:
     """Return the value that the model has at the point when every node comes in through `reads`."""
     records = {**operators(), scene.operator.name: scene.operator}
+    needed = {name for node in model.graph.node for name in node.input}
     values: dict[str, KnownValue] = {
         item.name: _constant(numpy_helper.to_array(item)) for item in model.graph.initializer
     }
@@ -141,7 +144,8 @@ def read_back(scene: Scene, model: onnx.ModelProto, point: Sequence[Tensor]) -> 
             values.update(_fold(node, values))
             continue
         found = _reading(node.op_type, records)
-        results = found.read(_onnx_node(node, found, tuple(inputs)), EvaluatingBuilder(records))
+        unread = frozenset(slot for slot, name in enumerate(node.output) if name not in needed)
+        results = found.read(replace(_onnx_node(node, found, tuple(inputs)), unread=unread), EvaluatingBuilder(records))
         outputs = results if isinstance(results, tuple) else (results,)
         values.update(zip(node.output, map(_known, outputs), strict=False))
     return values[model.graph.node[-1].input[0]]

@@ -1,0 +1,77 @@
+"""The element types of ONNX tensors. A network's values are floating numbers, whatever type the file gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from ibpc.errors import GraphError
+from ibpc.ops.base import Builder, OnnxNode, Value
+
+FLOAT: Final = 1
+BOOL: Final = 9
+DOUBLE: Final = 11
+
+# The numbers are those of onnx.TensorProto.DataType.
+NUMBERS: Final[Mapping[str, int]] = {
+    "float": FLOAT,
+    "uint8": 2,
+    "int8": 3,
+    "uint16": 4,
+    "int16": 5,
+    "int32": 6,
+    "int64": 7,
+    "bool": BOOL,
+    "double": DOUBLE,
+    "uint32": 12,
+    "uint64": 13,
+}
+NAMES: Final[Mapping[int, str]] = {number: name for name, number in NUMBERS.items()}
+RANGES: Final[Mapping[str, tuple[int, int]]] = {
+    "uint8": (0, 2**8 - 1),
+    "int8": (-(2**7), 2**7 - 1),
+    "uint16": (0, 2**16 - 1),
+    "int16": (-(2**15), 2**15 - 1),
+    "int32": (-(2**31), 2**31 - 1),
+    "int64": (-(2**63), 2**63 - 1),
+    "uint32": (0, 2**32 - 1),
+    "uint64": (0, 2**64 - 1),
+}
+
+
+def name_of(number: int, where: str) -> str:
+    """Return the name of an element type. Raises GraphError for one that the network cannot compute in."""
+    if number not in NAMES:
+        wanted = ", ".join(NUMBERS)
+        raise GraphError.at(where, f"element type {number} of onnx.TensorProto.DataType", f"one of {wanted}")
+    return NAMES[number]
+
+
+def holds(target: str, source: str) -> bool:
+    """Return whether a cast from `source`, of which every value is whole, to `target` changes no value."""
+    if source == "bool":
+        return True
+    if source not in RANGES or target not in RANGES:
+        return source == target
+    least, greatest = RANGES[target]
+    return least <= RANGES[source][0] and RANGES[source][1] <= greatest
+
+
+def number(node: OnnxNode, slot: int, builder: Builder) -> Value:
+    """Return the input of a slot as numbers: constants of booleans and integers as floating ones."""
+    value = node.operand(slot)
+    if value.constant is None or value.constant.is_floating_point():
+        return value
+    return builder.constant(floating(value.constant, f"node {node.name}"))
+
+
+def floating(constant: torch.Tensor, where: str) -> torch.Tensor:
+    """Return booleans or integers as float32. Raises GraphError for an integer that float32 does not have."""
+    if constant.dtype == torch.bool:
+        return constant.float()
+    result = constant.float()
+    if bool((result.double() != constant.double()).any()) or bool((result.abs() >= 2.0**53).any()):
+        raise GraphError.at(where, "an integer that float32 does not have", "integers up to 2²⁴")
+    return result

@@ -1,0 +1,52 @@
+"""What quantization and dequantization share: scales and zero points of a tensor or along one axis."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+
+from ibpc.errors import GraphError
+from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._shapes import feature_axis
+from ibpc.ops.base import Call, Fill, OnnxNode, Role
+
+VERSIONS: Final = (10, 13, 19, 21, 23, 24, 25, 28)
+AXIS: Final[Mapping[str, Any]] = {"type": ["integer", "null"], "default": None}
+ROLES: Final = (Role("scale", Fill.ONES, trainable=False), Role("zero_point", Fill.ZEROS, trainable=False))
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the operand's shape. Raises GraphError where scale and zero point do not fit it."""
+    axis, size = attributes["axis"], operands[0]
+    wanted = () if axis is None else (size[feature_axis(axis, len(size), "axis")],)
+    for role in ("scale", "zero_point"):
+        if parameters[role] != wanted:
+            raise GraphError.at(role, f"shape {format_shape(parameters[role])}", format_shape(wanted))
+    return size
+
+
+def along_axis(call: Call, value: torch.Tensor) -> torch.Tensor:
+    """Return a scale or zero point so that it broadcasts to the operand."""
+    if call["axis"] is None:
+        return value
+    return value.reshape([-1, *[1] * (len(call.operands[0]) - call["axis"] - 1)])
+
+
+def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, torch.Tensor]]:
+    """Return the axis (None: one scale for all) and the parameters of either node.
+
+    Raises GraphError for scales that are not positive or not constant, for blocks, and for an axis that is the batch.
+    """
+    where = f"node {node.name}"
+    if int(node.attributes.get("block_size", 0)):
+        raise GraphError.at(where, f"blocks of {node.attributes['block_size']}", "one scale a tensor or an axis")
+    scale = node.known(1).float()
+    zero = torch.zeros_like(scale) if node.optional(2) is None else node.known(2).float()
+    if not bool(((scale > 0) & (scale < torch.inf)).all()):
+        raise GraphError.at(where, "a scale that is no positive number", "positive numbers")
+    if scale.numel() == 1:
+        return None, {"scale": scale.reshape([]), "zero_point": zero.reshape([])}
+    axis = feature_axis(int(node.attributes.get("axis", 1)), len(node.operand(0).shape), where)
+    return axis, {"scale": scale, "zero_point": zero}

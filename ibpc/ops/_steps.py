@@ -1,0 +1,76 @@
+"""What operators with jumps share: flushing in front of a jump, planes, and the rules of staircases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops.base import Call, IntervalRule, NominalRule, Operand, Plane, Planes, RelaxationRule, Rules, nonlinear
+from ibpc.rounding import SMALLEST, Arithmetic
+
+View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+def box_of(x: Operand) -> Interval:
+    """Return the operand as a box: an exact tensor as that of a single point."""
+    return x if isinstance(x, Interval) else Interval.bounds(x, x)
+
+
+def flushed(call: Call, x: Operand) -> Interval:
+    """Return the box, in binary32 with 0 where an element of it may be flushed to 0.
+
+    Everything else stays as it is: boxes are rounded outward already, so comparing their bounds is exact.
+    """
+    box = box_of(x)
+    if call.arithmetic is Arithmetic.REAL:
+        return box
+    lower, upper = box.lower, box.upper
+    zero = torch.zeros_like(lower)
+    return Interval.bounds(
+        torch.where((lower > 0) & (lower < SMALLEST), zero, lower),
+        torch.where((upper < 0) & (upper > -SMALLEST), zero, upper),
+    )
+
+
+def range_planes(box: Interval, operands: int, views: tuple[View, ...] = ()) -> Planes:
+    """Return the bounds of a result as constant planes over so many operands."""
+    slopes = (torch.zeros_like(box.lower if not views else box.lower.unsqueeze(-1)),) * operands
+    return Planes(Plane(slopes, box.lower, views), Plane(slopes, box.upper, views))
+
+
+def elementwise_range(interval: IntervalRule) -> RelaxationRule:
+    """Return the relaxation rule of an elementwise operator that knows no better planes than the range."""
+
+    def relaxation(call: Call, *operands: Operand) -> Planes:
+        return range_planes(interval(call, *operands), len(operands))
+
+    return relaxation
+
+
+def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
+    """Return the rules of a nondecreasing step function with x + `below` ≤ f(x) ≤ x + `above`.
+
+    Interval: [f(l), f(u)], exact in any arithmetic. Planes: constants over a range of at most 1, else those two lines.
+    """
+
+    def interval(call: Call, x: Interval) -> Interval:
+        box = flushed(call, x)
+        return Interval.bounds(nominal(call, box.lower), nominal(call, box.upper))
+
+    def relaxation(call: Call, x: Interval) -> Planes:
+        box = interval(call, x)
+        return sloped_planes(box, box.upper - box.lower > 1.0, below, above)
+
+    return nonlinear(nominal, interval, relaxation)
+
+
+def sloped_planes(box: Interval, sloped: torch.Tensor, below: float, above: float) -> Planes:
+    """Return x + `below` and x + `above` where `sloped`, elsewhere the bounds of the result as constants."""
+    slope = sloped.type_as(box.lower)
+    return Planes(
+        Plane((slope,), torch.where(sloped, torch.full_like(box.lower, below), box.lower)),
+        Plane((slope,), torch.where(sloped, torch.full_like(box.upper, above), box.upper)),
+    )

@@ -1,0 +1,113 @@
+"""Cast: x as an integer or a boolean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._element_types import DOUBLE, FLOAT, NAMES, NUMBERS, RANGES, holds, name_of, number
+from ibpc.ops._logic import truth, verdict
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops._steps import flushed, range_planes, sloped_planes
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    register,
+)
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x ≠ 0 as 0 or 1; to integers x rounded toward zero. ONNX leaves open what is beyond their range: saturated.
+
+    A floating type in the place of an integer one holds the values, so integers are exact up to 2²⁴ in binary32.
+    """
+    if call["to"] == "bool":
+        return (x != 0).type_as(x)
+    least, greatest = RANGES[call["to"]]
+    return torch.clamp(torch.trunc(x), float(least), float(greatest))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """To booleans [1, 1], [0, 0] or, where 0 and another number are in the box, [0, 1]; to integers [⟦l⟧, ⟦u⟧].
+
+    Exact in any arithmetic. Where the box leaves the range of the type, or a bound is NaN, the whole range: machines
+    differ in what they make of such a number.
+    """
+    if call["to"] == "bool":
+        return verdict(*truth(call, x), x)
+    least, greatest = RANGES[call["to"]]
+    box = flushed(call, x)
+    inside = (box.lower > float(least) - 1.0) & (box.upper < float(greatest + 1))
+    return Interval.bounds(
+        torch.where(inside, torch.trunc(box.lower), torch.full_like(box.lower, float(least))),
+        torch.where(inside, torch.trunc(box.upper), torch.full_like(box.upper, float(greatest))),
+    )
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Constants over a range of at most 2; else x − 1 and x + 1, which rounding toward zero stays between."""
+    box = interval(call, x)
+    if call["to"] == "bool":
+        return range_planes(box, 1)
+    least, greatest = RANGES[call["to"]]
+    inside = (x.lower > float(least) - 1.0) & (x.upper < float(greatest + 1))
+    return sloped_planes(box, inside & (box.upper - box.lower > 2.0), -1.0, 1.0)
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Cast."""
+    return cast_to(node, builder, int(node.attributes["to"]))
+
+
+def read_like(node: OnnxNode, builder: Builder) -> Value:
+    """Import CastLike: Cast to the type of the second input."""
+    return cast_to(node, builder, node.type_of(1))
+
+
+def cast_to(node: OnnxNode, builder: Builder, target: int) -> Value:
+    """Return the first input of a node as an element type, without a Cast where that changes no value.
+
+    Between float and double that is rounding, which bounds of binary32 pay for anyway: they hold l ≤ x ≤ u with l and u
+    of binary32, and rounding to it is monotone. Raises GraphError for 16 bits and less: rounding to them is not.
+    """
+    wanted = name_of(target, f"node {node.name}")
+    source = NAMES.get(node.type_of(0), "float")
+    value = number(node, 0, builder)
+    if target in (FLOAT, DOUBLE) or holds(wanted, source):
+        return builder.add("Identity", [value])
+    return builder.add("Cast", [value], {"to": wanted})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export a Cast there and one back, for every value of the network is a floating number."""
+    return writer.node("Cast", [writer.node("Cast", operands, to=NUMBERS[call["to"]])], to=FLOAT)
+
+
+OPERATOR = register(
+    Operator(
+        name="Cast",
+        summary="x as an integer (rounded toward zero) or a boolean (x ≠ 0)",
+        attributes={"to": {"enum": ["bool", *RANGES]}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(
+            OnnxImport("Cast", (6, 9, 13, 19, 21, 23, 24, 25, 28), read),
+            OnnxImport("CastLike", (15, 19, 21, 23, 24, 25), read_like),
+        ),
+        writes=write,
+        layers=(),
+    )
+)

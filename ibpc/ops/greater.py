@@ -1,0 +1,17 @@
+"""Greater: x > y."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._logic import Verdict, comparison
+from ibpc.ops.base import register
+
+
+def decision(x: Interval, y: Interval) -> Verdict:
+    """Return where x > y at all points, and where at some: strict bounds decide, for both boxes are closed."""
+    return x.lower > y.upper, ~(x.upper <= y.lower)
+
+
+OPERATOR = register(comparison("Greater", "1 where x > y, else 0", torch.gt, decision, (7, 9, 13)))

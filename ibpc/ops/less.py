@@ -1,0 +1,17 @@
+"""Less: x < y."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._logic import Verdict, comparison
+from ibpc.ops.base import register
+
+
+def decision(x: Interval, y: Interval) -> Verdict:
+    """Return where x < y at all points, and where at some: strict bounds decide, for both boxes are closed."""
+    return x.upper < y.lower, ~(x.lower >= y.upper)
+
+
+OPERATOR = register(comparison("Less", "1 where x < y, else 0", torch.lt, decision, (7, 9, 13)))

@@ -1,0 +1,16 @@
+"""Or: x or y is true."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.ops._logic import Verdict, connective
+from ibpc.ops.base import register
+
+
+def connection(x: Verdict, y: Verdict) -> Verdict:
+    """Return where one of the two is true for certain, and where it may be."""
+    return x[0] | y[0], x[1] | y[1]
+
+
+OPERATOR = register(connective("Or", "1 where x or y is true (≠ 0), else 0", torch.logical_or, connection))

@@ -1,0 +1,117 @@
+"""OneHot: a new axis in which the entry of each index is on and the others are off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval
+from ibpc.ir import Attributes, Shape
+from ibpc.ops._element_types import NUMBERS
+from ibpc.ops._shapes import feature_axis
+from ibpc.ops._steps import flushed, range_planes
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    outward,
+    register,
+)
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the operand's shape with the depth inserted at the axis. Raises GraphError for the batch."""
+    size = operands[0]
+    axis = feature_axis(attributes["axis"], len(size) + 1, "axis")
+    return (*size[:axis], attributes["depth"], *size[axis:])
+
+
+def entries(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """Return the number of each entry along the new axis: 0 to depth − 1, in the shape of the output."""
+    axis = call["axis"]
+    ones = torch.ones_like(x.unsqueeze(axis)).expand([-1, *call.output[1:]])
+    return ones.cumsum(axis) - 1.0
+
+
+def nominal(call: Call, index: torch.Tensor) -> torch.Tensor:
+    """y = on at the entry ⟦index⟧ (rounded toward zero), counted from the end if negative, and off elsewhere."""
+    entry = entries(call, index)
+    whole = torch.trunc(index).unsqueeze(call["axis"])
+    match = (whole == entry) | (whole == entry - float(call["depth"]))
+    return torch.where(match, torch.full_like(entry, call["on"]), torch.full_like(entry, call["off"]))
+
+
+def interval(call: Call, index: Interval) -> Interval:
+    """On where the box has this one index, off where it has not this index, else from the less to the greater; exact.
+
+    In binary32 the two values are rounded outward if they are no numbers of it.
+    """
+    box, axis, depth = flushed(call, index), call["axis"], float(call["depth"])
+    low, high = torch.trunc(box.lower).unsqueeze(axis), torch.trunc(box.upper).unsqueeze(axis)
+    entry = entries(call, box.lower)
+    single = (low == high) & ((low == entry) | (low == entry - depth))
+    excluded = ((entry < low) | (entry > high)) & ((entry - depth < low) | (entry - depth > high))
+    on, off = torch.full_like(entry, call["on"]), torch.full_like(entry, call["off"])
+    least = torch.where(single, on, torch.where(excluded, off, torch.minimum(on, off)))
+    most = torch.where(single, on, torch.where(excluded, off, torch.maximum(on, off)))
+    exact = all(value == float(torch.tensor(value, dtype=torch.float32)) for value in (call["on"], call["off"]))
+    return outward(call, least, most, ulps=0 if exact else 1)
+
+
+def relaxation(call: Call, index: Interval) -> Planes:
+    """Constants: the bounds."""
+
+    def view(value: torch.Tensor) -> torch.Tensor:
+        return value.unsqueeze(call["axis"]).unsqueeze(-1)
+
+    return range_planes(interval(call, index), 1, (view,))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import OneHot; depth and the two values must be constant. Indices are rounded toward zero as in a Cast."""
+    index = node.operand(0)
+    axis = feature_axis(int(node.attributes.get("axis", -1)), len(index.shape) + 1, f"node {node.name}")
+    depth, values = node.known(1).flatten().tolist(), node.known(2).flatten().tolist()
+    if len(depth) != 1 or len(values) != 2 or depth[0] < 1:
+        raise GraphError.at(f"node {node.name}", f"depth {depth}, values {values}", "a positive depth and two values")
+    attributes = {"axis": axis, "depth": int(depth[0]), "off": float(values[0]), "on": float(values[1])}
+    return builder.add("OneHot", [index], attributes)
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export OneHot of whole indices."""
+    whole = writer.node("Cast", operands, to=NUMBERS["int64"])
+    depth = writer.constant(torch.tensor(call["depth"]))
+    values = writer.constant(torch.tensor([call["off"], call["on"]], dtype=torch.float32))
+    return writer.node("OneHot", [whole, depth, values], axis=call["axis"])
+
+
+OPERATOR = register(
+    Operator(
+        name="OneHot",
+        summary="Indices as vectors that are on at the index and off elsewhere",
+        attributes={
+            "axis": {"type": "integer"},
+            "depth": {"type": "integer", "minimum": 1},
+            "on": {"type": "number", "default": 1.0},
+            "off": {"type": "number", "default": 0.0},
+        },
+        operands=(1, 1),
+        roles=(),
+        shape=shape,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("OneHot", (9, 11, 28), read),),
+        writes=write,
+        layers=(),
+    )
+)

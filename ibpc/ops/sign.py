@@ -1,0 +1,43 @@
+"""Sign: −1, 0 or 1."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._elementwise import export_as, import_as
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops._steps import elementwise_range, flushed
+from ibpc.ops.base import Call, Operator, no_macs, nonlinear, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = −1 for x < 0, 0 for x = 0, 1 for x > 0."""
+    return torch.sign(x)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[sign(l), sign(u)], exact in any arithmetic; −1 or 1 for a bound that is NaN."""
+    box = flushed(call, x)
+    lower, upper = box.lower, box.upper
+    return Interval.bounds(
+        (lower > 0).type_as(lower) - (~(lower >= 0)).type_as(lower),
+        (~(upper <= 0)).type_as(upper) - (upper < 0).type_as(upper),
+    )
+
+
+OPERATOR = register(
+    Operator(
+        name="Sign",
+        summary="−1, 0 or 1: the sign of x",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, elementwise_range(interval)),
+        reads=(import_as("Sign", (9, 13)),),
+        writes=export_as("Sign"),
+        layers=(),
+    )
+)

@@ -1,0 +1,111 @@
+"""Where: x where the condition holds, y elsewhere, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._element_types import BOOL, number
+from ibpc.ops._elementwise import broadcast_shape
+from ibpc.ops._logic import Verdict, truth
+from ibpc.ops._steps import box_of
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operand,
+    Operator,
+    Plane,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    register,
+)
+
+
+def nominal(call: Call, condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """z = x where condition ≠ 0, else y."""
+    return torch.where(condition != 0, x, y)
+
+
+def interval(call: Call, condition: Operand, x: Operand, y: Operand) -> Interval:
+    """Return the box of x where the condition is proved, of y where it is refuted, else the hull of both; exact.
+
+    An exact condition only moves elements, so boxes that came as center/radius stay so.
+    """
+    certain, possible = _decided(call, condition)
+    boxes = [operand for operand in (x, y) if isinstance(operand, Interval)]
+    if not isinstance(condition, Interval) and all(box.centered for box in boxes):
+        first, second = _centered(x), _centered(y)
+        return Interval.around(
+            torch.where(certain, first.center, second.center), torch.where(certain, first.radius, second.radius)
+        )
+    first, second = box_of(x), box_of(y)
+    return Interval.bounds(
+        _chosen(certain, possible, first.lower, second.lower, torch.minimum(first.lower, second.lower)),
+        _chosen(certain, possible, first.upper, second.upper, torch.maximum(first.upper, second.upper)),
+    )
+
+
+def _centered(x: Operand) -> Interval:
+    return x if isinstance(x, Interval) else Interval.point(x)
+
+
+def _decided(call: Call, condition: Operand) -> Verdict:
+    """Return where the condition is certain, and where it is possible."""
+    if isinstance(condition, Interval):
+        return truth(call, condition)
+    return condition != 0, condition != 0
+
+
+def _chosen(
+    certain: torch.Tensor, possible: torch.Tensor, x: torch.Tensor, y: torch.Tensor, open: torch.Tensor
+) -> torch.Tensor:
+    return torch.where(certain, x, torch.where(possible, open, y))
+
+
+def relaxation(call: Call, condition: Operand, x: Operand, y: Operand) -> Planes:
+    """z = x or z = y itself where the condition is decided, elsewhere the bounds of the hull as constants."""
+    certain, possible = _decided(call, condition)
+    box = interval(call, condition, x, y)
+    zero = torch.zeros_like(box.lower)
+    ones = zero + 1.0
+    slopes = (zero, torch.where(certain, ones, zero), torch.where(possible, zero, ones))
+    undecided = possible & ~certain
+    return Planes(
+        Plane(slopes, torch.where(undecided, box.lower, zero)),
+        Plane(slopes, torch.where(undecided, box.upper, zero)),
+    )
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Where."""
+    return builder.add("Where", [number(node, slot, builder) for slot in range(3)])
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export Where on a boolean condition."""
+    condition, x, y = operands
+    return writer.node("Where", [writer.node("Cast", [condition], to=BOOL), x, y])
+
+
+OPERATOR = register(
+    Operator(
+        name="Where",
+        summary="x where the condition holds (≠ 0), y elsewhere",
+        attributes={},
+        operands=(3, 3),
+        roles=(),
+        shape=broadcast_shape("Where"),
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Where", (9, 16), read),),
+        writes=write,
+        layers=(),
+    )
+)

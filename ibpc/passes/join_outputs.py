@@ -1,0 +1,41 @@
+"""All outputs of a network as one row of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+from ibpc.ir import BATCH, Graph, Node
+from ibpc.passes.base import Log, Pass
+
+
+@dataclass(frozen=True)
+class JoinOutputs(Pass):
+    """Make all outputs, flat and one after the other, the graph's only output N×K: what properties speak of.
+
+    A network whose only output is N×K already stays as it is, so that a specification can be merged into its end.
+    """
+
+    name: ClassVar[str] = "join_outputs"
+    summary: ClassVar[str] = "join all outputs into one row"
+
+    def apply(self, graph: Graph, log: Log) -> None:
+        """Flatten what is not flat and concatenate what is several."""
+        rows = [self._row(graph, name, log) for name in graph.outputs]
+        if len(rows) > 1:
+            name = graph.fresh_name("outputs")
+            width = sum(graph.node(row).shape[1] for row in rows)
+            graph.add(Node(name, "Concat", {"axis": 1}, (BATCH, width)), rows)
+            log.changed(name, f"{len(rows)} outputs joined")
+            rows = [name]
+        graph.outputs = (rows[0],)
+
+    def _row(self, graph: Graph, output: str, log: Log) -> str:
+        shape = graph.node(output).shape
+        if len(shape) == 2:
+            return output
+        name = graph.fresh_name(f"{output}_row")
+        graph.add(Node(name, "Flatten", {}, (BATCH, prod(shape[1:]))), [output])
+        log.changed(name, f"output {output} made flat")
+        return name

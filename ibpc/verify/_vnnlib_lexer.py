@@ -1,0 +1,136 @@
+"""VNN-LIB files as text and tokens, within bounds of size."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Final, NamedTuple
+
+from ibpc.errors import PropertyError
+
+MOST_BYTES: Final = 2**27
+LONGEST_WORD: Final = 1000
+
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_CHUNK: Final = 2**20
+_SHOWN: Final = 40
+
+# The lexical grammar: blanks and comments are skipped, a word is anything without blanks and punctuation.
+_TOKEN: Final = re.compile(
+    r"""(?P<skipped> [ \t\r\n\f]+ | ;[^\n]* )
+      | (?P<mark> [()\[\],] )
+      | (?P<word> [!#-'*+\-./0-9:<=>?@A-Z\\^_`a-z{}~$%&]+ )
+      | (?P<string> "[^"]*" )
+      | (?P<other> . )""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Token(NamedTuple):
+    """A parenthesis, bracket, comma, word or string, and the offset of its first character."""
+
+    text: str
+    offset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The text of a property, and its name for messages."""
+
+    name: str
+    text: str
+
+    def at(self, offset: int) -> str:
+        """Return "name:line:column" of an offset, both counted from 1."""
+        line = bisect_right(self._line_starts, offset)
+        return f"{self.name}:{line}:{offset - self._line_starts[line - 1] + 1}"
+
+    def error(self, offset: int, found: str, expected: str = "", remedy: str = "") -> PropertyError:
+        """Return an error at an offset."""
+        return PropertyError.at(self.at(offset), found, expected, remedy)
+
+    def tokens(self) -> Iterator[Token]:
+        """Yield the tokens. Raises PropertyError for a character that starts none and for a word too long."""
+        for match in _TOKEN.finditer(self.text):
+            kind = match.lastgroup
+            if kind == "skipped":
+                continue
+            if kind == "other":
+                raise self._stray(match.start())
+            if match.end() - match.start() > LONGEST_WORD:
+                length = f"{match.end() - match.start():,} characters"
+                raise self.error(match.start(), f"a word of {length}", f"at most {LONGEST_WORD:,}")
+            yield Token(match.group(), match.start())
+
+    def _stray(self, offset: int) -> PropertyError:
+        character = self.text[offset]
+        if character == '"':
+            return self.error(offset, "a string that is never closed", 'a closing "')
+        return self.error(offset, f"found the character {character!a}", "a parenthesis, a name or a number")
+
+    @cached_property
+    def _line_starts(self) -> list[int]:
+        return [0, *(match.end() for match in re.finditer("\n", self.text))]
+
+
+def shown(word: str) -> str:
+    """Return a word as messages quote it, cut short."""
+    return repr(word if len(word) <= _SHOWN else word[:_SHOWN] + "…")
+
+
+def read_source(path: Path) -> Source:
+    """Return the text of a file, gzipped or not.
+
+    Raises PropertyError where the file is missing, unpacks to more than `MOST_BYTES`, is damaged, or is not UTF-8.
+    """
+    data = _read(path)
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise PropertyError.at(_byte_position(path, data, zero), "a NUL byte", "text")
+    try:
+        return Source(str(path), data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        found = f"the byte 0x{data[error.start]:02x}"
+        raise PropertyError.at(_byte_position(path, data, error.start), found, "text in UTF-8") from error
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        found = "it is no regular file" if path.exists() else "there is no such file"
+        raise PropertyError.at(path, found, "a .vnnlib or .vnnlib.gz file")
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MOST_BYTES:
+                raise PropertyError.at(path, f"{size:,} bytes", f"at most {MOST_BYTES:,}")
+            compressed = file.read(2) == _GZIP_MAGIC
+            file.seek(0)
+            return _decompress(file, path) if compressed else file.read(MOST_BYTES)
+    except OSError as error:
+        raise PropertyError.at(path, f"it cannot be read: {error.strerror or error}") from error
+
+
+def _decompress(file: IO[bytes], path: Path) -> bytes:
+    data = bytearray()
+    try:
+        with gzip.GzipFile(fileobj=file) as stream:
+            while chunk := stream.read(_CHUNK):
+                data += chunk
+                if len(data) > MOST_BYTES:
+                    raise PropertyError.at(path, f"it unpacks to more than {MOST_BYTES:,} bytes", "a property")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise PropertyError.at(path, f"it is damaged: {error}", "a gzipped property") from error
+    return bytes(data)
+
+
+def _byte_position(path: Path, data: bytes, offset: int) -> str:
+    """Return "path:line:column" of a byte; the column counts bytes."""
+    start = data.rfind(b"\n", 0, offset) + 1
+    return f"{path}:{data.count(bytes([10]), 0, offset) + 1}:{offset - start + 1}"

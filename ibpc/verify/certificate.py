@@ -1,0 +1,296 @@
+"""Certificates: what was claimed of which network and property, as JSON that can be checked again.
+
+A certificate of a property carries the property itself in exact rationals, so that checking needs the model file and
+nothing else. One of a data set names the data by their hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any, Final
+
+from ibpc.artifact import MANIFEST, sha256_of, tool_versions
+from ibpc.errors import PropertyError, raise_all
+from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
+from ibpc.rounding import Arithmetic
+from ibpc.verify.decide import Counterexample, Decision
+from ibpc.verify.properties import Box, Case, Property, Row, Tensor, Terms
+from ibpc.verify.robustness import Robustness, Verdict
+
+FORMAT_VERSION: Final = 1
+MOST_BYTES: Final = 2**28
+ASSUMPTIONS: Final = {
+    Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
+    Arithmetic.FLOAT32.value: (
+        "any IEEE-754 binary32 execution, round to nearest, sums of products in any order with or without fused "
+        "multiply-add (no TF32, Winograd or FFT convolutions), elementary functions within 8 ulps, no overflow "
+        "on the way"
+    ),
+}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The model that a certificate is about: its file or artifact, and the normalization put before it."""
+
+    path: str
+    sha256: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    @classmethod
+    def of(cls, path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> ModelFile:
+        """Return the model in a file or an artifact as it is now."""
+        return cls(
+            str(path), fingerprint(path), None if mean is None else tuple(mean), None if std is None else tuple(std)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data."""
+        return {
+            "model": self.path,
+            "model_sha256": self.sha256,
+            "mean": None if self.mean is None else list(self.mean),
+            "std": None if self.std is None else list(self.std),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelFile:
+        """Return the model that checked JSON data names."""
+        mean, std = (None if data[key] is None else tuple(data[key]) for key in ("mean", "std"))
+        return cls(data["model"], data["model_sha256"], mean, std)
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a model file, or of an artifact's manifest, which holds those of all its files."""
+    return sha256_of((path / MANIFEST if path.is_dir() else path).read_bytes())
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One thing that a certificate claims: whether it holds, and why not (or by how much)."""
+
+    name: str
+    holds: bool
+    detail: str = ""
+
+
+# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def property_certificate(model: ModelFile, prop: Property, decision: Decision, notes: Sequence[str]) -> dict[str, Any]:
+    """Return the certificate of one property as plain JSON data."""
+    found = decision.counterexample
+    return {
+        **_head("property", model, decision.arithmetic, notes),
+        "property": prop.name,
+        "verdict": decision.verdict.value,
+        "method": decision.method,
+        "seconds": round(decision.seconds, 3),
+        "margin_lower": [[_number(margin) for margin in margins] for margins in decision.margins],
+        "counterexample": None if found is None else {"inputs": list(found.inputs), "outputs": list(found.outputs)},
+        "region": _region(prop),
+    }
+
+
+def data_certificate(
+    model: ModelFile, data: str, data_sha256: str, result: Robustness, notes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the certificate of a set of test images as plain JSON data."""
+    head = _head("data", model, result.arithmetic, notes)
+    return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **result.to_json()}
+
+
+def _head(kind: str, model: ModelFile, arithmetic: Arithmetic, notes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "certificate": FORMAT_VERSION,
+        "kind": kind,
+        **model.to_json(),
+        "arithmetic": arithmetic.value,
+        "assumptions": ASSUMPTIONS[arithmetic.value],
+        "notes": list(notes),
+        "versions": tool_versions(),
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None
+
+
+def _region(prop: Property) -> dict[str, Any]:
+    return {
+        "inputs": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in prop.inputs],
+        "outputs": [{"name": tensor.name, "shape": list(tensor.shape)} for tensor in prop.outputs],
+        "cases": [
+            {
+                "lower": [str(value) for value in case.box.lower],
+                "upper": [str(value) for value in case.box.upper],
+                "open_lower": sorted(case.box.open_lower),
+                "open_upper": sorted(case.box.open_upper),
+                "disjuncts": [[_row(row) for row in rows] for rows in case.disjuncts],
+            }
+            for case in prop.cases
+        ],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "outputs": [[index, str(value)] for index, value in row.outputs],
+        "inputs": [[index, str(value)] for index, value in row.inputs],
+        "bound": str(row.bound),
+        "strict": row.strict,
+    }
+
+
+# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
+_TEXT: Final = {"type": "string"}
+_RATIONAL: Final = {"type": "string", "pattern": r"^-?[0-9]{1,4000}(/[1-9][0-9]{0,4000})?$"}
+_INDEX: Final = {"type": "integer", "minimum": 0}
+_MAYBE_NUMBER: Final = {"type": ["number", "null"]}
+_MAYBE_NUMBERS: Final = {"type": ["array", "null"], "items": {"type": "number"}}
+
+
+def _list(items: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": dict(items)}
+
+
+def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": dict(properties),
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+_TERMS: Final = _list({"type": "array", "prefixItems": [_INDEX, _RATIONAL], "minItems": 2, "maxItems": 2})
+_ROW: Final = _object({"outputs": _TERMS, "inputs": _TERMS, "bound": _RATIONAL, "strict": {"type": "boolean"}})
+_CASE: Final = _object(
+    {
+        "lower": _list(_RATIONAL),
+        "upper": _list(_RATIONAL),
+        "open_lower": _list(_INDEX),
+        "open_upper": _list(_INDEX),
+        "disjuncts": _list(_list(_ROW)),
+    }
+)
+_TENSOR: Final = _object({"name": _TEXT, "shape": _list({"type": "integer", "minimum": 1})})
+_HEAD: Final = {
+    "certificate": {"const": FORMAT_VERSION},
+    "kind": {"enum": ["property", "data"]},
+    "model": _TEXT,
+    "model_sha256": _TEXT,
+    "mean": _MAYBE_NUMBERS,
+    "std": _MAYBE_NUMBERS,
+    "arithmetic": {"enum": [arithmetic.value for arithmetic in Arithmetic]},
+    "assumptions": _TEXT,
+    "notes": _list(_TEXT),
+    "versions": {"type": "object"},
+    "method": _TEXT,
+    "seconds": {"type": "number"},
+}
+_COUNTEREXAMPLE: Final = {
+    "type": ["object", "null"],
+    "properties": {"inputs": _list({"type": "number"}), "outputs": _list({"type": "number"})},
+    "required": ["inputs", "outputs"],
+}
+_VERDICT: Final = {"enum": [verdict.value for verdict in Verdict]}
+_PROPERTY: Final = _object(
+    {
+        **_HEAD,
+        "property": _TEXT,
+        "verdict": _VERDICT,
+        "margin_lower": _list(_list(_MAYBE_NUMBER)),
+        "counterexample": _COUNTEREXAMPLE,
+        "region": _object({"inputs": _list(_TENSOR), "outputs": _list(_TENSOR), "cases": _list(_CASE)}),
+    }
+)
+_EXAMPLE: Final = _object(
+    {
+        "index": _INDEX,
+        "label": _INDEX,
+        "predicted": _INDEX,
+        "verdict": _VERDICT,
+        "margin_lower": _list(_MAYBE_NUMBER),
+    }
+)
+_SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
+_DATA: Final = _object(
+    {
+        **_HEAD,
+        "data": _TEXT,
+        "data_sha256": _TEXT,
+        "split": {"const": "test"},
+        "n": _INDEX,
+        "eps": {"type": "number", "minimum": 0},
+        "nominal_accuracy": _SHARE,
+        "attack_accuracy": _SHARE,
+        "certified_accuracy": _SHARE,
+        "examples": _list(_EXAMPLE),
+    }
+)
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """Return the checked JSON data of a certificate. Raises PropertyError or SpecError with all that is wrong."""
+    data = read_json(path, MOST_BYTES)
+    raise_all(PropertyError, data_problems(data, str(path)))
+    kind = data.get("kind") if isinstance(data, dict) else None
+    raise_all(PropertyError, schema_problems(data, _DATA if kind == "data" else _PROPERTY, str(path)))
+    return dict(data)
+
+
+def property_of(data: Mapping[str, Any], where: str) -> Property:
+    """Return the property that a certificate carries. Raises PropertyError where its parts do not fit together."""
+    region = data["region"]
+    inputs, outputs = (
+        tuple(Tensor(tensor["name"], tuple(tensor["shape"])) for tensor in region[side])
+        for side in ("inputs", "outputs")
+    )
+    prop = Property(data["property"], inputs, outputs, tuple(_case(case) for case in region["cases"]))
+    if not all(_fits(case, prop.input_count, prop.output_count) for case in prop.cases):
+        raise PropertyError.at(f"{where}: $.region", "cases that do not fit the inputs and outputs", "a certificate")
+    return prop
+
+
+def decision_of(data: Mapping[str, Any]) -> Decision:
+    """Return the decision that a certificate claims."""
+    found = data["counterexample"]
+    margins = tuple(tuple(-inf if m is None else float(m) for m in row) for row in data["margin_lower"])
+    return Decision(
+        Verdict(data["verdict"]),
+        data["method"],
+        Arithmetic(data["arithmetic"]),
+        float(data["seconds"]),
+        margins,
+        None if found is None else Counterexample(tuple(found["inputs"]), tuple(found["outputs"])),
+    )
+
+
+def _case(data: Mapping[str, Any]) -> Case:
+    lower, upper = (tuple(Fraction(value) for value in data[side]) for side in ("lower", "upper"))
+    box = Box(lower, upper, frozenset(data["open_lower"]), frozenset(data["open_upper"]))
+    rows = tuple(
+        tuple(Row(_terms(row["outputs"]), _terms(row["inputs"]), Fraction(row["bound"]), row["strict"]) for row in rows)
+        for rows in data["disjuncts"]
+    )
+    return Case(box, rows)
+
+
+def _terms(pairs: Sequence[Sequence[Any]]) -> Terms:
+    return tuple((int(index), Fraction(value)) for index, value in pairs)
+
+
+def _fits(case: Case, inputs: int, outputs: int) -> bool:
+    rows = [row for rows in case.disjuncts for row in rows]
+    ends = case.box.open_lower | case.box.open_upper
+    return (
+        len(case.box.lower) == len(case.box.upper) == inputs
+        and all(low <= high for low, high in zip(case.box.lower, case.box.upper, strict=True))
+        and all(index < inputs for index in ends)
+        and all(index < outputs for row in rows for index, _ in row.outputs)
+        and all(index < inputs for row in rows for index, _ in row.inputs)
+    )

@@ -1,0 +1,312 @@
+"""Properties: what a network must never do, as a set of inputs and outputs in disjunctive form.
+
+A property is the set of its counterexamples, the *unsafe* set: a union of cases, each a box of inputs together with a
+disjunction of conjunctions of linear rows over inputs and outputs. The network is safe if no input of a box drives its
+outputs into one of that box's conjunctions. All numbers are exact rationals. Two float32 boxes stand beside each exact
+one: the outer one holds it whole and is what gets bounded, the inner one is held by it and is what gets searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from math import isfinite, lcm, prod
+from typing import Final, Self, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ibpc.errors import PropertyError
+
+LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
+_MOST_BITS: Final = 2**14
+
+Terms: TypeAlias = tuple[tuple[int, Fraction], ...]
+_Array: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output that a property speaks of: its name and shape. Elements count in row-major order."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """The number of elements."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """The exact box lower ≤ x ≤ upper over all inputs, flat and one after the other.
+
+    An end whose index is in `open_lower` or `open_upper` does not belong to the box. Ends are at most `LARGEST`.
+    """
+
+    lower: tuple[Fraction, ...]
+    upper: tuple[Fraction, ...]
+    open_lower: frozenset[int] = frozenset()
+    open_upper: frozenset[int] = frozenset()
+
+    @cached_property
+    def outer(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The smallest float32 box that holds this one: lower and upper bounds, (n,) each."""
+        lower, upper = [low for low, _ in self._lows], [high for _, high in self._highs]
+        return torch.tensor(lower, dtype=torch.float32), torch.tensor(upper, dtype=torch.float32)
+
+    @cached_property
+    def inner(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The bounds of the float32 points of this box, (n,) each.
+
+        A dimension without a float32 number, such as one pinned at 0.1, stands for the float32 number nearest to its
+        middle, which is what a program in float32 reads; `rounded` lists these dimensions.
+        """
+        lower, upper = (bound.copy() for bound in self._tight)
+        for index in self.rounded:
+            lower[index] = upper[index] = np.float32(float((self.lower[index] + self.upper[index]) / 2))
+        return torch.from_numpy(lower), torch.from_numpy(upper)
+
+    @cached_property
+    def rounded(self) -> tuple[int, ...]:
+        """The dimensions in which no float32 number lies inside."""
+        lower, upper = self._tight
+        return tuple(np.flatnonzero(lower > upper).tolist())
+
+    @property
+    def reachable(self) -> bool:
+        """Whether a float32 point counts as inside: not where an open end leaves a dimension without one."""
+        return not (self.open_lower | self.open_upper).intersection(self.rounded)
+
+    def inside(self, x: torch.Tensor) -> bool:
+        """Return whether the float32 point `x` (n,) lies in the exact box; see `inner` for pinned dimensions.
+
+        Comparing with the inner bounds is comparing with the exact ones: no float32 number lies between the two.
+        """
+        lower, upper = self.inner
+        point = x.detach().cpu()
+        return self.reachable and bool(((lower <= point) & (point <= upper)).all())
+
+    def clip(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the float32 points of the box nearest to `x` (…, n)."""
+        lower, upper = (bound.to(x.device) for bound in self.inner)
+        return torch.minimum(torch.maximum(x, lower), upper)
+
+    def least(self, terms: Terms) -> Fraction:
+        """Return the least value of Σ aᵢ xᵢ over the outer box, exactly."""
+        lower, upper = self.outer
+        return sum((a * Fraction(float((lower if a > 0 else upper)[i])) for i, a in terms), Fraction())
+
+    @cached_property
+    def _lows(self) -> list[tuple[float, float]]:
+        return [_enclosing(value) for value in self.lower]
+
+    @cached_property
+    def _highs(self) -> list[tuple[float, float]]:
+        return [_enclosing(value) for value in self.upper]
+
+    @cached_property
+    def _tight(self) -> tuple[_Array, _Array]:
+        lower = np.array([high for _, high in self._lows], np.float32)
+        upper = np.array([low for low, _ in self._highs], np.float32)
+        for index in self.open_lower:
+            if self._lows[index][0] == self._lows[index][1]:
+                lower[index] = np.nextafter(lower[index], np.float32(np.inf))
+        for index in self.open_upper:
+            if self._highs[index][0] == self._highs[index][1]:
+                upper[index] = np.nextafter(upper[index], np.float32(-np.inf))
+        return lower, upper
+
+
+@dataclass(frozen=True)
+class Row:
+    """One linear constraint Σ cᵢ yᵢ + Σ aᵢ xᵢ ≤ bound over outputs y and inputs x; < where `strict`.
+
+    `outputs` and `inputs` are pairs of a flat index and a coefficient other than 0, in the order of the index.
+    """
+
+    outputs: Terms
+    inputs: Terms
+    bound: Fraction
+    strict: bool = False
+
+    def numbers(self) -> Iterator[Fraction]:
+        """Yield all coefficients and the bound."""
+        yield from (value for _, value in (*self.outputs, *self.inputs))
+        yield self.bound
+
+    def excess(self, x: Sequence[float], y: Sequence[float]) -> Fraction | None:
+        """Return Σ cᵢ yᵢ + Σ aᵢ xᵢ − bound exactly, or None where a number that enters is not finite."""
+        pairs = [*((a, x[i]) for i, a in self.inputs), *((c, y[i]) for i, c in self.outputs)]
+        if not all(isfinite(value) for _, value in pairs):
+            return None
+        return sum((factor * Fraction(value) for factor, value in pairs), -self.bound)
+
+    def holds(self, x: Sequence[float], y: Sequence[float], tolerance: Fraction) -> bool:
+        """Return whether the constraint holds at (x, y), exactly, with `tolerance` added to its bound."""
+        excess = self.excess(x, y)
+        if excess is None:
+            return False
+        return excess < tolerance if self.strict else excess <= tolerance
+
+
+Conjunction: TypeAlias = tuple[Row, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A box of inputs and the outputs that are unsafe there: one of the `disjuncts` holds with all its rows."""
+
+    box: Box
+    disjuncts: tuple[Conjunction, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Property:
+    """A property by its counterexamples: pairs (x, y) that lie in one of the `cases`.
+
+    x and y are all inputs and all outputs, each flat and one after the other, in the network's own order. A property
+    without cases is vacuous: nothing can violate it.
+    """
+
+    name: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    cases: tuple[Case, ...]
+
+    @classmethod
+    def from_ball(
+        cls,
+        x: torch.Tensor,
+        eps: float | torch.Tensor,
+        label: int,
+        classes: int,
+        clip: tuple[float, float] | None = (0.0, 1.0),
+    ) -> Self:
+        """Return robustness of the label: unsafe is another class's score at or above the label's.
+
+        The box is the exact one, [x − ε, x + ε] ∩ clip with ε as given, one number or one for each element of `x`.
+        Raises PropertyError for a bad radius, label or point, and for a ball outside the range.
+        """
+        _check_ball(x, eps, label, classes)
+        points = [Fraction(value) for value in x.detach().double().flatten().tolist()]
+        radii = torch.as_tensor(eps, dtype=torch.float64).expand(x.shape).flatten().tolist()
+        lower = [point - Fraction(radius) for point, radius in zip(points, radii, strict=True)]
+        upper = [point + Fraction(radius) for point, radius in zip(points, radii, strict=True)]
+        if clip is not None:
+            low, high = Fraction(clip[0]), Fraction(clip[1])
+            lower, upper = [max(value, low) for value in lower], [min(value, high) for value in upper]
+        _check_ends(lower, upper)
+        others = [other for other in range(classes) if other != label]
+        disjuncts = tuple((_at_least(other, label),) for other in others)
+        case = Case(Box(tuple(lower), tuple(upper)), disjuncts)
+        cases = (case,) if disjuncts else ()
+        return cls("ball", (Tensor("x", tuple(x.shape)),), (Tensor("y", (classes,)),), cases)
+
+    @property
+    def input_count(self) -> int:
+        """The number of input elements."""
+        return sum(tensor.size for tensor in self.inputs)
+
+    @property
+    def output_count(self) -> int:
+        """The number of output elements."""
+        return sum(tensor.size for tensor in self.outputs)
+
+    @property
+    def is_vacuous(self) -> bool:
+        """Whether there is no counterexample for any network."""
+        return not self.cases
+
+    def witness(self, x: torch.Tensor, y: torch.Tensor, tolerance: float = 0.0) -> tuple[int, int] | None:
+        """Return the case and the disjunct of it that hold at inputs `x` and outputs `y`, or None.
+
+        `x` is a float32 point (n,), `y` any float tensor (K,); both are taken exactly. The box has no tolerance, every
+        row is granted `tolerance`.
+        """
+        point, outputs, slack = x.detach().tolist(), y.detach().tolist(), Fraction(tolerance)
+        for number, case in enumerate(self.cases):
+            if not case.box.inside(x):
+                continue
+            for index, rows in enumerate(case.disjuncts):
+                if all(row.holds(point, outputs, slack) for row in rows):
+                    return number, index
+        return None
+
+    def violated(self, x: torch.Tensor, y: torch.Tensor, tolerance: float = 0.0) -> bool:
+        """Return whether (x, y) is a counterexample; see `witness`."""
+        return self.witness(x, y, tolerance) is not None
+
+    def split(self, flat: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+        """Return flat inputs (B, n) as one tensor (B, *shape) for each input of a network."""
+        parts = torch.split(flat, [prod(shape) for shape in shapes], dim=1)
+        return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def check(self, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> None:
+        """Compare with a network's inputs and outputs, shapes without the batch.
+
+        Where the property declares a single tensor it may stand for several, one after the other. Raises PropertyError.
+        """
+        _compare(self.name, "inputs", self.inputs, inputs)
+        _compare(self.name, "outputs", self.outputs, outputs)
+
+
+def common_denominator(values: Iterable[Fraction]) -> int | None:
+    """Return the least common denominator, or None where it is out of proportion."""
+    bottom = 1
+    for value in values:
+        bottom = lcm(bottom, value.denominator)
+        if bottom.bit_length() > _MOST_BITS:
+            return None
+    return bottom
+
+
+def _at_least(other: int, label: int) -> Row:
+    """Return the row y_other ≥ y_label."""
+    terms = sorted([(label, Fraction(1)), (other, Fraction(-1))])
+    return Row(tuple(terms), (), Fraction())
+
+
+def _enclosing(value: Fraction) -> tuple[float, float]:
+    """Return the largest float32 number at most `value` and the smallest at least it."""
+    nearest = np.float32(float(value))
+    top, bottom = float(nearest).as_integer_ratio()
+    left, right = top * value.denominator, value.numerator * bottom
+    low = np.nextafter(nearest, np.float32(-np.inf)) if left > right else nearest
+    high = np.nextafter(nearest, np.float32(np.inf)) if left < right else nearest
+    return float(low), float(high)
+
+
+def _compare(name: str, what: str, declared: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+    found, wanted = [tensor.size for tensor in declared], [prod(shape) for shape in shapes]
+    if found == wanted or (len(found) == 1 and found[0] == sum(wanted)):
+        return
+    raise PropertyError.at(name, f"{_counts(found)} {what}", f"the network's {_counts(wanted)}")
+
+
+def _counts(sizes: Iterable[int]) -> str:
+    return " + ".join(f"{size:,}" for size in sizes)
+
+
+def _check_ball(x: torch.Tensor, eps: float | torch.Tensor, label: int, classes: int) -> None:
+    radius = torch.as_tensor(eps, dtype=torch.float64)
+    if not bool(((radius >= 0) & radius.isfinite()).all()):
+        raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
+    if radius.dim() and radius.shape != x.shape:
+        raise PropertyError.at("eps", f"shape {tuple(radius.shape)}", f"one radius, or {tuple(x.shape)}")
+    if not bool(x.isfinite().all()):
+        raise PropertyError.at("input", "a number that is not finite", "finite numbers")
+    if not 0 <= label < classes:
+        raise PropertyError.at("label", f"found {label}", f"one of 0 to {classes - 1}")
+
+
+def _check_ends(lower: list[Fraction], upper: list[Fraction]) -> None:
+    outside = [index for index, (low, high) in enumerate(zip(lower, upper, strict=True)) if low > high]
+    if outside:
+        raise PropertyError.at("input", f"{len(outside)} elements lie outside the range by more than eps")
+    if any(abs(value) > LARGEST for value in (*lower, *upper)):
+        raise PropertyError.at("input", "a ball beyond the float32 range", f"at most {float(LARGEST):.7g}")

@@ -1,0 +1,221 @@
+"""Properties as tensors: the rows that a bounding method bounds, and the score that an attack descends.
+
+A conjunction is refuted over a box if one of its rows cannot hold there: Σ c·y + Σ a·x − b has a lower bound above 0,
+or of 0 where the row is strict. Sums of rows hold where all of them do, so their plain sum is tried as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import reduce
+from math import gcd, inf, isfinite, nextafter
+from typing import Final, TypeAlias
+
+import numpy as np
+import torch
+
+from ibpc.errors import PropertyError
+from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
+
+_SIGNIFICANT: Final = 24
+_WIDEST: Final = 120
+_MOST_TERMS: Final = 2**27
+_MOST_ENTRIES: Final = 2**29
+
+_Key: TypeAlias = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Refutation:
+    """What bounds say of one conjunction: the best lower bound of a row's excess, and whether that refutes it.
+
+    `margin` is rounded down to binary64, −∞ where nothing finite is known; `refuted` was judged before rounding.
+    """
+
+    margin: float
+    refuted: bool
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How a row's lower bound comes from the matrix: scale · Σ sign · (matrix row) + rest over `columns`."""
+
+    columns: tuple[int, ...]
+    sign: int
+    scale: Fraction
+    rest: Fraction
+    strict: bool
+
+    def lower(self, lower: Sequence[float], upper: Sequence[float]) -> Fraction | None:
+        """Return the exact lower bound of the row's excess, None where a bound is not finite."""
+        ends = [lower[column] if self.sign > 0 else -upper[column] for column in self.columns]
+        if not all(isfinite(end) for end in ends):
+            return None
+        return self.scale * sum((Fraction(end) for end in ends), Fraction()) + self.rest
+
+
+class Specification:
+    """The output rows of some cases as one matrix (rows, K), float32 and exact, to be merged into the last layer.
+
+    Coefficients are scaled to integers and, where these need more than 24 bits, spread over several rows of the
+    matrix; rows that differ by a factor or a constant share theirs. So one pass bounds all margins of all cases.
+    """
+
+    def __init__(self, cases: Sequence[Case], outputs: int) -> None:
+        self._outputs = outputs
+        self._keys: dict[_Key, int] = {}
+        self._plans = [[[self._plan(row, case) for row in _tried(rows)] for rows in case.disjuncts] for case in cases]
+        self.matrix = self._matrix()
+
+    @classmethod
+    def of(cls, prop: Property) -> Specification:
+        """Return the specification of all cases of a property.
+
+        Raises PropertyError for coefficients that lie too far apart, and for a matrix that would be too large.
+        """
+        return cls(prop.cases, prop.output_count)
+
+    def refutations(self, case: int, lower: torch.Tensor, upper: torch.Tensor) -> tuple[Refutation, ...]:
+        """Return what bounds (rows,) of `matrix` · y over the outer box of a case say of each of its disjuncts."""
+        low, high = lower.tolist(), upper.tolist()
+        return tuple(_best([(plan.lower(low, high), plan.strict) for plan in rows]) for rows in self._plans[case])
+
+    def _plan(self, row: Row, case: Case) -> _Plan:
+        rest = case.box.least(row.inputs) - row.bound
+        if not row.outputs:
+            return _Plan((), 1, Fraction(1), rest, row.strict)
+        sign = 1 if row.outputs[0][1] > 0 else -1
+        integers, scale = _integers(row.outputs)
+        width = _width(integers)
+        if width > _WIDEST:
+            raise PropertyError.at("property", f"coefficients {width} bits apart", f"at most {_WIDEST} bits")
+        indices = [index for index, _ in row.outputs]
+        columns = tuple(
+            self._keys.setdefault(tuple((i, v) for i, v in zip(indices, part, strict=True) if v), len(self._keys))
+            for part in _parts([sign * value for value in integers], width)
+        )
+        return _Plan(columns, sign, scale * 2 ** (width - 1), rest, row.strict)
+
+    def _matrix(self) -> torch.Tensor:
+        if len(self._keys) * self._outputs > _MOST_ENTRIES:
+            found = f"{len(self._keys):,} different rows over {self._outputs:,} outputs"
+            raise PropertyError.at("property", found, f"a matrix of at most {_MOST_ENTRIES:,} entries")
+        matrix = torch.zeros(len(self._keys), self._outputs, dtype=torch.float32)
+        for key, number in self._keys.items():
+            matrix[number, [index for index, _ in key]] = torch.tensor([value for _, value in key], dtype=torch.float32)
+        return matrix
+
+
+class Objective:
+    """The score of points against disjuncts: at most 0 where all rows of the disjunct hold. To be descended.
+
+    `items` lists (case, disjunct) of each score. A row's score is its excess divided by its largest coefficient,
+    rounded up, so that a score of 0 is on the safe side of float32; the disjunct's is the greatest of its rows.
+    """
+
+    def __init__(self, prop: Property, device: torch.device | str = "cpu") -> None:
+        cases = list(enumerate(prop.cases))
+        self.items = tuple((number, index) for number, case in cases for index in range(len(case.disjuncts)))
+        rows = [prop.cases[number].disjuncts[index] for number, index in self.items]
+        terms = [[_combined(row, prop.output_count) for row in conjunction] for conjunction in rows]
+        height = max((len(conjunction) for conjunction in rows), default=0)
+        width = max((len(row) for conjunction in terms for row in conjunction), default=0)
+        if len(rows) * height * width > _MOST_TERMS:
+            raise PropertyError.at(prop.name, f"{len(rows):,} disjuncts of up to {height:,} rows", "a smaller property")
+        index = np.zeros((len(rows), height, width), np.int64)
+        factor = np.zeros((len(rows), height, width), np.float32)
+        offset = np.full((len(rows), height), -np.inf, np.float32)
+        for item, (conjunction, listed) in enumerate(zip(rows, terms, strict=True)):
+            for line, (row, pairs) in enumerate(zip(conjunction, listed, strict=True)):
+                size = max((abs(value) for _, value in pairs), default=Fraction(1))
+                index[item, line, : len(pairs)] = [place for place, _ in pairs]
+                factor[item, line, : len(pairs)] = [float(value / size) for _, value in pairs]
+                offset[item, line] = _harder(-row.bound / size, row.strict)
+        self._index, self._factor, self._offset = (torch.from_numpy(a).to(device) for a in (index, factor, offset))
+
+    def __call__(self, x: torch.Tensor, y: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Return the scores (B,) of flat inputs `x` (B, n) and flat outputs `y` (B, K) for the named items (B,)."""
+        index = self._index[items]
+        values = torch.cat([y.flatten(1), x.flatten(1)], dim=1).gather(1, index.flatten(1)).reshape(index.shape)
+        return ((values * self._factor[items]).sum(2) + self._offset[items]).amax(1)
+
+
+def _combined(row: Row, outputs: int) -> list[tuple[int, Fraction]]:
+    """Return the row's terms over the outputs followed by the inputs."""
+    return [*row.outputs, *((outputs + index, value) for index, value in row.inputs)]
+
+
+def _harder(offset: Fraction, strict: bool) -> float:
+    """Return a float32 number at least `offset`, above it where the row is strict."""
+    nearest = np.float32(max(min(offset, Fraction(10) ** 38), -(Fraction(10) ** 38)))
+    too_low = Fraction(float(nearest)) <= offset if strict else Fraction(float(nearest)) < offset
+    return float(np.nextafter(nearest, np.float32(np.inf))) if too_low else float(nearest)
+
+
+def _tried(rows: Conjunction) -> Iterator[Row]:
+    """Yield the rows of a conjunction and, of two or more over outputs, their sum where its numbers stay small."""
+    yield from rows
+    summed = [row for row in rows if row.outputs]
+    if len(summed) > 1 and common_denominator(value for row in summed for value in row.numbers()) is not None:
+        total = _sum(summed)
+        if not total.outputs or _width(_integers(total.outputs)[0]) <= _WIDEST:
+            yield total
+
+
+def _sum(rows: Sequence[Row]) -> Row:
+    """Return the plain sum of rows: it holds where all of them do, strictly if one does."""
+    return Row(
+        _total([row.outputs for row in rows]),
+        _total([row.inputs for row in rows]),
+        sum((row.bound for row in rows), Fraction()),
+        any(row.strict for row in rows),
+    )
+
+
+def _total(summands: Sequence[Terms]) -> Terms:
+    total: dict[int, Fraction] = {}
+    for terms in summands:
+        for index, value in terms:
+            total[index] = total.get(index, Fraction()) + value
+    return tuple((index, value) for index, value in sorted(total.items()) if value)
+
+
+def _integers(terms: Terms) -> tuple[list[int], Fraction]:
+    """Return coprime integers and the positive factor that makes the coefficients of them."""
+    bottom = common_denominator(value for _, value in terms)
+    if bottom is None:
+        raise PropertyError.at("property", "coefficients with too many digits")
+    raised = [int(value * bottom) for _, value in terms]
+    common = reduce(gcd, raised, 0)
+    return [value // common for value in raised], Fraction(common, bottom)
+
+
+def _width(integers: Sequence[int]) -> int:
+    """Return the number of bits of the largest integer."""
+    return max(abs(value).bit_length() for value in integers)
+
+
+def _parts(integers: Sequence[int], width: int) -> Iterator[list[float]]:
+    """Yield rows of float32 numbers whose sum is integers · 2^(1 − width), each integer cut into 24 bits a row."""
+    rest = list(integers)
+    for top in range(width, 0, -_SIGNIFICANT):
+        shift = max(top - _SIGNIFICANT, 0)
+        cut = [(abs(value) >> shift << shift) * (1 if value > 0 else -1) for value in rest]
+        rest = [value - taken for value, taken in zip(rest, cut, strict=True)]
+        yield [float(Fraction(value, 2 ** (width - 1))) for value in cut]
+
+
+def _best(bounds: Sequence[tuple[Fraction | None, bool]]) -> Refutation:
+    known = [(value, strict) for value, strict in bounds if value is not None]
+    refuted = any(value > 0 or (strict and value == 0) for value, strict in known)
+    return Refutation(_down(max((value for value, _ in known), default=None)), refuted)
+
+
+def _down(value: Fraction | None) -> float:
+    """Return the greatest binary64 number at most `value`."""
+    if value is None or abs(value) > Fraction(10) ** 300:
+        return -inf
+    nearest = float(value)
+    return nextafter(nearest, -inf) if Fraction(nearest) > value else nearest

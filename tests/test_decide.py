@@ -1,0 +1,254 @@
+"""Deciding one property: verdicts on networks whose answer is known, counterexamples, certificates."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+import ibpc
+from ibpc.errors import IbpcError, PropertyError
+from ibpc.verify import decide as deciding
+from ibpc.verify.certificate import property_of, read_certificate
+from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+
+
+def module_of(*layers: torch.nn.Module) -> torch.nn.Module:
+    return torch.nn.Sequential(*layers).eval()
+
+
+def linear(weight: list[list[float]], bias: list[float]) -> torch.nn.Linear:
+    layer = torch.nn.Linear(len(weight[0]), len(weight))
+    layer.weight.data, layer.bias.data = torch.tensor(weight), torch.tensor(bias)
+    return layer
+
+
+def network_of(*layers: torch.nn.Module, inputs: int = 2) -> ibpc.Network:
+    return ibpc.compile(module_of(*layers), torch.zeros(1, inputs))
+
+
+@pytest.fixture(scope="module")
+def distance() -> ibpc.Network:
+    """y = |x₀ − x₁| written with two Relus."""
+    return network_of(linear([[1.0, -1.0], [-1.0, 1.0]], [0.0, 0.0]), torch.nn.ReLU(), linear([[1.0, 1.0]], [0.0]))
+
+
+def at_least(bound: str, low: str = "0", high: str = "1", strict: bool = False, inputs: int = 2) -> Property:
+    """Unsafe: y₀ ≥ bound (or >) for x in [low, high]ⁿ."""
+    row = Row(((0, Fraction(-1)),), (), -Fraction(bound), strict)
+    box = Box((Fraction(low),) * inputs, (Fraction(high),) * inputs)
+    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+
+
+def test_what_bounds_exclude_is_verified(distance):
+    """Boxes bound |x₀ − x₁| by 2 over the unit square: each Relu by 1."""
+    decision = ibpc.decide(distance, at_least("2.01"), timeout=10)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    assert decision.margins[0][0] == pytest.approx(0.01, abs=1e-4)
+    assert decision.counterexample is None
+
+
+def test_what_an_attack_reaches_is_falsified(distance):
+    decision = ibpc.decide(distance, at_least("0.999"), timeout=20)
+    assert decision.verdict is ibpc.Verdict.FALSIFIED
+    x, y = decision.counterexample.inputs, decision.counterexample.outputs
+    assert all(0 <= value <= 1 for value in x)
+    assert abs(np.float32(x[0]) - np.float32(x[1])) == y[0] >= 0.999
+
+
+def test_what_neither_shows_is_unknown(distance):
+    decision = ibpc.decide(distance, at_least("1.5"), timeout=0.5)
+    assert decision.verdict is ibpc.Verdict.UNKNOWN
+    assert decision.margins[0][0] == pytest.approx(-0.5, abs=1e-3)
+
+
+def test_no_time_is_a_timeout(distance):
+    assert ibpc.decide(distance, at_least("1.5"), timeout=0.0).verdict is ibpc.Verdict.TIMEOUT
+
+
+def test_a_property_without_cases_holds(distance):
+    vacuous = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), ())
+    assert ibpc.decide(distance, vacuous).verdict is ibpc.Verdict.VERIFIED
+
+
+def test_a_bound_that_is_met_decides_only_where_the_row_is_strict():
+    """y = x over [0, 1]: y > 1 cannot be, y ≥ 1 is met at 1. (One term: no rounding but that of the widening.)"""
+    network = network_of(torch.nn.ReLU(), torch.nn.Identity(), inputs=1)
+    strict = ibpc.decide(network, at_least("1", strict=True, inputs=1), timeout=2)
+    assert strict.verdict is not ibpc.Verdict.FALSIFIED
+    assert ibpc.decide(network, at_least("1", inputs=1), timeout=5).verdict is ibpc.Verdict.FALSIFIED
+
+
+def test_a_box_of_one_point_ends_the_search(distance):
+    """Nothing is left to attack, so the answer comes at once although there is a minute."""
+    decision = ibpc.decide(distance, at_least("0.5", low="1", high="1"), timeout=60)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    assert decision.seconds < 30
+
+
+def test_every_case_and_disjunct_counts(distance):
+    """Two boxes, the second one unsafe in its second disjunct only."""
+    safe, unsafe = at_least("2.5").cases[0], at_least("0.9").cases[0]
+    both = Case(unsafe.box, (*safe.disjuncts, *unsafe.disjuncts))
+    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (safe, both))
+    assert ibpc.decide(distance, prop, timeout=20).verdict is ibpc.Verdict.FALSIFIED
+    again = Property("p", prop.inputs, prop.outputs, (safe, Case(safe.box, (*safe.disjuncts, *safe.disjuncts))))
+    decision = ibpc.decide(distance, again, timeout=20)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    assert [len(margins) for margins in decision.margins] == [1, 2]
+
+
+def test_falsified_needs_onnx_runtime(distance, monkeypatch):
+    monkeypatch.setattr(deciding.Replay, "of", lambda _: lambda _: torch.zeros(1, dtype=torch.float64))
+    assert ibpc.decide(distance, at_least("0.5"), timeout=1).verdict is ibpc.Verdict.UNKNOWN
+
+
+def test_the_search_is_deterministic(distance):
+    one, two = (ibpc.decide(distance, at_least("0.999"), timeout=20, seed=3) for _ in range(2))
+    assert one.counterexample == two.counterexample
+
+
+def test_a_property_that_does_not_fit_is_refused(distance):
+    with pytest.raises(PropertyError, match="3 inputs; expected the network's 2"):
+        ibpc.decide(distance, at_least("1", inputs=3))
+
+
+# ── several inputs and outputs ──────────────────────────────────────────────────────────────────────────────────
+def two_by_two() -> bytes:
+    """An ONNX file with inputs a (1×2) and b (1×3), outputs p = a W (1×2) and q = relu(b) (1×3)."""
+    weight = numpy_helper.from_array(np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), "w")
+    nodes = [helper.make_node("MatMul", ["a", "w"], ["p"]), helper.make_node("Relu", ["b"], ["q"])]
+    value = lambda name, size: helper.make_tensor_value_info(name, 1, [1, size])  # noqa: E731
+    graph = helper.make_graph(nodes, "g", [value("a", 2), value("b", 3)], [value("p", 2), value("q", 3)], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+
+
+def test_inputs_and_outputs_count_one_after_the_other(tmp_path):
+    """p₁ + q₂ = 2 a₀ − a₁ + relu(b₂) is at most 3 over [0, 1]⁵."""
+    path = tmp_path / "two.onnx"
+    path.write_bytes(two_by_two())
+    network = ibpc.compile(path)
+    box = Box((Fraction(0),) * 5, (Fraction(1),) * 5)
+
+    def asks(bound: str) -> Property:
+        row = Row(((1, Fraction(-1)), (4, Fraction(-1))), (), -Fraction(bound))
+        return Property("p", (Tensor("X", (5,)),), (Tensor("Y", (5,)),), (Case(box, ((row,),)),))
+
+    assert ibpc.decide(network, asks("3.01"), timeout=10).verdict is ibpc.Verdict.VERIFIED
+    found = ibpc.decide(network, asks("2.99"), timeout=20)
+    assert found.verdict is ibpc.Verdict.FALSIFIED
+    assert len(found.counterexample.inputs) == len(found.counterexample.outputs) == 5
+
+
+# ── balls ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_ball_around_an_input(tmp_path):
+    """z₀ − z₁ = 2 x₀ − 2 x₁ is at least 2 (0.7 − ε) − 2 (0.3 + ε) = 0.8 − 4 ε."""
+    network = network_of(linear([[1.0, -1.0], [-1.0, 1.0]], [0.0, 0.0]))
+    np.save(tmp_path / "x.npy", np.array([0.7, 0.3], np.float32))
+    verdicts = {
+        eps: ibpc.decide(network, ibpc.ball_property(network, tmp_path / "x.npy", eps, label), timeout=10).verdict
+        for eps, label in ((0.19, 0), (0.21, 0), (0.1, None))
+    }
+    assert verdicts[0.19] is verdicts[0.1] is ibpc.Verdict.VERIFIED
+    assert verdicts[0.21] is ibpc.Verdict.FALSIFIED
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "cannot be read"),
+        (b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", "cannot be read"),
+        (np.array([1.0, np.nan]), "not all finite"),
+        (np.array(["a"]), "not all finite"),
+        (np.zeros(3), "one input of shape 2"),
+    ],
+)
+def test_an_input_file_that_is_none_is_refused(tmp_path, distance, content, found):
+    path = tmp_path / "x.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    with pytest.raises(IbpcError, match=found):
+        ibpc.ball_property(distance, path, 0.1, 0)
+
+
+# ── certificates ────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def certified(tmp_path, distance):
+    """Certificates of a verified and a falsified property, beside the artifact they are about."""
+    distance.save(tmp_path / "model")
+    paths = {}
+    for name, bound in (("verified", "2.01"), ("falsified", "0.9"), ("unknown", "1.5")):
+        prop = at_least(bound)
+        decision = ibpc.decide(distance, prop, timeout=1 if name == "unknown" else 20)
+        assert decision.verdict.value == name
+        paths[name] = tmp_path / f"{name}.json"
+        ibpc.write_certificate(paths[name], tmp_path / "model", distance, prop, decision)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["verified", "falsified", "unknown"])
+def test_a_certificate_is_confirmed(certified, name):
+    claims = ibpc.check(certified[name])
+    assert len(claims) >= 2
+    assert all(claim.holds for claim in claims), claims
+
+
+def test_a_certificate_carries_its_property_exactly(certified):
+    prop = property_of(read_certificate(certified["verified"]), "c")
+    assert prop.cases[0].disjuncts[0][0] == at_least("2.01").cases[0].disjuncts[0][0]
+    assert prop.cases[0].box.upper == (Fraction(1), Fraction(1))
+
+
+def tampered(path, change):
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    return ibpc.check(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "failing"),
+    [
+        ("verified", lambda data: data.update(model_sha256="0" * 64), "model"),
+        ("verified", lambda data: data["margin_lower"][0].__setitem__(0, 0.02), "margin"),
+        (
+            "verified",
+            lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(bound="-19/10"),
+            "cannot be met",
+        ),
+        ("verified", lambda data: data["region"]["cases"][0]["upper"].__setitem__(0, "2"), "cannot be met"),
+        ("verified", lambda data: data.update(margin_lower=[]), "bounds"),
+        ("unknown", lambda data: data.update(verdict="verified"), "cannot be met"),
+        ("falsified", lambda data: data["counterexample"]["inputs"].__setitem__(0, 1.5), "lies in the box"),
+        ("falsified", lambda data: data["counterexample"].update(inputs=[0.5, 0.5]), "unsafe"),
+        ("falsified", lambda data: data.update(counterexample=None), "counterexample"),
+        ("falsified", lambda data: data["counterexample"].update(inputs=[0.1]), "counterexample"),
+    ],
+)
+def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):
+    failed = [claim for claim in tampered(certified[name], change) if not claim.holds]
+    assert failed
+    assert any(failing in claim.name for claim in failed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.pop("region"),
+        lambda data: data.update(verdict="proved"),
+        lambda data: data.update(certificate=2),
+        lambda data: data["region"]["cases"][0].update(lower=["0"]),
+        lambda data: data["region"]["cases"][0].update(lower=["1/0", "0"]),
+        lambda data: data["region"]["cases"][0].update(lower=["9" * 5000, "0"]),
+        lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(outputs=[[7, "1"]]),
+    ],
+)
+def test_a_file_that_is_no_certificate_is_refused(certified, change):
+    with pytest.raises(IbpcError):
+        tampered(certified["verified"], change)

@@ -1,0 +1,155 @@
+"""What smooth operators share: which points of a box count, ranges of valleys, and planes of any curve.
+
+A point where an operator is not defined (the logarithm of a negative number) makes a NaN, so a box that may hold one is
+bounded by nothing: [−∞, ∞], and by planes at ∓∞.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from itertools import pairwise
+from math import inf
+from typing import Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._planes import Function, chord, inside, midpoint
+from ibpc.ops.base import Call, Operand, Plane, Planes, outward
+from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, Arithmetic
+
+Tensor = torch.Tensor
+
+LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
+STEPS: Final = 20
+
+
+# ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
+def spared(call: Call, x: Operand) -> tuple[Tensor, Tensor]:
+    """Return the ends of a box, in binary32 moved outward to 0 or a normal number, and finite where they are too far.
+
+    Flushing moves an element to 0. A function that is monotone on either side of 0 is then bounded by its values at
+    these ends, whether or not the network or the bound flushes. A lower end of ∞ is what an overflow leaves.
+    """
+    lower, upper = (x.lower, x.upper) if isinstance(x, Interval) else (x, x)
+    if call.arithmetic is Arithmetic.REAL:
+        return lower, upper
+    return -_spared_upper(-lower), _spared_upper(upper)
+
+
+def _spared_upper(upper: Tensor) -> Tensor:
+    small = (upper.abs() < SMALLEST) & (upper != 0)
+    nearest = torch.where(upper > 0, torch.full_like(upper, SMALLEST), torch.zeros_like(upper))
+    return torch.where(small, nearest, upper).clamp(min=-LARGEST)
+
+
+def nonnegative(bounds: Interval) -> Interval:
+    """Return the bounds of a result that is not negative, which their rounding outward does not know."""
+    return Interval.bounds(torch.relu(bounds.lower), bounds.upper)
+
+
+def unbroken(call: Call, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Return bounds, in binary32 moved back to its largest number where their evaluation overflowed to the far side."""
+    if call.arithmetic is Arithmetic.REAL:
+        return lower, upper
+    return lower.clamp(max=LARGEST), upper.clamp(min=-LARGEST)
+
+
+def defined(safe: Tensor, bounds: Interval) -> Interval:
+    """Return the bounds where the operator is defined all over the box, and [−∞, ∞] elsewhere."""
+    unknown = torch.full_like(bounds.lower, torch.inf)
+    return Interval.bounds(torch.where(safe, bounds.lower, -unknown), torch.where(safe, bounds.upper, unknown))
+
+
+def substituted(safe: Tensor, x: Interval, point: float) -> Interval:
+    """Return the box where the operator is defined all over it, and that of a single point elsewhere."""
+    instead = torch.full_like(x.lower, point)
+    return Interval.bounds(torch.where(safe, x.lower, instead), torch.where(safe, x.upper, instead))
+
+
+def defined_planes(safe: Tensor, planes: Planes) -> Planes:
+    """Return the planes where the operator is defined all over the box, and −∞ and ∞ elsewhere."""
+    unknown = torch.full_like(planes.lower.offset, torch.inf)
+    return Planes(_defined_plane(safe, planes.lower, -unknown), _defined_plane(safe, planes.upper, unknown))
+
+
+def _defined_plane(safe: Tensor, plane: Plane, unknown: Tensor) -> Plane:
+    slopes = tuple(torch.where(safe, slope, torch.zeros_like(slope)) for slope in plane.slopes)
+    return Plane(slopes, torch.where(safe, plane.offset, unknown))
+
+
+# ── valleys: x times a share between 0 and 1 ────────────────────────────────────────────────────────────────────
+def gated_interval(call: Call, x: Interval, function: Function, bottom: float, error: float) -> Interval:
+    """[f(z), max(f(l), f(u))], z nearest to `bottom`, of f(x) = x g(x) that falls up to there and rises from it. Exact.
+
+    In binary32 the share g(x) in [0, 1] is taken to be off by `error`, in the network and in the bound, and the product
+    by few roundings. At ±∞, 0 times the share may be NaN, so an infinite end is bounded by nothing.
+    """
+    lower, upper = x.lower, x.upper
+    safe = (lower > -inf) & (upper < inf)
+    box = substituted(safe, x, bottom)
+    least = function(inside(bottom, box.lower, box.upper))
+    most = torch.maximum(function(box.lower), function(box.upper))
+    if call.arithmetic is Arithmetic.REAL:
+        return defined(safe, Interval.bounds(least, most))
+    slack = 2.0 * error * torch.maximum(-box.lower, box.upper)
+    return defined(safe, outward(call, least - slack, most + slack, ELEMENTARY_ULPS))
+
+
+# ── planes of any curve ─────────────────────────────────────────────────────────────────────────────────────────
+def curve_planes(x: Interval, function: Function, derivative: Function, turns: Sequence[float]) -> Planes:
+    """Return planes of a continuous function that is convex or concave on each of the pieces between the `turns`.
+
+    The slope is f′ at the midpoint where the tangent is the best plane (below, where f is convex over the box; above,
+    where it is concave), otherwise the chord's. The offset is the extreme of f − line over l, u, the turns and on each
+    piece the point where f′ is the slope, moved outward by what the search for that point may miss.
+    """
+    lower, upper = x.lower, x.upper
+    middle = midpoint(lower, upper)
+    at_lower, at_upper = function(lower), function(upper)
+    tangent = _finite(derivative(middle))
+    secant = _finite(chord(lower, upper, at_lower, at_upper, tangent))
+    whole = torch.ones_like(lower, dtype=torch.bool)
+    for turn in turns:
+        whole = whole & ((lower >= turn) | (upper <= turn))
+    convex = function(middle) <= 0.5 * at_lower + 0.5 * at_upper
+    return Planes(
+        _curve_plane(x, function, derivative, turns, torch.where(whole & convex, tangent, secant), -1.0),
+        _curve_plane(x, function, derivative, turns, torch.where(whole & ~convex, tangent, secant), 1.0),
+    )
+
+
+def _finite(slope: Tensor) -> Tensor:
+    return torch.where(slope.abs() < inf, slope, torch.zeros_like(slope))
+
+
+def _curve_plane(
+    x: Interval, function: Function, derivative: Function, turns: Sequence[float], slope: Tensor, side: float
+) -> Plane:
+    """Return the plane of a slope above (side 1) or below (side −1) a curve."""
+    lower, upper = x.lower, x.upper
+    ends = [lower, *(inside(turn, lower, upper) for turn in turns), upper]
+    heights = [side * (function(point) - slope * point) for point in ends]
+    for start, end in pairwise(ends):
+        point, missed = _turning(start, end, derivative, slope)
+        heights.append(side * (function(point) - slope * point) + missed)
+    return Plane((slope,), side * reduce(torch.maximum, heights))
+
+
+def _turning(start: Tensor, end: Tensor, derivative: Function, slope: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the point of a piece where f′ is the slope, by bisection, and how far f − line may go beyond its value.
+
+    f′ is monotone on the piece, so it crosses the slope at most once, and if it does, the crossing lies in the last
+    bracket [p, q]. There f − line is convex or concave and stays on one side of its tangent at the midpoint d that is
+    returned, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is the extreme.
+    """
+    rising = derivative(start) > slope
+    for _ in range(STEPS):
+        middle = midpoint(start, end)
+        before = (derivative(middle) > slope) == rising
+        start, end = torch.where(before, middle, start), torch.where(before, end, middle)
+    point = midpoint(start, end)
+    wide = end > start
+    missed = (derivative(point) - slope).abs() * (end - start)
+    return point, torch.where(wide, missed, torch.zeros_like(missed))

@@ -1,0 +1,46 @@
+"""Exp: the exponential."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import nonnegative, unbroken
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._planes import convex_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = eˣ."""
+    return torch.exp(x)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[eˡ, eᵘ], exact. In binary32 each side is within `ELEMENTARY_ULPS`; an overflow bounds nothing above."""
+    lower, upper = unbroken(call, torch.exp(x.lower), torch.exp(x.upper))
+    return nonnegative(outward(call, lower, upper, 2 * ELEMENTARY_ULPS))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Tangent at the midpoint below, chord above; see `convex_planes`."""
+    return convex_planes(x, torch.exp, torch.exp)
+
+
+OPERATOR = register(
+    Operator(
+        name="Exp",
+        summary="The exponential eˣ",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("Exp", (6, 13)),),
+        writes=export_as("Exp"),
+        layers=(option_free_layer("Exp"),),
+    )
+)

@@ -1,0 +1,173 @@
+"""Pow: x to the power of y, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, defined, defined_planes, nonnegative, spared, substituted, unbroken
+from ibpc.ops._element_types import NAMES, RANGES, number
+from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
+from ibpc.ops._planes import convex_planes
+from ibpc.ops._products import corners
+from ibpc.ops._steps import range_planes
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operand,
+    Operator,
+    Plane,
+    Planes,
+    Value,
+    no_macs,
+    nonlinear,
+    outward,
+    register,
+)
+from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
+
+Tensor = torch.Tensor
+
+# Beyond it 1 / xⁿ may be infinite, for xⁿ may be flushed to 0.
+FARTHEST: Final = 2.0**125
+
+
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
+    """z = xʸ; 1 for y = 0, NaN for a negative x and a y that is not whole."""
+    return torch.pow(x, y)
+
+
+def interval(call: Call, x: Operand, y: Operand) -> Interval:
+    """Raise a box to exact powers, or a base that is not negative to powers from a box; exact.
+
+    In binary32 a power is taken to be within `ELEMENTARY_ULPS`, however large the exponent.
+    """
+    if isinstance(y, Interval):
+        return _to_box(call, x, y)
+    assert isinstance(x, Interval)
+    return _to_exact(call, x, y)
+
+
+def _to_exact(call: Call, x: Interval, y: Tensor) -> Interval:
+    """[f(l), f(u)] or [f(u), f(l)] for an odd y, else the values at the least and the greatest modulus; exact.
+
+    xʸ is monotone on either side of 0, for an odd y > 0 all over. [−∞, ∞] where a pole (an odd y < 0) or a NaN (a y
+    that is not whole and an x < 0) may be met.
+    """
+    box = Interval.bounds(*spared(call, x))
+    odd = _is_odd(y)
+    safe = _is_defined(box, y)
+    box = substituted(safe, box, 1.0)
+    near, far = torch.relu(torch.maximum(box.lower, -box.upper)), torch.maximum(-box.lower, box.upper)
+    first, second = torch.pow(torch.where(odd, box.lower, near), y), torch.pow(torch.where(odd, box.upper, far), y)
+    bounds = _rounded(call, torch.minimum(first, second), torch.maximum(first, second), y < 0)
+    lower = torch.where(odd, bounds.lower, nonnegative(bounds).lower)
+    return defined(safe, Interval.bounds(lower, bounds.upper))
+
+
+def _to_box(call: Call, x: Operand, y: Interval) -> Interval:
+    """Least and greatest of the four corner values; exact: for x ≥ 0, xʸ is monotone in x and in y.
+
+    [−∞, ∞] for a base that may be negative.
+    """
+    base = Interval.bounds(*spared(call, x))
+    safe = base.lower >= 0
+    exponent = Interval.bounds(*spared(call, y))
+    lower, upper = corners(substituted(safe, base, 1.0), exponent, torch.pow)
+    return defined(safe, nonnegative(_rounded(call, lower, upper, exponent.lower < 0)))
+
+
+def _is_even(y: Tensor) -> Tensor:
+    return 0.5 * y == torch.floor(0.5 * y)
+
+
+def _is_odd(y: Tensor) -> Tensor:
+    return (y == torch.floor(y)) & ~_is_even(y)
+
+
+def _is_defined(x: Interval, y: Tensor) -> Tensor:
+    """Return where xʸ has no pole with a change of sign and is no NaN over the box."""
+    has_zero = (x.lower <= 0) & (x.upper >= 0)
+    return _is_even(y) | torch.where(_is_odd(y), (y > 0) | ~has_zero, x.lower >= 0)
+
+
+def _rounded(call: Call, lower: Tensor, upper: Tensor, inverse: Tensor) -> Interval:
+    """Round outward, and to infinity where an inverse power may overflow."""
+    bounds = outward(call, *unbroken(call, lower, upper), 2 * ELEMENTARY_ULPS)
+    if call.arithmetic is Arithmetic.REAL:
+        return bounds
+    far = torch.full_like(bounds.lower, torch.inf)
+    return Interval.bounds(
+        torch.where(inverse & (bounds.lower < -FARTHEST), -far, bounds.lower),
+        torch.where(inverse & (bounds.upper > FARTHEST), far, bounds.upper),
+    )
+
+
+def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
+    """Planes of x ↦ xʸ for an exact y, convex or concave on either side of 0; of y ↦ xʸ for an exact x, convex.
+
+    Two boxes: the bounds, as constants. Where the power is not defined or not finite, the planes are ∓∞.
+    """
+    if not isinstance(y, Interval):
+        assert isinstance(x, Interval)
+        return _planes_of_base(x, y)
+    if isinstance(x, Interval):
+        return range_planes(interval(call, x, y), 2)
+    return _planes_of_exponent(x, y)
+
+
+def _planes_of_base(x: Interval, y: Tensor) -> Planes:
+    has_pole = (x.lower <= 0) & (x.upper >= 0) & (y < 0)
+    safe = _is_defined(x, y) & ~has_pole
+    planes = curve_planes(
+        substituted(safe, x, 1.0),
+        lambda point: torch.pow(point, y),
+        lambda point: y * torch.pow(point, y - 1.0),
+        (0.0,),
+    )
+    nothing = torch.zeros_like(planes.lower.offset)
+    return _with_slopes(defined_planes(safe, planes), lambda slope: (slope, nothing))
+
+
+def _planes_of_exponent(x: Tensor, y: Interval) -> Planes:
+    safe = (x > 0) & (y.lower <= y.upper)
+    base = torch.where(safe, x, torch.ones_like(x))
+    rate = torch.log(base)
+    wide = Interval.bounds(y.lower + torch.zeros_like(base), y.upper + torch.zeros_like(base))
+    planes = convex_planes(wide, lambda point: torch.pow(base, point), lambda point: rate * torch.pow(base, point))
+    nothing = torch.zeros_like(planes.lower.offset)
+    return _with_slopes(defined_planes(safe, planes), lambda slope: (nothing, slope))
+
+
+def _with_slopes(planes: Planes, split: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Planes:
+    lower, upper = planes.lower, planes.upper
+    return Planes(Plane(split(lower.slopes[0]), lower.offset), Plane(split(upper.slopes[0]), upper.offset))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Pow. The result has the type of the base: where that is an integer, the power is rounded toward zero."""
+    power = builder.add("Pow", [number(node, 0, builder), number(node, 1, builder)])
+    type_of_base = NAMES.get(node.type_of(0), "float")
+    return builder.add("Cast", [power], {"to": type_of_base}) if type_of_base in RANGES else power
+
+
+OPERATOR = register(
+    Operator(
+        name="Pow",
+        summary="x to the power of y, with broadcasting",
+        attributes={},
+        operands=(2, 2),
+        roles=(),
+        shape=broadcast_shape("Pow"),
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Pow", (7, 12, 13, 15), read),),
+        writes=export_as("Pow"),
+        layers=(option_free_layer("Pow"),),
+    )
+)

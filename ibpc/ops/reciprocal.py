@@ -1,0 +1,61 @@
+"""Reciprocal: 1 / x."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, defined, defined_planes, spared, substituted
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = 1 / x."""
+    return 1.0 / x
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """−1 / x²."""
+    return -1.0 / (x * x)
+
+
+def one_sided(x: Interval) -> torch.Tensor:
+    """Return where the box lies on one side of 0. [∞, ∞] is what an overflow leaves and stands for any large number."""
+    return ((x.lower > 0) & (x.lower < inf)) | ((x.upper < 0) & (x.upper > -inf))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[1 / u, 1 / l] on one side of 0, exact; [−∞, ∞] where x may be 0, in binary32 also where it may be flushed."""
+    box = Interval.bounds(*spared(call, x))
+    safe = one_sided(x) & one_sided(box)
+    box = substituted(safe, box, 1.0)
+    return defined(safe, outward(call, 1.0 / box.upper, 1.0 / box.lower, 2 * ELEMENTARY_ULPS))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Tangent at the midpoint and chord: 1 / x is convex above 0 and concave below. Where x may be 0, ∓∞."""
+    safe = one_sided(x)
+    box = substituted(safe, x, 1.0)
+    return defined_planes(safe, curve_planes(box, lambda point: nominal(call, point), derivative, ()))
+
+
+OPERATOR = register(
+    Operator(
+        name="Reciprocal",
+        summary="1 / x",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("Reciprocal", (6, 13)),),
+        writes=export_as("Reciprocal"),
+        layers=(option_free_layer("Reciprocal"),),
+    )
+)

@@ -1,0 +1,53 @@
+"""Sqrt: the square root."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, defined, defined_planes, nonnegative, spared, substituted
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = √x; NaN below 0."""
+    return torch.sqrt(x)
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """1 / (2 √x)."""
+    return 0.5 / torch.sqrt(x)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[√l, √u], exact; [−∞, ∞] for l < 0. In binary32 an l that may be flushed to 0 is 0."""
+    lower, upper = spared(call, x)
+    safe = lower >= 0
+    box = substituted(safe, Interval.bounds(lower, upper), 1.0)
+    return defined(safe, nonnegative(outward(call, torch.sqrt(box.lower), torch.sqrt(box.upper), 2 * ELEMENTARY_ULPS)))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Chord below, tangent at the midpoint above: the root is concave. For l < 0 the planes are ∓∞."""
+    safe = x.lower >= 0
+    return defined_planes(safe, curve_planes(substituted(safe, x, 1.0), torch.sqrt, derivative, ()))
+
+
+OPERATOR = register(
+    Operator(
+        name="Sqrt",
+        summary="The square root",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("Sqrt", (6, 13)),),
+        writes=export_as("Sqrt"),
+        layers=(option_free_layer("Sqrt"),),
+    )
+)

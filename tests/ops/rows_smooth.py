@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from ibpc.ops.base import Call
-from tests.ops.cases import Box, Case, Values
+from tests.ops.cases import Box, Case, Uniform, Values
 
 Tensor = torch.Tensor
 
 _POSITIVE = Box((3, 4), 0.1, 4.0, 0.5)
 _WIDE = Box((3, 4), -9.0, 9.0, 4.0)
+_LIMITS = {"attained": "the value beside a jump is a limit; test_smooth_rules compares with it"}
 _VANISHING = {"float32_tight": "widened by an absolute error where the result vanishes"}
 
 
@@ -75,4 +76,150 @@ _S_SHAPED = (
     Case("Erf", (_WIDE,), name="wide", evaluations=(erf_by_polynomial,), tolerance=1e-2, without=_VANISHING),
 )
 
-ROWS = (*_ELEMENTARY, *_POWERS, *_WAVES, *_S_SHAPED)
+
+def gelu_by_erf(call: Call, x: Tensor) -> Tensor:
+    """Add erf to 1."""
+    return 0.5 * x * (1.0 + erf_by_polynomial(call, x * 0.5**0.5))
+
+
+def gelu_by_tanh(call: Call, x: Tensor) -> Tensor:
+    """Add to 1 a tanh by an exponential."""
+    doubled = (8.0 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
+    return 0.5 * x * (1.0 + (1.0 - 2.0 / (torch.exp(doubled) + 1.0)))
+
+
+def swish_by_tanh(call: Call, x: Tensor) -> Tensor:
+    """Halve 1 + tanh(alpha x / 2)."""
+    return x * (0.5 * (1.0 + torch.tanh(0.5 * call["alpha"] * x)))
+
+
+def mish_by_logarithm(call: Call, x: Tensor) -> Tensor:
+    """Take the tanh, by an exponential, of ln(1 + eˣ)."""
+    soft = torch.log(1.0 + torch.exp(x))
+    return x * (1.0 - 2.0 / (torch.exp(2.0 * soft) + 1.0))
+
+
+def hard_swish_by_sixths(call: Call, x: Tensor) -> Tensor:
+    """Divide x max(min(x + 3, 6), 0) by 6."""
+    return x * torch.clamp(x + 3.0, 0.0, 6.0) / 6.0
+
+
+_GATED = tuple(
+    Case(name, (box,), attributes, name=f"{form}{size}", evaluations=(rule,), tolerance=tolerance, without=_VANISHING)
+    for name, attributes, form, rule, tolerance in (
+        ("Gelu", {}, "", gelu_by_erf, 1e-2),
+        ("Gelu", {"approximate": "tanh"}, "by tanh, ", gelu_by_tanh, 1e-2),
+        ("Mish", {}, "", mish_by_logarithm, 1e-5),
+        ("HardSwish", {}, "", hard_swish_by_sixths, 1e-2),
+        ("Swish", {}, "", swish_by_tanh, 1e-5),
+        ("Swish", {"alpha": 1.75}, "sharper, ", swish_by_tanh, 1e-5),
+        ("Swish", {"alpha": -0.5}, "mirrored, ", swish_by_tanh, 1e-5),
+    )
+    for size, box in (("narrow", Box((3, 4))), ("wide", Box((3, 4), -7.0, 7.0, 1.5)))
+)
+
+
+def celu_by_difference(call: Call, x: Tensor) -> Tensor:
+    """Subtract 1 from the exponential, whatever the sign of x."""
+    alpha = call["alpha"]
+    return torch.relu(x) + torch.clamp(alpha * (torch.exp(x / alpha) - 1.0), max=0.0)
+
+
+def selu_by_difference(call: Call, x: Tensor) -> Tensor:
+    """Subtract gamma alpha from the exponential times it."""
+    both = call["gamma"] * call["alpha"]
+    return torch.where(x >= 0, call["gamma"] * x, both * torch.exp(x) - both)
+
+
+def hard_sigmoid_by_sum(call: Call, x: Tensor) -> Tensor:
+    """Cut alpha (x + beta / alpha)."""
+    return torch.clamp(call["alpha"] * (x + call["beta"] / call["alpha"]), 0.0, 1.0)
+
+
+_ONLY = "Celu of opset 18 takes no double; the conformance tests read it"
+_FLOAT_ONLY = {"reference": _ONLY, "round_trip": _ONLY}
+_LINEAR_UNITS = (
+    *(
+        Case(
+            "Celu",
+            (Box((3, 4), radius=1.0),),
+            {"alpha": alpha},
+            name=f"alpha {alpha}",
+            evaluations=(celu_by_difference,),
+            without=_VANISHING | _FLOAT_ONLY,
+        )
+        for alpha in (1.0, 0.375, -1.5)
+    ),
+    Case("Selu", (Box((3, 4)),), name="default", evaluations=(selu_by_difference,)),
+    Case("Selu", (Box((3, 4), radius=1.5),), name="wide", evaluations=(selu_by_difference,)),
+    Case("Selu", (Box((3, 4)),), {"alpha": -0.5, "gamma": 1.25}, name="turning", evaluations=(selu_by_difference,)),
+    Case("Selu", (Box((3, 4)),), {"alpha": 0.5, "gamma": -1.25}, name="falling", evaluations=(selu_by_difference,)),
+    Case("Softsign", (Box((3, 4)),), name="narrow"),
+    Case("Softsign", (_WIDE,), name="wide"),
+)
+
+_PIECES = (
+    *(
+        Case(
+            "HardSigmoid",
+            (Box((3, 4), -5.0, 5.0, 2.0),),
+            {"alpha": alpha, "beta": beta},
+            name=f"slope {alpha}, height {beta}",
+            evaluations=(hard_sigmoid_by_sum,),
+            without=_VANISHING,
+        )
+        for alpha, beta in ((0.25, 0.5), (-0.5, 0.75), (1.5, -0.25))
+    ),
+    Case("ThresholdedRelu", (Box((3, 4)),), name="default"),
+    Case("ThresholdedRelu", (Box((3, 4), radius=1.0),), {"alpha": 0.5}, name="rising", without=_LIMITS),
+    Case("ThresholdedRelu", (Box((3, 4), radius=1.0),), {"alpha": -0.5}, name="falling", without=_LIMITS),
+    Case("ThresholdedRelu", (Box((3, 4), radius=1.0),), {"alpha": 0.0}, name="at zero"),
+    Case("Shrink", (Box((3, 4), radius=1.0),), name="hard", without=_LIMITS),
+    Case("Shrink", (Box((3, 4), radius=1.0),), {"lambd": 0.5, "bias": 0.5}, name="soft"),
+    Case("Shrink", (Box((3, 4), radius=1.0),), {"lambd": 0.25, "bias": 1.5}, name="beyond", without=_LIMITS),
+    Case("Shrink", (Box((3, 4), radius=1.0),), {"lambd": 0.75, "bias": -0.5}, name="away", without=_LIMITS),
+)
+
+
+def sum_backwards(call: Call, *operands: Tensor) -> Tensor:
+    """Add the last operand first."""
+    total = operands[-1]
+    for x in reversed(operands[:-1]):
+        total = total + x
+    return total
+
+
+def mean_backwards(call: Call, *operands: Tensor) -> Tensor:
+    """Multiply the sum, last operand first, by a rounded 1 / n."""
+    return sum_backwards(call, *operands) * (1.0 / len(operands))
+
+
+def mean_of_shares(call: Call, *operands: Tensor) -> Tensor:
+    """Divide before adding."""
+    return sum_backwards(call, *(x / len(operands) for x in operands))
+
+
+_IN_PLACE = {"reference": "the reference evaluator's Mean adds in place and does not broadcast"}
+_OF_MANY = tuple(
+    Case(
+        name,
+        operands,
+        name=form,
+        evaluations=rules,
+        without=_IN_PLACE if name == "Mean" and form in ("boxes broadcast", "box and constants") else {},
+    )
+    for name, rules in (
+        ("Max", ()),
+        ("Min", ()),
+        ("Sum", (sum_backwards,)),
+        ("Mean", (mean_backwards, mean_of_shares)),
+    )
+    for form, operands in (
+        ("boxes", (Box((3, 4)), Box((3, 4)), Box((3, 4)))),
+        ("boxes broadcast", (Box((3, 1)), Box((1, 4)))),
+        ("box and constants", (Uniform((4,)), Box((3, 4), radius=1.5), Uniform((1, 3, 1)))),
+        ("one box", (Box((3, 4)),)),
+    )
+)
+
+ROWS = (*_OF_MANY, *_ELEMENTARY, *_POWERS, *_WAVES, *_S_SHAPED, *_GATED, *_LINEAR_UNITS, *_PIECES)

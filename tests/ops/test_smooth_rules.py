@@ -126,3 +126,78 @@ def test_an_exponential_that_overflows_has_a_finite_lower_bound() -> None:
     bounds = operators()["Exp"].rules.interval(call((-1,), arithmetic=Arithmetic.FLOAT32), box)
     assert 1e38 < bounds.lower.item() < INF
     assert bounds.upper.item() == INF
+
+
+THRESHOLDS = [
+    ("ThresholdedRelu", {"alpha": 0.5}),
+    ("ThresholdedRelu", {"alpha": -0.5}),
+    ("Shrink", {"lambd": 0.5, "bias": 0.0}),
+    ("Shrink", {"lambd": 0.25, "bias": 1.5}),
+    ("Shrink", {"lambd": 0.75, "bias": -0.5}),
+    ("Shrink", {"lambd": 0.0, "bias": 0.25}),
+]
+
+
+@pytest.mark.parametrize(("name", "attributes"), THRESHOLDS)
+def test_jumps_are_exact_up_to_limits(name: str, attributes: dict[str, float]) -> None:
+    """Points just beside the jumps attain the bounds, and boxes that end at a jump do not claim its far side."""
+    operator, box = operators()[name], boxes(2000, 1.5, 2.0)
+    jumps = [attributes["alpha"]] if name == "ThresholdedRelu" else [attributes["lambd"], -attributes["lambd"]]
+    lower, upper = box.lower.clone(), box.upper.clone()
+    for number, jump in enumerate(jumps):
+        lower[40 * number : 40 * number + 20] = jump
+        upper[40 * number : 40 * number + 20] = jump + torch.linspace(0.0, 0.5, 20, dtype=torch.float64)
+        upper[40 * number + 20 : 40 * number + 40] = jump
+        lower[40 * number + 20 : 40 * number + 40] = jump - torch.linspace(0.0, 0.5, 20, dtype=torch.float64)
+    box = Interval.bounds(lower, upper)
+    beside = [torch.full_like(lower, jump + step) for jump in jumps for step in (-1e-12, 0.0, 1e-12)]
+    points = torch.cat([grid(box), torch.stack(beside).clamp(lower, upper)])
+    values = operator.rules.nominal(call((-1,), **attributes), points)
+    bounds = operator.rules.interval(call((-1,), **attributes), box)
+    assert torch.allclose(bounds.lower, values.amin(0), rtol=0.0, atol=1e-11)
+    assert torch.allclose(bounds.upper, values.amax(0), rtol=0.0, atol=1e-11)
+    assert (bounds.lower <= values.amin(0)).all()
+    assert (bounds.upper >= values.amax(0)).all()
+
+
+@pytest.mark.parametrize("alpha", [0.1, -0.1, 1e-42])
+def test_a_threshold_that_binary32_lacks_is_rounded_either_way(alpha: float) -> None:
+    """x just above the threshold may be taken for one below it, and the other way round."""
+    operator = operators()["ThresholdedRelu"]
+    near = torch.tensor([alpha], dtype=torch.float32)
+    for x in (near, torch.nextafter(near, near + 1), torch.nextafter(near, near - 1)):
+        box = Interval.bounds(x, x)
+        bounds = operator.rules.interval(call((-1,), arithmetic=Arithmetic.FLOAT32, alpha=alpha), box)
+        for value in (
+            operator.rules.nominal(call((-1,), alpha=alpha), x.double()),
+            torch.where(x > near, x, torch.zeros_like(x)),
+        ):
+            assert (bounds.lower.double() <= value.double()).all()
+            assert (bounds.upper.double() >= value.double()).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes"),
+    [
+        ("Gelu", {"approximate": "none"}),
+        ("Gelu", {"approximate": "tanh"}),
+        ("Mish", {}),
+        ("HardSwish", {}),
+        ("Swish", {"alpha": 1.0}),
+        ("Swish", {"alpha": -2.5}),
+    ],
+)
+def test_the_least_value_is_found_and_planes_are_close(name: str, attributes: dict[str, float]) -> None:
+    operator, box = operators()[name], boxes(2000, 8.0, 6.0)
+    here = call((-1,), **attributes)
+    points = grid(box)
+    values, bounds = operator.rules.nominal(here, points), operator.rules.interval(here, box)
+    for found, reached in ((bounds.lower, values.amin(0)), (-bounds.upper, -values.amax(0))):
+        assert (found <= reached + 1e-12).all()
+        assert (found >= reached - 1e-5).all()
+    assert operator.rules.relaxation is not None
+    planes = operator.rules.relaxation(here, box)
+    above, below = planes.upper(points) - values, values - planes.lower(points)
+    for gap in (above, below):
+        assert (gap >= -1e-9).all()
+        assert (gap.amin(0) <= 1e-4).all(), "the plane touches nowhere"

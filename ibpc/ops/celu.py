@@ -1,0 +1,75 @@
+"""Celu: x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, unbroken
+from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS, UNIT
+
+# An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
+DECAYING: Final = 20 * UNIT
+GROWING_ULPS: Final = ELEMENTARY_ULPS + 50
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = max(x, 0) + min(alpha (e^(x / alpha) − 1), 0) (Barron 2017, arXiv 1704.07483)."""
+    return F.celu(x, call["alpha"])
+
+
+def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """1 where x ≥ 0, e^(x / alpha) elsewhere."""
+    return torch.exp(x.clamp(max=0.0) / call["alpha"])
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[f(l), f(u)], exact: Celu rises for an alpha of either sign.
+
+    In binary32 e^t − 1, t = x / alpha, is off by 17u and what the rounding of t costs, |t| e^t ≤ 0.37 of that, if
+    alpha > 0; by a greater multiple of itself if alpha < 0, where the exponential grows.
+    """
+    alpha = call["alpha"]
+    lower, upper = unbroken(call, nominal(call, x.lower), nominal(call, x.upper))
+    ulps = ELEMENTARY_ULPS if alpha > 0 else GROWING_ULPS
+    return outward(call, lower, upper, 2 * ulps, 2.0 * abs(alpha) * DECAYING)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: Celu is smooth, convex for alpha > 0 and concave for alpha < 0."""
+    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), ())
+
+
+OPERATOR = register(
+    Operator(
+        name="Celu",
+        summary="x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere",
+        attributes={"alpha": {"type": "number", "not": {"const": 0}, "default": 1.0}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_number("Celu", (12, 28), "alpha", 1.0),),
+        writes=export_as("Celu", "alpha"),
+        layers=(
+            option_layer(
+                "CELU",
+                "alpha",
+                {
+                    "description": "The output falls to −alpha",
+                    "type": "number",
+                    "not": {"const": 0},
+                    "default": 1.0,
+                },
+                "alpha",
+            ),
+        ),
+    )
+)

@@ -1,0 +1,110 @@
+"""Gelu: x Φ(x), Φ the normal distribution, exactly or by a tanh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import pi, sqrt
+from typing import Any, Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    register,
+)
+from ibpc.rounding import UNIT
+
+Tensor = torch.Tensor
+
+FORMS: Final[Mapping[str, Any]] = {"enum": ["none", "tanh"], "default": "none"}
+# Where each form is least, and where its curvature changes sign on either side of 0.
+BOTTOM: Final = {"none": -0.75179152469356445746, "tanh": -0.75246142207101625849}
+TURN: Final = {"none": sqrt(2.0), "tanh": 1.4185040087908283555}
+CUBIC: Final = 0.044715
+# (1 + e) / 2, with an e (erf or tanh) off by 16u of itself, by 22u more where it vanishes (see Erf and Tanh), and by
+# what the rounding of its argument t costs: at most 0.49 |δt / t|, where |δt| is up to 8u |t|.
+SHARE_ERROR: Final = 24 * UNIT
+
+
+def nominal(call: Call, x: Tensor) -> Tensor:
+    """y = x (1 + erf(x / √2)) / 2, or y = x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2 (Hendrycks and Gimpel 2016)."""
+    return F.gelu(x, approximate=call["approximate"])
+
+
+def derivative(call: Call, x: Tensor) -> Tensor:
+    """Φ(x) + x Φ′(x)."""
+    if call["approximate"] == "none":
+        return 0.5 * torch.erfc(-x * sqrt(0.5)) + x * torch.exp(-0.5 * x * x) / sqrt(2.0 * pi)
+    slope = sqrt(8.0 / pi)
+    share = torch.sigmoid(slope * (x + CUBIC * x * x * x))
+    return share + x * share * (1.0 - share) * slope * (1.0 + 3.0 * CUBIC * x * x)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """See `gated_interval`: Gelu falls to its least value and rises from there. Exact."""
+    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[call["approximate"]], SHARE_ERROR)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: Gelu is concave, convex about 0, and concave again."""
+    turn = TURN[call["approximate"]]
+    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a GELU layer."""
+    return LayerPlan({"approximate": options["approximate"]})
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Gelu."""
+    return builder.add("Gelu", [node.operand(0)], {"approximate": node.attributes.get("approximate", "none")})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
+    """Export the formula, for opset 18 has no Gelu."""
+
+    def number(value: float) -> str:
+        return writer.constant(torch.tensor(value))
+
+    (x,) = operands
+    if call["approximate"] == "none":
+        curve = writer.node("Erf", [writer.node("Mul", [x, number(sqrt(0.5))])])
+    else:
+        cube = writer.node("Mul", [writer.node("Mul", [x, x]), writer.node("Mul", [x, number(CUBIC)])])
+        argument = writer.node("Mul", [writer.node("Add", [x, cube]), number(sqrt(2.0 / pi))])
+        curve = writer.node("Tanh", [argument])
+    return writer.node("Mul", [writer.node("Mul", [x, number(0.5)]), writer.node("Add", [curve, number(1.0)])])
+
+
+OPERATOR = register(
+    Operator(
+        name="Gelu",
+        summary="x times the normal distribution of x, or an approximation of that by tanh",
+        attributes={"approximate": FORMS},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Gelu", (20,), read),),
+        writes=write,
+        layers=(Layer("GELU", {"approximate": {"description": "Exact (none) or by tanh", **FORMS}}, plan),),
+    )
+)

@@ -1,0 +1,94 @@
+"""HardSigmoid: min(max(alpha x + beta, 0), 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._elementwise import export_as
+from ibpc.ops._pieces import Piece, pieces_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    no_macs,
+    nonlinear,
+    outward,
+    register,
+)
+from ibpc.rounding import UNIT
+
+# The defaults of ONNX in binary32.
+ALPHA: Final = 0.20000000298023224
+BETA: Final = 0.5
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = min(max(alpha x + beta, 0), 1)."""
+    return torch.clamp(call["alpha"] * x + call["beta"], 0.0, 1.0)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[f(l), f(u)], or [f(u), f(l)] for alpha < 0; exact.
+
+    In binary32 alpha, beta, product and sum are rounded: where the result is not cut, |alpha x| ≤ 1 + |beta|, so it is
+    off by 2u (1 + |beta|) + u |beta| + u, and by 2u more where a program divides by 6 at last.
+    """
+    ends = (x.lower, x.upper) if call["alpha"] >= 0 else (x.upper, x.lower)
+    error = UNIT * (3.0 * abs(call["beta"]) + 6.0)
+    return outward(call, nominal(call, ends[0]), nominal(call, ends[1]), 0, 2.0 * error)
+
+
+def pieces(call: Call) -> tuple[Piece, ...]:
+    """Return 0, the line and 1, in the order in which x rises."""
+    alpha, beta = call["alpha"], call["beta"]
+    if alpha == 0:
+        return (Piece(-inf, inf, 0.0, min(max(beta, 0.0), 1.0)),)
+    first, last = sorted((-beta / alpha, (1.0 - beta) / alpha))
+    left, right = (0.0, 1.0) if alpha > 0 else (1.0, 0.0)
+    return Piece(-inf, first, 0.0, left), Piece(first, last, alpha, beta), Piece(last, inf, 0.0, right)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `pieces_planes`."""
+    return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import HardSigmoid."""
+    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("alpha", ALPHA), ("beta", BETA))}
+    return builder.add("HardSigmoid", [node.operand(0)], attributes)
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Hardsigmoid layer: alpha is 1/6."""
+    return LayerPlan({"alpha": 1.0 / 6.0, "beta": 0.5})
+
+
+OPERATOR = register(
+    Operator(
+        name="HardSigmoid",
+        summary="min(max(alpha x + beta, 0), 1)",
+        attributes={"alpha": {"type": "number", "default": ALPHA}, "beta": {"type": "number", "default": BETA}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("HardSigmoid", (6, 22), read),),
+        writes=export_as("HardSigmoid", "alpha", "beta"),
+        layers=(Layer("Hardsigmoid", {}, plan),),
+    )
+)

@@ -1,0 +1,57 @@
+"""HardSwish: x min(max(x / 6 + 1/2, 0), 1)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, register
+from ibpc.rounding import UNIT
+
+BOTTOM: Final = -1.5
+TURNS: Final = (-3.0, 3.0)
+# x / 6 with a rounded 1/6 is off by 2u / 2 where the share is neither 0 nor 1, and the sum by u.
+SHARE_ERROR: Final = 3 * UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x min(max(x / 6 + 1/2, 0), 1) (Howard et al. 2019, arXiv 1905.02244)."""
+    return x * torch.clamp(x / 6.0 + 0.5, 0.0, 1.0)
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """0 up to −3, x / 3 + 1/2 up to 3, 1 from there on: that of the right at −3, of the left at 3."""
+    inner = x / 3.0 + 0.5
+    return torch.where(x < -3.0, torch.zeros_like(x), torch.where(x > 3.0, torch.ones_like(x), inner))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """See `gated_interval`: HardSwish falls to its least value and rises from there. Exact."""
+    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, SHARE_ERROR)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: a convex parabola between two lines."""
+    return curve_planes(x, lambda point: nominal(call, point), derivative, TURNS)
+
+
+OPERATOR = register(
+    Operator(
+        name="HardSwish",
+        summary="x min(max(x / 6 + 1/2, 0), 1)",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("HardSwish", (14, 22)),),
+        writes=export_as("HardSwish"),
+        layers=(option_free_layer("Hardswish"),),
+    )
+)

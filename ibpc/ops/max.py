@@ -1,0 +1,23 @@
+"""Max: the greatest of any number of operands, elementwise, with broadcasting."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+
+from ibpc.ops._choices import choice, greatest_planes
+from ibpc.ops.base import Call, Operand, Planes, register
+
+
+def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+    """y = max(x₀, x₁, …)."""
+    return reduce(torch.maximum, operands)
+
+
+def relaxation(call: Call, *operands: Operand) -> Planes:
+    """See `greatest_planes`."""
+    return greatest_planes(operands)
+
+
+OPERATOR = register(choice("Max", "Greatest of the operands, elementwise", nominal, relaxation))

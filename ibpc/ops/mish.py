@@ -1,0 +1,60 @@
+"""Mish: x tanh(softplus(x))."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, register
+from ibpc.rounding import UNIT
+
+BOTTOM: Final = -1.1924312145154952121
+TURNS: Final = (-2.25637639636079312, 1.4905711794854284593)
+# A softplus that is off by 18u and 16u of itself (see Softplus), and a tanh by 14u and 16u of itself (see Tanh). Where
+# tanh(s) is small the first matters, where s is large tanh is flat: |s tanh′(s)| ≤ 0.45.
+SHARE_ERROR: Final = 60 * UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x tanh(ln(1 + eˣ)) (Misra 2019, arXiv 1908.08681)."""
+    return F.mish(x)
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """t + x (1 − t²) sigmoid(x), with t = tanh(softplus(x)) and 1 − t² as 4 sigmoid(2s) sigmoid(−2s)."""
+    soft = torch.logaddexp(x, torch.zeros_like(x))
+    flatness = 4.0 * torch.sigmoid(2.0 * soft) * torch.sigmoid(-2.0 * soft)
+    return torch.tanh(soft) + x * flatness * torch.sigmoid(x)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """See `gated_interval`: Mish falls to its least value and rises from there. Exact."""
+    return gated_interval(call, x, F.mish, BOTTOM, SHARE_ERROR)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: Mish is concave, convex about 0, and concave again."""
+    return curve_planes(x, F.mish, derivative, TURNS)
+
+
+OPERATOR = register(
+    Operator(
+        name="Mish",
+        summary="x tanh(softplus(x))",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("Mish", (18, 22)),),
+        writes=export_as("Mish"),
+        layers=(option_free_layer("Mish"),),
+    )
+)

@@ -1,0 +1,91 @@
+"""Selu: gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import curve_planes
+from ibpc.ops._elementwise import export_as, option_free_layer
+from ibpc.ops._planes import inside
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    no_macs,
+    nonlinear,
+    outward,
+    register,
+)
+from ibpc.rounding import ELEMENTARY_ULPS, UNIT
+
+# The constants of Klambauer et al. 2017 in binary32, which are the defaults of ONNX.
+ALPHA: Final = 1.6732631921768188
+GAMMA: Final = 1.0507010221481323
+# See Elu: eˣ − 1 for x < 0 is off by 17u, and by u more where a program multiplies gamma and alpha first.
+EXPONENTIAL_ERROR: Final = 20 * UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere (Klambauer et al. 2017, arXiv 1706.02515)."""
+    gamma: float = call["gamma"]
+    return gamma * F.elu(x, call["alpha"])
+
+
+def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """Gamma where x ≥ 0, gamma alpha eˣ elsewhere."""
+    alpha: float = call["alpha"]
+    gamma: float = call["gamma"]
+    left = alpha * torch.exp(x.clamp(max=0.0))
+    return gamma * torch.where(x >= 0, torch.ones_like(x), left)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Least and greatest of the values at l, u and the point nearest to 0, where f may turn; exact.
+
+    In binary32 the product is rounded, and for x < 0 the difference eˣ − 1 is off by 18u, however small it is.
+    """
+    values = [nominal(call, point) for point in (x.lower, x.upper, inside(0.0, x.lower, x.upper))]
+    lower = torch.minimum(torch.minimum(values[0], values[1]), values[2])
+    upper = torch.maximum(torch.maximum(values[0], values[1]), values[2])
+    error = 2.0 * abs(call["gamma"] * call["alpha"]) * EXPONENTIAL_ERROR
+    wide = outward(call, lower, upper, 2 * ELEMENTARY_ULPS, error)
+    narrow = outward(call, lower, upper, 2 * ELEMENTARY_ULPS)
+    linear = x.lower >= 0
+    return Interval.bounds(torch.where(linear, narrow.lower, wide.lower), torch.where(linear, narrow.upper, wide.upper))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: a curve below 0, a line above."""
+    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (0.0,))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Selu."""
+    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("alpha", ALPHA), ("gamma", GAMMA))}
+    return builder.add("Selu", [node.operand(0)], attributes)
+
+
+OPERATOR = register(
+    Operator(
+        name="Selu",
+        summary="gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere",
+        attributes={"alpha": {"type": "number", "default": ALPHA}, "gamma": {"type": "number", "default": GAMMA}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Selu", (6, 22), read),),
+        writes=export_as("Selu", "alpha", "gamma"),
+        layers=(option_free_layer("SELU"),),
+    )
+)

@@ -1,0 +1,55 @@
+"""Softsign: x / (1 + |x|)."""
+
+from __future__ import annotations
+
+from math import inf
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import defined, substituted
+from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._planes import s_shaped_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x / (1 + |x|); NaN at ±∞."""
+    return x / (1.0 + x.abs())
+
+
+def derivative(x: torch.Tensor) -> torch.Tensor:
+    """1 / (1 + |x|)²."""
+    share = 1.0 / (1.0 + x.abs())
+    return share * share
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[f(l), f(u)], exact; [−∞, ∞] for an infinite box. Nothing cancels: a few roundings here and there."""
+    safe = (x.lower > -inf) & (x.upper < inf)
+    box = substituted(safe, x, 0.0)
+    return defined(safe, outward(call, nominal(call, box.lower), nominal(call, box.upper), ELEMENTARY_ULPS))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the planes of an S-shaped function; see `s_shaped_planes`."""
+    return s_shaped_planes(x, lambda point: nominal(call, point), derivative)
+
+
+OPERATOR = register(
+    Operator(
+        name="Softsign",
+        summary="x / (1 + |x|)",
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_as("Softsign", (1, 22)),),
+        writes=export_as("Softsign"),
+        layers=(option_free_layer("Softsign"),),
+    )
+)

@@ -1,0 +1,37 @@
+"""Sum: the sum of any number of operands, elementwise, with broadcasting."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+import torch
+
+from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer, sum_of_radii
+from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
+
+
+def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+    """y = x₀ + x₁ + …."""
+    return reduce(torch.add, operands)
+
+
+def terms(call: Call) -> int:
+    """One for each operand."""
+    return len(call.operands)
+
+
+OPERATOR = register(
+    Operator(
+        name="Sum",
+        summary="Sum of the operands, elementwise",
+        attributes={},
+        operands=(1, None),
+        roles=(),
+        shape=broadcast_shape("Sum"),
+        macs=no_macs,
+        rules=affine(nominal, sum_of_radii, terms, no_magnitude),
+        reads=(import_as("Sum", (6, 8, 13)),),
+        writes=export_as("Sum"),
+        layers=(option_free_layer("Sum"),),
+    )
+)

@@ -1,0 +1,121 @@
+"""Swish: x sigmoid(alpha x)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._elementwise import option_free_layer
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    register,
+)
+from ibpc.rounding import UNIT
+
+Tensor = torch.Tensor
+
+# Those of alpha = 1; for another alpha, divided by it.
+BOTTOM: Final = -1.2784645427610737951
+TURN: Final = 2.3993572805154676678
+# A sigmoid that is off by 10u and 16u of itself (see Sigmoid), at an argument t that is off by 2u |t|: 0.23 of that.
+SHARE_ERROR: Final = 28 * UNIT
+
+
+def nominal(call: Call, x: Tensor) -> Tensor:
+    """y = x / (1 + e^(−alpha x)) (Ramachandran et al. 2017, arXiv 1710.05941)."""
+    alpha: float = call["alpha"]
+    return x * torch.sigmoid(alpha * x)
+
+
+def derivative(call: Call, x: Tensor) -> Tensor:
+    """s + alpha x s (1 − s), with s = sigmoid(alpha x)."""
+    alpha: float = call["alpha"]
+    scaled = alpha * x
+    share = torch.sigmoid(scaled)
+    return share + scaled * share * torch.sigmoid(-scaled)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """See `gated_interval` for alpha > 0: Swish falls to its least value and rises. Exact.
+
+    For alpha < 0, f(x) = −g(−x), where g has −alpha instead.
+    """
+    if call["alpha"] > 0:
+        return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM / call["alpha"], SHARE_ERROR)
+    mirrored = Interval.bounds(-x.upper, -x.lower)
+    found = gated_interval(call, mirrored, lambda point: -nominal(call, -point), -BOTTOM / call["alpha"], SHARE_ERROR)
+    return Interval.bounds(-found.upper, -found.lower)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `curve_planes`: for alpha > 0 Swish is concave, convex about 0, and concave again."""
+    turn = abs(TURN / call["alpha"])
+    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import Swish; for alpha = 0 it is x / 2."""
+    alpha = float(node.attributes.get("alpha", 1.0))
+    if alpha == 0.0:
+        return builder.add("Mul", [node.operand(0), builder.constant(torch.tensor(0.5))])
+    return builder.add("Swish", [node.operand(0)], {"alpha": alpha})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
+    """Export the formula, for opset 18 has no Swish."""
+    (x,) = operands
+    scaled = x if call["alpha"] == 1.0 else writer.node("Mul", [x, writer.constant(torch.tensor(call["alpha"]))])
+    return writer.node("Mul", [x, writer.node("Sigmoid", [scaled])])
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Swish layer."""
+    return LayerPlan({"alpha": options["alpha"]})
+
+
+OPERATOR = register(
+    Operator(
+        name="Swish",
+        summary="x sigmoid(alpha x)",
+        attributes={"alpha": {"type": "number", "not": {"const": 0}, "default": 1.0}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("Swish", (24,), read),),
+        writes=write,
+        layers=(
+            option_free_layer("SiLU"),
+            Layer(
+                "Swish",
+                {
+                    "alpha": {
+                        "description": "Sharpness",
+                        "type": "number",
+                        "not": {"const": 0},
+                        "default": 1.0,
+                    }
+                },
+                plan,
+            ),
+        ),
+    )
+)

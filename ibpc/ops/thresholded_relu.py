@@ -1,0 +1,68 @@
+"""ThresholdedRelu: x where x > alpha, 0 elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+from typing import Any
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._elementwise import export_as, import_number
+from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Call, Layer, LayerPlan, Operator, Planes, no_macs, nonlinear, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x where x > alpha, 0 elsewhere."""
+    return torch.where(x > call["alpha"], x, torch.zeros_like(x))
+
+
+def pieces(call: Call) -> tuple[Piece, ...]:
+    """Return 0 up to alpha, and x from there on."""
+    return Piece(-inf, call["alpha"], 0.0, 0.0), Piece(call["alpha"], inf, 1.0, 0.0, is_open_left=True)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """See `pieces_interval`; exact, alpha itself being the limit from the right."""
+    return pieces_interval(call, x, pieces(call), 0, 0.0)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """See `pieces_planes`."""
+    return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a Threshold layer."""
+    return LayerPlan({"alpha": options["threshold"]})
+
+
+OPERATOR = register(
+    Operator(
+        name="ThresholdedRelu",
+        summary="x where x > alpha, 0 elsewhere",
+        attributes={"alpha": {"type": "number", "default": 1.0}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(import_number("ThresholdedRelu", (10, 22), "alpha", 1.0),),
+        writes=export_as("ThresholdedRelu", "alpha"),
+        layers=(
+            Layer(
+                "Threshold",
+                {
+                    "threshold": {"description": "The input passes beyond it", "type": "number"},
+                    "value": {"description": "Output elsewhere; only 0 is supported", "const": 0, "default": 0},
+                },
+                plan,
+                required=("threshold",),
+            ),
+        ),
+    )
+)

@@ -208,7 +208,7 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
         *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu"),
+        *("Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),

@@ -22,6 +22,7 @@ from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, Arithmetic
 Tensor = torch.Tensor
 
 LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
+FAR: Final = 2.0**120
 STEPS: Final = 20
 
 
@@ -84,10 +85,12 @@ def gated_interval(call: Call, x: Interval, function: Function, bottom: float, e
     """[f(z), max(f(l), f(u))], z nearest to `bottom`, of f(x) = x g(x) that falls up to there and rises from it. Exact.
 
     In binary32 the share g(x) in [0, 1] is taken to be off by `error`, in the network and in the bound, and the product
-    by few roundings. At ±∞, 0 times the share may be NaN, so an infinite end is bounded by nothing.
+    by few roundings. At ±∞, 0 times the share may be NaN, so an infinite end is bounded by nothing; in binary32 nor is
+    one so far that x times a multiple of the share may overflow.
     """
     lower, upper = x.lower, x.upper
-    safe = (lower > -inf) & (upper < inf)
+    limit = inf if call.arithmetic is Arithmetic.REAL else FAR
+    safe = (lower > -limit) & (upper < limit)
     box = substituted(safe, x, bottom)
     least = function(inside(bottom, box.lower, box.upper))
     most = torch.maximum(function(box.lower), function(box.upper))

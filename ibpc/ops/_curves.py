@@ -50,11 +50,14 @@ def nonnegative(bounds: Interval) -> Interval:
     return Interval.bounds(torch.relu(bounds.lower), bounds.upper)
 
 
-def unbroken(call: Call, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """Return bounds, in binary32 moved back to its largest number where their evaluation overflowed to the far side."""
+def unbroken(call: Call, lower: Tensor, upper: Tensor, largest: float = LARGEST) -> tuple[Tensor, Tensor]:
+    """Return bounds, in binary32 moved back to ±`largest` where their evaluation overflowed to the far side.
+
+    `largest` is what the result is at least where a step of the evaluation overflows.
+    """
     if call.arithmetic is Arithmetic.REAL:
         return lower, upper
-    return lower.clamp(max=LARGEST), upper.clamp(min=-LARGEST)
+    return lower.clamp(max=largest), upper.clamp(min=-largest)
 
 
 def defined(safe: Tensor, bounds: Interval) -> Interval:

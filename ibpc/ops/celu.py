@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, unbroken
+from ibpc.ops._curves import LARGEST, curve_planes, unbroken
 from ibpc.ops._elementwise import export_as, import_number, option_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
-from ibpc.rounding import ELEMENTARY_ULPS, UNIT
+from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
 
 # An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
 DECAYING: Final = 20 * UNIT
@@ -36,9 +36,21 @@ def interval(call: Call, x: Interval) -> Interval:
     alpha > 0; by a greater multiple of itself if alpha < 0, where the exponential grows.
     """
     alpha = call["alpha"]
-    lower, upper = unbroken(call, nominal(call, x.lower), nominal(call, x.upper))
-    ulps = ELEMENTARY_ULPS if alpha > 0 else GROWING_ULPS
-    return outward(call, lower, upper, 2 * ulps, 2.0 * abs(alpha) * DECAYING)
+    lower, upper = nominal(call, x.lower), nominal(call, x.upper)
+    if alpha > 0:
+        return outward(call, lower, upper, 2 * ELEMENTARY_ULPS, 2.0 * alpha * DECAYING)
+    return _growing(call, lower, upper)
+
+
+def _growing(call: Call, lower: torch.Tensor, upper: torch.Tensor) -> Interval:
+    """Round outward for alpha < 0, where the exponential may overflow although alpha times it does not."""
+    size = abs(call["alpha"])
+    lower, upper = unbroken(call, lower, upper, LARGEST * min(1.0, size))
+    bounds = outward(call, lower, upper, 2 * GROWING_ULPS, 2.0 * size * DECAYING)
+    if call.arithmetic is Arithmetic.REAL:
+        return bounds
+    far = torch.full_like(lower, -torch.inf)
+    return Interval.bounds(torch.where(bounds.lower < -0.25 * size * LARGEST, far, bounds.lower), bounds.upper)
 
 
 def relaxation(call: Call, x: Interval) -> Planes:

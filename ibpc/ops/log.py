@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import defined, defined_planes, spared, substituted
+from ibpc.ops._curves import defined, defined_planes, spared, substituted, unbroken
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._shapes import same_as_operand
@@ -23,7 +23,8 @@ def interval(call: Call, x: Interval) -> Interval:
     lower, upper = spared(call, x)
     safe = lower >= 0
     box = substituted(safe, Interval.bounds(lower, upper), 1.0)
-    return defined(safe, outward(call, torch.log(box.lower), torch.log(box.upper), 2 * ELEMENTARY_ULPS))
+    lower, upper = unbroken(call, torch.log(box.lower), torch.log(box.upper))
+    return defined(safe, outward(call, lower, upper, 2 * ELEMENTARY_ULPS))
 
 
 def relaxation(call: Call, x: Interval) -> Planes:

@@ -93,7 +93,8 @@ def _is_odd(y: Tensor) -> Tensor:
 def _is_defined(x: Interval, y: Tensor) -> Tensor:
     """Return where xʸ has no pole with a change of sign and is no NaN over the box."""
     has_zero = (x.lower <= 0) & (x.upper >= 0)
-    return _is_even(y) | torch.where(_is_odd(y), (y > 0) | ~has_zero, x.lower >= 0)
+    odd = _is_odd(y)
+    return _is_even(y) | (odd & ((y > 0) | ~has_zero)) | (~odd & (x.lower >= 0))
 
 
 def _rounded(call: Call, lower: Tensor, upper: Tensor, inverse: Tensor) -> Interval:

@@ -15,7 +15,7 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal, Points
-from ibpc.verify.properties import Property
+from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
 from ibpc.verify.specification import Objective, Specification
@@ -137,6 +137,8 @@ class _Search:
         self._attack, self._network, self._property, self._shapes, self._device = attack, network, prop, shapes, device
         self._objective = Objective(prop, device)
         self._replay = Replay.of(network)
+        check_names("input", prop.inputs, self._replay.input_names)
+        check_names("output", prop.outputs, self._replay.output_names)
         self._rounds = 0
         self._slack = 0.0
         reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]

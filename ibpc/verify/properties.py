@@ -30,10 +30,14 @@ _Array: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output that a property speaks of: its name and shape. Elements count in row-major order."""
+    """An input or output that a property speaks of: its name and shape. Elements count in row-major order.
+
+    `onnx_name` is what the network's file calls it, empty where the property does not say.
+    """
 
     name: str
     shape: tuple[int, ...]
+    onnx_name: str = ""
 
     @property
     def size(self) -> int:
@@ -253,6 +257,14 @@ class Property:
         """
         _compare(self.name, "inputs", self.inputs, inputs)
         _compare(self.name, "outputs", self.outputs, outputs)
+
+
+def check_names(what: str, declared: Sequence[Tensor], names: Sequence[str]) -> None:
+    """Compare the ONNX names that a property declares with those of the file, by position. Raises PropertyError."""
+    for tensor, name in zip(declared, names, strict=False):
+        if tensor.onnx_name and tensor.onnx_name != name:
+            found = f"{what} {tensor.name} is named {tensor.onnx_name!r}, the file's in this place {name!r}"
+            raise PropertyError.at("property", found, "the same names in the file's order")
 
 
 def common_denominator(values: Iterable[Fraction]) -> int | None:

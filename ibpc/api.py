@@ -15,7 +15,7 @@ from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, method_named
 from ibpc.data import Dataset, load_dataset, read_array
 from ibpc.errors import ModelError, PropertyError, UsageError
-from ibpc.export import export_nominal, nominal_model
+from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
@@ -93,9 +93,31 @@ def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None,
     raise UsageError.at(path, "not a model that ibpc reads", "SPEC.json, MODEL.onnx or MODEL.onnx.gz")
 
 
-def export(network: Network, path: str | Path) -> None:
-    """Write the nominal graph as an ONNX file with a symbolic batch. Raises ModelError where that is impossible."""
-    export_nominal(network.snapshot(), Path(path))
+def export(
+    network: Network,
+    path: str | Path,
+    graph: str = "nominal",
+    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+) -> None:
+    """Write a graph of the network to FILE.onnx (opset 18) or, by `torch.export`, to FILE.pt2; batch symbolic.
+
+    `graph` is "nominal", "interval" (bounds in, bounds out) or "margins" (bounds in, lower bounds (B, K, K) of all
+    z_i − z_j out); `arithmetic` is what the bounds hold for. Raises UsageError for an unknown graph or suffix,
+    ModelError where ONNX Runtime computes something else, ArtifactError where the file cannot be written.
+    """
+    path, snapshot = Path(path), network.snapshot()
+    claims = {claimed.value: claimed for claimed in Claimed}
+    if graph not in ("nominal", *claims):
+        raise UsageError.at("graph", f"found {graph!r}", "nominal, interval or margins")
+    claimed = claims.get(graph)
+    if path.suffix == ".pt2":
+        export_program(snapshot, path, claimed, arithmetic)
+    elif path.suffix != ".onnx":
+        raise UsageError.at(path, f"the suffix {path.suffix!r}", ".onnx or .pt2")
+    elif claimed is None:
+        export_nominal(snapshot, path)
+    else:
+        export_bounds(snapshot, path, claimed, arithmetic)
 
 
 def load(path: str | Path) -> Network:

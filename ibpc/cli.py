@@ -58,6 +58,8 @@ class GraphKind(StrEnum):
     """Which graph to export."""
 
     NOMINAL = "nominal"
+    INTERVAL = "interval"
+    MARGINS = "margins"
 
 
 @app.command()
@@ -276,14 +278,19 @@ def check(
 
 @app.command()
 def export(
-    target: Annotated[Path, typer.Argument(help="Artifact.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.onnx.")],
-    graph: Annotated[GraphKind, typer.Option("--graph", help="Which graph.")] = GraphKind.NOMINAL,
+    target: Annotated[Path, typer.Argument(help="Artifact, SPEC.json or MODEL.onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.onnx, or FILE.pt2 for torch.export.")],
+    graph: Annotated[
+        GraphKind, typer.Option("--graph", help="The network, its interval graph, or its certified class margins.")
+    ] = GraphKind.NOMINAL,
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="What exported bounds hold for: float32 or real.")
+    ] = "float32",
 ) -> None:
-    """Export a network as ONNX."""
+    """Export a network or its bounds as ONNX or as a torch.export program."""
     from ibpc import api
 
-    api.export(api.open_network(target), output)
+    api.export(api.open_network(target), output, graph.value, parse_arithmetic(arithmetic))
     typer.echo(f"wrote the {graph.value} graph to {output}")
 
 

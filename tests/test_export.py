@@ -13,7 +13,7 @@ import torch
 from onnx import helper, numpy_helper
 
 from ibpc.errors import ArtifactError, GraphError
-from ibpc.export import OPSET, export_nominal, nominal_model
+from ibpc.exports import OPSET, export_nominal, nominal_model
 from ibpc.frontends.onnx import graph_from_onnx, load_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.ir import BATCH, Graph

@@ -26,7 +26,7 @@ ORDER = (
     "bounds",
     "data",
     "training",
-    "export",
+    "exports",
     "verify",
     "report",
     "api",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import ibpc
 from ibpc.errors import ModelError
 from ibpc.frontends import torch as frontend
 from ibpc.frontends.torch import load_module
@@ -102,11 +103,11 @@ class Mixing(nn.Module):
         return torch.relu(x).softmax(0)
 
 
-class Sorting(nn.Module):
+class Determinant(nn.Module):
     """Uses an operator that no network has."""
 
     def forward(self, x):
-        return torch.sort(x, dim=1).values
+        return x * torch.linalg.det(x.reshape(-1, 1, 2, 2))
 
 
 class Mapping(nn.Module):
@@ -123,7 +124,7 @@ class Mapping(nn.Module):
         (nn.Sequential(nn.Linear(4, 2).eval(), nn.Dropout()), torch.ones(1, 4), "in training mode"),
         (Choice().eval(), torch.ones(1, 4), "does something else at batch 3"),
         (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
-        (Sorting().eval(), torch.ones(1, 4), "the operator is not supported"),
+        (Determinant().eval(), torch.ones(1, 4), "the operator is not supported"),
         (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 5), "does not run on its example input"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 4, dtype=torch.int64), "torch.int64"),
@@ -169,3 +170,11 @@ def test_what_only_onnxscript_could_export_says_so():
 
     with pytest.raises(ModelError, match="pip install onnxscript"):
         load_module(Untraceable().eval(), torch.ones(1, 3))
+
+
+def test_every_name_of_the_api_is_reachable_from_the_package():
+    """A submodule of the same name would hide a function once anything imports it."""
+    from ibpc import api
+
+    for name in api.__all__:
+        assert getattr(ibpc, name) is getattr(api, name), name

@@ -8,7 +8,7 @@ import torch
 from onnx import TensorProto, helper
 
 from ibpc.errors import ModelError
-from ibpc.export import nominal_model
+from ibpc.exports import nominal_model
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.network import Network

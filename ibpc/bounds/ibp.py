@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import fx
 
 from ibpc.bounds.base import Bounder
 from ibpc.interval import Interval
@@ -18,11 +19,7 @@ def ibp(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torc
 
     BatchNormalization is folded, |W| and the merged specification are computed once.
     """
-    folded, _ = EVALUATION.run(graph)
-    merged = merge_specification(JoinOutputs().run(folded).graph, matrix).graph
-    merged.outputs = merged.outputs[-1:]
-    needed = EliminateDeadCode().run(merged).graph
-    lowered = freeze(lower_interval(needed, parameter_tree(needed), arithmetic)).to(device)
+    lowered = lower_margins(graph, matrix, arithmetic).to(device)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
@@ -30,3 +27,12 @@ def ibp(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torc
         return Interval.bounds(lower, upper)
 
     return bound
+
+
+def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
+    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · outputs."""
+    folded, _ = EVALUATION.run(graph)
+    merged = merge_specification(JoinOutputs().run(folded).graph, matrix).graph
+    merged.outputs = merged.outputs[-1:]
+    needed = EliminateDeadCode().run(merged).graph
+    return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))

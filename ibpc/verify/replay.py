@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.errors import ModelError
-from ibpc.export import nominal_model
+from ibpc.exports import nominal_model
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import input_sizes

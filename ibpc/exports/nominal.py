@@ -1,4 +1,4 @@
-"""Handing a network on: the nominal graph as an ONNX file."""
+"""The nominal graph as an ONNX file, written by the export rules of the operators."""
 
 from __future__ import annotations
 

@@ -1,0 +1,203 @@
+"""The interval graph itself as an ONNX model: certified inference in any ONNX runtime, without a line of Python.
+
+The graph that is exported is the one that certification runs, BatchNormalization folded and |W| computed. PyTorch's own
+exporter translates it; what it wrote is run in ONNX Runtime and compared before anything is saved.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from ibpc.artifact import tool_versions, write_atomically
+from ibpc.bounds.ibp import lower_margins
+from ibpc.errors import ArtifactError, ModelError, UsageError
+from ibpc.exports.nominal import OPSET
+from ibpc.ir import Graph
+from ibpc.lowering import freeze, lower_interval, parameter_tree
+from ibpc.margins import class_differences, margin_index
+from ibpc.passes import EVALUATION
+from ibpc.rounding import Arithmetic, plain_products
+
+_MOST_BYTES: Final = 2**31 - 1
+_BATCHES: Final = (1, 3)
+_RELATIVE: Final = 1e-4
+
+
+class Claimed(Enum):
+    """What a bounding graph gives: bounds of every output, or lower bounds of all class margins z_i − z_j."""
+
+    OUTPUTS = "interval"
+    MARGINS = "margins"
+
+
+class _Margins(nn.Module):
+    """Lower bounds (B, K, K) of z_i − z_j from the bounds of the class differences; see `margin_index`."""
+
+    def __init__(self, bounds: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.bounds = bounds
+        self.register_buffer("index", margin_index(classes).flatten())
+        self.index: torch.Tensor
+        self._classes = classes
+
+    def forward(self, *ends: torch.Tensor) -> torch.Tensor:
+        lower, upper = self.bounds(*ends)
+        found = torch.cat([lower, -upper, torch.zeros_like(lower[:, :1])], dim=1)
+        return found[:, self.index].reshape(-1, self._classes, self._classes)
+
+
+def bounding_module(graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> nn.Module:
+    """Return the frozen graph (lower, upper per input) → (lower, upper per output), or → margins (B, K, K).
+
+    Raises UsageError for the margins of a network that is no classifier.
+    """
+    if claimed is Claimed.OUTPUTS:
+        folded, _ = EVALUATION.run(graph)
+        return freeze(lower_interval(folded, parameter_tree(folded), arithmetic)).eval()
+    shapes = [graph.node(name).shape for name in graph.outputs]
+    if len(shapes) != 1 or len(shapes[0]) != 2:
+        raise UsageError.at("--graph margins", f"{len(shapes)} outputs, the first of rank {len(shapes[0])}", "logits")
+    classes = int(shapes[0][1])
+    return _Margins(lower_margins(graph, class_differences(classes), arithmetic), classes).eval()
+
+
+def export_bounds(
+    graph: Graph, path: str | Path, claimed: Claimed, arithmetic: Arithmetic = Arithmetic.FLOAT32
+) -> None:
+    """Write a bounding graph as an ONNX file with a symbolic batch, whole or not at all.
+
+    One input: `lower`, `upper`; several: `NAME_lower`, `NAME_upper`. One output: `output_lower`, `output_upper`;
+    several: `output_NAME_lower`, `output_NAME_upper`; or `margins` (B, K, K). Raises
+    UsageError where onnxscript is missing or there are no margins, ModelError where ONNX Runtime computes something
+    else than PyTorch, and ArtifactError where the file cannot be written.
+    """
+    module = bounding_module(graph, claimed, arithmetic)
+    model = _translated(module, graph, claimed)
+    _label(model, graph, claimed, arithmetic)
+    if model.ByteSize() > _MOST_BYTES:
+        raise ArtifactError.at(path, f"the model takes {model.ByteSize():,} bytes", f"at most {_MOST_BYTES:,} for ONNX")
+    data = model.SerializeToString(deterministic=True)
+    for batch in _BATCHES:
+        _compare(data, module, example_ends(graph, batch))
+    write_atomically(Path(path), data)
+
+
+def example_ends(graph: Graph, batch: int) -> tuple[torch.Tensor, ...]:
+    """Return lower and upper ends (batch, …) of a small box for each input."""
+    generator = torch.Generator().manual_seed(batch)
+    ends = []
+    for name in graph.inputs:
+        x = torch.rand(batch, *graph.node(name).shape[1:], generator=generator)
+        ends.extend([x - 0.01, x + 0.01])
+    return tuple(ends)
+
+
+def input_names(graph: Graph) -> list[str]:
+    """Return what the inputs of a bounding graph are called."""
+    prefixes = [""] if len(graph.inputs) == 1 else [f"{name}_" for name in graph.inputs]
+    return [f"{prefix}{side}" for prefix in prefixes for side in ("lower", "upper")]
+
+
+def output_names(graph: Graph, claimed: Claimed) -> list[str]:
+    """Return what its outputs are called; ONNX does not let one share the name of an input."""
+    if claimed is Claimed.MARGINS:
+        return ["margins"]
+    prefixes = ["output"] if len(graph.outputs) == 1 else [f"output_{name}" for name in graph.outputs]
+    return [f"{prefix}_{side}" for prefix in prefixes for side in ("lower", "upper")]
+
+
+def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.ModelProto:
+    _require_onnxscript()
+    batch = torch.export.Dim("batch")
+    ends = example_ends(graph, 3)
+    margins = claimed is Claimed.MARGINS
+    with _quiet(), plain_products():
+        program = torch.onnx.export(
+            module,
+            ends,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=input_names(graph),
+            output_names=output_names(graph, claimed),
+            dynamic_shapes={"ends": tuple({0: batch} for _ in ends)} if margins else tuple({0: batch} for _ in ends),
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _require_onnxscript() -> None:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UsageError.at("export", "onnxscript is not installed", "", "pip install 'ibpc[export]'") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's warnings and log lines, which are about its own insides, from the terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _label(model: onnx.ModelProto, graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> None:
+    model.producer_name, model.producer_version = "ibpc", tool_versions().get("ibpc", "")
+    about = {
+        "ibpc.name": graph.name,
+        "ibpc.graph": claimed.value,
+        "ibpc.arithmetic": arithmetic.value,
+        "ibpc.hints": json.dumps(graph.hints),
+    }
+    onnx.helper.set_model_props(model, about)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+
+
+@torch.no_grad()
+def _compare(data: bytes, module: nn.Module, ends: Sequence[torch.Tensor]) -> None:
+    """Raise ModelError unless ONNX Runtime computes from `data` what the module does."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        feed = dict(zip([value.name for value in session.get_inputs()], [end.numpy() for end in ends], strict=True))
+        found = session.run(None, feed)
+    except Exception as error:  # onnxruntime has no common class of errors
+        raise ModelError.at("export", f"ONNX Runtime refuses the graph: {str(error).splitlines()[0][:200]}") from error
+    with plain_products():
+        results = module(*ends)
+    expected = [value.numpy() for value in (results if isinstance(results, tuple) else (results,))]
+    for value, wanted in zip(found, expected, strict=True):
+        if not _agree(np.asarray(value), wanted):
+            raise ModelError.at("export", "ONNX Runtime computes other bounds than PyTorch", "equal ones", "report it")
+
+
+def _agree(found: Any, wanted: Any) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    finite = np.isfinite(wanted)
+    scale = float(np.abs(wanted[finite]).max(initial=0.0))
+    same = np.array_equal(np.isfinite(found), finite) and np.array_equal(found[~finite], wanted[~finite])
+    return same and bool((np.abs(found[finite] - wanted[finite]) <= _RELATIVE * scale + 1e-6).all())

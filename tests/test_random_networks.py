@@ -1,0 +1,17 @@
+"""Networks that nobody designed: drawn at random, imported, compared with ONNX Runtime, bounded and attacked.
+
+`benchmarks/fuzz_networks.py` runs the same for as many networks as one likes.
+"""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+
+from tests.networks import faults, models
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models())
+def test_random_networks_import_and_are_bounded(model):
+    for seed in range(3):
+        assert not list(faults(model, seed))

@@ -30,7 +30,8 @@ PROPERTY = b"""(declare-const X_0 Real) (declare-const X_1 Real) (declare-const 
 (assert (or (and (>= Y_0 Y_1) (<= (+ (* 2 Y_0) (- X_0)) 3)) (!= Y_1 0.25)))
 """
 TENSORS = b"""(vnnlib-version <2.0>) (declare-network N (declare-input X float32 [1,2] "x")
-(declare-output Y Real [1,2])) (assert (and (<= X[0,0] 0.5) (>= X[0,0] 0) (== X[0,1] 1))) (assert (or (<= Y[0,0] Y[0,1]) (< Y[0,0] 0)))
+(declare-output Y Real [1,2])) (assert (and (<= X[0,0] 0.5) (>= X[0,0] 0) (== X[0,1] 1)))
+(assert (or (<= Y[0,0] Y[0,1]) (< Y[0,0] 0)))
 """
 
 

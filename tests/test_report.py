@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ibpc.report.figures import _bins_around_zero, draw_overview
+from ibpc.report.operators_page import operators_page
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.training.graphs import Accuracy
@@ -40,3 +43,9 @@ def test_the_overview_is_drawn(tmp_path, ending, magic):
     draw_overview([record], Robustness(0.1, "ibp", Arithmetic.FLOAT32, 1.0, examples), "title", path)
     assert path.read_bytes().startswith(magic)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_page_of_operators_is_what_the_registry_says():
+    page = Path(__file__).parents[1] / "docs" / "support.md"
+    command = "from ibpc.report.operators_page import write_operators_page; write_operators_page('docs/support.md')"
+    assert page.read_text(encoding="utf-8") == operators_page(), f'run python -c "{command}"'

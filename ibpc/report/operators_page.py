@@ -10,12 +10,14 @@ from ibpc.ops.base import Operator
 
 _HEAD = """# Operators
 
-This page is generated from the registry (`ibpc/report/operators_page.py`); `ibpc ops` prints the same on the terminal.
+This page is generated from the registry (`ibpc/report/operators_page.py`); `ibpc ops` prints the same on the
+terminal.
 
-Every operator has a nominal and an interval rule, an ONNX export (opset 18) and, unless it is affine, planes that bound it
-over a box. *ONNX* lists the types that it is imported from, with the operator versions that the import knows: what a file's
-opset, from 7 up, resolves to. *Layers* are its names in JSON specs. Nodes whose inputs are all constant are computed while
-importing, whatever their type (Shape, Range, ConstantOfShape and the arithmetic around them).
+Every operator has a nominal and an interval rule, an ONNX export (opset 18) and, unless it is affine, planes that
+bound it over a box. *ONNX* lists the types that it is imported from, with the operator versions that the import
+knows: what a file's opset, from 7 up, resolves to. *Layers* are its names in JSON specs. Nodes whose inputs are all
+constant are computed while importing, whatever their type (Shape, Range, ConstantOfShape and the arithmetic around
+them).
 
 """
 

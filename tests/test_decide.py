@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -103,8 +104,20 @@ def test_every_case_and_disjunct_counts(distance):
 
 
 def test_falsified_needs_onnx_runtime(distance, monkeypatch):
-    monkeypatch.setattr(deciding.Replay, "of", lambda _: lambda _: torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(deciding.Replay, "__call__", lambda *_: torch.zeros(1, dtype=torch.float64))
     assert ibpc.decide(distance, at_least("0.5"), timeout=1).verdict is ibpc.Verdict.UNKNOWN
+
+
+def test_names_that_a_property_gives_must_be_those_of_the_file(distance):
+    """Otherwise a property that lists the inputs in another order would be decided for the wrong ones."""
+    prop = at_least("0.5")
+    for name, verdict in ((distance.graph.inputs[0], ibpc.Verdict.FALSIFIED), ("other", None)):
+        named = replace(prop, inputs=(Tensor("X", (2,), name),))
+        if verdict is not None:
+            assert ibpc.decide(distance, named, timeout=5).verdict is verdict
+            continue
+        with pytest.raises(PropertyError, match="other"):
+            ibpc.decide(distance, named, timeout=5)
 
 
 def test_the_search_is_deterministic(distance):

@@ -28,7 +28,9 @@ from ibpc.ops.base import (
     Rules,
     Value,
     Writer,
+    affine,
     no_macs,
+    no_magnitude,
     outward,
 )
 from ibpc.rounding import Arithmetic, vanishing
@@ -148,3 +150,11 @@ def maximum_planes(call: Call, x: Interval) -> Planes:
     (slope, offset), (above_slope, above_offset) = greatest_planes(box.lower, box.upper)
     views = (lambda value: gathered(call, value),)
     return Planes(Plane((slope,), offset, views), Plane((above_slope,), above_offset, views))
+
+
+def total(call: Call, x: Tensor) -> Tensor:
+    """Return Σ x over the axes."""
+    return x.sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+SUM: Final = affine(total, sum_of_radii(total), count, no_magnitude)

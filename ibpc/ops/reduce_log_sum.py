@@ -5,24 +5,23 @@ from __future__ import annotations
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops import reduce_sum
 from ibpc.ops._planes import chord, midpoint
-from ibpc.ops._reductions import gathered, reduction
+from ibpc.ops._reductions import SUM, gathered, reduction, total
 from ibpc.ops.base import Call, Plane, Planes, nonlinear, outward, register
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
     """y = ln Σ x: −∞ for a sum of 0, NaN for a negative one."""
-    return reduce_sum.nominal(call, x).log()
+    return total(call, x).log()
 
 
 def interval(call: Call, x: Interval) -> Interval:
     """[ln Σ l, ln Σ u], exact; −∞ below where the sum may be 0 or negative, NaN above where it always is negative."""
-    total = reduce_sum.OPERATOR.rules.interval(call, x)
-    defined = total.lower > 0
-    safe = torch.where(total.lower <= 0, torch.ones_like(total.lower), total.lower)
-    bounds = outward(call, safe.log(), _log(total.upper), 2 * ELEMENTARY_ULPS)
+    box = SUM.interval(call, x)
+    defined = box.lower > 0
+    safe = torch.where(box.lower <= 0, torch.ones_like(box.lower), box.lower)
+    bounds = outward(call, safe.log(), _log(box.upper), 2 * ELEMENTARY_ULPS)
     return Interval.bounds(torch.where(defined, bounds.lower, torch.full_like(safe, -torch.inf)), bounds.upper)
 
 
@@ -35,7 +34,7 @@ def _log(x: torch.Tensor) -> torch.Tensor:
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """Chord below and tangent at the midpoint above, both in the sum; infinite planes where it may be 0 or negative."""
-    lower, upper = reduce_sum.nominal(call, x.lower), reduce_sum.nominal(call, x.upper)
+    lower, upper = total(call, x.lower), total(call, x.upper)
     safe = lower > 0
     ones = torch.ones_like(lower)
     lower, upper = torch.where(safe, lower, ones), torch.where(safe, upper, ones)

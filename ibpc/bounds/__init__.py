@@ -5,10 +5,11 @@ from types import MappingProxyType
 from typing import Final
 
 from ibpc.bounds.base import Bounder, Method
+from ibpc.bounds.crown import crown, crown_ibp
 from ibpc.bounds.ibp import ibp
 from ibpc.errors import UsageError, nearest
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType({"ibp": ibp})
+METHODS: Final[Mapping[str, Method]] = MappingProxyType({"ibp": ibp, "crown-ibp": crown_ibp, "crown": crown})
 AUTO: Final = "auto"
 
 

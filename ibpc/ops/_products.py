@@ -27,6 +27,10 @@ from ibpc.rounding import FLUSHED, Arithmetic
 Tensor: TypeAlias = torch.Tensor
 
 
+class BilinearRules(Rules):
+    """Rules of a product that is linear in each operand: with a single box it is affine."""
+
+
 def bilinear(
     product: NominalRule, terms: TermsRule, both: IntervalRule, relaxation: RelaxationRule, sharing: Sharing
 ) -> Rules:
@@ -52,7 +56,7 @@ def bilinear(
             return by_right.paired(call, x, weight=y)
         return by_left.paired(call, y, weight=x)
 
-    return Rules(product, interval, paired, relaxation, product)
+    return BilinearRules(product, interval, paired, relaxation, product)
 
 
 def scaling(product: NominalRule, of_radii: NominalRule, terms: TermsRule, sharing: Sharing) -> Rules:

@@ -1,0 +1,184 @@
+"""Pulling linear forms back through a network: from a·(values at some nodes) to a linear form of the inputs.
+
+An affine operator pulls a form back by the vjp of its nominal rule. A nonlinear one is replaced by its lower plane
+where the form's coefficient is positive and by its upper plane where it is negative (Zhang et al. 2018, CROWN, arXiv
+1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
+see `_forward` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of every
+coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it can lose
+to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds._forward import Step, Values, Walk
+from ibpc.interval import Interval
+from ibpc.ops._products import BilinearRules
+from ibpc.ops.base import Operand, Plane, Planes
+
+Tensor: TypeAlias = torch.Tensor
+PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
+
+_SLACK: Final = 2.0**-44
+_WIDENED: Final = 1.0 + 2.0**-8
+
+
+def plain_planes(step: Step, operands: tuple[Operand, ...]) -> Planes:
+    """Return the planes of the operator's own relaxation."""
+    assert step.operator.rules.relaxation is not None
+    return step.operator.rules.relaxation(step.call, *operands, **step.parameters)
+
+
+class Backward:
+    """Lower bounds of linear forms over boxes whose values are known."""
+
+    def __init__(self, walk: Walk, values: Values, planes_of: PlanesOf = plain_planes) -> None:
+        self._walk, self._values, self._planes_of = walk, values, planes_of
+        self._planes: dict[str, Planes] = {}
+
+    def lower(self, forms: Mapping[str, Tensor]) -> Tensor:
+        """Return lower bounds (R, B) of Σ a·value for coefficients a (R, B, *shape) at some nodes.
+
+        −∞ or NaN where a plane or a box on the way is not finite.
+        """
+        pending = dict(forms)
+        first = next(iter(forms.values()))
+        total = first.new_zeros(first.shape[:2])
+        for name in reversed(list(self._walk.steps)):
+            if name in pending:
+                total = total + self._through(self._walk.steps[name], pending.pop(name), pending)
+        for name in self._walk.inputs:
+            if name in pending:
+                total = total + self._concretized(name, pending[name])
+        return total
+
+    def _through(self, step: Step, form: Tensor, pending: dict[str, Tensor]) -> Tensor:
+        """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
+        name = step.node.name
+        known = self._values.known[name]
+        if not isinstance(known, Interval):
+            return _summed(form * known)
+        constant = -_loss(form, known, self._values.errors[name])
+        operands = tuple(self._values.known[operand] for operand in step.operands)
+        if step.operator.is_affine or _is_linear_here(step, operands):
+            return constant + self._affine(step, operands, form, pending)
+        return constant + self._planar(step, operands, form, pending)
+
+    def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
+        """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part."""
+        rows, batch = form.shape[:2]
+        flat = form.flatten(0, 1)
+        points = [
+            x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_() if isinstance(x, Interval) else x
+            for x in operands
+        ]
+        with torch.enable_grad():
+            result = step.operator.rules.nominal(step.call, *points, **step.parameters)
+            boxes = [point for point, x in zip(points, operands, strict=True) if isinstance(x, Interval)]
+            slopes = torch.autograd.grad(result, boxes, flat)
+        names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
+        for name, slope in zip(names, slopes, strict=True):
+            _add(pending, name, slope.unflatten(0, (rows, batch)))
+        return (flat * result.detach()).flatten(1).sum(1).unflatten(0, (rows, batch))
+
+    def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
+        """Pull back through the planes, lower ones where the coefficient is positive."""
+        name = step.node.name
+        if name not in self._planes:
+            self._planes[name] = self._planes_of(step, operands)
+        planes = self._planes[name]
+        above, below = form.clamp(min=0.0), form.clamp(max=0.0)
+        constant = _summed(_times(above, planes.lower.offset) + _times(below, planes.upper.offset))
+        loss = torch.zeros_like(constant)
+        for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
+            slope = _pulled(above, below, planes, slot, x)
+            if isinstance(x, Interval):
+                _add(pending, operand, slope)
+            else:
+                constant = constant + _summed(slope * x)
+            loss = loss + _planes_loss(above, below, planes, slot, x)
+        offsets = _times(above, planes.lower.offset.abs()) - _times(below, planes.upper.offset.abs())
+        return constant - (loss + _SLACK * _summed(offsets))
+
+    def _concretized(self, name: str, form: Tensor) -> Tensor:
+        """Return the least value of a form over the box of an input."""
+        box = self._values.box(name)
+        center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
+        least = _summed(form * center) - _summed(form.abs() * radius)
+        return least - _SLACK * _summed(form.abs() * (center.abs() + radius))
+
+
+def _is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
+    """Return whether the operator is linear in each operand and only one of them is not exact."""
+    boxes = sum(isinstance(x, Interval) for x in operands)
+    return isinstance(step.operator.rules, BilinearRules) and boxes == 1
+
+
+def _loss(form: Tensor, box: Interval, error: Tensor | None) -> Tensor:
+    """Return what rounding at a node can take from a form: |a| E, and the slack of binary64."""
+    size = torch.maximum(box.lower.abs(), box.upper.abs()) * _SLACK
+    if error is not None:
+        size = size + error * _WIDENED
+    return _summed(_times(form.abs(), size))
+
+
+def _times(form: Tensor, factor: Tensor) -> Tensor:
+    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
+    return torch.where(form == 0, torch.zeros_like(form), form * factor)
+
+
+def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
+    """Return the coefficients (R, B, *shape) of one operand."""
+    shape = x.lower.shape if isinstance(x, Interval) else x.shape
+    if not planes.lower.views:
+        weighted = _times(above, planes.lower.slopes[slot]) + _times(below, planes.upper.slopes[slot])
+        return _reduced(weighted, shape, isinstance(x, Interval))
+    parts = [_through_view(side, plane, slot, x) for side, plane in ((above, planes.lower), (below, planes.upper))]
+    return parts[0] + parts[1]
+
+
+def _reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
+    """Sum over what the operand was broadcast along."""
+    rows, batch = weighted.shape[:2]
+    inner = shape[1:] if batched else shape
+    wanted = (rows, batch, *[1] * (weighted.dim() - 2 - len(inner)), *inner)
+    return weighted.sum_to_size(wanted).reshape(rows, batch, *inner)
+
+
+def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand) -> Tensor:
+    """Pull coefficients of a plane with views back through the view, which is linear."""
+    assert isinstance(x, Interval)
+    rows, batch = side.shape[:2]
+    point = x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_()
+    with torch.enable_grad():
+        viewed = plane.views[slot](point)
+        slope = plane.slopes[slot]
+        cotangent = _times(side.unsqueeze(-1), slope).expand(rows, batch, *viewed.shape[1:])
+        (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1))
+    return result.unflatten(0, (rows, batch))
+
+
+def _planes_loss(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
+    """Return the slack of binary64 for slope · operand in both planes."""
+    size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
+    total = above.new_zeros(above.shape[:2])
+    for side, plane in ((above, planes.lower), (-below, planes.upper)):
+        if plane.views:
+            share = (plane.slopes[slot].abs() * plane.views[slot](size)).sum(-1)
+        else:
+            share = plane.slopes[slot].abs() * size
+        total = total + _summed(_times(side, share))
+    return total * _SLACK
+
+
+def _summed(form: Tensor) -> Tensor:
+    """Return the sum over all but rows and batch, (R, B)."""
+    return form.flatten(2).sum(2) if form.dim() > 2 else form
+
+
+def _add(pending: dict[str, Tensor], name: str, slope: Tensor) -> None:
+    pending[name] = pending[name] + slope if name in pending else slope

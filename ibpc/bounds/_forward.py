@@ -1,0 +1,113 @@
+"""Boxes of all values of a network in binary64, and what one binary32 execution may add to each of them.
+
+Linear bounds speak of real numbers. A network in binary32 computes y + e instead of each y = f(x), with |e| ≤ E over the
+box, so a linear form a·y loses |a|·E: that is all it takes to make linear bounds hold for every binary32 execution.
+E is how much the interval rule in binary32 widens over the one in real arithmetic, at the wider of its two ends: the
+rules widen by at least the greatest error at any point of the box (`ibpc.rounding`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import INPUT, Graph, Node
+from ibpc.ops import operators
+from ibpc.ops.base import Call, Operand, Operator, call_of
+from ibpc.rounding import UNIT, Arithmetic
+
+Tensor: TypeAlias = torch.Tensor
+
+_LARGEST: Final = float(torch.finfo(torch.float32).max)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node with everything that does not depend on the box: its operator, call, operands and parameters."""
+
+    node: Node
+    operator: Operator
+    call: Call
+    operands: tuple[str, ...]
+    parameters: Mapping[str, Tensor]
+
+
+class Walk:
+    """The nodes of an evaluation graph in order, with binary64 parameters on a device."""
+
+    def __init__(self, graph: Graph, device: torch.device) -> None:
+        self.graph = graph
+        self.inputs = graph.inputs
+        self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
+        self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)
+
+    def _step(self, graph: Graph, node: Node, device: torch.device) -> Step:
+        parameters = {
+            role: value.double() if value.is_floating_point() else value
+            for role, value in _parameters(graph, node.name, device).items()
+        }
+        call = call_of(graph, node, Arithmetic.REAL)
+        return Step(node, operators()[node.operator], call, graph.operands(node.name), parameters)
+
+
+def _parameters(graph: Graph, name: str, device: torch.device) -> dict[str, Tensor]:
+    return {role: torch.as_tensor(value).detach().to(device) for role, value in graph.parameters_of(name).items()}
+
+
+@dataclass
+class Values:
+    """What is known of each node over one batch of boxes: its box or exact value, and E (None where it is 0)."""
+
+    known: dict[str, Operand]
+    errors: dict[str, Tensor | None]
+
+    def box(self, name: str) -> Interval:
+        """Return the box of a node that depends on an input."""
+        value = self.known[name]
+        assert isinstance(value, Interval)
+        return value
+
+    def tighten(self, name: str, lower: Tensor, upper: Tensor) -> None:
+        """Intersect the box of a node with other bounds; what is NaN there says nothing."""
+        box = self.box(name)
+        low = torch.where(lower > box.lower, lower, box.lower)
+        high = torch.where(upper < box.upper, upper, box.upper)
+        self.known[name] = Interval.bounds(low, torch.maximum(low, high))
+
+
+def start(walk: Walk, boxes: tuple[Interval, ...]) -> Values:
+    """Return the values of the inputs, in binary64."""
+    ends = [Interval.bounds(box.lower.double(), box.upper.double()) for box in boxes]
+    return Values(dict(zip(walk.inputs, ends, strict=True)), dict.fromkeys(walk.inputs))
+
+
+def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
+    """Add a node's box to the values by its interval rule, and what rounding may add to it."""
+    name = step.node.name
+    operands = [values.known[operand] for operand in step.operands]
+    if not any(isinstance(operand, Interval) for operand in operands):
+        exact = step.operator.rules.nominal(step.call, *operands, **step.parameters)
+        values.known[name], values.errors[name] = exact, None
+        return
+    real = step.operator.rules.interval(step.call, *operands, **step.parameters)
+    if arithmetic is Arithmetic.REAL:
+        values.known[name], values.errors[name] = Interval.bounds(real.lower, real.upper), None
+        return
+    call = replace(step.call, arithmetic=Arithmetic.FLOAT32)
+    widened = step.operator.rules.interval(call, *operands, **step.parameters)
+    error = torch.maximum(real.lower - widened.lower, widened.upper - real.upper)
+    values.known[name], values.errors[name] = _in_range(widened, error)
+
+
+def _in_range(box: Interval, error: Tensor) -> tuple[Interval, Tensor | None]:
+    """Return box and error, both infinite where a value or a partial sum may leave the range of binary32."""
+    lower, upper = box.lower, box.upper
+    inside = (error / UNIT <= _LARGEST) & (lower >= -_LARGEST) & (upper <= _LARGEST)
+    infinite = torch.full_like(lower, torch.inf)
+    held = Interval.bounds(torch.where(inside, lower, -infinite), torch.where(inside, upper, infinite))
+    errors = torch.where(inside, error.clamp(min=0.0), infinite)
+    return held, errors if bool((errors > 0).any()) else None

@@ -1,0 +1,135 @@
+"""CROWN: backward linear bounds (Zhang et al. 2018, arXiv 1811.00866), never looser than interval bounds.
+
+`crown_ibp` takes the boxes in front of nonlinear operators from interval propagation (Zhang et al. 2020, arXiv
+1906.06316); `crown` tightens each of them by a backward pass of its own before it goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds._backward import Backward
+from ibpc.bounds._forward import Values, Walk, advance, start
+from ibpc.bounds.base import Bounder
+from ibpc.bounds.ibp import ibp
+from ibpc.interval import Interval
+from ibpc.ir import Graph
+from ibpc.passes import EVALUATION, JoinOutputs
+from ibpc.rounding import Arithmetic
+
+Tensor: TypeAlias = torch.Tensor
+Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic], Values]
+
+# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each, some five of them alive at a time.
+MOST_COEFFICIENTS: Final = 2**23
+
+
+def crown_ibp(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+    """Return the bounder with interval bounds in between; see `Method`."""
+    return _bounder(graph, matrix, arithmetic, device, _interval_values)
+
+
+def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+    """Return the bounder with backward bounds in between; see `Method`."""
+    return _bounder(graph, matrix, arithmetic, device, refined_values)
+
+
+def _bounder(
+    graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, propagate: Propagation
+) -> Bounder:
+    walk = walk_of(graph, device)
+    rows = matrix.to(device, torch.float64)
+    quick = ibp(graph, matrix, arithmetic, device)
+
+    @torch.no_grad()
+    def bound(*boxes: Interval) -> Interval:
+        first = quick(*boxes)
+        values = propagate(walk, boxes, arithmetic)
+        return intersected(first, *bounds_of(walk, Backward(walk, values), values, rows))
+
+    return bound
+
+
+def walk_of(graph: Graph, device: torch.device) -> Walk:
+    """Return the walk over the evaluation graph, its outputs joined into one row."""
+    folded, _ = EVALUATION.run(graph)
+    return Walk(JoinOutputs().run(folded).graph, device)
+
+
+def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
+    """Return the intersection of bounds in binary64; what is NaN says nothing."""
+    low, high = first.lower.double(), first.upper.double()
+    return Interval.bounds(torch.where(lower > low, lower, low), torch.where(upper < high, upper, high))
+
+
+def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs."""
+    (output,) = walk.graph.outputs
+    batch = values.box(output).lower.shape[0]
+    lowers, uppers = [], []
+    for part in torch.split(rows, _rows_at_once(walk, batch)):
+        forms = part.unsqueeze(1).expand(-1, batch, -1)
+        lowers.append(backward.lower({output: forms}).T)
+        uppers.append(-backward.lower({output: -forms}).T)
+    return torch.cat(lowers, 1), torch.cat(uppers, 1)
+
+
+# ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
+def _interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> Values:
+    values = start(walk, boxes)
+    for step in walk.steps.values():
+        advance(values, step, arithmetic)
+    return values
+
+
+def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> Values:
+    """Return the values with every box in front of a nonlinear operator tightened by backward bounds."""
+    values = start(walk, boxes)
+    refined = set(walk.inputs)
+    for step in walk.steps.values():
+        if not step.operator.is_affine:
+            for name in step.operands:
+                if name in walk.perturbed and name not in refined:
+                    refined.add(name)
+                    _refine(walk, values, name, step.node.operator)
+        advance(values, step, arithmetic)
+    return values
+
+
+def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
+    """Tighten the elements of a box that matter, those of all samples together."""
+    box = values.box(name)
+    loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
+    wanted = loose.flatten(1).any(0).nonzero()[:, 0]
+    if not len(wanted):
+        return
+    lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
+    backward = Backward(walk, values)
+    batch, size = lower.shape
+    for part in torch.split(wanted, _rows_at_once(walk, batch)):
+        forms = _unit_forms(part, batch, size, box.lower)
+        lower[:, part] = torch.fmax(lower[:, part], backward.lower({name: forms}).T)
+        upper[:, part] = torch.fmin(upper[:, part], -backward.lower({name: -forms}).T)
+    values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
+
+
+def _unit_forms(elements: Tensor, batch: int, size: int, like: Tensor) -> Tensor:
+    """Return the forms (R, B, *shape) that pick one element each."""
+    forms = like.new_zeros(len(elements), size)
+    forms[torch.arange(len(elements), device=like.device), elements] = 1.0
+    return forms.reshape(len(elements), 1, *like.shape[1:]).expand(-1, batch, *like.shape[1:])
+
+
+def _rows_at_once(walk: Walk, batch: int) -> int:
+    largest = max(_sizes(walk), default=1)
+    return max(1, MOST_COEFFICIENTS // max(1, largest * batch))
+
+
+def _sizes(walk: Walk) -> Iterator[int]:
+    for node in walk.graph.order():
+        if node.name in walk.perturbed:
+            yield prod(node.shape[1:])

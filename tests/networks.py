@@ -18,9 +18,11 @@ import torch
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from ibpc.bounds import METHODS
 from ibpc.frontends.onnx import translate
+from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
+from ibpc.lowering import lower_nominal, parameter_tree
 from ibpc.ops import operators
 from ibpc.passes import COMPILE, EVALUATION
 from ibpc.rounding import Arithmetic, plain_products
@@ -411,17 +413,28 @@ def faults(model: onnx.ModelProto, seed: int = 0) -> Iterator[str]:
     radius = (0.0, 0.01, 0.3)[seed % 3]
     ends = [(x - radius, x + radius) for x in centers]
     folded, _ = EVALUATION.run(graph)
-    with torch.no_grad(), plain_products():
-        bounds = lower_interval(folded, parameter_tree(folded), Arithmetic.FLOAT32)(
-            *(end for pair in ends for end in pair)
-        )
+    bounds = bounds_by_method(graph, ends)
     for points in tried_points(folded, ends, generator):
-        for number, value in enumerate(run(points)):
-            low, high = bounds[2 * number], bounds[2 * number + 1]
+        value = torch.cat([output.reshape(2, -1) for output in run(points)], 1)
+        for method, (low, high) in bounds.items():
             outside = ~((low <= value) & (value <= high)) & ~value.isnan()
             if outside.any():
-                yield f"output {number}: {int(outside.sum())} values outside their bounds at radius {radius}"
+                yield f"{method}: {int(outside.sum())} values outside their bounds at radius {radius}"
                 return
+
+
+def bounds_by_method(
+    graph: Graph, ends: Sequence[tuple[torch.Tensor, torch.Tensor]]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the bounds (2, K) of all outputs, for every binary32 execution, by each method."""
+    count = sum(prod(graph.node(name).shape[1:]) for name in graph.outputs)
+    boxes = [Interval.bounds(low, high) for low, high in ends]
+    found = {}
+    for name, method in METHODS.items():
+        with plain_products():
+            box = method(graph, torch.eye(count), Arithmetic.FLOAT32, torch.device("cpu"))(*boxes)
+        found[name] = (box.lower, box.upper)
+    return found
 
 
 def nominal_faults(

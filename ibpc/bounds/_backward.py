@@ -82,8 +82,8 @@ class Backward:
             slopes = torch.autograd.grad(result, boxes, flat)
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope in zip(names, slopes, strict=True):
-            _add(pending, name, slope.unflatten(0, (rows, batch)))
-        return (flat * result.detach()).flatten(1).sum(1).unflatten(0, (rows, batch))
+            _add(pending, name, slope.reshape(rows, batch, *slope.shape[1:]))
+        return (flat * result.detach()).flatten(1).sum(1).reshape(rows, batch)
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
         """Pull back through the planes, lower ones where the coefficient is positive."""
@@ -157,9 +157,18 @@ def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand) -> Tensor:
     with torch.enable_grad():
         viewed = plane.views[slot](point)
         slope = plane.slopes[slot]
-        cotangent = _times(side.unsqueeze(-1), slope).expand(rows, batch, *viewed.shape[1:])
+        cotangent = _viewed(_times(side.unsqueeze(-1), slope), viewed.shape[1:])
         (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1))
-    return result.unflatten(0, (rows, batch))
+    pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
+    return pulled
+
+
+def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
+    """Return coefficients in the shape of a view: summed over what it was broadcast along, spread over the rest."""
+    rows, batch = weighted.shape[:2]
+    along = [axis + 2 for axis, size in enumerate(shape) if size == 1 and weighted.shape[axis + 2] > 1]
+    summed = weighted.sum(along, keepdim=True) if along else weighted
+    return summed.expand(rows, batch, *shape)
 
 
 def _planes_loss(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:

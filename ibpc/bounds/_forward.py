@@ -1,7 +1,7 @@
 """Boxes of all values of a network in binary64, and what one binary32 execution may add to each of them.
 
-Linear bounds speak of real numbers. A network in binary32 computes y + e instead of each y = f(x), with |e| ≤ E over the
-box, so a linear form a·y loses |a|·E: that is all it takes to make linear bounds hold for every binary32 execution.
+Linear bounds speak of real numbers. A network in binary32 computes y + e instead of each y = f(x), with |e| ≤ E over
+the box, so a linear form a·y loses |a|·E: that is all it takes to make linear bounds hold for every binary32 execution.
 E is how much the interval rule in binary32 widens over the one in real arithmetic, at the wider of its two ends: the
 rules widen by at least the greatest error at any point of the box (`ibpc.rounding`).
 """

@@ -24,7 +24,7 @@ from ibpc.rounding import Arithmetic
 Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic], Values]
 
-# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each, some five of them alive at a time.
+# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
 
 

@@ -36,6 +36,9 @@ class JoinOutputs(Pass):
         if len(shape) == 2:
             return output
         name = graph.fresh_name(f"{output}_row")
-        graph.add(Node(name, "Flatten", {}, (BATCH, prod(shape[1:]))), [output])
+        if len(shape) == 1:
+            graph.add(Node(name, "Unsqueeze", {"axes": [1]}, (BATCH, 1)), [output])
+        else:
+            graph.add(Node(name, "Flatten", {}, (BATCH, prod(shape[1:]))), [output])
         log.changed(name, f"output {output} made flat")
         return name

@@ -159,6 +159,39 @@ def _repeats(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> On
     return _with_input(node, 1, builder.constant(torch.tensor([1, *node.known(1).tolist()])))
 
 
+def _indexed(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """GatherElements, GatherND and their like: constants get a dimension of size 1 in front, counters move by one."""
+    inputs = tuple(
+        value if value is None or value.constant is None else builder.constant(value.constant.unsqueeze(0))
+        for value in node.inputs
+    )
+    attributes = dict(node.attributes)
+    if node.type == "GatherND":
+        attributes["batch_dims"] = int(attributes.get("batch_dims", 0)) + 1
+    if "axis" in attributes:
+        attributes["axis"] = _moved(int(attributes["axis"]))
+    return replace(node, attributes=attributes, inputs=inputs)
+
+
+def _tuples(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """ScatterND: constants get a dimension in front, and each tuple of indices begins with 0, the only one there."""
+    indices = node.known(1)
+    first = torch.zeros_like(indices[..., :1])
+    full = builder.constant(torch.cat([first, indices], -1))
+    return _indexed(_with_input(node, 1, full), builder, outputs)
+
+
+def _condition(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Compress: move the axis if there is one; without one it is the sample that is flattened."""
+    return _axis(node, builder, outputs) if node.attributes.get("axis") is not None else node
+
+
+def _sequences(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """ReverseSequence: move both axes, whose defaults are 0 for the time and 1 for the sequences."""
+    moved = {name: int(node.attributes.get(name, default)) + 1 for name, default in _SEQUENCE_AXES.items()}
+    return replace(node, attributes={**node.attributes, **moved})
+
+
 def _product(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """MatMul: vectors become matrices of one row or column where numpy's rule would take the batch for one."""
     x, y = node.operand(0), node.operand(1)
@@ -201,6 +234,7 @@ def _target(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> Onn
     return reshaping(node, builder, outputs[0])
 
 
+_SEQUENCE_AXES: Final = {"time_axis": 0, "batch_axis": 1}
 RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
@@ -229,6 +263,10 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _pads: ("Pad",),
     _expansion: ("Expand",),
     _repeats: ("Tile",),
+    _indexed: ("GatherElements", "GatherND", "ScatterElements"),
+    _tuples: ("ScatterND",),
+    _condition: ("Compress",),
+    _sequences: ("ReverseSequence",),
     _product: ("MatMul",),
     _affine: ("Gemm",),
     _target: tuple(sorted(RESHAPES)),

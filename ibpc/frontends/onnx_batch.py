@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from string import ascii_letters
 from typing import Final, TypeAlias
 
 import onnx
@@ -23,6 +24,7 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH
+from ibpc.ops._einsums import explicit
 from ibpc.ops.base import Builder, OnnxNode, Value
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -192,6 +194,23 @@ def _sequences(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> 
     return replace(node, attributes={**node.attributes, **moved})
 
 
+def _cumulation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """CumSum: move the axis, which is input 1."""
+    return _with_input(node, 1, builder.constant(torch.tensor(_moved(int(node.known(1).item())))))
+
+
+def _equation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Einsum: a label for the batch, first in the result and in what depends on an input."""
+    terms, result = explicit(str(node.attributes["equation"]))
+    batch = next(letter for letter in ascii_letters if letter not in "".join((*terms, result)))
+    moved = [
+        term if value is None or value.constant is not None else batch + term
+        for term, value in zip(terms, node.inputs, strict=True)
+    ]
+    equation = ",".join(moved) + "->" + batch + result
+    return replace(node, attributes={**node.attributes, "equation": equation})
+
+
 def _product(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """MatMul: vectors become matrices of one row or column where numpy's rule would take the batch for one."""
     x, y = node.operand(0), node.operand(1)
@@ -239,10 +258,23 @@ RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
-        *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
+        *(
+            "Abs",
+            "Cast",
+            "CastLike",
+            "Ceil",
+            "Celu",
+            "Clip",
+            "Cos",
+            "DepthToSpace",
+            "Dropout",
+            "DynamicQuantizeLinear",
+            "Elu",
+            "Erf",
+        ),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu"),
+        *("Softsign", "SpaceToDepth", "Sqrt", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
@@ -267,6 +299,8 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _tuples: ("ScatterND",),
     _condition: ("Compress",),
     _sequences: ("ReverseSequence",),
+    _cumulation: ("CumSum",),
+    _equation: ("Einsum",),
     _product: ("MatMul",),
     _affine: ("Gemm",),
     _target: tuple(sorted(RESHAPES)),

@@ -107,6 +107,21 @@ ROWS = [
     ("Expand", 17, {}, [(X23,), c(4, 2, 3)]),
     ("Expand", 17, {}, [(X23,), c(3)]),
     ("Tile", 17, {}, [(X23,), c(2, 3)]),
+    ("GatherElements", 17, {"axis": 0}, [(X23,), c([1, 0, 1])]),
+    ("GatherElements", 17, {"axis": 1}, [(X23,), c([2, -1], [0, 1])]),
+    ("GatherND", 17, {}, [(X243,), c([1, 0], [0, 3])]),
+    ("GatherND", 17, {"batch_dims": 1}, [(X243,), c([2], [-1])]),
+    ("ScatterElements", 17, {"axis": 1}, [(X23,), c([2], [0]), normal(2, 1)]),
+    ("ScatterElements", 17, {"axis": 0, "reduction": "add"}, [(X23,), c([1, 0, 1]), (normal(3, 1, 3),)]),
+    ("ScatterND", 17, {}, [(X23,), c([1], [0]), (normal(3, 2, 3, seed=1),)]),
+    ("ScatterND", 17, {"reduction": "mul"}, [(X23,), c([1, 2]), normal(1)]),
+    ("Compress", 17, {"axis": 0}, [(X243,), np.array([False, True])]),
+    ("ReverseSequence", 17, {"time_axis": 1, "batch_axis": 0}, [(X243,), c(3, 2)]),
+    ("CumSum", 17, {}, [(X243,), np.array(0)]),
+    ("CumSum", 17, {"exclusive": 1}, [(X243,), np.array(-1)]),
+    ("Trilu", 17, {}, [(X243,)]),
+    ("Einsum", 17, {"equation": "abc,cd->dab"}, [(X243,), normal(3, 2)]),
+    ("Einsum", 17, {"equation": "b,a"}, [(V3,), (X23[:, 0],)]),
     ("Gemm", 17, {"alpha": 2.0, "transB": 1}, [(X23,), normal(4, 3)]),
     ("Gemm", 17, {"transA": 1, "beta": 3.0}, [(X23,), normal(2, 3), normal(3, 1)]),
     ("Gemm", 17, {}, [(X23,), normal(3, 4), normal(2, 4)]),
@@ -133,6 +148,8 @@ ROWS = [
     ("Squeeze", 11, {"axes": [0]}, [(normal(3, 1, 2, 1),)]),
     ("Unsqueeze", 17, {}, [(X23,), c(0, -1)]),
 ]
+
+INDEXED = ("GatherElements", "GatherND", "ScatterElements", "ScatterND")
 
 
 def named(row):
@@ -163,6 +180,10 @@ def test_lifted_nodes_map_over_the_samples(row):
     arrays = [None if value is None else value.array for value in lifted.inputs]
     if kind == "Concat":  # the operator repeats a constant of one sample over the batch
         arrays = [np.repeat(array, 3 // len(array), axis=0) for array in arrays]
+    if kind in INDEXED:  # so do these, whose constants are those of one sample
+        arrays = [np.repeat(array, 3 // len(array), axis=0) for array in arrays]
+    if kind == "ScatterND":
+        arrays[1][..., 0] += np.arange(3).reshape(-1, *[1] * (arrays[1].ndim - 2))
     if kind == "Gemm":  # the operator takes stacks of rows, ONNX only matrices
         found = [gemm(lifted.attributes, *arrays)]
     else:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
+from string import ascii_letters
 from typing import Final, TypeAlias
 
 import onnx
@@ -23,6 +24,7 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH
+from ibpc.ops._einsums import explicit
 from ibpc.ops.base import Builder, OnnxNode, Value
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -159,6 +161,56 @@ def _repeats(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> On
     return _with_input(node, 1, builder.constant(torch.tensor([1, *node.known(1).tolist()])))
 
 
+def _indexed(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """GatherElements, GatherND and their like: constants get a dimension of size 1 in front, counters move by one."""
+    inputs = tuple(
+        value if value is None or value.constant is None else builder.constant(value.constant.unsqueeze(0))
+        for value in node.inputs
+    )
+    attributes = dict(node.attributes)
+    if node.type == "GatherND":
+        attributes["batch_dims"] = int(attributes.get("batch_dims", 0)) + 1
+    if "axis" in attributes:
+        attributes["axis"] = _moved(int(attributes["axis"]))
+    return replace(node, attributes=attributes, inputs=inputs)
+
+
+def _tuples(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """ScatterND: constants get a dimension in front, and each tuple of indices begins with 0, the only one there."""
+    indices = node.known(1)
+    first = torch.zeros_like(indices[..., :1])
+    full = builder.constant(torch.cat([first, indices], -1))
+    return _indexed(_with_input(node, 1, full), builder, outputs)
+
+
+def _condition(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Compress: move the axis if there is one; without one it is the sample that is flattened."""
+    return _axis(node, builder, outputs) if node.attributes.get("axis") is not None else node
+
+
+def _sequences(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """ReverseSequence: move both axes, whose defaults are 0 for the time and 1 for the sequences."""
+    moved = {name: int(node.attributes.get(name, default)) + 1 for name, default in _SEQUENCE_AXES.items()}
+    return replace(node, attributes={**node.attributes, **moved})
+
+
+def _cumulation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """CumSum: move the axis, which is input 1."""
+    return _with_input(node, 1, builder.constant(torch.tensor(_moved(int(node.known(1).item())))))
+
+
+def _equation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Einsum: a label for the batch, first in the result and in what depends on an input."""
+    terms, result = explicit(str(node.attributes["equation"]))
+    batch = next(letter for letter in ascii_letters if letter not in "".join((*terms, result)))
+    moved = [
+        term if value is None or value.constant is not None else batch + term
+        for term, value in zip(terms, node.inputs, strict=True)
+    ]
+    equation = ",".join(moved) + "->" + batch + result
+    return replace(node, attributes={**node.attributes, "equation": equation})
+
+
 def _product(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """MatMul: vectors become matrices of one row or column where numpy's rule would take the batch for one."""
     x, y = node.operand(0), node.operand(1)
@@ -201,14 +253,28 @@ def _target(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> Onn
     return reshaping(node, builder, outputs[0])
 
 
+_SEQUENCE_AXES: Final = {"time_axis": 0, "batch_axis": 1}
 RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
-        *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
+        *(
+            "Abs",
+            "Cast",
+            "CastLike",
+            "Ceil",
+            "Celu",
+            "Clip",
+            "Cos",
+            "DepthToSpace",
+            "Dropout",
+            "DynamicQuantizeLinear",
+            "Elu",
+            "Erf",
+        ),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+        *("Softsign", "SpaceToDepth", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
@@ -229,6 +295,12 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _pads: ("Pad",),
     _expansion: ("Expand",),
     _repeats: ("Tile",),
+    _indexed: ("GatherElements", "GatherND", "ScatterElements"),
+    _tuples: ("ScatterND",),
+    _condition: ("Compress",),
+    _sequences: ("ReverseSequence",),
+    _cumulation: ("CumSum",),
+    _equation: ("Einsum",),
     _product: ("MatMul",),
     _affine: ("Gemm",),
     _target: tuple(sorted(RESHAPES)),

@@ -40,6 +40,8 @@ _RANDOM: Final = frozenset(
 # The reference evaluator knows these from a later opset on, in which they mean the same for the same inputs.
 _EVALUATED_FROM: Final = {"DequantizeLinear": 19, "QuantizeLinear": 19}
 _COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
+# Shape inference leaves these open although their other inputs decide the shape, when they are known.
+_SHAPED_BY_CONSTANTS: Final = frozenset({"Compress"})
 _SUBGRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -94,6 +96,8 @@ class Tracer:
     def trace(self, node: onnx.NodeProto) -> None:
         """Work out what is known of the node's outputs. Raises ValueError with the reason where it cannot be."""
         outputs = self._infer(node)
+        if any(name and name not in outputs for name in node.output) and self._is_shaped_by_constants(node):
+            outputs = self._shaped(node)
         for name, known in outputs.items():
             size = prod(known.shape) * _bytes_of(known.elem_type)
             if size > _MOST_BYTES:
@@ -125,6 +129,15 @@ class Tracer:
         except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ValueError(f"shape inference refuses it: {str(error).strip().splitlines()[0][:300]}") from error
         return {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+
+    def _is_shaped_by_constants(self, node: onnx.NodeProto) -> bool:
+        others = [self.values[name].constant for name in node.input[1:] if name]
+        return node.op_type in _SHAPED_BY_CONSTANTS and all(constant is not None for constant in others)
+
+    def _shaped(self, node: onnx.NodeProto) -> dict[str, Known]:
+        """Return the outputs of a node with the shapes that they have for an input of zeros."""
+        kind = self.values[node.input[0]].elem_type
+        return {name: Known(kind, known.shape) for name, known in self._fold(node).items()}
 
     def _fold(self, node: onnx.NodeProto) -> dict[str, Known]:
         """Evaluate a node whose inputs are known."""

@@ -11,6 +11,7 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
+from ibpc.ops._einsums import read as read_einsum
 from ibpc.ops._elementwise import export_as, option_free_layer
 from ibpc.ops._planes import product_planes
 from ibpc.ops._products import bilinear, corners, flushable
@@ -144,7 +145,7 @@ OPERATOR = register(
         shape=shape,
         macs=macs,
         rules=bilinear(nominal, terms, both, relaxation, Sharing.ALWAYS),
-        reads=(OnnxImport("MatMul", (1, 9, 13), read),),
+        reads=(OnnxImport("MatMul", (1, 9, 13), read), OnnxImport("Einsum", (12, 28), read_einsum)),
         writes=export_as("MatMul"),
         layers=(option_free_layer("MatMul"),),
     )

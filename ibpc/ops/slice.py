@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Final
 
 import torch
@@ -107,6 +108,28 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Slice", [x], dict(zip(("starts", "ends", "axes", "steps"), columns, strict=True)))
 
 
+def read_split(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
+    """Import Split: sizes from an attribute or an input by version, else parts of equal size, the last one smaller.
+
+    Each part is a Slice.
+    """
+    x, where = node.operand(0), f"node {node.name}"
+    axis = feature_axis(int(node.attributes.get("axis", 0)), len(x.shape), where)
+    size, count = x.shape[axis], int(node.attributes.get("num_outputs", node.outputs))
+    part = -(-size // count)
+    equal = [min(part, size - part * index) for index in range(count)]
+    sizes = onnx_integers(node, "split", 1) or equal
+    if len(sizes) != node.outputs or sum(sizes) != size or min(sizes) < 1:
+        raise GraphError.at(
+            where, f"parts of sizes {sizes} of {size} elements", f"{node.outputs} parts that are not empty"
+        )
+    ends = list(accumulate(sizes))
+    return tuple(
+        builder.add("Slice", [x], {"starts": [end - length], "ends": [end], "axes": [axis], "steps": [1]})
+        for end, length in zip(ends, sizes, strict=True)
+    )
+
+
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
     """Export Slice."""
     lists = (writer.constant(torch.tensor(call[key])) for key in ("starts", "ends", "axes", "steps"))
@@ -123,7 +146,7 @@ OPERATOR = register(
         shape=shape,
         macs=no_macs,
         rules=passthrough(nominal),
-        reads=(OnnxImport("Slice", (1, 10, 11, 13), read),),
+        reads=(OnnxImport("Slice", (1, 10, 11, 13), read), OnnxImport("Split", (2, 11, 13, 18), read_split)),
         writes=write,
         layers=(
             Layer(

@@ -9,6 +9,7 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._blocks import read_depth_to_space, read_space_to_depth
 from ibpc.ops._elementwise import export_as
 from ibpc.ops.base import (
     Builder,
@@ -69,7 +70,11 @@ OPERATOR = register(
         shape=shape,
         macs=no_macs,
         rules=passthrough(nominal),
-        reads=(OnnxImport("Transpose", (1, 13, 21, 23, 24, 25), read),),
+        reads=(
+            OnnxImport("Transpose", (1, 13, 21, 23, 24, 25), read),
+            OnnxImport("DepthToSpace", (1, 11, 13, 28), read_depth_to_space),
+            OnnxImport("SpaceToDepth", (1, 13, 28), read_space_to_depth),
+        ),
         writes=export_as("Transpose", "perm"),
         layers=(
             Layer(

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from ibpc.errors import GraphError
 from ibpc.interval import Interval
+from ibpc.ir import format_shape
 from ibpc.ops._element_types import BOOL, number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._logic import Verdict, truth
@@ -88,6 +90,16 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Where", [number(node, slot, builder) for slot in range(3)])
 
 
+def read_triangle(node: OnnxNode, builder: Builder) -> Value:
+    """Import Trilu: the upper or the lower triangle of each matrix, 0 elsewhere."""
+    x, diagonal = node.operand(0), 0 if node.optional(1) is None else int(node.known(1).item())
+    if len(x.shape) < 3:
+        raise GraphError.at(f"node {node.name}", f"an operand of shape {format_shape(x.shape)}", "matrices")
+    ones = torch.ones(x.shape[-2:])
+    kept = ones.triu(diagonal) if node.attributes.get("upper", 1) else ones.tril(diagonal)
+    return builder.add("Where", [builder.constant(kept), x, builder.constant(torch.zeros(()))])
+
+
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
     """Export Where on a boolean condition."""
     condition, x, y = operands
@@ -104,7 +116,7 @@ OPERATOR = register(
         shape=broadcast_shape("Where"),
         macs=no_macs,
         rules=nonlinear(nominal, interval, relaxation),
-        reads=(OnnxImport("Where", (9, 16), read),),
+        reads=(OnnxImport("Where", (9, 16), read), OnnxImport("Trilu", (14,), read_triangle)),
         writes=write,
         layers=(),
     )

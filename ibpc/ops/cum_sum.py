@@ -1,0 +1,86 @@
+"""CumSum: the sums of the first elements along one feature dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.ir import Attributes, Shape
+from ibpc.ops._shapes import feature_axis
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    Writer,
+    affine,
+    no_macs,
+    no_magnitude,
+    register,
+)
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the shape of the operand."""
+    feature_axis(attributes["axis"], len(operands[0]), "CumSum")
+    return operands[0]
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """yᵢ = Σ xⱼ over j ≤ i, over j < i if exclusive, over j ≥ i or j > i if in reverse."""
+    axis = call["axis"]
+    x = x.flip(axis) if call["reverse"] else x
+    if call["exclusive"]:
+        x = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, call.output[axis] - 1)], axis)
+    sums = x.cumsum(axis)
+    return sums.flip(axis) if call["reverse"] else sums
+
+
+def absolute(call: Call, radius: torch.Tensor, *, offset: float | None) -> torch.Tensor:
+    """Return the sums of the radii: all weights are 0 or 1."""
+    sums = nominal(call, radius)
+    return sums if offset is None else sums + offset
+
+
+def terms(call: Call) -> int:
+    """Return the size of the dimension, which one of the outputs sums whole."""
+    axis: int = call["axis"]
+    return call.output[axis]
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import CumSum."""
+    x = node.operand(0)
+    axis = feature_axis(int(node.known(1).item()), len(x.shape), f"node {node.name}")
+    flags = {name: bool(node.attributes.get(name, 0)) for name in ("exclusive", "reverse")}
+    return builder.add("CumSum", [x], {"axis": axis, **flags})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export CumSum."""
+    flags = {name: int(call[name]) for name in ("exclusive", "reverse")}
+    return writer.node("CumSum", [*operands, writer.constant(torch.tensor(call["axis"]))], **flags)
+
+
+OPERATOR = register(
+    Operator(
+        name="CumSum",
+        summary="The sums of the first elements along one feature dimension",
+        attributes={
+            "axis": {"type": "integer", "minimum": 1},
+            "exclusive": {"type": "boolean", "default": False},
+            "reverse": {"type": "boolean", "default": False},
+        },
+        operands=(1, 1),
+        roles=(),
+        shape=shape,
+        macs=no_macs,
+        rules=affine(nominal, absolute, terms, no_magnitude),
+        reads=(OnnxImport("CumSum", (11, 14), read),),
+        writes=write,
+        layers=(),
+    )
+)

@@ -1,0 +1,127 @@
+"""ONNX imports of what moves elements: each network agrees with ONNX Runtime for every sample of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from ibpc.errors import ModelError
+from ibpc.frontends.onnx import graph_from_onnx
+from tests.onnx_models import expect_same_function, model, normal
+
+
+def c(*values):
+    return np.array(values, dtype=np.int64)
+
+
+# type, opset, attributes, shape of x at batch 1, further inputs (a tuple is the shape of a second network input)
+NODES = [
+    ("Gather", 7, {"axis": 1}, [1, 4, 3], [c(0, 2)]),
+    ("Gather", 11, {"axis": 0}, [5, 3], [c([-1, 2], [0, 0])]),
+    ("Gather", 13, {"axis": -1}, ["N", 4, 3], [np.array(-2)]),
+    ("Gather", 13, {"axis": 0}, [1, 4], [np.array(0)]),
+    ("GatherElements", 13, {"axis": 2}, [1, 2, 3], [c([[2, 0], [-1, 1]])]),
+    ("GatherElements", 11, {"axis": 0}, [3, 2], [c([2, 0], [0, 1])]),
+    ("GatherND", 12, {"batch_dims": 1}, [1, 4, 3], [c([[1], [-1]])]),
+    ("GatherND", 13, {}, [1, 4, 3], [c([0, 1, 2], [0, 3, 0])]),
+    ("GatherND", 11, {}, [3, 4], [c([[1], [0]])]),
+    ("ReverseSequence", 10, {"time_axis": 1, "batch_axis": 0}, [1, 4, 3], [c(3)]),
+    ("ReverseSequence", 10, {}, [4, 2, 3], [c(4, 2)]),
+    ("Compress", 11, {"axis": 1}, [1, 4, 3], [np.array([True, False, True])]),
+    ("Compress", 9, {}, [3, 4], [np.array([True, False, True, False, True])]),
+    ("Expand", 8, {}, [1, 1, 3], [c(2, 1)]),
+    ("Expand", 13, {}, [1, 3], [c(2, 4, 1)]),
+    ("Tile", 7, {}, [1, 2, 3], [c(1, 2, 1)]),
+    ("Tile", 13, {}, [2, 3], [c(2, 2)]),
+    ("ScatterElements", 11, {"axis": 2}, [1, 2, 4], [c([[3, 0], [1, 2]]), normal(1, 2, 2)]),
+    ("ScatterElements", 16, {"axis": 1, "reduction": "add"}, [1, 4], [c([1, 1, -2, 1]), (1, 4)]),
+    ("ScatterElements", 16, {"axis": 0, "reduction": "mul"}, [3, 2], [c([1, 2], [1, 0]), (2, 2)]),
+    ("ScatterElements", 18, {"axis": 0, "reduction": "max"}, [3, 2], [c([1, 2], [1, 0]), (2, 2)]),
+    ("ScatterElements", 18, {"axis": 1, "reduction": "min"}, [1, 4], [c([0, 0, 3]), normal(1, 3)]),
+    ("ScatterND", 11, {}, [1, 4, 3], [c([[0, 1], [0, 3]]), (1, 2, 3)]),
+    ("ScatterND", 13, {}, [4, 3], [c([1], [-1]), normal(2, 3)]),
+    ("ScatterND", 16, {"reduction": "add"}, [4], [c([1], [1], [0]), (3,)]),
+    ("ScatterND", 18, {"reduction": "max"}, [4, 2], [c([1], [1], [0]), (3, 2)]),
+    ("DepthToSpace", 7, {"blocksize": 2}, [1, 8, 2, 3], []),
+    ("DepthToSpace", 11, {"blocksize": 2, "mode": "CRD"}, ["N", 12, 2, 1], []),
+    ("SpaceToDepth", 13, {"blocksize": 3}, [1, 2, 3, 6], []),
+    ("DepthToSpace", 13, {"blocksize": 2}, [2, 4, 2, 1], []),
+    ("Trilu", 14, {}, [1, 3, 4], []),
+    ("Trilu", 14, {"upper": 0}, [4, 4], [np.array(-1)]),
+    ("Trilu", 14, {"upper": 1}, ["N", 2, 3, 3], [np.array(1)]),
+    ("CumSum", 11, {}, [1, 4, 2], [np.array(1)]),
+    ("CumSum", 14, {"exclusive": 1, "reverse": 1}, [4, 2], [np.array(-2)]),
+    ("Einsum", 12, {"equation": "bij,bjk->bik"}, [1, 2, 3], [(1, 3, 4)]),
+    ("Einsum", 12, {"equation": "bij,jk"}, ["N", 2, 3], [normal(3, 4)]),
+    ("Einsum", 12, {"equation": "bij->bji"}, [1, 2, 3], []),
+    ("Einsum", 12, {"equation": "bij->b"}, [1, 2, 3], []),
+    ("Einsum", 12, {"equation": "ij->j"}, [2, 3], []),
+    ("Einsum", 12, {"equation": "bii->bi"}, [1, 3, 3], []),
+    ("Einsum", 12, {"equation": "...ii->..."}, [1, 2, 3, 3], []),
+    ("Einsum", 12, {"equation": "...ij, ...jk -> ...ik"}, [1, 2, 2, 3], [(1, 2, 3, 4)]),
+    ("Einsum", 12, {"equation": "i,j->ij"}, [3], [(4,)]),
+    ("Einsum", 12, {"equation": "bhid,bhjd->bhij"}, [1, 2, 3, 4], [(1, 2, 5, 4)]),
+    ("Einsum", 12, {"equation": "bi,bi->b"}, [1, 3], [(1, 3)]),
+    ("Einsum", 12, {"equation": "bik,i->bi"}, [1, 3, 2], [(3,)]),
+    ("Einsum", 12, {"equation": "bhwc,hkc->bhwk"}, [1, 3, 2, 4], [normal(3, 5, 4)]),
+    ("Einsum", 12, {"equation": "ki,bij->bkj"}, [4, 3], [(1, 3, 2)]),
+    ("Slice", 13, {}, [1, 5, 3], [c(-1, 2), c(-6, -9), c(1, 2), c(-1, -2)]),
+    ("Slice", 13, {}, [5, 3], [c(4), c(-10), c(0), c(-2)]),
+]
+
+
+def of_node(kind, opset, attributes, shape, others, outputs=("y",)):
+    """Return the model of one node whose first input is x; arrays are constants, tuples shapes of further inputs."""
+    names = [f"i{slot}" for slot in range(len(others))]
+    inputs = {name: list(other) for name, other in zip(names, others, strict=True) if isinstance(other, tuple)}
+    constants = {name: other for name, other in zip(names, others, strict=True) if not isinstance(other, tuple)}
+    node = helper.make_node(kind, ["x", *names], list(outputs), "node", **attributes)
+    return model([node], {"x": shape, **inputs}, outputs, constants, opset)
+
+
+@pytest.mark.parametrize("row", NODES, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}-{row[3]}")
+def test_nodes_agree_with_onnx_runtime(row):
+    proto = of_node(*row)
+    expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+SPLITS = [
+    (7, {"axis": 1, "split": [1, 3]}, [1, 4, 2], [], 2),
+    (11, {"axis": -1}, [1, 4, 6], [], 3),
+    (13, {"axis": 0}, [4, 2], [c(3, 1)], 2),
+    (18, {"axis": 1, "num_outputs": 3}, [1, 7], [], 3),
+    (18, {"axis": 1}, [1, 7], [c(2, 5)], 2),
+]
+
+
+@pytest.mark.parametrize("row", SPLITS, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}")
+def test_splits_agree_with_onnx_runtime(row):
+    *rest, count = row
+    proto = of_node("Split", *rest, outputs=[f"y{slot}" for slot in range(count)])
+    expect_same_function(proto, graph_from_onnx(proto, "split"))
+
+
+REFUSED = [
+    (("Gather", 13, {"axis": 1}, [1, 4], [c(4)]), "outside"),
+    (("ScatterElements", 13, {"axis": 1}, [1, 4], [c([1, 1]), normal(1, 2)]), "twice"),
+    (("Tile", 13, {}, [1, 4], [c(1, 0)]), "0"),
+]
+
+
+@pytest.mark.parametrize("row", REFUSED, ids=lambda row: f"{row[0][0]}-{row[1]}")
+def test_what_is_refused_says_why(row):
+    node, reason = row
+    with pytest.raises(ModelError, match=reason):
+        graph_from_onnx(of_node(*node), "node")
+
+
+@pytest.mark.parametrize("table", [True, False])
+def test_indices_that_depend_on_the_input_are_refused(table):
+    nodes = [
+        helper.make_node("Cast", ["x"], ["whole"], "cast", to=7),
+        helper.make_node("Gather", ["table" if table else "x", "whole"], ["y"], "look up", axis=0),
+    ]
+    proto = model(nodes, {"x": [1, 3]}, constants={"table": normal(5, 2)} if table else {})
+    with pytest.raises(ModelError, match="indices that depend on the network's input"):
+        graph_from_onnx(proto, "node")

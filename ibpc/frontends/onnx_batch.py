@@ -96,9 +96,9 @@ def _scale_axis(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) ->
 
 def _axes(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """Move the axes of a reduction: attribute or input 1 by version; left out, they are all axes of the sample."""
-    if node.attributes.get("noop_with_empty_axes", 0) and node.optional(1) is None:
-        return node
     given = node.attributes.get("axes") or (node.known(1).tolist() if node.optional(1) is not None else [])
+    if node.attributes.get("noop_with_empty_axes", 0) and not given:
+        return node
     axes = [_moved(int(axis)) for axis in given] or list(range(1, len(node.operand(0).shape)))
     if "axes" in onnx.defs.get_schema(node.type, node.version).attributes:
         return replace(node, attributes={**node.attributes, "axes": axes})

@@ -25,18 +25,18 @@ _NARROW: Final = frozenset(
 _MOVING: Final = frozenset(
     {
         *("ArgMax", "ArgMin", "Cast", "CastLike", "Clip", "Concat", "DynamicQuantizeLinear", "Expand", "Flatten"),
-        *("Gather", "Identity", "Max", "MaxPool", "Min", "OneHot", "QuantizeLinear", "Reshape", "Slice", "Split"),
-        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+        *("Gather", "Identity", "Max", "MaxPool", "Min", "OneHot", "QuantizeLinear", "ReduceMax", "ReduceMin"),
+        *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
-_DIVIDING: Final = frozenset({"Div", "Mean", "ReduceMean"})
+_ROUNDING: Final = frozenset({"Div", "Mean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"})
 
 
 def unfit_type(operator: str, found: Iterable[int]) -> str | None:
     """Return why a node whose outputs have the element types `found` cannot be imported, if so."""
     types = frozenset(found)
-    if operator in _DIVIDING and types & _WHOLE:
-        return f"it divides in {_named(types)}, which rounds; expected FLOAT"
+    if operator in _ROUNDING and types & _WHOLE:
+        return f"its result is rounded to {_named(types)}; expected FLOAT"
     if operator not in _MOVING and types & _NARROW:
         return f"it computes in {_named(types)}, which may wrap round; expected FLOAT"
     unknown = types - _FLOATING - _WHOLE - _NARROW

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
-from ibpc.ir import Attributes, Shape
+from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._windows import (
     PADS,
     SIZES,
@@ -27,7 +27,7 @@ from ibpc.ops._windows import (
     spread,
     torch_pads,
 )
-from ibpc.ops.base import Call, NominalRule, OnnxNode
+from ibpc.ops.base import Call, Layer, LayerPlan, NominalRule, OnnxNode
 
 FLAG: Final[Mapping[str, Any]] = {"enum": [0, 1], "default": 0}
 ATTRIBUTES: Final[Mapping[str, Any]] = {
@@ -57,6 +57,31 @@ def pooled_shape(
                 "at least one input element in every window",
             )
     return (*x[:2], *sizes)
+
+
+def global_shape(
+    where: str, attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]
+) -> Shape:
+    """Return N×C×1×…, the shape of a pool over all spatial dimensions. Raises GraphError where there are none."""
+    (x,) = operands
+    if len(x) < 3:
+        found = f"an operand of shape {format_shape(x)}"
+        raise GraphError.at(where, found, "spatial dimensions behind batch and channels")
+    return (*x[:2], *[1] * (len(x) - 2))
+
+
+def global_layer(name: str, dimensions: int) -> Layer:
+    """Return the torch.nn layer `name`Nd, AdaptiveAvgPool or AdaptiveMaxPool, of which only output size 1 is known."""
+    full = f"{name}{dimensions}d"
+
+    def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+        spatial_sizes(operands[0], dimensions, full)
+        return LayerPlan({})
+
+    options = {
+        "output_size": {"description": "Output size: 1 in each spatial dimension", "enum": [1, [1] * dimensions]},
+    }
+    return Layer(full, options, plan, ("output_size",))
 
 
 def native_padding(call: Call) -> list[int] | None:

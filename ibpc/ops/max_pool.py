@@ -23,6 +23,7 @@ from ibpc.ops._pools import (
     pooled_shape,
     windows,
 )
+from ibpc.ops._reductions import greatest_planes
 from ibpc.ops._windows import sizes_option, torch_pads
 from ibpc.ops.base import (
     Builder,
@@ -54,11 +55,7 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Lower plane x_m with m the element of greatest lower bound; upper plane x_m if l_m ≥ all other u, else max u.
-
-    For every j, x_j ≤ u_j ≤ l_m ≤ x_m where m dominates, so the maximum is x_m; otherwise it is at most max u.
-    (Zhang et al. 2018, CROWN, arXiv 1811.00866, treat pooling so.) Assumes finite bounds.
-    """
+    """Return the planes of the maximum of each window; see `greatest_planes`."""
     dimensions = len(call["kernel_shape"])
 
     def view(value: torch.Tensor) -> torch.Tensor:
@@ -66,15 +63,8 @@ def relaxation(call: Call, x: Interval) -> Planes:
 
     lower = windows(call, x.lower, -inf).flatten(-dimensions)
     upper = windows(call, x.upper, -inf).flatten(-dimensions)
-    chosen = torch.zeros_like(lower).scatter(-1, lower.argmax(-1, keepdim=True), 1.0)
-    rivals = upper.masked_fill(chosen > 0, -inf).amax(-1)
-    dominant = lower.amax(-1) >= rivals
-    highest = upper.amax(-1)
-    nothing = torch.zeros_like(highest)
-    return Planes(
-        Plane((chosen,), nothing, (view,)),
-        Plane((chosen * dominant.unsqueeze(-1),), torch.where(dominant, nothing, highest), (view,)),
-    )
+    (slope, offset), (above_slope, above_offset) = greatest_planes(lower, upper)
+    return Planes(Plane((slope,), offset, (view,)), Plane((above_slope,), above_offset, (view,)))
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log, prod
 
 import torch
 
@@ -12,19 +11,16 @@ from ibpc.ir import Attributes, Shape
 from ibpc.ops._elementwise import export_as, option_layer
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    no_macs,
-    nonlinear,
-    register,
+from ibpc.ops._softmax import (
+    axis_of,
+    corners,
+    differences,
+    import_normalizing,
+    on_operands,
+    placed,
+    relative_error,
 )
+from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, register
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic, vanishing
 
 
@@ -33,11 +29,6 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     (x,) = operands
     feature_axis(attributes["axis"], len(x), "Softmax")
     return x
-
-
-def axis_of(call: Call) -> int:
-    """Return the axis counted from the front."""
-    return feature_axis(call["axis"], len(call.output), "Softmax")
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -62,28 +53,19 @@ def interval(call: Call, x: Interval) -> Interval:
 
 def _at_corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """Return y_i at x_i = own_i, x_j = others_j along the last axis."""
-    return torch.softmax(_corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
-
-
-def _corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """Return the matrix with own_i on the diagonal and others_j in column j."""
-    return torch.where(_diagonal(call, own), own.unsqueeze(-1), others.unsqueeze(-2))
-
-
-def _diagonal(call: Call, like: torch.Tensor) -> torch.Tensor:
-    return torch.eye(call.output[axis_of(call)], dtype=torch.bool, device=like.device)
+    return torch.softmax(corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
 
 
 def _slack(call: Call, value: torch.Tensor) -> torch.Tensor:
     """Return twice what a binary32 softmax may be off by: for the network, and for the bound.
 
-    Assumed: m = max x is subtracted, the exponentials are within 8 ulps (16u), summed in any order ((K − 1)u), and
-    divided by the sum or multiplied by its inverse (2u). Rounding x_i − m changes y_i by (m − x_i)u of itself. As
-    y_i ≤ e^{x_i − m}, that is at most y_i ln(1/y_i) u ≤ 0.37u, and at most 104u of y_i, beyond which e^{x_i − m} is 0
-    in binary32. In the sum it changes the terms by Σ y_j ln(1/y_j) u ≤ u ln K. Exponentials may underflow.
+    Assumed: m = max x is subtracted, Σ e^{x_j − m} is off by `relative_error`, e^{x_i − m} by 8 ulps (16u) and what
+    rounding x_i − m changes, and they are divided or multiplied by the inverse (2u). Rounding x_i − m changes y_i by
+    (m − x_i)u of itself. As y_i ≤ e^{x_i − m}, that is at most y_i ln(1/y_i) u ≤ 0.37u, and at most 104u of y_i, beyond
+    which e^{x_i − m} is 0 in binary32. Exponentials may underflow.
     """
     terms = call.output[axis_of(call)]
-    relative = 4 * ELEMENTARY_ULPS + terms + log(terms) + 4
+    relative = relative_error(terms) + 2 * ELEMENTARY_ULPS + 4
     return 2.0 * relative * UNIT * value + UNIT * (212.0 * value).clamp(max=1.0) + vanishing(terms)
 
 
@@ -99,20 +81,14 @@ def relaxation(call: Call, x: Interval) -> Planes:
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
     logs = [
-        torch.log_softmax(_corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
+        torch.log_softmax(corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
         for own, others in ((lower, upper), (upper, lower))
     ]
-    low, high = _differences(call, lower, upper), _differences(call, upper, lower)
+    low, high = differences(call, lower, upper), differences(call, upper, lower)
     return Planes(
-        _placed(call, *_plane_below(call, low, high), logs[0].exp()),
-        _placed(call, *_plane_above(call, low, high, *logs), logs[1].exp()),
+        placed(call, *_plane_below(call, low, high), logs[0].exp()),
+        placed(call, *_plane_above(call, low, high, *logs), logs[1].exp()),
     )
-
-
-def _differences(call: Call, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-    """Return the matrix others_j − own_i, with zeros on the diagonal."""
-    difference = others.unsqueeze(-2) - own.unsqueeze(-1)
-    return torch.where(_diagonal(call, own), torch.zeros_like(difference), difference)
 
 
 def _plane_below(call: Call, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -124,7 +100,7 @@ def _plane_below(call: Call, low: torch.Tensor, high: torch.Tensor) -> tuple[tor
     middle = (slope * midpoint(low, high) + constant).sum(-1, keepdim=True)
     factor = torch.exp(-scale)
     offset = factor * (2.0 / middle - constant.sum(-1, keepdim=True) / middle.square())
-    return _on_operands(call, factor * slope / middle.square()), offset.squeeze(-1)
+    return on_operands(call, factor * slope / middle.square()), offset.squeeze(-1)
 
 
 def _plane_above(
@@ -137,35 +113,7 @@ def _plane_above(
     middle = midpoint(low, high)
     weight = torch.exp(middle + (log_least + log_greatest).unsqueeze(-1))
     offset = log_least.exp() + log_greatest.exp() - (weight * (1.0 - middle)).sum(-1)
-    return _on_operands(call, weight), offset
-
-
-def _on_operands(call: Call, weight: torch.Tensor) -> torch.Tensor:
-    """Return the slopes of −Σ_j weight_ij (x_j − x_i) with respect to x_j."""
-    return torch.where(_diagonal(call, weight), weight.sum(-1, keepdim=True) - weight, -weight)
-
-
-def _placed(call: Call, slopes: torch.Tensor, offset: torch.Tensor, bound: torch.Tensor) -> Plane:
-    """Return the plane with its axis where the operand has it, and the constant `bound` where it is not finite."""
-    axis = axis_of(call)
-
-    def view(value: torch.Tensor) -> torch.Tensor:
-        return value.movedim(axis, -1).unsqueeze(axis)
-
-    finite = torch.isfinite(offset) & torch.isfinite(slopes).all(-1)
-    slopes = torch.where(finite.unsqueeze(-1), slopes, torch.zeros_like(slopes))
-    offset = torch.where(finite, offset, bound)
-    return Plane((slopes.movedim(-2, axis),), offset.movedim(-1, axis), (view,))
-
-
-def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Softmax. Before version 13 it normalizes over `axis` and all dimensions after it together."""
-    x, early = node.operand(0), node.version < 13
-    axis = feature_axis(int(node.attributes.get("axis", 1 if early else -1)), len(x.shape), f"node {node.name}")
-    if not early or all(size == 1 for size in x.shape[axis + 1 :]):
-        return builder.add("Softmax", [x], {"axis": axis})
-    merged = builder.add("Reshape", [x], {"shape": [*x.shape[1:axis], prod(x.shape[axis:])]})
-    return builder.add("Reshape", [builder.add("Softmax", [merged])], {"shape": list(x.shape[1:])})
+    return on_operands(call, weight), offset
 
 
 OPERATOR = register(
@@ -178,7 +126,7 @@ OPERATOR = register(
         shape=shape,
         macs=no_macs,
         rules=nonlinear(nominal, interval, relaxation),
-        reads=(OnnxImport("Softmax", (1, 11, 13), read),),
+        reads=(import_normalizing("Softmax"),),
         writes=export_as("Softmax", "axis"),
         layers=(
             option_layer(

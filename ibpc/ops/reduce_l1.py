@@ -1,0 +1,30 @@
+"""ReduceL1: Σ |x| over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._norms import norm_interval, norm_planes
+from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops.base import Call, Planes, nonlinear, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = Σ |x|."""
+    return x.abs().sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Sum of the least and of the greatest moduli; exact. See `norm_interval`."""
+    return norm_interval(call, gathered_box(call, x), 1, count(call))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the chords above, ± x below; see `norm_planes`."""
+    return norm_planes(gathered_box(call, x), 1, lambda value: gathered(call, value))
+
+
+OPERATOR = register(
+    reduction("ReduceL1", "The sum of absolute values", (1, 11, 13, 18), nonlinear(nominal, interval, relaxation))
+)

@@ -1,0 +1,31 @@
+"""ReduceL2: √Σ x² over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._norms import norm_interval, norm_planes
+from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops.base import Call, Planes, nonlinear, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = √Σ x², with the gradient 0 at 0."""
+    result: torch.Tensor = torch.linalg.vector_norm(x, 2, list(call["axes"]), keepdim=bool(call["keepdims"]))
+    return result
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Norm of the least and of the greatest moduli; exact. See `norm_interval`."""
+    return norm_interval(call, gathered_box(call, x), 2, count(call))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Tangent below, √ of the chords above; see `norm_planes`."""
+    return norm_planes(gathered_box(call, x), 2, lambda value: gathered(call, value))
+
+
+OPERATOR = register(
+    reduction("ReduceL2", "The Euclidean norm", (1, 11, 13, 18), nonlinear(nominal, interval, relaxation))
+)

@@ -1,0 +1,47 @@
+"""ReduceLogSumExp: ln Σ eˣ over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops._softmax import chord_line, relative_error, tangent_line
+from ibpc.ops.base import Call, Plane, Planes, nonlinear, outward, register
+from ibpc.rounding import ELEMENTARY_ULPS, UNIT
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = ln Σ eˣ."""
+    return torch.logsumexp(x, list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[ln Σ eˡ, ln Σ eᵘ], exact, for it rises in every element.
+
+    In binary32, with or without m = max x subtracted: the sum is off by `relative_error`, which is absolute in its
+    logarithm, that is within 8 ulps of at most |y| or ln n, and adding m rounds once more. Without m the exponentials
+    may underflow only where a network would give −∞; m is assumed to be subtracted there.
+    """
+    size = count(call)
+    absolute = 2.0 * UNIT * 2 * ELEMENTARY_ULPS * relative_error(size)
+    return outward(call, nominal(call, x.lower), nominal(call, x.upper), 2 * ELEMENTARY_ULPS + 4, absolute)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the tangent at the center below, the logarithm of the chords above; see `tangent_line` and `chord_line`."""
+    box = gathered_box(call, x)
+    views = (lambda value: gathered(call, value),)
+    slope, offset = tangent_line(box.lower, box.upper)
+    chord_slope, chord_offset = chord_line(box.lower, box.upper)
+    return Planes(Plane((slope,), offset, views), Plane((chord_slope,), chord_offset, views))
+
+
+OPERATOR = register(
+    reduction(
+        "ReduceLogSumExp",
+        "The logarithm of the sum of exponentials over some axes",
+        (1, 11, 13, 18, 28),
+        nonlinear(nominal, interval, relaxation),
+    )
+)

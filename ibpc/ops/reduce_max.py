@@ -1,0 +1,23 @@
+"""ReduceMax: the greatest element over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.ops._reductions import maximum_planes, reduction
+from ibpc.ops.base import Call, monotone, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = max x."""
+    return x.amax(list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+OPERATOR = register(
+    reduction(
+        "ReduceMax",
+        "The greatest element over some axes",
+        (1, 11, 12, 13, 18, 20),
+        monotone(nominal, maximum_planes, ulps=0),
+    )
+)

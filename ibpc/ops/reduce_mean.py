@@ -1,0 +1,28 @@
+"""ReduceMean: the mean over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.ops._reductions import count, reduction, sum_of_radii
+from ibpc.ops.base import Call, affine, no_magnitude, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = Σ x / n."""
+    return x.mean(list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+def terms(call: Call) -> int:
+    """Every output sums n elements, and multiplies by a rounded reciprocal or divides."""
+    return count(call) + 1
+
+
+OPERATOR = register(
+    reduction(
+        "ReduceMean",
+        "The mean over some axes",
+        (1, 11, 13, 18),
+        affine(nominal, sum_of_radii(nominal), terms, no_magnitude),
+    )
+)

@@ -1,0 +1,92 @@
+"""ReduceProd: the product over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._planes import midpoint
+from ibpc.ops._products import corners
+from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops.base import Call, Plane, Planes, nonlinear, register
+from ibpc.rounding import FLUSHED, Arithmetic, down, up
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = Π x."""
+    return gathered(call, x).prod(-1)
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Multiply the boxes of the factors in pairs; exact.
+
+    The factors are independent, so the values of x₁ x₂ are all of the box of corner products, and so on. In binary32
+    a product of n factors in any order is off by γₙ of itself, and by what underflow takes from a factor or a partial
+    product, times all other factors: at most the product of max(|x|, 1). Where that overflows nothing is claimed.
+    """
+    factors = gathered_box(call, x)
+    result = _product(factors, count(call))
+    if call.arithmetic is Arithmetic.REAL:
+        return result
+    size = torch.maximum(-factors.lower, factors.upper).clamp(min=1.0)
+    lost = 2.0 * count(call) * FLUSHED * _product(Interval.bounds(size, size), count(call)).upper
+    ulps = 2 * count(call) + 16
+    return Interval.bounds(down(result.lower - lost, ulps), up(result.upper + lost, ulps))
+
+
+def _product(x: Interval, size: int) -> Interval:
+    """Return the box of the product of `size` factors along the last dimension."""
+    if size == 1:
+        return Interval.bounds(x.lower.squeeze(-1), x.upper.squeeze(-1))
+    half = size // 2
+    first, second = (
+        Interval.bounds(x.lower.narrow(-1, start, half), x.upper.narrow(-1, start, half)) for start in (0, half)
+    )
+    lower, upper = corners(first, second, torch.mul)
+    if size % 2:
+        lower = torch.cat([lower, x.lower.narrow(-1, size - 1, 1)], -1)
+        upper = torch.cat([upper, x.upper.narrow(-1, size - 1, 1)], -1)
+    return _product(Interval.bounds(lower, upper), half + size % 2)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Planes of the mean value form, or the bounds as constants where these are better at the center.
+
+    With m the center, r the radius and [g_i − s_i, g_i + s_i] the bounds of ∂y/∂x_i, the product of the others, over
+    the box: |y(x) − y(m) − Σ g_i (x_i − m_i)| ≤ Σ s_i r_i.
+    """
+    size, factors = count(call), gathered_box(call, x)
+    bounds = _product(factors, size)
+    slopes = _product(_others(factors, size), size)
+    middle = midpoint(factors.lower, factors.upper)
+    slope = midpoint(slopes.lower, slopes.upper)
+    error = ((0.5 * slopes.upper - 0.5 * slopes.lower) * (0.5 * factors.upper - 0.5 * factors.lower)).sum(-1)
+    value = middle.prod(-1)
+    offset = value - (slope * middle).sum(-1)
+    views = (lambda point: gathered(call, point),)
+    flat = torch.zeros_like(slope)
+    sloped_below, sloped_above = value - error >= bounds.lower, value + error <= bounds.upper
+    return Planes(
+        Plane(
+            (torch.where(sloped_below.unsqueeze(-1), slope, flat),),
+            torch.where(sloped_below, offset - error, bounds.lower),
+            views,
+        ),
+        Plane(
+            (torch.where(sloped_above.unsqueeze(-1), slope, flat),),
+            torch.where(sloped_above, offset + error, bounds.upper),
+            views,
+        ),
+    )
+
+
+def _others(x: Interval, size: int) -> Interval:
+    """Return the factors (…, n) as rows (…, n, n), the factor i of row i replaced by 1."""
+    own = torch.eye(size, dtype=torch.bool, device=x.lower.device)
+    ones = torch.ones_like(x.lower).unsqueeze(-2)
+    return Interval.bounds(torch.where(own, ones, x.lower.unsqueeze(-2)), torch.where(own, ones, x.upper.unsqueeze(-2)))
+
+
+OPERATOR = register(
+    reduction("ReduceProd", "The product over some axes", (1, 11, 13, 18), nonlinear(nominal, interval, relaxation))
+)

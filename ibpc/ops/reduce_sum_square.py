@@ -1,0 +1,39 @@
+"""ReduceSumSquare: Σ x² over some axes."""
+
+from __future__ import annotations
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._norms import moduli, power_chord
+from ibpc.ops._planes import midpoint
+from ibpc.ops._reductions import count, gathered, gathered_box, reduction, summed
+from ibpc.ops.base import Call, Plane, Planes, nonlinear, register
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = Σ x²."""
+    return (x * x).sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Sum of the least and of the greatest squares, for the terms are independent; exact."""
+    size = moduli(gathered_box(call, x))
+    return summed(call, Interval.bounds(size.lower * size.lower, size.upper * size.upper), count(call), 1)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the sums of the squares' tangents at the midpoints and of their chords."""
+    box = gathered_box(call, x)
+    middle = midpoint(box.lower, box.upper)
+    slope, constant = power_chord(box, 2)
+    views = (lambda value: gathered(call, value),)
+    return Planes(
+        Plane((2.0 * middle,), -(middle * middle).sum(-1), views),
+        Plane((slope,), constant.sum(-1), views),
+    )
+
+
+OPERATOR = register(
+    reduction("ReduceSumSquare", "The sum of squares", (1, 11, 13, 18), nonlinear(nominal, interval, relaxation))
+)

@@ -29,7 +29,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the tangent at the center below, the logarithm of the chords above; see `tangent_line` and `chord_line`."""
+    """Return the tangent at the center below, ln of the chords above; see `tangent_line` and `chord_line`."""
     box = gathered_box(call, x)
     views = (lambda value: gathered(call, value),)
     slope, offset = tangent_line(box.lower, box.upper)

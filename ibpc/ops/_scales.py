@@ -1,16 +1,22 @@
-"""Weight and bias of normalizations: roles, shapes, layer options, and import of constant or computed ones."""
+"""What normalizations x · s(x) · weight + bias share: the parameters, their import and options, and planes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import torch
 
 from ibpc.errors import GraphError
+from ibpc.interval import Interval
 from ibpc.ir import Shape, format_shape
+from ibpc.ops._planes import chord
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops.base import Builder, Fill, LayerPlan, OnnxNode, Role, Value
+
+Tensor: TypeAlias = torch.Tensor
+Line: TypeAlias = tuple[Tensor, Tensor]
+Lines: TypeAlias = tuple[Line, Line]
 
 ROLES: Final = (Role("weight", Fill.ONES, optional=True), Role("bias", Fill.ZEROS, optional=True))
 
@@ -82,7 +88,7 @@ def import_scaled(operator: str, node: OnnxNode, builder: Builder, stash_types: 
     return result if bias is None or "bias" in parameters else builder.add("Add", [result, bias])
 
 
-def _fitting(value: Value | None, sizes: Shape) -> torch.Tensor | None:
+def _fitting(value: Value | None, sizes: Shape) -> Tensor | None:
     """Return a constant that broadcasts to these sizes in their shape, None for any other value."""
     if value is None or value.constant is None:
         return None
@@ -92,3 +98,51 @@ def _fitting(value: Value | None, sizes: Shape) -> torch.Tensor | None:
     padded = (1,) * (len(sizes) - constant.dim()) + tuple(constant.shape)
     fits = len(padded) == len(sizes) and all(found in (1, size) for found, size in zip(padded, sizes, strict=True))
     return constant.expand(sizes).contiguous() if fits else None
+
+
+# ── bounds and planes ───────────────────────────────────────────────────────────────────────────────────────────
+def scaled(box: Interval, weight: Tensor | None, bias: Tensor | None) -> Interval:
+    """Return weight · box + bias."""
+    lower, upper = box.lower, box.upper
+    if weight is not None:
+        first, second = lower * weight, upper * weight
+        lower, upper = torch.minimum(first, second), torch.maximum(first, second)
+    return Interval.bounds(lower, upper) if bias is None else Interval.bounds(lower + bias, upper + bias)
+
+
+def factor_lines(d: Interval, factor: Interval, middle: Tensor, bounds: Interval) -> Lines:
+    """Return slopes in d and offsets of a lower and an upper line of d s, with s in the box `factor` ≥ 0.
+
+    d s lies between min(d a, d b) and max(d a, d b), [a, b] the bounds of s: the first is concave in d and so above its
+    chord, the second convex and so below it. Where the `bounds` of d s are better at `middle`, d at the center of the
+    box, or b is not finite, the line is that constant.
+    """
+    low, high, slow, fast = d.lower, d.upper, factor.lower, factor.upper
+
+    def line(extreme: Callable[[Tensor, Tensor], Tensor], other: Callable[[Tensor, Tensor], Tensor]) -> Line:
+        bound = bounds.lower if extreme is torch.minimum else bounds.upper
+        at_low, at_high = extreme(low * slow, low * fast), extreme(high * slow, high * fast)
+        slope = chord(low, high, at_low, at_high, slow.expand_as(low))
+        offset = extreme(at_low - slope * low, at_high - slope * high)
+        better = (other(slope * middle + offset, bound) != bound) & offset.isfinite()
+        return torch.where(better, slope, torch.zeros_like(slope)), torch.where(better, offset, bound)
+
+    return line(torch.minimum, torch.maximum), line(torch.maximum, torch.minimum)
+
+
+def weighted_lines(lines: Lines, weight: Tensor | None, bias: Tensor | None) -> Lines:
+    """Return the lines of weight · y + bias from those of y."""
+    (low_slope, low_offset), (high_slope, high_offset) = lines
+    if weight is not None:
+        flipped = weight < 0
+        low_slope, high_slope = (
+            weight * torch.where(flipped, high_slope, low_slope),
+            weight * torch.where(flipped, low_slope, high_slope),
+        )
+        low_offset, high_offset = (
+            weight * torch.where(flipped, high_offset, low_offset),
+            weight * torch.where(flipped, low_offset, high_offset),
+        )
+    if bias is not None:
+        low_offset, high_offset = low_offset + bias, high_offset + bias
+    return (low_slope, low_offset), (high_slope, high_offset)

@@ -36,13 +36,13 @@ from typing import Any, Final, TypeAlias
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._planes import chord, midpoint
+from ibpc.ops._norms import prefixes, suffixes
+from ibpc.ops._planes import midpoint
+from ibpc.ops._scales import Line, Lines, factor_lines, scaled, weighted_lines
 from ibpc.ops.base import Call, NominalRule, Plane, Planes, Rules, nonlinear
 from ibpc.rounding import FLUSHED, UNIT, Arithmetic, down, gamma, up, vanishing
 
 Tensor: TypeAlias = torch.Tensor
-
-_Line: TypeAlias = tuple[Tensor, Tensor]
 
 MOST_ENUMERATED: Final = 8
 GREATEST: Final = 2.0**127
@@ -94,7 +94,7 @@ def standardizing(nominal: NominalRule, layout: Callable[[Call], Layout]) -> Rul
 # ── bounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def _in_reals(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> Interval:
     """Return the bounds in real arithmetic. A group with a bound that is not a number claims nothing."""
-    box = _scaled(_standardized(x, size, epsilon, 0.0), weight, bias)
+    box = scaled(_standardized(x, size, epsilon, 0.0), weight, bias)
     unknown = (0.0 * (x.lower + x.upper)).sum(-1, keepdim=True)
     return Interval.bounds(box.lower + unknown, box.upper + unknown)
 
@@ -112,13 +112,13 @@ def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, 
     relative, absolute, safe = _errors(wide, size, epsilon, scale)
     lower = box.lower - box.lower.abs() * relative - absolute
     upper = box.upper + box.upper.abs() * relative + absolute
-    scaled = _scaled(Interval.bounds(lower, upper), scale, shift)
+    weighted = scaled(Interval.bounds(lower, upper), scale, shift)
     most = torch.maximum(lower.abs(), upper.abs())
     slack = 16.0 * UNIT * (most * scale.abs() + shift.abs()) + FLUSHED * (2.0 + most + scale.abs())
     unknown = torch.full_like(x.lower, torch.inf)
     return Interval.bounds(
-        torch.where(safe, down((scaled.lower - slack).float()), -unknown),
-        torch.where(safe, up((scaled.upper + slack).float()), unknown),
+        torch.where(safe, down((weighted.lower - slack).float()), -unknown),
+        torch.where(safe, up((weighted.upper + slack).float()), unknown),
     )
 
 
@@ -156,15 +156,6 @@ def _variances(x: Interval, size: int) -> tuple[Tensor, Tensor]:
     length = torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
     least = torch.relu(squares - (deviation * radius).sum(-1, keepdim=True)) / length
     return least * least * ((1.0 - 2.0**-40) / size), (deviation + radius).square().mean(-1, keepdim=True)
-
-
-def _scaled(box: Interval, weight: Tensor | None, bias: Tensor | None) -> Interval:
-    """Return weight · box + bias."""
-    lower, upper = box.lower, box.upper
-    if weight is not None:
-        first, second = lower * weight, upper * weight
-        lower, upper = torch.minimum(first, second), torch.maximum(first, second)
-    return Interval.bounds(lower, upper) if bias is None else Interval.bounds(lower + bias, upper + bias)
 
 
 # ── the greatest value over a box ───────────────────────────────────────────────────────────────────────────────
@@ -212,7 +203,7 @@ def _positive(lower: Tensor, upper: Tensor, size: int, added: float, unit: float
     rank_lower, rank_upper = rank.narrow(-1, 0, size), rank.narrow(-1, size, size)
     from_below = (order >= size).type_as(bounds)
     sums = [
-        _suffixes(power * (1.0 - from_below)) + _prefixes(power * from_below)
+        suffixes(power * (1.0 - from_below)) + prefixes(power * from_below)
         for power in (torch.ones_like(bounds), bounds, bounds * bounds)
     ]
 
@@ -256,7 +247,7 @@ def _negative(lower: Tensor, upper: Tensor, size: int, added: float, unit: float
     others, x = size - 1, upper
     middles, order = torch.sort(midpoint(lower, upper), -1)
     low, high = lower.gather(-1, order), upper.gather(-1, order)
-    sums = [_prefixes(first) + _suffixes(second) for first, second in ((low, high), (low * low, high * high))]
+    sums = [prefixes(first) + suffixes(second) for first, second in ((low, high), (low * low, high * high))]
 
     def far(tables: list[Tensor], own: Tensor, point: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         total, squares = tables[0].gather(-1, place) - own, tables[1].gather(-1, place) - own * own
@@ -311,23 +302,11 @@ def _first(holds: Callable[[Tensor], Tensor], least: Tensor, most: Tensor, count
     return most
 
 
-def _prefixes(x: Tensor) -> Tensor:
-    """Return the sums of the first 0, 1, … n elements."""
-    return torch.cat([torch.zeros_like(x.narrow(-1, 0, 1)), x.cumsum(-1)], -1)
-
-
-def _suffixes(x: Tensor) -> Tensor:
-    """Return the sums of the last n, n − 1, … 0 elements."""
-    return _prefixes(x.flip(-1)).flip(-1)
-
-
 # ── planes ──────────────────────────────────────────────────────────────────────────────────────────────────────
-def _planes(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> tuple[_Line, _Line]:
+def _planes(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> Lines:
     """Return slopes in d = x_i − mean and offsets of a lower and an upper plane of weight · d s + bias.
 
-    With s = 1 / √(variance + ε) in [a, b], d s lies between min(d a, d b) and max(d a, d b); the first is concave in d
-    and so above its chord, the second convex and so below it. Where the exact bounds are better at the center of the
-    box, the plane is that constant.
+    s is 1 / √(variance + ε); see `factor_lines`.
     """
     least, most = _variances(x, size)
     slow, fast = torch.rsqrt(most + epsilon), torch.rsqrt(least + epsilon)
@@ -338,25 +317,11 @@ def _planes(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias:
     middle = center - center.mean(-1, keepdim=True)
     bounds = _standardized(x, size, epsilon, 0.0)
 
-    def line(extreme: Callable[[Tensor, Tensor], Tensor], bound: Tensor) -> _Line:
-        at_low, at_high = extreme(low * slow, low * fast), extreme(high * slow, high * fast)
-        slope = chord(low, high, at_low, at_high, slow.expand_as(low))
-        offset = extreme(at_low - slope * low, at_high - slope * high)
-        better = extreme(slope * middle + offset, bound) == bound
-        return torch.where(better, slope, torch.zeros_like(slope)), torch.where(better, offset, bound)
-
-    lower, upper = line(torch.minimum, bounds.lower), line(torch.maximum, bounds.upper)
-    if weight is not None:
-        flipped = weight < 0
-        below = tuple(weight * torch.where(flipped, high, low) for low, high in zip(lower, upper, strict=True))
-        above = tuple(weight * torch.where(flipped, low, high) for low, high in zip(lower, upper, strict=True))
-        lower, upper = (below[0], below[1]), (above[0], above[1])
-    if bias is None:
-        return lower, upper
-    return (lower[0], lower[1] + bias), (upper[0], upper[1] + bias)
+    lines = factor_lines(Interval.bounds(low, high), Interval.bounds(slow, fast), middle, bounds)
+    return weighted_lines(lines, weight, bias)
 
 
-def _placed(call: Call, groups: Layout, lines: tuple[_Line, _Line]) -> Planes:
+def _placed(call: Call, groups: Layout, lines: Lines) -> Planes:
     """Return lines in x_i − mean as planes over all elements of the group."""
     size = groups.size
 
@@ -364,7 +329,7 @@ def _placed(call: Call, groups: Layout, lines: tuple[_Line, _Line]) -> Planes:
         repeated = groups.grouped(value).unsqueeze(-2).expand([-1, *groups.outer, size, size])
         return repeated.reshape([-1, *call.output[1:], size])
 
-    def plane(line: _Line) -> Plane:
+    def plane(line: Line) -> Plane:
         slope, offset = line
         own = torch.eye(size, dtype=slope.dtype, device=slope.device) - 1.0 / size
         slopes = (slope.unsqueeze(-1) * own).reshape([-1, *call.output[1:], size])

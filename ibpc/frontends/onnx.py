@@ -232,6 +232,9 @@ class _Importer:
             seen = reshaping(seen, self._builder, outputs[0][1:])
         results = self._readings[seen.type].read(seen, self._builder)
         values = results if isinstance(results, tuple) else (results,)
+        named = [slot for slot, name in enumerate(node.output) if name]
+        if len(values) < len(named) and unread.issuperset(named[len(values) :]):
+            values += (values[0],) * (len(named) - len(values))
         if len(values) != len(outputs):
             raise GraphError.at(node.name, f"{len(outputs)} outputs are used", f"{len(values)}")
         return [_entry(value, form, sizes) for value, sizes in zip(values, outputs, strict=True)]

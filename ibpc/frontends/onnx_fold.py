@@ -8,7 +8,7 @@ constants like any other: they fold by evaluation, node by node, with the ONNX r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -39,6 +39,8 @@ _RANDOM: Final = frozenset(
 )
 # The reference evaluator knows these from a later opset on, in which they mean the same for the same inputs.
 _EVALUATED_FROM: Final = {"DequantizeLinear": 19, "QuantizeLinear": 19}
+# Shape inference leaves these alone: their output has the shape of their first input.
+_OF_SAME_SHAPE: Final = frozenset({"GroupNormalization", "MeanVarianceNormalization", "RMSNormalization"})
 _COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
 # Shape inference leaves these open although their other inputs decide the shape, when they are known.
 _SHAPED_BY_CONSTANTS: Final = frozenset({"Compress"})
@@ -128,7 +130,10 @@ class Tracer:
             inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ValueError(f"shape inference refuses it: {str(error).strip().splitlines()[0][:300]}") from error
-        return {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+        found = {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+        if node.op_type in _OF_SAME_SHAPE:
+            found.setdefault(node.output[0], replace(self.values[node.input[0]], constant=None))
+        return found
 
     def _is_shaped_by_constants(self, node: onnx.NodeProto) -> bool:
         others = [self.values[name].constant for name in node.input[1:] if name]

@@ -25,6 +25,21 @@ def moduli(x: Interval) -> Interval:
     return Interval.bounds(torch.relu(torch.maximum(x.lower, -x.upper)), torch.maximum(-x.lower, x.upper))
 
 
+def prefixes(x: Tensor) -> Tensor:
+    """Return the sums of the first 0, 1, … n elements."""
+    return torch.cat([torch.zeros_like(x.narrow(-1, 0, 1)), x.cumsum(-1)], -1)
+
+
+def suffixes(x: Tensor) -> Tensor:
+    """Return the sums of the last n, n − 1, … 0 elements."""
+    return prefixes(x.flip(-1)).flip(-1)
+
+
+def sums_of_others(x: Tensor, size: int) -> Tensor:
+    """Return for each of `size` elements the sum of the others, without a subtraction."""
+    return prefixes(x).narrow(-1, 0, size) + suffixes(x).narrow(-1, 1, size)
+
+
 def norm(x: Tensor, p: float) -> Tensor:
     """(Σ |x|ᵖ)^(1/p) along the last dimension, with the gradient 0 at 0."""
     result: Tensor = torch.linalg.vector_norm(x, p, -1)

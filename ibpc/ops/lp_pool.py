@@ -1,0 +1,114 @@
+"""LpPool: the p-norm of each window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from math import prod
+from typing import Any
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ir import Shape
+from ibpc.ops._norms import norm, norm_interval, norm_planes
+from ibpc.ops._pools import ATTRIBUTES, covering_pads, onnx_pool, planned_pool, pool_options, pooled_shape, windows
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    register,
+)
+
+
+def gathered(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """Return the elements of each window side by side, (*output, kernel); padding is 0."""
+    return windows(call, x).flatten(-len(call["kernel_shape"]))
+
+
+def gathered_box(call: Call, x: Interval) -> Interval:
+    """Return the box as `gathered`."""
+    return Interval.bounds(gathered(call, x.lower), gathered(call, x.upper))
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = (Σ |x|ᵖ)^(1/p) over the window, with the gradient 0 at 0."""
+    return norm(gathered(call, x), call["p"])
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Norms of the least and of the greatest moduli; exact. See `norm_interval`."""
+    return norm_interval(call, gathered_box(call, x), call["p"], prod(call["kernel_shape"]))
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return the planes of the norm of each window; see `norm_planes`."""
+    return norm_planes(gathered_box(call, x), call["p"], partial(gathered, call))
+
+
+def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan an LPPoolNd layer."""
+    attributes = planned_pool(f"LPPool{dimensions}d", {**options, "padding": 0}, operands, dimensions)
+    return LayerPlan({**attributes, "p": options["norm_type"]})
+
+
+def layer(dimensions: int) -> Layer:
+    """Return the torch.nn layer LPPoolNd, for even exponents: it does not take the modulus of what it raises to p."""
+    shared = pool_options(dimensions, "")
+    options = {
+        "norm_type": {
+            "description": "The exponent p, an even number",
+            "type": "integer",
+            "minimum": 2,
+            "multipleOf": 2,
+        },
+        **{name: schema for name, schema in shared.items() if name != "padding"},
+    }
+    return Layer(f"LPPool{dimensions}d", options, partial(plan, dimensions), ("norm_type", "kernel_size"))
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import LpPool."""
+    attributes = {**onnx_pool(node), "p": int(node.attributes.get("p", 2))}
+    return builder.add("LpPool", [node.operand(0)], attributes)
+
+
+def read_global(node: OnnxNode, builder: Builder) -> Value:
+    """Import GlobalLpPool as a window over everything."""
+    x = node.operand(0)
+    spatial = list(x.shape[2:])
+    ones = [1] * len(spatial)
+    window = {"kernel_shape": spatial, "strides": ones, "dilations": ones, "pads": [0] * (2 * len(spatial))}
+    return builder.add("LpPool", [x], {**window, "p": int(node.attributes.get("p", 2))})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export LpPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
+    kept = {name: call[name] for name in ("kernel_shape", "strides", "dilations", "p")}
+    return writer.node("LpPool", operands, pads=covering_pads(call), **kept)
+
+
+OPERATOR = register(
+    Operator(
+        name="LpPool",
+        summary="The p-norm of each window",
+        attributes={**ATTRIBUTES, "p": {"type": "integer", "minimum": 1, "default": 2}},
+        operands=(1, 1),
+        roles=(),
+        shape=partial(pooled_shape, "LpPool"),
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("LpPool", (2, 11, 18, 22), read), OnnxImport("GlobalLpPool", (2, 22), read_global)),
+        writes=write,
+        layers=(layer(1), layer(2), layer(3)),
+    )
+)

@@ -1,0 +1,187 @@
+"""LRN: local response normalization, x / (bias + alpha / size · Σ x²)^beta over a window of channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import ceil, sqrt
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from ibpc.errors import GraphError
+from ibpc.interval import Interval
+from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._norms import moduli
+from ibpc.ops._planes import midpoint
+from ibpc.ops._scales import factor_lines
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Plane,
+    Planes,
+    Value,
+    Writer,
+    no_macs,
+    nonlinear,
+    outward,
+    register,
+)
+from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, vanishing
+
+
+def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
+    """Return the shape of x, N×C×…."""
+    (x,) = operands
+    if len(x) < 3:
+        found = f"an operand of shape {format_shape(x)}"
+        raise GraphError.at("LRN", found, "spatial dimensions behind batch and channels")
+    return x
+
+
+def windows(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """Return the channels of each window, (…, size); those that are missing are 0."""
+    before = own_place(call)
+    around = [0, 0] * (len(call.output) - 2) + [before, call["size"] - 1 - before]
+    return F.pad(x, around).unfold(1, call["size"], 1)
+
+
+def own_place(call: Call) -> int:
+    """Return the place of a channel in its own window: the middle, or the one before it."""
+    return int((call["size"] - 1) // 2)
+
+
+def others(call: Call, squares: torch.Tensor) -> torch.Tensor:
+    """Return the sum of the squares of each window but its own channel's."""
+    view, own = windows(call, squares), own_place(call)
+    return view.narrow(-1, 0, own).sum(-1) + view.narrow(-1, own + 1, call["size"] - 1 - own).sum(-1)
+
+
+def base_of(call: Call, squares: torch.Tensor) -> torch.Tensor:
+    """Return bias + alpha / size · squares."""
+    return squares * float(call["alpha"] / call["size"]) + float(call["bias"])
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x / (bias + alpha / size · Σ x²)^beta (Krizhevsky et al. 2012, section 3.3)."""
+    result: torch.Tensor = x / base_of(call, windows(call, x * x).sum(-1)) ** call["beta"]
+    return result
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """Take the other channels at their least or greatest moduli, and x_i where the quotient is extreme. Exact.
+
+    With b = bias + alpha / size · (sum of the other squares) and a = alpha / size, x / (b + a x²)^beta falls in |x| b.
+    For x ≥ 0 it rises up to x² = b / (a (2 beta − 1)), or without end for beta ≤ 1/2, and falls after that: its maximum
+    over the box of x is at the nearest point to that peak, its minimum at an end.
+
+    In binary32: the base is off by γ of itself for size + 4 terms, the power by 8 ulps and by what the rounded exponent
+    changes, up to 90u, and what underflow takes is relative to the bias. Overflow claims nothing.
+    """
+    sizes = moduli(x)
+    squares = [end * end for end in (sizes.lower, sizes.upper)]
+    least, most = (base_of(call, others(call, square)) for square in squares)
+    lower, upper = -_greatest(call, -x.upper, -x.lower, least, most), _greatest(call, x.lower, x.upper, least, most)
+    beta = max(1.0, float(call["beta"]))
+    lost = call["alpha"] * vanishing(call["size"]) / (call["bias"] * UNIT)
+    ulps = ceil(beta * (2 * call["size"] + 100 + min(lost, 1e9))) + 6 * ELEMENTARY_ULPS
+    overflow = 0.0 * (4.0 * (most + (call["alpha"] / call["size"]) * squares[1])) ** beta
+    bounds = outward(call, lower, upper, ulps, FLUSHED * (1.0 + call["bias"] ** -call["beta"]))
+    return Interval.bounds(bounds.lower + overflow, bounds.upper + overflow)
+
+
+def _greatest(
+    call: Call, lower: torch.Tensor, upper: torch.Tensor, least: torch.Tensor, most: torch.Tensor
+) -> torch.Tensor:
+    """Return the greatest value for x in [lower, upper] and b in [least, most]."""
+    rate, beta = call["alpha"] / call["size"], float(call["beta"])
+
+    def quotient(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = x / (base + rate * x * x) ** beta
+        return result
+
+    best = upper
+    if rate > 0 and beta > 0.5:
+        peak = least.sqrt() * (1.0 / sqrt(rate * (2.0 * beta - 1.0)))
+        best = torch.minimum(torch.maximum(peak, torch.relu(lower)), upper)
+    positive = quotient(best, least)
+    negative = torch.maximum(quotient(lower, most), quotient(upper, most))
+    return torch.where(upper >= 0, positive, negative)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Planes of x s with s = base^(−beta) in its exact bounds; see `factor_lines`."""
+    sizes = moduli(x)
+    fast, slow = (
+        base_of(call, windows(call, end * end).sum(-1)) ** -call["beta"] for end in (sizes.lower, sizes.upper)
+    )
+    lines = factor_lines(x, Interval.bounds(slow, fast), midpoint(x.lower, x.upper), interval(call, x))
+    return Planes(*(Plane((slope,), offset) for slope, offset in lines))
+
+
+def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
+    """Plan a LocalResponseNorm layer. Raises GraphError for an even size, which ONNX places differently."""
+    if options["size"] % 2 == 0:
+        raise GraphError.at("LocalResponseNorm", f"size {options['size']}", "an odd size")
+    renamed = {"size": "size", "alpha": "alpha", "beta": "beta", "bias": "k"}
+    return LayerPlan({attribute: options[option] for attribute, option in renamed.items()})
+
+
+def read(node: OnnxNode, builder: Builder) -> Value:
+    """Import LRN."""
+    defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
+    attributes = {name: float(node.attributes.get(name, default)) for name, default in defaults.items()}
+    return builder.add("LRN", [node.operand(0)], {**attributes, "size": int(node.attributes["size"])})
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export LRN, over four dimensions as ONNX Runtime wants it."""
+    attributes = {name: call[name] for name in ("alpha", "beta", "bias", "size")}
+    if len(call.output) == 4:
+        return writer.node("LRN", operands, **attributes)
+    flat = writer.constant(torch.tensor([0, call.output[1], -1, 1]))
+    normalized = writer.node("LRN", [writer.node("Reshape", [*operands, flat])], **attributes)
+    return writer.node("Reshape", [normalized, writer.constant(torch.tensor([0, *call.output[1:]]))])
+
+
+_SIZE = {"type": "integer", "minimum": 1}
+_RATE = {"type": "number", "minimum": 0}
+_BIAS = {"type": "number", "exclusiveMinimum": 0}
+
+OPERATOR = register(
+    Operator(
+        name="LRN",
+        summary="Local response normalization over a window of channels",
+        attributes={
+            "size": _SIZE,
+            "alpha": {**_RATE, "default": 1e-4},
+            "beta": {**_RATE, "default": 0.75},
+            "bias": {**_BIAS, "default": 1.0},
+        },
+        operands=(1, 1),
+        roles=(),
+        shape=shape,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(OnnxImport("LRN", (1, 13), read),),
+        writes=write,
+        layers=(
+            Layer(
+                "LocalResponseNorm",
+                {
+                    "size": {"description": "Channels of a window, an odd number", **_SIZE},
+                    "alpha": {"description": "Factor of the mean square", **_RATE, "default": 1e-4},
+                    "beta": {"description": "Exponent", **_RATE, "default": 0.75},
+                    "k": {"description": "Added to the scaled mean square", **_BIAS, "default": 1.0},
+                },
+                plan,
+                ("size",),
+            ),
+        ),
+    )
+)

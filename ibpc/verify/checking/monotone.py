@@ -1,0 +1,166 @@
+"""Functions that never fall in any operand: [f(l), f(u)], attained; in binary32 apart by what an execution may miss.
+
+Assumed of executions: 8 ulps (16 u of the value), and for functions that are composed of an exponential and a sum
+an absolute error besides, where the composition loses digits that the result does not have:
+sigmoid as (1 + tanh(x/2)) / 2, tanh as 1 − 2 / (e²ˣ + 1), elu as eˣ − 1, softplus as ln(1 + eˣ).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpc.verify.checking.linear import reduced_axes
+from ibpc.verify.checking.values import Array, Box, Step, rule
+
+Function = Callable[[Array], NDArray[Any]]
+
+
+def rising(step: Step, function: Function, absolute: float = 0.0) -> Box:
+    """Bound an elementary function of the operand, missed by `absolute` u besides 8 ulps."""
+    x = step.box(0)
+    return step.near(function(x.lower), function(x.upper), absolute=absolute)
+
+
+# ── exact ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@rule("Relu")
+def relu(step: Step) -> Box:
+    """Bound max(x, 0), exactly."""
+    x = step.box(0)
+    return Box(np.maximum(x.lower, 0.0), np.maximum(x.upper, 0.0))
+
+
+@rule("Clip")
+def clip(step: Step) -> Box:
+    """Bound min(max(x, least), most), exactly. Ends are attributes before version 11."""
+    x = step.box(0)
+    least = step.constant(1).wide if step.has(1) else step.attributes.get("min", -np.inf)
+    most = step.constant(2).wide if step.has(2) else step.attributes.get("max", np.inf)
+    lower, upper = (np.minimum(np.maximum(side, least), most) for side in (x.lower, x.upper))
+    return Box(lower, upper)
+
+
+@rule("Max", "Min")
+def extreme(step: Step) -> Box:
+    """Bound the greatest or least of the operands, exactly."""
+    choose = np.maximum if step.node.op_type == "Max" else np.minimum
+    boxes = [step.box(slot) for slot in range(len(step.operands))]
+    lower, upper = boxes[0].lower, boxes[0].upper
+    for box in boxes[1:]:
+        lower, upper = choose(lower, box.lower), choose(upper, box.upper)
+    return Box(lower, upper)
+
+
+@rule("ReduceMax", "ReduceMin")
+def reduce_extreme(step: Step) -> Box:
+    """Bound the greatest or least element along axes, exactly."""
+    x, axes, keep = step.box(0), reduced_axes(step), bool(step.attributes.get("keepdims", 1))
+    if axes is None:
+        return x
+    choose = np.max if step.node.op_type == "ReduceMax" else np.min
+    return Box(
+        np.asarray(choose(x.lower, axis=axes, keepdims=keep)), np.asarray(choose(x.upper, axis=axes, keepdims=keep))
+    )
+
+
+@rule("Floor", "Ceil", "Round", "Sign")
+def stepped(step: Step) -> Box:
+    """Bound a step function, exactly. Round takes halves to the even neighbour."""
+    x = step.box(0)
+    function = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}[step.node.op_type]
+    return Box(function(x.lower), function(x.upper))
+
+
+# ── piecewise linear ────────────────────────────────────────────────────────────────────────────────────────────
+@rule("LeakyRelu")
+def leaky_relu(step: Step) -> Box:
+    """Bound x where x ≥ 0, alpha x elsewhere."""
+    return _leaky(step, np.asarray(float(step.attributes.get("alpha", 0.01))))
+
+
+@rule("PRelu")
+def prelu(step: Step) -> Box:
+    """Bound x where x ≥ 0, slope x elsewhere."""
+    return _leaky(step, step.constant(1).wide)
+
+
+def _leaky(step: Step, slope: Array) -> Box:
+    """Bound by the values at l, u, and 0, if that is between them: slopes may be negative. One product."""
+    x = step.box(0)
+    points = [x.lower, x.upper, np.clip(0.0, x.lower, x.upper)]
+    values = [np.where(point >= 0, point, slope * point) for point in points]
+    wide = step.near(np.minimum.reduce(values), np.maximum.reduce(values), ulps=1)
+    linear = x.lower >= 0
+    return Box(np.where(linear, x.lower, wide.lower), np.where(linear, x.upper, wide.upper))
+
+
+# ── elementary ──────────────────────────────────────────────────────────────────────────────────────────────────
+@rule("Sigmoid")
+def sigmoid(step: Step) -> Box:
+    """Bound 1 / (1 + e⁻ˣ)."""
+    return rising(step, lambda x: 1.0 / (1.0 + np.exp(-x)), absolute=10.0)
+
+
+@rule("Tanh")
+def tanh(step: Step) -> Box:
+    """Bound the hyperbolic tangent."""
+    return rising(step, np.tanh, absolute=14.0)
+
+
+@rule("Softplus")
+def softplus(step: Step) -> Box:
+    """Bound ln(1 + eˣ)."""
+    return rising(step, lambda x: np.logaddexp(x, 0.0), absolute=18.0)
+
+
+@rule("Exp")
+def exponential(step: Step) -> Box:
+    """Bound eˣ."""
+    return rising(step, np.exp)
+
+
+@rule("Log")
+def logarithm(step: Step) -> Box:
+    """Bound ln x; NaN at negative numbers bounds nothing. Near 1 the argument's own digits decide."""
+    return rising(step, np.log, absolute=1.0)
+
+
+@rule("Sqrt")
+def root(step: Step) -> Box:
+    """Bound √x; NaN at negative numbers bounds nothing."""
+    return rising(step, np.sqrt)
+
+
+@rule("Erf")
+def error_function(step: Step) -> Box:
+    """Bound the error function."""
+    return rising(step, lambda x: np.asarray(np.vectorize(erf, otypes=[np.float64])(x)), absolute=4.0)
+
+
+@rule("Elu")
+def elu(step: Step) -> Box:
+    """Bound x where x ≥ 0, alpha (eˣ − 1) elsewhere."""
+    return _exponential_unit(step, float(step.attributes.get("alpha", 1.0)), 1.0)
+
+
+@rule("Selu")
+def selu(step: Step) -> Box:
+    """Bound gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere."""
+    alpha = float(step.attributes.get("alpha", 1.67326319217681884765625))
+    return _exponential_unit(step, alpha, float(step.attributes.get("gamma", 1.05070102214813232421875)))
+
+
+def _exponential_unit(step: Step, alpha: float, gamma: float) -> Box:
+    """Bound by the values at l, u, and 0, if that is between them. Not below 0 there is but a product with gamma."""
+    x = step.box(0)
+    points = [x.lower, x.upper, np.clip(0.0, x.lower, x.upper)]
+    values = [gamma * np.where(point >= 0, point, alpha * np.expm1(np.minimum(point, 0.0))) for point in points]
+    least, most = np.minimum.reduce(values), np.maximum.reduce(values)
+    wide = step.near(least, most, absolute=18.0 * abs(alpha * gamma))
+    straight = Box(x.lower, x.upper) if gamma == 1.0 else step.near(least, most, ulps=1)
+    linear = x.lower >= 0
+    return Box(np.where(linear, straight.lower, wide.lower), np.where(linear, straight.upper, wide.upper))

@@ -1,0 +1,138 @@
+"""What only moves elements: every element of the output is a copy of one of the input.
+
+Which one is found by running the node alone on the numbers 0, 1, 2, … in place of the data, by the ONNX reference
+evaluator, once. Copies are exact in any arithmetic.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpc.verify.checking.values import Affine, Array, Box, Constant, Step, Value, rule, scatter
+
+# The operands that hold data; the others say where it goes. Of Concat all are data.
+_DATA: Final[dict[str, tuple[int, ...]]] = {
+    "Identity": (0,),
+    "Reshape": (0,),
+    "Flatten": (0,),
+    "Squeeze": (0,),
+    "Unsqueeze": (0,),
+    "Transpose": (0,),
+    "Slice": (0,),
+    "Split": (0,),
+    "Gather": (0,),
+    "GatherElements": (0,),
+    "GatherND": (0,),
+    "ScatterND": (0, 2),
+    "ScatterElements": (0, 2),
+    "Expand": (0,),
+    "Tile": (0,),
+    "DepthToSpace": (0,),
+    "SpaceToDepth": (0,),
+}
+
+
+@rule(*_DATA, "Concat")
+def move(step: Step) -> list[Box]:
+    """Move the elements."""
+    if step.attributes.get("reduction", b"none") not in (b"none", ""):
+        step.fail("it computes with what it scatters")
+    data = _DATA.get(step.node.op_type, tuple(range(len(step.operands))))
+    if "indices" not in step.memory:
+        step.memory["indices"] = step.evaluate(_numbered(step, data))
+    return [_moved(step, data, np.asarray(indices)) for indices in step.memory["indices"]]
+
+
+def _numbered(step: Step, data: tuple[int, ...]) -> list[NDArray[Any] | None]:
+    """Return the operands of the node with the data counted through from 0."""
+    operands: list[NDArray[Any] | None] = []
+    start = 0
+    for slot, value in enumerate(step.operands):
+        if slot in data and value is not None:
+            size = int(np.prod(value.shape))
+            operands.append(np.arange(start, start + size).reshape(value.shape))
+            start += size
+        else:
+            operands.append(step.constant(slot).array if step.has(slot) else None)
+    return operands
+
+
+def _moved(step: Step, data: tuple[int, ...], indices: NDArray[np.int64]) -> Box:
+    values = [step.value(slot) for slot in data]
+    lower, upper = (np.concatenate([side.ravel() for side in sides]) for sides in _sides(values))
+    return Box(
+        lower[indices], upper[indices], _affine(step, data, indices.ravel(), np.maximum(np.abs(lower), np.abs(upper)))
+    )
+
+
+def _sides(values: list[Value]) -> tuple[list[Array], list[Array]]:
+    return [value.lower for value in values], [value.upper for value in values]
+
+
+def _affine(step: Step, data: tuple[int, ...], indices: NDArray[np.int64], magnitude: Array) -> Affine:
+    """Return the copies as an affine function. Pulls of elements that are copied more than once are sums."""
+    pulls, offset, start = [], np.zeros(len(indices)), 0
+    for slot in data:
+        value = step.value(slot)
+        size = int(np.prod(value.shape))
+        positions = np.flatnonzero((indices >= start) & (indices < start + size))
+        sources = indices[positions] - start
+        start += size
+        if isinstance(value, Constant):
+            offset[positions] = value.wide.ravel()[sources]
+        elif len(positions):
+            pulls.append((step.names[slot], scatter(sources, positions, size)))
+    repeated = len(np.unique(indices)) < len(indices)
+    error = magnitude[indices] * (2.0**-52 * len(indices)) if repeated else np.zeros(len(indices))
+    return Affine(tuple(pulls), offset, error)
+
+
+@rule("Dropout")
+def dropout(step: Step) -> Box:
+    """Pass the operand on: nothing is dropped in evaluation."""
+    if len([name for name in step.node.output if name]) > 1:
+        step.fail("it has an output of what it dropped")
+    if step.has(2) and bool(step.constant(2).array):
+        step.fail("it is in training mode")
+    x = step.box(0)
+    size = x.lower.size
+    nothing = np.zeros(size)
+    return Box(x.lower, x.upper, Affine(((step.names[0], lambda rows: rows),), nothing, nothing))
+
+
+@rule("Pad")
+def pad(step: Step) -> Box:
+    """Put a constant around the data, or copies of it. Padding and its value are attributes before version 11."""
+    x, mode = step.box(0), step.attributes.get("mode", b"constant")
+    widths = step.integers(1, "pads") or []
+    axes = [int(axis) % len(x.shape) for axis in step.constant(3).array] if step.has(3) else range(len(x.shape))
+    pairs = [(0, 0)] * len(x.shape)
+    for axis, begin, end in zip(axes, widths[: len(widths) // 2], widths[len(widths) // 2 :], strict=True):
+        pairs[axis] = (begin, end)
+    if min(width for pair in pairs for width in pair) < 0:
+        step.fail("its padding is negative")
+    if mode == b"constant":
+        number = float(step.constant(2).wide.ravel()[0]) if step.has(2) else float(step.attributes.get("value", 0.0))
+        lower, upper = (np.pad(side, pairs, constant_values=number) for side in (x.lower, x.upper))
+        return Box(lower, upper)
+    modes = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}
+    if mode not in modes:
+        step.fail(f"its mode {mode!r}")
+    lower, upper = (np.pad(side, pairs, mode=modes[mode]) for side in (x.lower, x.upper))  # type: ignore[call-overload]
+    return Box(lower, upper)
+
+
+@rule("Shape")
+def shape(step: Step) -> Constant:
+    """Return the shape at batch 1, which is a constant."""
+    first, last = step.attributes.get("start", 0), step.attributes.get("end")
+    return Constant(np.asarray(step.value(0).shape[first:last], np.int64))
+
+
+@rule("Size")
+def size(step: Step) -> Constant:
+    """Return the number of elements at batch 1."""
+    return Constant(np.asarray(np.prod(step.value(0).shape), np.int64))

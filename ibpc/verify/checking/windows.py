@@ -1,0 +1,242 @@
+"""Convolutions and pools: linear functions and maxima over windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ibpc.verify.checking.linear import largest, split_product, stacked
+from ibpc.verify.checking.values import Array, Box, Constant, Step, rule
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where windows lie along the spatial axes: sizes, steps, dilations, and padding before and after."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, step: Step, kernel: Sequence[int], spatial: Sequence[int]) -> Windows:
+        """Read the attributes of a node. `ceil_mode` shows as more padding after."""
+        rank = len(kernel)
+        strides, dilations = (tuple(step.attributes.get(name) or [1] * rank) for name in ("strides", "dilations"))
+        spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        before, after = _padding(step, spatial, spans, strides)
+        if min((*before, *after), default=0) < 0:
+            step.fail("its padding is negative")
+        if step.attributes.get("ceil_mode", 0):
+            after = [
+                end + _ceiling(size, begin, end, span, stride)
+                for size, begin, end, span, stride in zip(spatial, before, after, spans, strides, strict=True)
+            ]
+        return cls(tuple(kernel), strides, dilations, tuple(before), tuple(after))
+
+    def padded(self, x: Array, value: float) -> Array:
+        """Return x (…, *spatial) with padding of a value."""
+        lead = x.ndim - len(self.kernel)
+        widths = [(0, 0)] * lead + list(zip(self.before, self.after, strict=True))
+        return np.pad(x, widths, constant_values=value)
+
+    def views(self, x: Array) -> Array:
+        """Return all windows of the padded x (…, *spatial): (…, *positions, *kernel), a view."""
+        rank = len(self.kernel)
+        axes = tuple(range(x.ndim - rank, x.ndim))
+        spans = [(size - 1) * dilation + 1 for size, dilation in zip(self.kernel, self.dilations, strict=True)]
+        found = sliding_window_view(x, spans, axis=axes)
+        steps = (*self.strides, *self.dilations)
+        index: tuple[Any, ...] = (..., *(slice(None, None, step) for step in steps))
+        return np.asarray(found[index])
+
+
+def _padding(
+    step: Step, spatial: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    mode = step.attributes.get("auto_pad", b"NOTSET").decode()
+    rank = len(spans)
+    if mode == "NOTSET":
+        pads = list(step.attributes.get("pads") or [0] * 2 * rank)
+        return pads[:rank], pads[rank:]
+    if mode == "VALID":
+        return [0] * rank, [0] * rank
+    totals = [
+        max((-(-size // stride) - 1) * stride + span - size, 0)
+        for size, span, stride in zip(spatial, spans, strides, strict=True)
+    ]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (large, small) if mode == "SAME_LOWER" else (small, large)
+
+
+def _ceiling(size: int, before: int, after: int, span: int, stride: int) -> int:
+    """Return how much padding a last, partial window needs; none that would start in the padding after."""
+    room = size + before + after - span
+    count = -(-room // stride)
+    return count * stride - room if count * stride < size + before else 0
+
+
+# ── convolutions ────────────────────────────────────────────────────────────────────────────────────────────────
+@rule("Conv")
+def conv(step: Step) -> Box:
+    """Bound a convolution: its windows as columns, times the weight as a matrix for each group."""
+    x, weight = step.box(0), step.constant(1)
+    groups, kernel = int(step.attributes.get("group", 1)), weight.shape[2:]
+    windows = Windows.of(step, kernel, x.shape[2:])
+    columns, positions = _columns(windows, stacked(x), groups)
+    matrix = _grouped(step, weight, groups)
+    lower, upper, magnitude = split_product(lambda ends, w: w @ ends, columns, matrix)
+    shape = (x.shape[0], weight.shape[0], *positions)
+    return _with_bias(step, (lower.reshape(shape), upper.reshape(shape)), magnitude.reshape(shape), columns.shape[-2])
+
+
+def _columns(windows: Windows, ends: Array, groups: int) -> tuple[Array, tuple[int, ...]]:
+    """Return the windows of ends (3, B, C, *spatial) as columns (3, B, groups, C/groups · kernel, positions)."""
+    rank = len(windows.kernel)
+    views = windows.views(windows.padded(ends, 0.0))
+    positions = views.shape[3 : 3 + rank]
+    ordered = views.transpose(0, 1, 2, *range(3 + rank, 3 + 2 * rank), *range(3, 3 + rank))
+    terms = ends.shape[2] // groups * prod(windows.kernel)
+    return ordered.reshape(*ends.shape[:2], groups, terms, prod(positions)), positions
+
+
+def _grouped(step: Step, weight: Constant, groups: int) -> Constant:
+    """Return the weight as a matrix for each group: (groups, rows / groups, all else)."""
+    shape = groups, weight.shape[0] // groups, prod(weight.shape[1:])
+    kept: Constant = step.memory.setdefault("matrix", Constant(weight.array.reshape(shape)))
+    return kept
+
+
+def _with_bias(step: Step, ends: tuple[Array, Array], magnitude: Array, terms: int) -> Box:
+    rank = magnitude.ndim - 2
+    bias = step.constant(2).wide.reshape(-1, *[1] * rank) if step.has(2) else np.zeros(())
+    sums = ends[0] + bias, ends[1] + bias
+    moduli = magnitude + np.abs(bias)
+    return step.affine_box(sums, step.machine.sum_error(terms + 2, moduli, largest(step.box(0))), moduli)
+
+
+@rule("ConvTranspose")
+def conv_transpose(step: Step) -> Box:
+    """Bound a transposed convolution: every input element puts a scaled kernel into the output."""
+    x, weight = step.box(0), step.constant(1)
+    groups, kernel = int(step.attributes.get("group", 1)), weight.shape[2:]
+    rank = len(kernel)
+    strides, dilations = (tuple(step.attributes.get(name) or [1] * rank) for name in ("strides", "dilations"))
+    crop, output = _transposed_geometry(step, x.shape[2:], kernel, strides, dilations)
+    matrix = _grouped(step, weight, groups)
+    ends = stacked(x).reshape(3, x.shape[0], groups, x.shape[1] // groups, -1)
+
+    def spread(values: Array, w: Array) -> Array:
+        columns = (np.swapaxes(w, -1, -2) @ values).reshape(*values.shape[:2], -1, *kernel, *x.shape[2:])
+        return _placed(columns, strides, dilations, crop, output)
+
+    lower, upper, magnitude = split_product(spread, ends, matrix)
+    return _with_bias(step, (lower, upper), magnitude, x.shape[1] // groups * prod(kernel))
+
+
+def _transposed_geometry(
+    step: Step, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return how much is cut off before, and the sizes of the output."""
+    rank = len(kernel)
+    if step.attributes.get("output_shape") or step.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
+        step.fail("its padding is automatic", "pads")
+    pads = list(step.attributes.get("pads") or [0] * 2 * rank)
+    extra = list(step.attributes.get("output_padding") or [0] * rank)
+    output = [
+        (size - 1) * stride + (k - 1) * dilation + 1 + more - begin - end
+        for size, stride, k, dilation, more, begin, end in zip(
+            spatial, strides, kernel, dilations, extra, pads[:rank], pads[rank:], strict=True
+        )
+    ]
+    return pads[:rank], output
+
+
+def _placed(
+    columns: Array, strides: Sequence[int], dilations: Sequence[int], crop: Sequence[int], output: Sequence[int]
+) -> Array:
+    """Return the sum of kernels (3, B, C, *kernel, *spatial) at their places in the output (3, B, C, *output)."""
+    rank = len(output)
+    kernel, spatial = columns.shape[3 : 3 + rank], columns.shape[3 + rank :]
+    full = [
+        max((size - 1) * stride + (k - 1) * dilation + 1, begin + size_out)
+        for size, stride, k, dilation, begin, size_out in zip(
+            spatial, strides, kernel, dilations, crop, output, strict=True
+        )
+    ]
+    total = np.zeros((*columns.shape[:3], *full))
+    for place in product(*(range(k) for k in kernel)):
+        where: tuple[Any, ...] = tuple(
+            slice(p * dilation, p * dilation + (size - 1) * stride + 1, stride)
+            for p, dilation, size, stride in zip(place, dilations, spatial, strides, strict=True)
+        )
+        total[(..., *where)] += columns[(slice(None),) * 3 + place]
+    kept: tuple[Any, ...] = tuple(slice(begin, begin + size) for begin, size in zip(crop, output, strict=True))
+    return total[(..., *kept)]
+
+
+# ── pools ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@rule("MaxPool")
+def max_pool(step: Step) -> Box:
+    """Bound the greatest element of each window: exact, with padding that is never the greatest."""
+    if len([name for name in step.node.output if name]) > 1:
+        step.fail("it has an output of indices")
+    x = step.box(0)
+    windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
+    axes = tuple(range(-len(windows.kernel), 0))
+    lower, upper = (windows.views(windows.padded(side, -np.inf)).max(axis=axes) for side in (x.lower, x.upper))
+    return Box(lower, upper)
+
+
+@rule("GlobalMaxPool")
+def global_max_pool(step: Step) -> Box:
+    """Bound the greatest element of each channel, exactly."""
+    lower, upper = (np.max(side, axis=axes, keepdims=True) for side, axes in _planes(step))
+    return Box(lower, upper)
+
+
+@rule("GlobalAveragePool")
+def global_average_pool(step: Step) -> Box:
+    """Bound the mean of each channel."""
+    x = step.box(0)
+    lower, upper = (np.mean(side, axis=axes, keepdims=True) for side, axes in _planes(step))
+    magnitude = np.mean(x.magnitude, axis=tuple(range(2, x.magnitude.ndim)), keepdims=True)
+    error = step.machine.sum_error(prod(x.shape[2:]) + 2, magnitude)
+    return step.affine_box((lower, upper), error, magnitude)
+
+
+def _planes(step: Step) -> Iterator[tuple[Array, tuple[int, ...]]]:
+    x = step.box(0)
+    axes = tuple(range(2, len(x.shape)))
+    yield x.lower, axes
+    yield x.upper, axes
+
+
+@rule("AveragePool")
+def average_pool(step: Step) -> Box:
+    """Bound the mean of each window; padding counts where the attribute says so, what ceil_mode adds never does."""
+    x = step.box(0)
+    windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
+    axes = tuple(range(-len(windows.kernel), 0))
+    counts = windows.views(_counted(step, windows, x.shape[2:])).sum(axis=axes)
+    lower, upper, magnitude = (
+        windows.views(windows.padded(side, 0.0)).sum(axis=axes) / counts for side in (x.lower, x.upper, x.magnitude)
+    )
+    return step.affine_box((lower, upper), step.machine.sum_error(prod(windows.kernel) + 2, magnitude), magnitude)
+
+
+def _counted(step: Step, windows: Windows, spatial: Sequence[int]) -> Array:
+    """Return the padded plane with 1 at the elements that count and 0 at the others."""
+    if not step.attributes.get("count_include_pad", 0):
+        return windows.padded(np.ones(tuple(spatial)), 0.0)
+    pads = list(step.attributes.get("pads") or [0] * 2 * len(spatial))
+    after = windows.after if step.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" else pads[len(spatial) :]
+    plane = np.ones([b + size + a for b, size, a in zip(windows.before, spatial, after, strict=True)])
+    return np.pad(plane, [(0, max(full - a, 0)) for full, a in zip(windows.after, after, strict=True)])

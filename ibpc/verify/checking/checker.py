@@ -35,8 +35,9 @@ class Checker:
         }
         self._inputs = [value for value in model.graph.input if value.name not in self._constants]
         self._types = _element_types(model)
-        self._memory: list[dict[str, Any]] = [{} for _ in model.graph.node]
         _refuse_unknown(model)
+        self._nodes = _ordered(model.graph.node, {*self._constants, *(value.name for value in self._inputs)})
+        self._memory: list[dict[str, Any]] = [{} for _ in self._nodes]
 
     def bound_rows(
         self, lowers: Sequence[Array], uppers: Sequence[Array], rows: Array, arithmetic: str
@@ -72,7 +73,7 @@ class Checker:
     def _walk(self, boxes: dict[str, Value], machine: Machine) -> dict[str, Value]:
         """Return the values of all names, those of every node after those of its operands."""
         values = {**self._constants, **boxes}
-        for number, node in enumerate(self._graph.node):
+        for number, node in enumerate(self._nodes):
             if all(name in self._constants for name in node.output if name):
                 continue
             operands = tuple(values[name] if name else None for name in node.input)
@@ -196,6 +197,24 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:
         raise ModelError.at("checker", "the file defines functions of its own", "nodes of standard operators only")
+
+
+def _ordered(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes, each after those of its operands; files in the wild have them in any order.
+
+    Raises ModelError where an operand is nobody's result.
+    """
+    ordered, waiting = [], list(nodes)
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(name for name in node.input if name)]
+        if not ready:
+            node = waiting[0]
+            raise ModelError.at(f"node {node.name or node.output[0]}", "an input that nothing computes")
+        for node in ready:
+            known.update(node.output)
+        ordered += ready
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    return ordered
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:

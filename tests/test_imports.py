@@ -107,6 +107,16 @@ def test_the_ir_knows_no_torch() -> None:
     assert "torch" not in libraries
 
 
+def test_the_checker_knows_nothing_of_the_compiler() -> None:
+    """What checks certificates shares no code with what makes them, but for the errors."""
+    sources = sorted((PACKAGE / "verify" / "checking").glob("*.py"))
+    names_used = {name for source in sources for name in imported(source.read_text())}
+    own = {name for name in names_used if name.startswith("ibpc.")}
+    assert sources
+    assert all(name.startswith(("ibpc.errors", "ibpc.verify.checking")) for name in own)
+    assert not {"torch", "torchvision", "onnxruntime"} & {name.split(".")[0] for name in names_used}
+
+
 @pytest.mark.parametrize(
     ("source", "text"),
     [

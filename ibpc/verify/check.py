@@ -17,6 +17,7 @@ import onnx
 import torch
 
 from ibpc.data import Dataset, fit_images
+from ibpc.errors import ModelError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import Claim, ModelFile, decision_of, fingerprint, property_of
 from ibpc.verify.checking import Checker
@@ -45,7 +46,10 @@ def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) 
     if decision.counterexample is not None or decision.verdict is Verdict.FALSIFIED:
         yield from _check_counterexample(prop, decision.counterexample, model)
     if decision.margins or decision.verdict is Verdict.VERIFIED:
-        yield from _check_bounds(prop, decision, Checker(model))
+        try:
+            yield from _check_bounds(prop, decision, Checker(model))
+        except ModelError as error:
+            yield Claim("bounds", False, str(error))
 
 
 def _check_counterexample(prop: Property, found: Counterexample | None, model: onnx.ModelProto) -> Iterator[Claim]:
@@ -158,6 +162,21 @@ def check_data(
     share = len(verified) / len(examples) if examples else 0.0
     same = len(examples) == data["n"] and abs(share - data["certified_accuracy"]) < 1e-12
     yield Claim("certified accuracy", same, f"{len(verified):,} of {len(examples):,} examples")
+    try:
+        yield from _check_examples(verified, data, model, dataset, shape, limits, progress)
+    except ModelError as error:
+        yield Claim("examples", False, str(error))
+
+
+def _check_examples(
+    verified: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
+    model: onnx.ModelProto,
+    dataset: Dataset,
+    shape: tuple[int, ...],
+    limits: tuple[float, float],
+    progress: Callable[[int], object],
+) -> Iterator[Claim]:
     checker, images = Checker(model), fit_images(dataset.test.floats(), shape)
     for done, example in enumerate(verified):
         progress(done + 1)

@@ -7,13 +7,14 @@ file in binary64, rounding made outward at every step; one short rule for each O
     windows.py      convolutions and pools
     monotone.py     functions that never fall
     products.py     products, quotients, powers, and what rises and falls
-    choices.py      comparisons, logic, steps, and choices between values
+    steps.py        functions that jump: rounding, conversions, remainders, quantization
+    choices.py      comparisons, logic, and choices between values
     moves.py        what only moves elements
 
 A type without a rule is an error that names the node: the claim is then not confirmed.
 """
 
-from ibpc.verify.checking import choices, linear, monotone, moves, products, windows
+from ibpc.verify.checking import choices, linear, monotone, moves, products, steps, windows
 from ibpc.verify.checking.checker import Checker
 
-__all__ = ["Checker", "choices", "linear", "monotone", "moves", "products", "windows"]
+__all__ = ["Checker", "choices", "linear", "monotone", "moves", "products", "steps", "windows"]

@@ -11,25 +11,13 @@ from ibpc.verify.checking.values import Array, Box, Step, rule
 
 Truth: TypeAlias = NDArray[np.bool_]
 
-_BOOLEAN = 9
-_FLOAT, _DOUBLE = 1, 11
-# The least and greatest number of the integer types.
-_RANGES = {
-    2: (0.0, 2.0**8 - 1),
-    3: (-(2.0**7), 2.0**7 - 1),
-    4: (0.0, 2.0**16 - 1),
-    5: (-(2.0**15), 2.0**15 - 1),
-    6: (-(2.0**31), 2.0**31 - 1),
-    7: (-(2.0**63), 2.0**63),
-}
-
 
 def verdict(always: Any, possible: Any) -> Box:
     """Return the box of a truth value: 1 at both ends where it always holds, 0 where it never can."""
     return Box(np.asarray(always, np.float64), np.asarray(possible, np.float64))
 
 
-def _known(*boxes: Box) -> Truth:
+def known(*boxes: Box) -> Truth:
     """Return where all ends are finite; elsewhere NaN may take part, of which no comparison is true."""
     finite = [np.isfinite(box.lower) & np.isfinite(box.upper) for box in boxes]
     return np.asarray(np.logical_and.reduce(np.broadcast_arrays(*finite)))
@@ -42,17 +30,17 @@ def compare(step: Step) -> Box:
     if step.node.op_type.startswith("Greater"):
         x, y = y, x
     smaller = np.less_equal if step.node.op_type.endswith("OrEqual") else np.less
-    known = _known(x, y)
-    return verdict(known & smaller(x.upper, y.lower), ~known | smaller(x.lower, y.upper))
+    sure = known(x, y)
+    return verdict(sure & smaller(x.upper, y.lower), ~sure | smaller(x.lower, y.upper))
 
 
 @rule("Equal")
 def equal(step: Step) -> Box:
     """Bound equality: sure of two points that are the same, impossible of boxes that are apart."""
     x, y = step.box(0), step.box(1)
-    known = _known(x, y)
+    sure = known(x, y)
     same = (x.lower == x.upper) & (y.lower == y.upper) & (x.lower == y.lower)
-    return verdict(known & same, ~known | ((x.lower <= y.upper) & (y.lower <= x.upper)))
+    return verdict(sure & same, ~sure | ((x.lower <= y.upper) & (y.lower <= x.upper)))
 
 
 @rule("Not")
@@ -70,8 +58,8 @@ def connective(step: Step) -> Box:
         return Box(np.minimum(x.lower, y.lower), np.minimum(x.upper, y.upper))
     if step.node.op_type == "Or":
         return Box(np.maximum(x.lower, y.lower), np.maximum(x.upper, y.upper))
-    known = (x.lower == x.upper) & (y.lower == y.upper)
-    return verdict(known & (x.lower != y.lower), ~known | (x.lower != y.lower))
+    sure = (x.lower == x.upper) & (y.lower == y.upper)
+    return verdict(sure & (x.lower != y.lower), ~sure | (x.lower != y.lower))
 
 
 @rule("Where")
@@ -84,36 +72,60 @@ def where(step: Step) -> Box:
     return Box(lower, upper)
 
 
-@rule("Cast")
-def cast(step: Step) -> Box:
-    """Bound a conversion: to binary32 rounded, to integers toward zero, to booleans whether it is not 0."""
-    x, to = step.box(0), int(step.attributes["to"])
-    if to == _DOUBLE:
-        return x
-    if to == _FLOAT:  # rounding never falls; the number itself stays inside for real arithmetic
-        lower, upper = (side.astype(np.float32).astype(np.float64) for side in (x.lower, x.upper))
-        return Box(np.minimum(x.lower, lower), np.maximum(x.upper, upper))
-    if to == _BOOLEAN:
-        known = _known(x)
-        zero = (x.lower <= 0) & (x.upper >= 0)
-        return verdict(known & ~zero, ~known | (x.lower != 0) | (x.upper != 0))
-    if to not in _RANGES:
-        step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
-    least, greatest = _RANGES[to]
-    inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
-    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), greatest))
+@rule("IsNaN", "IsInf")
+def strange(step: Step) -> Box:
+    """Bound whether an element is no finite number: it is one where both ends are."""
+    x = step.box(0)
+    return verdict(np.zeros(x.shape), ~known(x))
+
+
+@rule("OneHot")
+def one_hot(step: Step) -> Box:
+    """Bound a vector that is on at the index and off elsewhere. Negative indices count from the end."""
+    x, depth, (off, on) = step.box(0), int(step.constant(1).array.ravel()[0]), step.constant(2).wide.tolist()
+    axis = int(step.attributes.get("axis", -1)) % (len(x.shape) + 1)
+    low, high = (np.expand_dims(np.trunc(side), axis) for side in (x.lower, x.upper))
+    entry = np.arange(float(depth)).reshape(-1, *[1] * (len(x.shape) - axis))
+    sure = (low == high) & ((low == entry) | (low == entry - depth))
+    possible = ((low <= entry) & (entry <= high)) | ((low <= entry - depth) & (entry - depth <= high))
+    lower = np.where(sure, on, np.where(possible, min(on, off), off))
+    return Box(lower, np.where(sure, on, np.where(possible, max(on, off), off)))
+
+
+@rule("TopK")
+def top_k(step: Step) -> list[Box]:
+    """Bound the k greatest or least elements in order, none of which falls when any element rises, and their indices.
+
+    Of the indices only the one of the first element is bounded closely.
+    """
+    x, largest = step.box(0), bool(step.attributes.get("largest", 1))
+    axis = int(step.attributes.get("axis", -1)) % len(x.shape)
+    count = int(step.constant(1).array.ravel()[0]) if step.has(1) else int(step.attributes["k"])
+    if count > 1 and not step.attributes.get("sorted", 1):
+        step.fail("its elements come in any order")
+    sign = -1.0 if largest else 1.0
+    lower, upper = (sign * np.take(np.sort(sign * side, axis), range(count), axis) for side in (x.lower, x.upper))
+    last = np.full(lower.shape, x.shape[axis] - 1.0)
+    first = _extreme_index(step, x, axis, largest, keep=True) if count == 1 else Box(np.zeros(lower.shape), last)
+    return [Box(lower, upper), first]
 
 
 @rule("ArgMax", "ArgMin")
 def arg_extreme(step: Step) -> Box:
-    """Bound the index of the extreme element: from the first that may be it to the last."""
+    """Bound the index of the extreme element."""
     x = step.box(0)
     axis = int(step.attributes.get("axis", 0)) % len(x.shape)
-    low, high = (x.lower, x.upper) if step.node.op_type == "ArgMax" else (-x.upper, -x.lower)
+    keep = bool(step.attributes.get("keepdims", 1))
+    return _extreme_index(step, x, axis, step.node.op_type == "ArgMax", keep)
+
+
+def _extreme_index(step: Step, x: Box, axis: int, greatest: bool, keep: bool) -> Box:
+    """Bound the index of the greatest or least element: from the first that may be it to the last."""
+    low, high = (x.lower, x.upper) if greatest else (-x.upper, -x.lower)
     possible = _possible(step, np.moveaxis(low, axis, -1), np.moveaxis(high, axis, -1))
     first, last = np.argmax(possible, -1), possible.shape[-1] - 1 - np.argmax(possible[..., ::-1], -1)
     ends = first.astype(np.float64), last.astype(np.float64)
-    if step.attributes.get("keepdims", 1):
+    if keep:
         ends = np.expand_dims(ends[0], axis), np.expand_dims(ends[1], axis)
     return Box(*ends)
 

@@ -74,24 +74,28 @@ def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Cons
     box, weight = (left, right) if isinstance(left, Box) else (right, left)
     assert isinstance(box, Box)
     assert isinstance(weight, Constant)
-    shape = (1,) * (len(weight.shape) - len(box.shape)) + box.shape if len(box.shape) > 1 else box.shape
+    missing = tuple(axis for axis, side in ((-2, left), (-1, right)) if len(side.shape) == 1)
+    if len(weight.shape) == 1:
+        weight = Constant(weight.wide.reshape(_as_matrix(weight.shape, 1 - slot)))
+    shape = _as_matrix(box.shape, slot)
+    shape = (1,) * (len(weight.shape) - len(shape)) + shape
     ends = stacked(Box(box.lower.reshape(shape), box.upper.reshape(shape)))
-    inner = weight.shape[-1] if slot or len(weight.shape) == 1 else weight.shape[-2]
-    lower, upper, moduli = split_product(_multiply(slot, len(shape), len(weight.shape)), ends, weight)
+    inner = weight.shape[-2] if slot == 0 else weight.shape[-1]
+    multiply = np.matmul if slot == 0 else (lambda x, w: w @ x)
+    lower, upper, moduli = split_product(multiply, ends, weight)
+    pulled = box is step.operands[slot] and len(weight.shape) == 2
+    pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot))] if pulled else []
+    lower, upper, moduli = (np.squeeze(side, axis=missing) for side in (lower, upper, moduli))
     moduli = moduli + bias.magnitude
     error = step.machine.sum_error(inner + 4, moduli, largest(box))  # a product, n − 1 sums, alpha, beta, bias
-    as_it_is = box is step.operands[slot] and len(weight.shape) == 2 and len(shape) >= 2
-    pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot))] if as_it_is else []
     return step.affine_box((lower + bias.wide, upper + bias.wide), error, moduli, pulls, bias.wide)
 
 
-def _multiply(slot: int, rank: int, weight_rank: int) -> Callable[[Array, Array], Array]:
-    """Return the product of ends (3, …) of a box of some rank in a slot with a weight."""
-    if slot == 0 or rank == weight_rank == 1:
-        return np.matmul
-    if rank == 1:
-        return lambda x, w: x @ np.swapaxes(w, -1, -2)
-    return lambda x, w: w @ x
+def _as_matrix(shape: tuple[int, ...], slot: int) -> tuple[int, ...]:
+    """Return the shape of a factor as a matrix: a vector is a row on the left and a column on the right."""
+    if len(shape) > 1:
+        return shape
+    return (1, *shape) if slot == 0 else (*shape, 1)
 
 
 def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int) -> Pull:

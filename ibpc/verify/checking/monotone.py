@@ -67,14 +67,6 @@ def reduce_extreme(step: Step) -> Box:
     )
 
 
-@rule("Floor", "Ceil", "Round", "Sign")
-def stepped(step: Step) -> Box:
-    """Bound a step function, exactly. Round takes halves to the even neighbour."""
-    x = step.box(0)
-    function = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}[step.node.op_type]
-    return Box(function(x.lower), function(x.upper))
-
-
 # ── piecewise linear ────────────────────────────────────────────────────────────────────────────────────────────
 @rule("LeakyRelu")
 def leaky_relu(step: Step) -> Box:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import log, pi
+from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibpc.verify.checking.linear import scaled
 from ibpc.verify.checking.values import Array, Box, Step, rule
 
-_HALF_ULP = 0.5
+Truth: TypeAlias = NDArray[np.bool_]
 
 
 def corners(function: np.ufunc, x: Box, y: Box) -> tuple[Array, Array]:
@@ -26,7 +29,7 @@ def multiply(step: Step) -> Box:
         if not isinstance(factor, Box):
             return scaled(step, slot, factor.wide, np.zeros(()), roundings=1)
     if step.names[0] == step.names[1]:
-        return _raised(step, step.box(0), np.square, even=True, ulps=1)
+        return _raised(step, step.box(0), np.square, np.asarray(True), ulps=1)
     return step.near(*corners(np.multiply, step.box(0), step.box(1)), ulps=1)
 
 
@@ -56,31 +59,30 @@ def reciprocal(step: Step) -> Box:
 # ── powers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Pow")
 def power(step: Step) -> Box:
-    """Bound x to a constant, single, positive power: whole, or of an x that is never negative."""
-    exponents = step.constant(1).wide
-    exponent = float(exponents.ravel()[0]) if exponents.size == 1 else 0.0
-    if exponent <= 0 or exponents.ndim > len(step.value(0).shape):
-        step.fail("its exponent", "one positive number")
+    """Bound x to constant positive powers: whole ones, or others of an x that is never negative."""
+    exponent = step.constant(1).wide
+    if not bool((exponent > 0).all()):
+        step.fail("its exponent", "positive numbers")
     if step.element_type not in (0, 1, 11):
         step.fail("it raises integers")
-    x = step.box(0)
-    if exponent != int(exponent):
-        return step.near(np.power(x.lower, exponent), np.power(x.upper, exponent))
-    return _raised(step, x, lambda a: np.power(a, exponent), even=exponent % 2 == 0, ulps=8 if exponent > 2 else 2)
+    return _raised(step, step.box(0), lambda x: np.power(x, exponent), exponent % 2 == 0, ulps=8)
 
 
-def _raised(step: Step, x: Box, function: object, even: bool, ulps: int) -> Box:
-    """Bound an even or odd function that rises from 0."""
-    assert callable(function)
-    least, most = (np.maximum(np.maximum(x.lower, -x.upper), 0.0), x.magnitude) if even else (x.lower, x.upper)
+def _raised(step: Step, x: Box, function: Callable[[Array], Array], even: Truth, ulps: int) -> Box:
+    """Bound a function that rises from 0, where it is even; elsewhere it never falls."""
+    least, most = (np.where(even, *ends) for ends in ((_least_modulus(x), x.lower), (x.magnitude, x.upper)))
     return step.near(function(least), function(most), ulps=ulps)
+
+
+def _least_modulus(x: Box) -> Array:
+    return np.maximum(np.maximum(x.lower, -x.upper), 0.0)
 
 
 @rule("Abs")
 def modulus(step: Step) -> Box:
     """Bound |x|, exactly."""
     x = step.box(0)
-    return Box(np.maximum(np.maximum(x.lower, -x.upper), 0.0), x.magnitude)
+    return Box(_least_modulus(x), x.magnitude)
 
 
 # ── waves ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,7 +102,7 @@ def wave(step: Step) -> Box:
     return Box(np.where(known, bounds.lower, -1.0 - 2.0**-20), np.where(known, bounds.upper, 1.0 + 2.0**-20))
 
 
-def _meets(x: Box, place: float) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
+def _meets(x: Box, place: float) -> Truth:
     """Return whether place + 2πk, for any whole k, may lie in the box: widened by more than 2π is off by."""
     slack = 2.0**-40 * (1.0 + x.magnitude)
     first = np.ceil((x.lower - slack - place) / (2 * pi))
@@ -142,4 +144,4 @@ def _softmax_error(step: Step, y: Array, terms: int) -> Array:
     """
     unit = step.machine.unit
     relative = (36.0 + terms + log(terms)) * unit + (terms + 16.0) * 2.0**-52
-    return y * relative + unit * np.minimum(104.0 * y, _HALF_ULP) + (terms + 8.0) * step.machine.smallest
+    return y * relative + unit * np.minimum(104.0 * y, 0.5) + (terms + 8.0) * step.machine.smallest

@@ -146,17 +146,22 @@ def _transposed_geometry(
 ) -> tuple[list[int], list[int]]:
     """Return how much is cut off before, and the sizes of the output."""
     rank = len(kernel)
-    if step.attributes.get("output_shape") or step.attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-        step.fail("its padding is automatic", "pads")
+    mode = step.attributes.get("auto_pad", b"NOTSET")
     pads = list(step.attributes.get("pads") or [0] * 2 * rank)
     extra = list(step.attributes.get("output_padding") or [0] * rank)
-    output = [
-        (size - 1) * stride + (k - 1) * dilation + 1 + more - begin - end
-        for size, stride, k, dilation, more, begin, end in zip(
-            spatial, strides, kernel, dilations, extra, pads[:rank], pads[rank:], strict=True
-        )
+    full = [
+        (size - 1) * stride + (k - 1) * dilation + 1 + more
+        for size, stride, k, dilation, more in zip(spatial, strides, kernel, dilations, extra, strict=True)
     ]
-    return pads[:rank], output
+    wanted = list(step.attributes.get("output_shape") or [])[-rank:]
+    if mode in (b"SAME_UPPER", b"SAME_LOWER") and not wanted:
+        wanted = [size * stride for size, stride in zip(spatial, strides, strict=True)]
+    if not wanted:
+        return pads[:rank], [
+            size - begin - end for size, begin, end in zip(full, pads[:rank], pads[rank:], strict=True)
+        ]
+    cut = [max(size - want, 0) for size, want in zip(full, wanted, strict=True)]
+    return [total // 2 if mode == b"SAME_UPPER" else total - total // 2 for total in cut], wanted
 
 
 def _placed(

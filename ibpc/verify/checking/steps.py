@@ -1,0 +1,113 @@
+"""Functions that jump: rounding to integers, conversions, remainders, quantization."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ibpc.verify.checking.choices import known, verdict
+from ibpc.verify.checking.linear import scaled
+from ibpc.verify.checking.values import Array, Box, Step, rule
+
+_BOOLEAN = 9
+_FLOAT, _DOUBLE = 1, 11
+# The least and greatest number of the integer types.
+_RANGES = {
+    2: (0.0, 2.0**8 - 1),
+    3: (-(2.0**7), 2.0**7 - 1),
+    4: (0.0, 2.0**16 - 1),
+    5: (-(2.0**15), 2.0**15 - 1),
+    6: (-(2.0**31), 2.0**31 - 1),
+    7: (-(2.0**63), 2.0**63),
+}
+
+
+@rule("Floor", "Ceil", "Round", "Sign")
+def stepped(step: Step) -> Box:
+    """Bound a step function, exactly. Round takes halves to the even neighbour."""
+    x = step.box(0)
+    function = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}[step.node.op_type]
+    return Box(function(x.lower), function(x.upper))
+
+
+@rule("Cast")
+def cast(step: Step) -> Box:
+    """Bound a conversion: to binary32 rounded, to integers toward zero, to booleans whether it is not 0."""
+    return _converted(step, int(step.attributes["to"]))
+
+
+@rule("CastLike")
+def cast_like(step: Step) -> Box:
+    """Bound a conversion to the element type of the second operand."""
+    if step.element_type == 0:
+        step.fail("the element type of its output is not known")
+    return _converted(step, step.element_type)
+
+
+def _converted(step: Step, to: int) -> Box:
+    x = step.box(0)
+    if to == _DOUBLE:
+        return x
+    if to == _FLOAT:  # rounding never falls; the number itself stays inside for real arithmetic
+        lower, upper = (side.astype(np.float32).astype(np.float64) for side in (x.lower, x.upper))
+        return Box(np.minimum(x.lower, lower), np.maximum(x.upper, upper))
+    if to == _BOOLEAN:
+        sure = known(x)
+        zero = (x.lower <= 0) & (x.upper >= 0)
+        return verdict(sure & ~zero, ~sure | (x.lower != 0) | (x.upper != 0))
+    if to not in _RANGES:
+        step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
+    least, greatest = _RANGES[to]
+    inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
+    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), greatest))
+
+
+# ── remainders and quantization ─────────────────────────────────────────────────────────────────────────────────
+@rule("Mod")
+def remainder(step: Step) -> Box:
+    """Bound the remainder by a constant: that at the ends where no jump lies between them, else all it can be.
+
+    It rises with slope 1 and jumps down by |y|, so over less than |y| it rose exactly where there was no jump. With
+    `fmod` it has the sign of x and is exact, else that of y.
+    """
+    x, y, fmod = step.box(0), step.constant(1).wide, bool(step.attributes.get("fmod", 0))
+    if not bool((np.abs(y) > step.machine.smallest).all()):
+        step.fail("its divisor may be 0")
+    size, function = np.abs(y), np.fmod if fmod else np.remainder
+    if fmod:
+        least, most = np.where(x.lower >= 0, 0.0, np.maximum(x.lower, -size)), np.where(x.upper <= 0, 0.0, size)
+        most = np.minimum(most, np.maximum(x.upper, 0.0))
+    else:
+        least, most = np.minimum(y, 0.0) + 0.0 * x.lower, np.maximum(y, 0.0) + 0.0 * x.upper
+    low, high = function(x.lower, y), function(x.upper, y)
+    smooth = ((x.upper - x.lower) * (1.0 + 2.0**-40) < size) & (low < high) | (x.lower == x.upper)
+    lower, upper = np.where(smooth, low, least), np.where(smooth, high, most)
+    return Box(lower, upper) if fmod else step.near(lower, upper, ulps=1)
+
+
+@rule("QuantizeLinear")
+def quantize(step: Step) -> Box:
+    """Bound saturate(round(x / scale) + zero point): the quotient within two roundings, all else exact."""
+    x = step.box(0)
+    scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
+    to = int(step.attributes.get("output_dtype", 0)) or step.element_type or 2
+    if to not in _RANGES or not bool((scale > step.machine.smallest).all()):
+        step.fail(f"a quantization to element type {to}", "integers of 8 or 16 bits and positive scales")
+    quotient = step.near(x.lower / scale, x.upper / scale, ulps=2)
+    lower, upper = (np.clip(np.rint(side) + zero, *_RANGES[to]) for side in (quotient.lower, quotient.upper))
+    return Box(lower, upper)
+
+
+@rule("DequantizeLinear")
+def dequantize(step: Step) -> Box:
+    """Bound (x − zero point) · scale."""
+    scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
+    return scaled(step, 0, scale, -zero * scale, 3, np.abs(zero * scale))
+
+
+def _along_axis(step: Step, slot: int) -> Array:
+    """Return the scale or the zero point so that it broadcasts: one number, or one for each index of `axis`."""
+    values, rank = step.constant(slot).wide, len(step.value(0).shape)
+    if step.attributes.get("block_size", 0) or values.ndim > 1:
+        step.fail("its scales are of blocks", "one scale, or one for each channel")
+    axis = int(step.attributes.get("axis", 1)) % rank if rank else 0
+    return values.reshape(-1, *[1] * (rank - axis - 1)) if values.size > 1 else values.reshape(())

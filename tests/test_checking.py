@@ -9,15 +9,17 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from ibpc.export import nominal_model
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import ibpc
 from ibpc.bounds import method_named
 from ibpc.errors import ModelError, PropertyError
+from ibpc.export import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
+from ibpc.verify.certificate import read_certificate
+from ibpc.verify.check import check_property
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.values import MACHINES, RULES
 from tests.onnx_models import chain, model, runtime
@@ -134,7 +136,7 @@ def bounds_hold(proto: onnx.ModelProto, values: Mapping[str, np.ndarray], free: 
                     value[~np.isnan(value)], (lower - slack)[~np.isnan(value)], (upper + slack)[~np.isnan(value)]
                 )
     except ModelError as error:
-        assert "cannot bound" in str(error)
+        assert "cannot bound it" in str(error)
         return False
     return True
 
@@ -287,6 +289,24 @@ def test_flushing_to_zero_is_inside(unit):
     assert lower[0] <= 0 < float(small) * 2.0**100 <= upper[0]
 
 
+@pytest.mark.parametrize(
+    ("step", "constants"),
+    [
+        (("Mul", "c"), {"c": np.float32(1e-40)}),
+        (("Gemm", "c", {"alpha": 1e-3}), {"c": np.full((1, 1), 1e-40, np.float32)}),
+        (("PRelu", "c"), {"c": np.float32(1e-40)}),
+        (
+            ("BatchNormalization", "s", "o", "o", "o"),
+            {"s": np.full(1, 1e-40, np.float32), "o": np.zeros(1, np.float32)},
+        ),
+    ],
+)
+def test_a_constant_may_be_flushed_to_zero(step, constants):
+    proto = chain(step, start=[1, 1], constants=constants)
+    lower, upper = bound(proto, [-1e30], [-1e30], [[1.0]], "float32")
+    assert lower[0] < 0 <= upper[0]
+
+
 def test_what_overflows_is_not_bounded():
     proto = chain(("Mul", "c"), ("Mul", "d"), start=[1, 1], constants={"c": np.float32(1e30), "d": np.float32(1e-30)})
     lower, upper = bound(proto, [1e10], [1e10], [[1.0]], "float32")
@@ -385,6 +405,21 @@ def test_what_does_not_fit_is_refused(lower, upper, rows):
         bound(affine([[1, 1], [1, 1]], [0, 0]), lower, upper, rows)
 
 
+def test_random_numbers_are_refused():
+    nodes = [
+        helper.make_node("RandomNormal", [], ["r"], "noise", shape=[1, 2]),
+        helper.make_node("Add", ["x", "r"], ["y"]),
+    ]
+    with pytest.raises(ModelError, match="noise.*random"):
+        Checker(model(nodes, {"x": [1, 2]}))
+
+
+def test_what_the_evaluator_refuses_is_named():
+    proto = chain(("Reshape", "shape"), start=[1, 4], constants={"shape": np.array([3, 5])})
+    with pytest.raises(ModelError, match="step0"):
+        bound(proto, [0] * 4, [1] * 4, [[1.0] * 15])
+
+
 def test_half_precision_is_refused():
     weight = numpy_helper.from_array(np.ones((2, 2), np.float16), "w")
     proto = chain(("Relu",), start=[1, 2], constants={})
@@ -405,3 +440,21 @@ def test_nodes_may_come_in_any_order():
     proto.graph.node.extend(nodes)
     lower, upper = bound(proto, [-1], [2], [[1.0]])
     assert (lower[0], upper[0]) == (-2, 0)
+
+
+# ── claims ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_claim_about_what_the_checker_does_not_know_fails(tmp_path):
+    """It is not confirmed, and the reason names the node."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(affine([[1, 1], [1, -1]], [3, 0]).SerializeToString())
+    network = ibpc.compile(path)
+    np.save(tmp_path / "x.npy", np.array([0.5, 0.5], np.float32))
+    prop = ibpc.ball_property(network, tmp_path / "x.npy", 0.1, 0)
+    decision = ibpc.decide(network, prop, timeout=5)
+    certificate = tmp_path / "c.json"
+    ibpc.write_certificate(certificate, path, network, prop, decision)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    assert all(claim.holds for claim in ibpc.check(certificate))
+    claims = list(check_property(read_certificate(certificate), chain(("HardSwish",), start=[1, 2], constants={}), "c"))
+    assert [claim.holds for claim in claims] == [False]
+    assert "HardSwish" in claims[0].detail

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 
 from ibpc.data import Dataset, fit_images
 from ibpc.errors import ModelError
@@ -26,7 +27,8 @@ from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
 
-# How far a claim in real arithmetic, whose rounding nobody accounts for, may lie above the checker's bound.
+# How far a claim in real arithmetic, whose rounding nobody accounts for, may lie above the checker's bound, relative to
+# the ends of the range.
 _UNACCOUNTED: Final = 1e-4
 
 
@@ -82,14 +84,15 @@ def _check_case(
     tried = [[*rows, *_summed(rows)] for rows in case.disjuncts]
     flat = [row for rows in tried for row in rows]
     ends = [side.double().numpy() for side in case.box.outer]
-    lower = _excesses(checker, ends, flat, case, decision.arithmetic, prop)
+    lower, scales = _excesses(checker, ends, flat, case, decision.arithmetic, prop)
     position = 0
     for index, (rows, margin) in enumerate(zip(tried, margins, strict=True)):
-        found = [pair for pair in zip(rows, lower[position : position + len(rows)], strict=True) if pair[1] is not None]
+        here = slice(position, position + len(rows))
+        found = [pair for pair in zip(rows, lower[here], strict=True) if pair[1] is not None]
         position += len(rows)
         best = max((float(excess) for _, excess in found if excess is not None), default=-np.inf)
         place = f"{name}, disjunct {index + 1}"
-        slack = _UNACCOUNTED * max(1.0, abs(best)) if decision.arithmetic is Arithmetic.REAL else 0.0
+        slack = _UNACCOUNTED * max(scales[here], default=1.0) if decision.arithmetic is Arithmetic.REAL else 0.0
         if isfinite(margin):
             yield Claim(
                 f"{place}: margin ≥ {margin:.6g}", margin <= best + slack, f"the checker bounds it by {best:.6g}"
@@ -101,19 +104,26 @@ def _check_case(
 
 def _excesses(
     checker: Checker, ends: Sequence[Any], rows: Sequence[Row], case: Case, arithmetic: Arithmetic, prop: Property
-) -> list[Fraction | None]:
-    """Return a lower bound of Σ c·y + Σ a·x − bound for each row, None where nothing finite is known."""
+) -> tuple[list[Fraction | None], list[float]]:
+    """Return a lower bound of Σ c·y + Σ a·x − bound for each row, None where nothing finite is known, and its scale."""
     matrix = np.zeros((len(rows), prop.output_count))
     for number, row in enumerate(rows):
         for index, value in row.outputs:
             matrix[number, index] = float(value)
     sizes = [tensor.size for tensor in prop.inputs]
     lower, upper = (np.split(end, np.cumsum(sizes)[:-1]) for end in ends)
-    bounds, _ = checker.bound_rows(lower, upper, matrix, arithmetic.value)
-    return [
+    bounds, tops = checker.bound_rows(lower, upper, matrix, arithmetic.value)
+    excesses = [
         Fraction(float(bound)) + case.box.least(row.inputs) - row.bound if np.isfinite(bound) else None
         for bound, row in zip(bounds, rows, strict=True)
     ]
+    return excesses, _scales(bounds, tops).tolist()
+
+
+def _scales(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what rounding that nobody accounts for is relative to: the greater end of the range, at least 1."""
+    ends = np.maximum(np.abs(lower), np.abs(upper))
+    return np.maximum(np.where(np.isfinite(ends), ends, 1.0), 1.0)
 
 
 def _summed(rows: Conjunction) -> Iterator[Row]:
@@ -206,11 +216,11 @@ def _check_example(
     rows = np.zeros((len(others), count))
     rows[:, label] = 1.0
     rows[range(len(others)), others] = -1.0
-    bounds, _ = checker.bound_rows([lower], [upper], rows, arithmetic)
+    bounds, tops = checker.bound_rows([lower], [upper], rows, arithmetic)
     claimed = [example["margin_lower"][other] for other in others]
     slack = _UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
     holds = all(
-        margin is not None and bound > 0 and margin <= bound + slack * max(1.0, abs(bound))
-        for margin, bound in zip(claimed, bounds.tolist(), strict=True)
+        margin is not None and bound > 0 and margin <= bound + slack * scale
+        for margin, bound, scale in zip(claimed, bounds.tolist(), _scales(bounds, tops).tolist(), strict=True)
     )
     return Claim(f"example {example['index']}", holds, f"the checker bounds its least margin by {bounds.min():.6g}")

@@ -16,6 +16,7 @@ from ibpc.verify.checking.values import MACHINES, OWN_UNIT, RULES, Array, Box, C
 
 _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
+_RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -191,8 +192,10 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:
-    """Raise ModelError for operators of other domains and for functions."""
+    """Raise ModelError for operators of other domains, for random ones, and for functions."""
     for node in model.graph.node:
+        if node.op_type in _RANDOM:
+            raise ModelError.at(f"node {node.name}", f"{node.op_type} is random", "a function of the inputs")
         if node.domain not in _DOMAINS:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:
@@ -227,10 +230,15 @@ def _evaluator(node: onnx.NodeProto, opset: int) -> Callable[[Sequence[NDArray[A
     made: list[ReferenceEvaluator] = []
 
     def evaluate(arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
-        if not made:
-            made.append(ReferenceEvaluator(_alone(node, opset)))
-        slots = [f"operand{slot}" for slot in range(len(arrays))]
-        return list(made[0].run(None, {n: a for n, a in zip(slots, arrays, strict=True) if a is not None}))
+        fed = {f"operand{slot}": array for slot, array in enumerate(arrays) if array is not None}
+        try:
+            if not made:
+                made.append(ReferenceEvaluator(_alone(node, opset)))
+            return list(made[0].run(None, fed))
+        except Exception as error:  # the evaluator has no common class of errors
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            where = f"node {node.name or node.output[0]} ({node.op_type})"
+            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {reason}") from error
 
     return evaluate
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Final
 
 import numpy as np
 
 from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull, Step, broadcast_pull, rule
+
+_UNDERFLOW: Final = 2.0**-100
 
 
 def stacked(box: Box) -> Array:
@@ -41,7 +44,8 @@ def gemm(step: Step) -> Box:
         step.fail("both factors depend on the network's inputs")
     beta = float(step.attributes.get("beta", 1.0))
     bias = Constant(step.constant(2).wide * beta) if step.has(2) else Constant(np.zeros(()))
-    return _product(step, left, right, bias)
+    scale = max(1.0, *(abs(float(step.attributes.get(name, 1.0))) for name in ("alpha", "beta")))
+    return _product(step, left, right, bias, scale)
 
 
 def _factor(step: Step, slot: int, attribute: str) -> Box | Constant:
@@ -68,8 +72,8 @@ def matmul(step: Step) -> Box:
     return _product(step, left, right, Constant(np.zeros(())))
 
 
-def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Constant) -> Box:
-    """Bound the product of a box and a constant, plus a bias."""
+def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Constant, scale: float = 1.0) -> Box:
+    """Bound the product of a box and a constant, plus a bias; `scale` is what multiplies a sum that underflowed."""
     slot = 0 if isinstance(left, Box) else 1
     box, weight = (left, right) if isinstance(left, Box) else (right, left)
     assert isinstance(box, Box)
@@ -87,7 +91,8 @@ def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Cons
     pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot))] if pulled else []
     lower, upper, moduli = (np.squeeze(side, axis=missing) for side in (lower, upper, moduli))
     moduli = moduli + bias.magnitude
-    error = step.machine.sum_error(inner + 4, moduli, largest(box))  # a product, n − 1 sums, alpha, beta, bias
+    # A product, n − 1 sums, alpha, beta and the bias.
+    error = step.machine.sum_error(inner + 4, moduli, scale * (1.0 + largest(box)))
     return step.affine_box((lower + bias.wide, upper + bias.wide), error, moduli, pulls, bias.wide)
 
 
@@ -199,8 +204,11 @@ def batch_normalization(step: Step) -> Box:
         step.fail("it is in training mode")
     channels = (-1, *[1] * (len(step.value(0).shape) - 2))
     scale, shift, mean_, variance = (step.constant(slot).wide.reshape(channels) for slot in (1, 2, 3, 4))
-    factor = scale / np.sqrt(variance + float(step.attributes.get("epsilon", 1e-5)))
-    parts = np.abs(shift) + np.abs(factor * mean_)
+    inverse = 1.0 / np.sqrt(variance + float(step.attributes.get("epsilon", 1e-5)))
+    factor = scale * inverse
+    # What underflows before the quotient is scaled by it.
+    vanished = _UNDERFLOW * (inverse + np.abs(factor)) * (1.0 + np.abs(mean_) + step.box(0).magnitude)
+    parts = np.abs(shift) + np.abs(factor * mean_) + vanished
     return scaled(step, 0, factor, shift - factor * mean_, 24, parts)
 
 
@@ -220,6 +228,8 @@ def reduce_sum(step: Step) -> Box:
     x, axes, keep = step.box(0), reduced_axes(step), bool(step.attributes.get("keepdims", 1))
     if axes is None:
         return x
+    if step.node.op_type == "ReduceMean":
+        step.require_floats()
     count = prod(x.shape[axis] for axis in axes)
     divisor = float(count) if step.node.op_type == "ReduceMean" else 1.0
     lower, upper, magnitude = (side.sum(axes, keepdims=keep) / divisor for side in (x.lower, x.upper, x.magnitude))

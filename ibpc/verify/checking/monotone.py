@@ -84,7 +84,8 @@ def _leaky(step: Step, slope: Array) -> Box:
     """Bound by the values at l, u, and 0, if that is between them: slopes may be negative. One product."""
     x = step.box(0)
     points = [x.lower, x.upper, np.clip(0.0, x.lower, x.upper)]
-    values = [np.where(point >= 0, point, slope * point) for point in points]
+    slopes = step.machine.flushed(slope, slope)
+    values = [np.where(point >= 0, point, factor * point) for point in points for factor in slopes]
     wide = step.near(np.minimum.reduce(values), np.maximum.reduce(values), ulps=1)
     linear = x.lower >= 0
     return Box(np.where(linear, x.lower, wide.lower), np.where(linear, x.upper, wide.upper))
@@ -148,6 +149,8 @@ def selu(step: Step) -> Box:
 
 def _exponential_unit(step: Step, alpha: float, gamma: float) -> Box:
     """Bound by the values at l, u, and 0, if that is between them. Not below 0 there is but a product with gamma."""
+    if 0 < abs(gamma) < step.machine.smallest:
+        step.fail(f"gamma {gamma} may be flushed to zero")
     x = step.box(0)
     points = [x.lower, x.upper, np.clip(0.0, x.lower, x.upper)]
     values = [gamma * np.where(point >= 0, point, alpha * np.expm1(np.minimum(point, 0.0))) for point in points]

@@ -36,8 +36,7 @@ def multiply(step: Step) -> Box:
 @rule("Div")
 def divide(step: Step) -> Box:
     """Bound a quotient; a divisor that may be 0 bounds nothing. By a constant it is an affine function."""
-    if step.element_type not in (0, 1, 11):
-        step.fail("it divides integers")
+    step.require_floats()
     x, y = step.box(0), step.box(1)
     safe = (y.lower > step.machine.smallest) | (y.upper < -step.machine.smallest)
     if not isinstance(step.value(1), Box) and bool(safe.all()):
@@ -63,8 +62,7 @@ def power(step: Step) -> Box:
     exponent = step.constant(1).wide
     if not bool((exponent > 0).all()):
         step.fail("its exponent", "positive numbers")
-    if step.element_type not in (0, 1, 11):
-        step.fail("it raises integers")
+    step.require_floats()
     return _raised(step, step.box(0), lambda x: np.power(x, exponent), exponent % 2 == 0, ulps=8)
 
 

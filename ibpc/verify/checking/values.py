@@ -203,6 +203,11 @@ class Step:
         found = self.attributes.get(attribute)
         return None if found is None else [int(number) for number in np.atleast_1d(found)]
 
+    def require_floats(self) -> None:
+        """Raise ModelError unless the node computes in floating numbers: on integers its quotients are others."""
+        if self.element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            self.fail("it computes in integers, or its element type is not known", "floats of 32 or 64 bits")
+
     def fail(self, found: str, expected: str = "") -> NoReturn:
         """Raise ModelError about this node."""
         where = f"node {self.node.name or self.node.output[0]} ({self.node.op_type} of version {self.version})"

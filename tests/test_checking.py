@@ -281,6 +281,16 @@ def test_every_order_of_a_sum_is_inside(seed):
     assert upper[0] - lower[0] < 1e-9 * np.abs(terms).sum()
 
 
+def test_sums_of_small_integers_do_not_round():
+    """As in binarized networks: 1 − 1 is 0, and its sign is 0; with 1.1 the sum may be anything near to 0."""
+    for number, wanted in ((1.0, 0.0), (1.1, 1.0)):
+        weight = np.array([[number], [-number]], np.float32)
+        proto = chain(("Gemm", "w"), ("Sign",), start=[1, 2], constants={"w": weight})
+        for arithmetic in ARITHMETICS:
+            lower, upper = bound(proto, [1, 1], [1, 1], [[1.0]], arithmetic)
+            assert (lower[0], upper[0]) == (-wanted, wanted)
+
+
 @pytest.mark.parametrize("unit", [1e-39, 3e-42])
 def test_flushing_to_zero_is_inside(unit):
     small = np.float32(unit)

@@ -93,7 +93,9 @@ def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Cons
     moduli = moduli + bias.magnitude
     # A product, n − 1 sums, alpha, beta and the bias.
     error = step.machine.sum_error(inner + 4, moduli, scale * (1.0 + largest(box)))
-    return step.affine_box((lower + bias.wide, upper + bias.wide), error, moduli, pulls, bias.wide)
+    plain = all(step.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
+    exact = step.machine.whole_ends(box, weight, bias, moduli) & plain
+    return step.affine_box((lower + bias.wide, upper + bias.wide), error, moduli, pulls, bias.wide, exact)
 
 
 def _as_matrix(shape: tuple[int, ...], slot: int) -> tuple[int, ...]:

@@ -34,6 +34,11 @@ _OWN_SMALLEST: Final = 2.0**-1000
 _ELEMENTARY_ULPS: Final = 8
 
 
+def is_whole(values: Array) -> bool:
+    """Return whether all values are integers."""
+    return bool((np.isfinite(values) & (values == np.rint(values))).all())
+
+
 class Constant:
     """An array that does not depend on the inputs, in the type of the file."""
 
@@ -59,6 +64,11 @@ class Constant:
     def negative(self) -> Array:
         """The negative part W⁻ = min(W, 0)."""
         return np.minimum(self.wide, 0.0)
+
+    @cached_property
+    def is_whole(self) -> bool:
+        """Whether all values are integers."""
+        return is_whole(self.wide)
 
     @property
     def lower(self) -> Array:
@@ -134,6 +144,14 @@ class Machine:
         vanished = (roundings + 4) * self.smallest * (1.0 + factor) if self.smallest else 0.0
         error = (gamma + own) * magnitude + (vanished + _OWN_SMALLEST)
         return np.where(magnitude * (1.0 + 2.0 * gamma) < self.largest, error, np.inf)
+
+    def whole_ends(self, box: Box, weight: Constant, bias: Constant, magnitude: Array) -> NDArray[np.bool_]:
+        """Return where the ends of weight · box + bias are exact: sums of integers that no order of summation rounds.
+
+        Rounding never falls, so neither do sums in a fixed order: no point of the box gets beyond the exact ends.
+        """
+        whole = weight.is_whole and bias.is_whole and is_whole(box.lower) and is_whole(box.upper)
+        return whole & (magnitude <= (1.0 / self.unit if self.unit else 1.0 / OWN_UNIT))
 
     def flushed(self, lower: Array, upper: Array) -> tuple[Array, Array]:
         """Return the ends with 0 between them where numbers may be flushed to it."""
@@ -221,19 +239,21 @@ class Step:
         moduli: Array,
         pulls: Sequence[tuple[str, Pull]] = (),
         offset: Array | float = 0.0,
+        exact: NDArray[np.bool_] | bool = False,
     ) -> Box:
-        """Return the box of an affine function with the ends as computed, moved apart by `error`.
+        """Return the box of an affine function with the ends as computed, moved apart by `error` unless they are exact.
 
         With `pulls` and `offset` the box stays an affine function; a pull sums over all outputs, and rounds: `moduli`,
         the sum of the moduli of all terms, is what that is relative to.
         """
-        lower, upper = ends
+        apart = np.where(exact, 0.0, error)
+        lower, upper = ends[0] - apart, ends[1] + apart
         if not pulls:
-            return Box(lower - error, upper + error)
+            return Box(lower, upper)
         pulled = error + (lower.size + _OWN_ROUNDINGS) * 2.0 * OWN_UNIT * moduli
         flat = np.broadcast_to(offset, lower.shape).ravel()
         affine = Affine(tuple(pulls), flat, np.broadcast_to(pulled, lower.shape).ravel())
-        return Box(lower - error, upper + error, affine)
+        return Box(lower, upper, affine)
 
     def near(self, lower: Array, upper: Array, ulps: int = _ELEMENTARY_ULPS, absolute: float = 0.0) -> Box:
         """Return the box of a function that the file's execution misses by `ulps` and `absolute` u at most.

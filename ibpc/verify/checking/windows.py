@@ -115,11 +115,12 @@ def _grouped(step: Step, weight: Constant, groups: int) -> Constant:
 
 
 def _with_bias(step: Step, ends: tuple[Array, Array], magnitude: Array, terms: int) -> Box:
-    rank = magnitude.ndim - 2
-    bias = step.constant(2).wide.reshape(-1, *[1] * rank) if step.has(2) else np.zeros(())
-    sums = ends[0] + bias, ends[1] + bias
-    moduli = magnitude + np.abs(bias)
-    return step.affine_box(sums, step.machine.sum_error(terms + 2, moduli, largest(step.box(0))), moduli)
+    x, shape = step.box(0), (-1, *[1] * (magnitude.ndim - 2))
+    bias = Constant(step.constant(2).wide.reshape(shape) if step.has(2) else np.zeros(()))
+    moduli = magnitude + bias.magnitude
+    error = step.machine.sum_error(terms + 2, moduli, largest(x))
+    exact = step.machine.whole_ends(x, step.constant(1), bias, moduli)
+    return step.affine_box((ends[0] + bias.wide, ends[1] + bias.wide), error, moduli, exact=exact)
 
 
 @rule("ConvTranspose")

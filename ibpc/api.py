@@ -168,9 +168,12 @@ def ball_property(network: Network, path: str | Path, eps: float, label: int | N
     """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
 
     The ball is clipped to the range of the network's input, [0, 1] if it states none. Without `label` the network's
-    own answer is meant. Raises DataError for a file that is no such array, PropertyError for one that does not fit.
+    own answer is meant. Raises DataError for a file that is no such array, PropertyError for one that does not fit,
+    GraphError for a network without logits.
     """
-    x = read_array(Path(path))
+    x, classes = read_array(Path(path)), network.classes
+    if len(network.graph.outputs) != 1:
+        raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
     if len(shapes) != 1 or x.size != prod(shapes[0]):
         wanted = " and ".join(format_shape(shape) for shape in shapes)
@@ -179,7 +182,7 @@ def ball_property(network: Network, path: str | Path, eps: float, label: int | N
     if label is None:
         with torch.no_grad():
             label = int(network.nominal(point[None].float().to(network.device)).argmax(1))
-    return Property.from_ball(point, eps, label, network.classes, network.input_range or PIXELS)
+    return Property.from_ball(point, eps, label, classes, network.input_range or PIXELS)
 
 
 def decide(

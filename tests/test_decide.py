@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 import ibpc
 from ibpc.errors import IbpcError, PropertyError
+from ibpc.verify import check as checking
 from ibpc.verify import decide as deciding
 from ibpc.verify.certificate import property_of, read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
@@ -265,3 +266,39 @@ def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):
 def test_a_file_that_is_no_certificate_is_refused(certified, change):
     with pytest.raises(IbpcError):
         tampered(certified["verified"], change)
+
+
+def test_coefficients_that_binary64_rounds_are_checked_exactly(distance, tmp_path):
+    """0.1 y ≥ 1/5 + 2⁻⁶⁰ cannot be met where y ≤ 2: the float64 number next to 0.1 would leave that open."""
+    row = Row(((0, Fraction(-1, 10)),), (), -Fraction(1, 5) - Fraction(1, 2**10), False)
+    box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
+    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+    assert checking._scale(row) == 10
+    assert checking._scale(Row(((0, Fraction(1, 10**30)), (1, Fraction(10**30))), (), Fraction())) == 0
+    decision = ibpc.decide(distance, prop, timeout=5)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    ibpc.export(distance, tmp_path / "m.onnx")
+    network = ibpc.compile(tmp_path / "m.onnx")
+    ibpc.write_certificate(
+        tmp_path / "c.json", tmp_path / "m.onnx", network, prop, ibpc.decide(network, prop, timeout=5)
+    )
+    assert all(claim.holds for claim in ibpc.check(tmp_path / "c.json"))
+
+
+def test_certificates_hold_outputs_of_any_size(distance, tmp_path):
+    """A counterexample's output may be a denormal number."""
+    tiny = ibpc.compile(module_of(linear([[1e-40, 0.0]], [0.0])), torch.zeros(1, 2))
+    ibpc.export(tiny, tmp_path / "m.onnx")
+    network = ibpc.compile(tmp_path / "m.onnx")
+    prop = at_least("-1")
+    decision = ibpc.decide(network, prop, timeout=5)
+    assert decision.verdict is ibpc.Verdict.FALSIFIED
+    ibpc.write_certificate(tmp_path / "c.json", tmp_path / "m.onnx", network, prop, decision)
+    assert all(claim.holds for claim in ibpc.check(tmp_path / "c.json"))
+
+
+def test_a_ball_needs_a_classifier(tmp_path):
+    network = ibpc.compile(torch.nn.Sequential(torch.nn.Conv1d(1, 1, 1)).eval(), torch.zeros(1, 1, 3))
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    with pytest.raises(IbpcError, match="logits"):
+        ibpc.ball_property(network, tmp_path / "x.npy", 0.1)

@@ -25,6 +25,7 @@ DEEPEST: Final = 32
 LARGEST_INTEGER: Final = 2**31
 SMALLEST_NORMAL: Final = 2.0**-126
 LARGEST_FLOAT: Final = (2.0 - 2.0**-23) * 2.0**127
+BINARY32: Final = (SMALLEST_NORMAL, LARGEST_FLOAT)
 
 JsonPath: TypeAlias = tuple[str | int, ...]
 
@@ -75,15 +76,18 @@ def _text(path: Path, most_bytes: int) -> str:
 
 
 # ── what no schema finds ────────────────────────────────────────────────────────────────────────────────────────
-def data_problems(data: Any, where: str) -> list[Problem]:
-    """Return what is wrong with any value in `data`: nesting, repeated keys, numbers that binary32 cannot hold."""
+def data_problems(data: Any, where: str, moduli: tuple[float, float] = BINARY32) -> list[Problem]:
+    """Return what is wrong with any value in `data`: nesting, repeated keys, numbers out of range.
+
+    `moduli` are the least and the greatest modulus of a number other than 0: by default what binary32 holds.
+    """
     problems: list[Problem] = []
     pending: list[tuple[JsonPath, Any]] = [((), data)]
     while pending:
         path, value = pending.pop()
         if len(path) > DEEPEST:
             return [Problem(located(where, path[:3]), "too deeply nested", f"at most {DEEPEST} levels")]
-        problems.extend(Problem(located(where, path), found, wanted) for found, wanted in _value_faults(value))
+        problems.extend(Problem(located(where, path), found, wanted) for found, wanted in _value_faults(value, moduli))
         pending.extend(reversed(list(_children(path, value))))
     return problems
 
@@ -95,7 +99,7 @@ def _children(path: JsonPath, value: Any) -> Iterator[tuple[JsonPath, Any]]:
         yield from (((*path, index), child) for index, child in enumerate(value))
 
 
-def _value_faults(value: Any) -> Iterator[tuple[str, str]]:
+def _value_faults(value: Any, moduli: tuple[float, float]) -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping):
         repeated = value.repeated if isinstance(value, _Object) else ()
         yield from ((f"the key {shown(key)} occurs more than once", "unique keys") for key in repeated)
@@ -106,7 +110,7 @@ def _value_faults(value: Any) -> Iterator[tuple[str, str]]:
         yield f"found {shown(value)}", f"an integer below {LARGEST_INTEGER}"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"found {value}", "a finite number"
-    elif isinstance(value, float) and value != 0 and not SMALLEST_NORMAL <= abs(value) <= LARGEST_FLOAT:
+    elif isinstance(value, float) and value != 0 and not moduli[0] <= abs(value) <= moduli[1]:
         yield f"found {value}", "0 or a number from 1.2e-38 to 3.4e38, as binary32 holds it"
 
 

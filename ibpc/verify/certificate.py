@@ -237,7 +237,7 @@ _DATA: Final = _object(
 def read_certificate(path: Path) -> dict[str, Any]:
     """Return the checked JSON data of a certificate. Raises PropertyError or SpecError with all that is wrong."""
     data = read_json(path, MOST_BYTES)
-    raise_all(PropertyError, data_problems(data, str(path)))
+    raise_all(PropertyError, data_problems(data, str(path), (0.0, inf)))
     kind = data.get("kind") if isinstance(data, dict) else None
     raise_all(PropertyError, schema_problems(data, _DATA if kind == "data" else _PROPERTY, str(path)))
     return dict(data)

@@ -23,7 +23,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import Claim, ModelFile, decision_of, fingerprint, property_of
 from ibpc.verify.checking import Checker
 from ibpc.verify.decide import Counterexample, Decision
-from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms
+from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
 
@@ -106,18 +106,33 @@ def _excesses(
     checker: Checker, ends: Sequence[Any], rows: Sequence[Row], case: Case, arithmetic: Arithmetic, prop: Property
 ) -> tuple[list[Fraction | None], list[float]]:
     """Return a lower bound of Σ c·y + Σ a·x − bound for each row, None where nothing finite is known, and its scale."""
+    scales = [_scale(row) for row in rows]
     matrix = np.zeros((len(rows), prop.output_count))
-    for number, row in enumerate(rows):
-        for index, value in row.outputs:
-            matrix[number, index] = float(value)
+    for number, (row, scale) in enumerate(zip(rows, scales, strict=True)):
+        for index, value in row.outputs if scale else ():
+            matrix[number, index] = float(value * scale)
     sizes = [tensor.size for tensor in prop.inputs]
     lower, upper = (np.split(end, np.cumsum(sizes)[:-1]) for end in ends)
     bounds, tops = checker.bound_rows(lower, upper, matrix, arithmetic.value)
     excesses = [
-        Fraction(float(bound)) + case.box.least(row.inputs) - row.bound if np.isfinite(bound) else None
-        for bound, row in zip(bounds, rows, strict=True)
+        Fraction(float(bound)) / scale + case.box.least(row.inputs) - row.bound
+        if np.isfinite(bound) and scale
+        else None
+        for bound, row, scale in zip(bounds, rows, scales, strict=True)
     ]
-    return excesses, _scales(bounds, tops).tolist()
+    sizes_of_rows = _scales(bounds, tops) / np.array([max(1.0, float(scale)) for scale in scales])
+    return excesses, np.maximum(sizes_of_rows, 1.0).tolist()
+
+
+def _scale(row: Row) -> Fraction:
+    """Return the least integer that makes the row's coefficients integers of at most 53 bits, or 0 for none.
+
+    Coefficients that binary64 rounds would make the bound one of another row.
+    """
+    bottom = common_denominator(value for _, value in row.outputs)
+    if bottom is None or any(abs(value * bottom) > 2**53 for _, value in row.outputs):
+        return Fraction(0)
+    return Fraction(bottom)
 
 
 def _scales(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:

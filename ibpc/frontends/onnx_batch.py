@@ -279,23 +279,11 @@ RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
-        *(
-            "Abs",
-            "Cast",
-            "CastLike",
-            "Ceil",
-            "Celu",
-            "Clip",
-            "Cos",
-            "DepthToSpace",
-            "Dropout",
-            "DynamicQuantizeLinear",
-            "Elu",
-            "Erf",
-        ),
+        *("DepthToSpace", "SpaceToDepth", "Trilu"),
+        *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "SpaceToDepth", "Sqrt", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
+        *("Softsign", "Sqrt", "Tan", "Tanh", "ThresholdedRelu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),

@@ -24,10 +24,10 @@ _NARROW: Final = frozenset(
 )
 _MOVING: Final = frozenset(
     {
-        *("ArgMax", "ArgMin", "Cast", "CastLike", "Clip", "Compress", "Concat", "DepthToSpace"),
-        *("DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Max"),
-        *("MaxPool", "Min", "OneHot", "QuantizeLinear", "Reshape", "ReverseSequence", "Slice", "SpaceToDepth"),
-        *("Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"),
+        *("Compress", "DepthToSpace", "GatherElements", "GatherND", "ReverseSequence", "SpaceToDepth", "Trilu"),
+        *("ArgMax", "ArgMin", "Cast", "CastLike", "Clip", "Concat", "DynamicQuantizeLinear", "Expand", "Flatten"),
+        *("Gather", "Identity", "Max", "MaxPool", "Min", "OneHot", "QuantizeLinear", "Reshape", "Slice", "Split"),
+        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
 _DIVIDING: Final = frozenset({"Div", "Mean", "ReduceMean"})

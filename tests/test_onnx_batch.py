@@ -120,6 +120,8 @@ ROWS = [
     ("CumSum", 17, {}, [(X243,), np.array(0)]),
     ("CumSum", 17, {"exclusive": 1}, [(X243,), np.array(-1)]),
     ("Trilu", 17, {}, [(X243,)]),
+    ("Resize", 17, {}, [(X243,), None, np.float32([1, 2, 1])]),
+    ("Resize", 18, {"axes": [1]}, [(X243,), None, None, c(2)]),
     ("Einsum", 17, {"equation": "abc,cd->dab"}, [(X243,), normal(3, 2)]),
     ("Einsum", 17, {"equation": "b,a"}, [(V3,), (X23[:, 0],)]),
     ("Gemm", 17, {"alpha": 2.0, "transB": 1}, [(X23,), normal(4, 3)]),

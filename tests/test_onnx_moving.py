@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from onnx import helper
 
 from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
-from tests.onnx_models import expect_same_function, model, normal
+from ibpc.lowering import lower_interval, parameter_tree
+from ibpc.rounding import Arithmetic
+from tests.onnx_models import expect_same_function, model, normal, runtime
 
 
 def c(*values):
@@ -84,6 +87,103 @@ def of_node(kind, opset, attributes, shape, others, outputs=("y",)):
 def test_nodes_agree_with_onnx_runtime(row):
     proto = of_node(*row)
     expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
+RESIZED = [
+    *(
+        ("Resize", 19, {"mode": "nearest", "coordinate_transformation_mode": mode, "nearest_mode": rounding}, scales)
+        for mode in MODES
+        for rounding in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")
+        for scales in ([1, 1, 2, 3], [1, 1, 0.5, 0.25])
+    ),
+    *(
+        ("Resize", 19, {"mode": kind, "coordinate_transformation_mode": mode}, scales)
+        for mode in MODES
+        for kind in ("linear", "cubic")
+        for scales in ([1, 1, 2, 3], [1, 1, 0.5, 0.75])
+    ),
+    ("Resize", 18, {"mode": "linear", "antialias": 1}, [1, 1, 0.5, 0.75]),
+    ("Resize", 18, {"mode": "cubic", "antialias": 1}, [1, 1, 0.5, 0.25]),
+    ("Resize", 18, {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5}, [1, 1, 2, 0.75]),
+    ("Resize", 11, {"mode": "nearest", "coordinate_transformation_mode": "tf_half_pixel_for_nn"}, [1, 1, 2, 2]),
+    ("Resize", 10, {"mode": "nearest"}, [1, 1, 2, 0.5]),
+    ("Resize", 10, {"mode": "linear"}, [1, 1, 2, 2]),
+    ("Upsample", 9, {"mode": "nearest"}, [1, 1, 2, 3]),
+    ("Upsample", 9, {"mode": "linear"}, [1, 1, 2, 2]),
+    ("Upsample", 7, {"mode": "nearest"}, [1, 1, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(
+    "row", RESIZED, ids=lambda row: f"{row[0]}-{row[1]}-{'-'.join(map(str, row[2].values()))}-{row[3]}"
+)
+def test_resizing_agrees_with_onnx_runtime(row):
+    kind, opset, attributes, scales = row
+    given = np.array(scales, np.float32)
+    if opset == 7:
+        proto = of_node(kind, opset, {**attributes, "scales": [float(scale) for scale in scales]}, [1, 2, 4, 4], [])
+    else:
+        others = [np.zeros(0, np.float32), given] if opset >= 11 else [given]
+        proto = of_node(kind, opset, attributes, [1, 2, 4, 4], others)
+    expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+SIZED = [
+    (18, {"mode": "linear", "axes": [2, 3]}, [1, 2, 5, 4], [7, 3]),
+    (18, {"mode": "nearest", "axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"}, [1, 2, 2, 4], [7, 8]),
+    (19, {"mode": "cubic", "axes": [3, 2], "keep_aspect_ratio_policy": "not_smaller"}, [1, 2, 4, 4], [7, 8]),
+    (13, {"mode": "linear"}, [2, 5, 4], [2, 10, 3]),
+    (11, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, ["N", 1, 3, 4], [1, 1, 7, 2]),
+]
+
+
+@pytest.mark.parametrize("row", SIZED, ids=lambda row: f"{row[0]}-{row[1]}")
+def test_resizing_to_sizes_agrees_with_onnx_runtime(row):
+    opset, attributes, shape, sizes = row
+    empty = np.zeros(0, np.float32)
+    proto = of_node("Resize", opset, attributes, shape, [empty, empty, c(*sizes)])
+    if opset > 11:
+        proto.graph.node[0].input[1:3] = ["", ""]
+    expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+@pytest.mark.parametrize("kind", ["nearest", "linear"])
+def test_crops_agree_with_onnx_runtime(kind):
+    roi = np.float32([0, 0, 0.25, -0.5, 1, 1, 0.75, 1.25])
+    attributes = {
+        "mode": kind,
+        "coordinate_transformation_mode": "tf_crop_and_resize",
+        "extrapolation_value": 7.0,
+    }
+    empty = np.zeros(0, np.float32)
+    proto = of_node("Resize", 13, attributes, [1, 1, 5, 4], [roi, empty, c(1, 1, 4, 6)])
+    proto.graph.node[0].input[2] = ""
+    expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+ODD = [
+    ({"mode": kind, "coordinate_transformation_mode": mode}, before, after)
+    for kind in ("linear", "cubic")
+    for mode in ("half_pixel", "align_corners", "asymmetric")
+    for before, after in ((5, 7), (31, 10), (3, 300), (100, 37))
+]
+
+
+@pytest.mark.parametrize("row", ODD, ids=lambda row: "-".join(map(str, (*row[0].values(), row[1], row[2]))))
+def test_bounds_hold_what_onnx_runtime_computes_with_its_own_weights(row):
+    attributes, before, after = row
+    empty = np.zeros(0, np.float32)
+    proto = of_node("Resize", 13, attributes, [1, 1, before, before], [empty, empty, c(1, 1, after, after)])
+    proto.graph.node[0].input[1:3] = ["", ""]
+    graph = graph_from_onnx(proto, "node")
+    bounded = lower_interval(graph, parameter_tree(graph), Arithmetic.FLOAT32)
+    for seed in range(3):
+        x = 100 * normal(1, 1, before, before, seed=seed)
+        (found,) = runtime(proto).run(None, {"x": x})
+        with torch.no_grad():
+            lower, upper = bounded(torch.from_numpy(x), torch.from_numpy(x))
+        assert ((lower.numpy() <= found) & (found <= upper.numpy())).all()
 
 
 SPLITS = [

@@ -199,6 +199,27 @@ def _cumulation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) ->
     return _with_input(node, 1, builder.constant(torch.tensor(_moved(int(node.known(1).item())))))
 
 
+def _resizing(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
+    """Resize and Upsample: the axes move, or scales, sizes and region get an entry for the batch."""
+    if node.attributes.get("axes"):
+        return _moved_axes(node)
+    if node.attributes.get("scales"):
+        return replace(node, attributes={**node.attributes, "scales": [1.0, *node.attributes["scales"]]})
+    for slot in range(1, len(node.inputs)):
+        if node.optional(slot) is None or node.known(slot).numel() == 0:
+            continue
+        value = node.known(slot)
+        one = torch.ones(1, dtype=value.dtype)
+        is_region = slot == 1 and node.version >= 11
+        parts = (0 * one, *value.chunk(2)[:1], one, *value.chunk(2)[1:]) if is_region else (one, value)
+        node = _with_input(node, slot, builder.constant(torch.cat(parts)))
+    return node
+
+
+def _moved_axes(node: OnnxNode) -> OnnxNode:
+    return replace(node, attributes={**node.attributes, "axes": [_moved(int(a)) for a in node.attributes["axes"]]})
+
+
 def _equation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
     """Einsum: a label for the batch, first in the result and in what depends on an input."""
     terms, result = explicit(str(node.attributes["equation"]))
@@ -258,23 +279,11 @@ RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
-        *(
-            "Abs",
-            "Cast",
-            "CastLike",
-            "Ceil",
-            "Celu",
-            "Clip",
-            "Cos",
-            "DepthToSpace",
-            "Dropout",
-            "DynamicQuantizeLinear",
-            "Elu",
-            "Erf",
-        ),
+        *("DepthToSpace", "SpaceToDepth", "Trilu"),
+        *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "SpaceToDepth", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Trilu"),
+        *("Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
@@ -300,6 +309,7 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _condition: ("Compress",),
     _sequences: ("ReverseSequence",),
     _cumulation: ("CumSum",),
+    _resizing: ("Resize", "Upsample"),
     _equation: ("Einsum",),
     _product: ("MatMul",),
     _affine: ("Gemm",),

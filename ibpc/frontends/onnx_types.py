@@ -24,10 +24,10 @@ _NARROW: Final = frozenset(
 )
 _MOVING: Final = frozenset(
     {
-        *("ArgMax", "ArgMin", "Cast", "CastLike", "Clip", "Compress", "Concat", "DepthToSpace"),
-        *("DynamicQuantizeLinear", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Max"),
-        *("MaxPool", "Min", "OneHot", "QuantizeLinear", "ReduceMax", "ReduceMin", "Reshape", "ReverseSequence"),
-        *("Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where"),
+        *("Compress", "DepthToSpace", "GatherElements", "GatherND", "ReverseSequence", "SpaceToDepth", "Trilu"),
+        *("ArgMax", "ArgMin", "Cast", "CastLike", "Clip", "Concat", "DynamicQuantizeLinear", "Expand", "Flatten"),
+        *("Gather", "Identity", "Max", "MaxPool", "Min", "OneHot", "QuantizeLinear", "ReduceMax", "ReduceMin"),
+        *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
 _ROUNDING: Final = frozenset({"Div", "Mean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"})

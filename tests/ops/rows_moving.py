@@ -19,6 +19,14 @@ def summed_apart(call: Call, x: torch.Tensor, **parameters: Any) -> torch.Tensor
     return torch.stack(parts, axis)
 
 
+def resized_backwards(call: Call, x: torch.Tensor, **parameters: Any) -> torch.Tensor:
+    """Weighted sums, tap by tap from the last one."""
+    positions, weights, axis = parameters["positions"], parameters["weights"], call["axis"]
+    view = [-1, *[1] * (x.dim() - axis - 1)]
+    taps = reversed(range(positions.shape[1]))
+    return sum(x.index_select(axis, positions[:, tap]) * weights[:, tap].reshape(view) for tap in taps)
+
+
 _MOVES = (
     Case("Gather", (Box((5, 3)),), {"axis": 1}, {"indices": Values([4, 0, 0])}, name="rows, one of them twice"),
     Case("Gather", (Box((2, 4)),), {"axis": 2}, {"indices": Values([[3, 1], [0, 2]])}, name="matrix of indices"),
@@ -42,4 +50,19 @@ _SUMS = (
     ),
 )
 
-ROWS = (*_MOVES, *_SUMS)
+_LINEAR = {
+    "positions": Values([[0, 0], [0, 1], [1, 2], [2, 2]]),
+    "weights": Values([[1.0, 0.0], [0.25, 0.75], [0.4, 0.6], [0.5, 0.5]]),
+    "doubts": Values([[0.0, 0.0], [0.0, 0.0], [1e-6, 1e-6], [0.0, 0.0]]),
+}
+_CUBIC = {
+    "positions": Values([[0, 1, 2, 3], [4, 3, 2, 1]]),
+    "weights": Values([[-0.1, 0.7, 0.5, -0.1], [-0.05, 0.65, 0.5, -0.1]]),
+    "doubts": Values([[0.0] * 4] * 2),
+}
+_RESIZED = (
+    Case("Resize", (Box((3, 2)),), {"axis": 1}, _LINEAR, name="linear", evaluations=(resized_backwards,)),
+    Case("Resize", (Box((2, 5)),), {"axis": 2}, _CUBIC, name="cubic", evaluations=(resized_backwards,)),
+)
+
+ROWS = (*_RESIZED, *_MOVES, *_SUMS)

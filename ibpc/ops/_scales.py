@@ -84,8 +84,17 @@ def import_scaled(operator: str, node: OnnxNode, builder: Builder, stash_types: 
         parameters.pop("bias", None)
     result = builder.add(operator, [x], attributes, parameters)
     if scale is not None and "weight" not in parameters:
-        result = builder.add("Mul", [result, scale])
-    return result if bias is None or "bias" in parameters else builder.add("Add", [result, bias])
+        result = builder.add("Mul", [result, _aligned(scale, len(x.shape), builder)])
+    if bias is None or "bias" in parameters:
+        return result
+    return builder.add("Add", [result, _aligned(bias, len(x.shape), builder)])
+
+
+def _aligned(value: Value, rank: int, builder: Builder) -> Value:
+    """Return a value that depends on an input with so many dimensions: those that are missing behind the batch."""
+    if value.constant is not None or len(value.shape) >= rank:
+        return value
+    return builder.add("Reshape", [value], {"shape": [*[1] * (rank - len(value.shape)), *value.shape[1:]]})
 
 
 def _fitting(value: Value | None, sizes: Shape) -> Tensor | None:

@@ -134,7 +134,8 @@ def _errors(x: Interval, size: int, epsilon: float, weight: Tensor) -> tuple[Ten
     first, second = size_of.mean(-1, keepdim=True), (size_of * size_of).mean(-1, keepdim=True)
     least, _ = _variances(x, size)
     lost = (4.0 * gamma(size + 4) * second + vanishing(size)) / (least + epsilon) + 8.0 * UNIT
-    relative = (1.0 + 64.0 * UNIT) * torch.rsqrt(1.0 - lost.clamp(max=0.5)) - 1.0
+    growth = torch.rsqrt(1.0 - lost.clamp(max=0.5))
+    relative = growth - 1.0 + growth * (64.0 * UNIT)
     steepest = torch.rsqrt(least + epsilon) * (1.0 + relative)
     absolute = gamma(size + 8) * (size_of + first) * steepest
     absolute = absolute + FLUSHED * (1.0 + steepest + size_of + first)

@@ -437,7 +437,8 @@ def affine(
 
 def _inflated(operand: Operand, growth: float) -> Tensor:
     if isinstance(operand, Interval):
-        return operand.radius * (1.0 + growth) + (operand.center.abs() * growth + FLUSHED)
+        # A factor 1 + ρ would read better, but optimizers of exported graphs take it for 1.
+        return operand.radius + ((operand.radius + operand.center.abs()) * growth + FLUSHED)
     return operand.abs() * growth + FLUSHED
 
 

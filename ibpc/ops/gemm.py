@@ -113,8 +113,9 @@ def _elided(
     if bias is not None:
         offset = offset + (specification.abs() @ bias) * growth
     rounding = F.linear((x.radius + x.center.abs()) * growth + FLUSHED, moduli, offset)
-    spread = F.linear(x.radius * (1.0 + growth), (specification @ weight).abs())
-    return Interval.around(center, guard_overflow((spread + rounding) * (1.0 + growth)))
+    spread = F.linear(x.radius + x.radius * growth, (specification @ weight).abs())
+    total = spread + rounding
+    return Interval.around(center, guard_overflow(total + total * growth))
 
 
 _PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS)

@@ -225,3 +225,101 @@ def test_indices_that_depend_on_the_input_are_refused(table):
     proto = model(nodes, {"x": [1, 3]}, constants={"table": normal(5, 2)} if table else {})
     with pytest.raises(ModelError, match="indices that depend on the network's input"):
         graph_from_onnx(proto, "node")
+
+
+def node(kind, inputs, outputs, **attributes):
+    return helper.make_node(kind, inputs, outputs, outputs[0], **attributes)
+
+
+def batch_from_shape():
+    """Reshape to (batch, −1), the batch taken from the shape of x as exporters write it."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        node("Unsqueeze", ["batch", "first"], ["row"]),
+        node("Concat", ["row", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 2, 3]}, {"zero": np.array(0), "first": c(0), "rest": c(-1)}
+
+
+def filled_for_the_batch():
+    """A class token: zeros of (batch, 1, 3), expanded and joined to the sequence."""
+    nodes = [
+        node("Shape", ["x"], ["batch"], start=0, end=1),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("ConstantOfShape", ["target"], ["zeros"], value=helper.make_tensor("value", 1, [1], [0.5])),
+        node("Concat", ["zeros", "x"], ["y"], axis=1),
+    ]
+    return nodes, {"x": ["N", 4, 3]}, {"rest": c(1, 3)}
+
+
+def expanded_for_the_batch():
+    """A constant row expanded to the batch of x, and added."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Expand", ["row", "shape"], ["rows"]),
+        node("Add", ["x", "rows"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 4, 3]}, {"row": normal(1, 1, 3)}
+
+
+def numbered_positions():
+    """Positions 0, 1, 2, … of a sequence, as many as it has elements."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "one"], ["length"], axis=0),
+        node("Range", ["zero", "length", "step"], ["positions"]),
+        node("Cast", ["positions"], ["numbers"], to=1),
+        node("Mul", ["x", "numbers"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 4]}, {"zero": np.array(0), "one": np.array(1), "step": np.array(1)}
+
+
+def divided_by_the_count():
+    """The number of elements of one sample, by Size of a slice of the shape's product."""
+    nodes = [
+        node("Gather", ["x", "zero"], ["first"], axis=1),
+        node("Size", ["table"], ["size"]),
+        node("Cast", ["size"], ["count"], to=1),
+        node("Div", ["first", "count"], ["y"]),
+    ]
+    return nodes, {"x": [1, 4, 3]}, {"zero": np.array(0), "table": normal(2, 3)}
+
+
+def sliced_by_shape():
+    """The second half, from a start that is computed from the shape."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "axis"], ["length"], axis=0),
+        node("Div", ["length", "two"], ["half"]),
+        node("Slice", ["x", "half", "length", "axis", "one"], ["part"]),
+        node("Slice", ["part", "minus", "far", "axis", "minus"], ["y"]),
+    ]
+    constants = {"axis": c(1), "two": c(2), "one": c(1), "minus": c(-1), "far": c(-(2**40))}
+    return nodes, {"x": ["N", 6, 2]}, constants
+
+
+SHAPES = [
+    *(batch_from_shape, filled_for_the_batch, expanded_for_the_batch),
+    *(numbered_positions, divided_by_the_count, sliced_by_shape),
+]
+
+
+@pytest.mark.parametrize("build", SHAPES, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("opset", [15, 18])
+def test_shape_arithmetic_folds(build, opset):
+    nodes, inputs, constants = build()
+    proto = model(nodes, inputs, constants=constants, opset=opset)
+    expect_same_function(proto, graph_from_onnx(proto, "shapes"))
+
+
+def test_a_slice_from_where_the_input_says_is_refused():
+    nodes = [
+        node("Cast", ["x"], ["start"], to=7),
+        node("Add", ["start", "one"], ["end"]),
+        node("Slice", ["row", "start", "end"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1]}, constants={"row": normal(5), "one": c(1)})
+    with pytest.raises(ModelError, match="depends on numbers that the network computes \\(start, end\\)"):
+        graph_from_onnx(proto, "slice")

@@ -105,7 +105,7 @@ class Tracer:
         constant = self.is_constant(node)
         missing = [name for name in node.output if name and name not in outputs]
         if missing and not (constant and node.op_type in _COUNTING):
-            raise ValueError(f"the shape of its output {missing[0]} cannot be inferred; expected a static shape")
+            raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
@@ -129,6 +129,17 @@ class Tracer:
         except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
             raise ValueError(f"shape inference refuses it: {str(error).strip().splitlines()[0][:300]}") from error
         return {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+
+    def _shapeless(self, node: onnx.NodeProto, output: str) -> str:
+        """Return why the shape of an output is not known: the others of its inputs tell it, and they may vary."""
+        telling = node.input[1:] or node.input
+        varying = [name for name in telling if name and self.values[name].constant is None]
+        if not varying:
+            return f"the shape of its output {output} cannot be inferred; expected a static shape"
+        return (
+            f"the shape of its output {output} depends on numbers that the network computes ({', '.join(varying)}); "
+            "expected a static shape"
+        )
 
     def _is_shaped_by_constants(self, node: onnx.NodeProto) -> bool:
         others = [self.values[name].constant for name in node.input[1:] if name]

@@ -11,7 +11,7 @@ from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.lowering import lower_interval, parameter_tree
 from ibpc.rounding import Arithmetic
-from tests.onnx_models import expect_same_function, model, normal, runtime
+from tests.onnx_models import expect_same_function, model, normal, runtime, sizes_at_one
 
 
 def c(*values):
@@ -87,6 +87,32 @@ def of_node(kind, opset, attributes, shape, others, outputs=("y",)):
 def test_nodes_agree_with_onnx_runtime(row):
     proto = of_node(*row)
     expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+MONOTONE = [row for row in NODES if row[0] != "Einsum" and row[2].get("reduction") != "mul"]
+
+
+@pytest.mark.parametrize("row", MONOTONE, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}-{row[3]}")
+def test_bounds_of_what_does_not_decrease_are_attained(row):
+    """Both bounds are what ONNX Runtime computes for the lower and for the upper corner of the box."""
+    proto = of_node(*row)
+    graph = graph_from_onnx(proto, "node")
+    bounded = lower_interval(graph, parameter_tree(graph))
+    sizes = sizes_at_one(proto)
+    centers = [normal(*shape, seed=slot) for slot, shape in enumerate(sizes)]
+    radii = [np.abs(normal(*shape, seed=slot + 9)) for slot, shape in enumerate(sizes)]
+    ends = [[x - r for x, r in zip(centers, radii, strict=True)], [x + r for x, r in zip(centers, radii, strict=True)]]
+    expected = [runtime(proto).run(None, dict(zip(names_of(proto), corner, strict=True)))[0] for corner in ends]
+    shapes = [(1, *graph.node(name).shape[1:]) for name in graph.inputs]
+    sides = zip(*ends, shapes, strict=True)
+    found = bounded(*(torch.from_numpy(end).reshape(shape) for *both, shape in sides for end in both))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.detach().numpy().ravel(), theirs.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def names_of(proto):
+    held = {tensor.name for tensor in proto.graph.initializer}
+    return [value.name for value in proto.graph.input if value.name not in held]
 
 
 MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
@@ -200,6 +226,13 @@ def test_splits_agree_with_onnx_runtime(row):
     *rest, count = row
     proto = of_node("Split", *rest, outputs=[f"y{slot}" for slot in range(count)])
     expect_same_function(proto, graph_from_onnx(proto, "split"))
+
+
+def test_a_part_that_nothing_reads_is_left_out():
+    proto = of_node("Split", 13, {"axis": 1}, [1, 4], [c(1, 3)], outputs=["unread", "y"])
+    del proto.graph.output[0]
+    graph = graph_from_onnx(proto, "split")
+    expect_same_function(proto, graph)
 
 
 REFUSED = [

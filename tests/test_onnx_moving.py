@@ -11,7 +11,7 @@ from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.lowering import lower_interval, parameter_tree
 from ibpc.rounding import Arithmetic
-from tests.onnx_models import expect_same_function, model, normal, runtime
+from tests.onnx_models import expect_same_function, model, normal, runtime, sizes_at_one
 
 
 def c(*values):
@@ -87,6 +87,32 @@ def of_node(kind, opset, attributes, shape, others, outputs=("y",)):
 def test_nodes_agree_with_onnx_runtime(row):
     proto = of_node(*row)
     expect_same_function(proto, graph_from_onnx(proto, "node"))
+
+
+MONOTONE = [row for row in NODES if row[0] != "Einsum" and row[2].get("reduction") != "mul"]
+
+
+@pytest.mark.parametrize("row", MONOTONE, ids=lambda row: f"{row[0]}-{row[1]}-{row[2]}-{row[3]}")
+def test_bounds_of_what_does_not_decrease_are_attained(row):
+    """Both bounds are what ONNX Runtime computes for the lower and for the upper corner of the box."""
+    proto = of_node(*row)
+    graph = graph_from_onnx(proto, "node")
+    bounded = lower_interval(graph, parameter_tree(graph))
+    sizes = sizes_at_one(proto)
+    centers = [normal(*shape, seed=slot) for slot, shape in enumerate(sizes)]
+    radii = [np.abs(normal(*shape, seed=slot + 9)) for slot, shape in enumerate(sizes)]
+    ends = [[x - r for x, r in zip(centers, radii, strict=True)], [x + r for x, r in zip(centers, radii, strict=True)]]
+    expected = [runtime(proto).run(None, dict(zip(names_of(proto), corner, strict=True)))[0] for corner in ends]
+    shapes = [(1, *graph.node(name).shape[1:]) for name in graph.inputs]
+    sides = zip(*ends, shapes, strict=True)
+    found = bounded(*(torch.from_numpy(end).reshape(shape) for *both, shape in sides for end in both))
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.detach().numpy().ravel(), theirs.ravel(), rtol=1e-5, atol=1e-5)
+
+
+def names_of(proto):
+    held = {tensor.name for tensor in proto.graph.initializer}
+    return [value.name for value in proto.graph.input if value.name not in held]
 
 
 MODES = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
@@ -202,6 +228,13 @@ def test_splits_agree_with_onnx_runtime(row):
     expect_same_function(proto, graph_from_onnx(proto, "split"))
 
 
+def test_a_part_that_nothing_reads_is_left_out():
+    proto = of_node("Split", 13, {"axis": 1}, [1, 4], [c(1, 3)], outputs=["unread", "y"])
+    del proto.graph.output[0]
+    graph = graph_from_onnx(proto, "split")
+    expect_same_function(proto, graph)
+
+
 REFUSED = [
     (("Gather", 13, {"axis": 1}, [1, 4], [c(4)]), "outside"),
     (("ScatterElements", 13, {"axis": 1}, [1, 4], [c([1, 1]), normal(1, 2)]), "twice"),
@@ -225,3 +258,101 @@ def test_indices_that_depend_on_the_input_are_refused(table):
     proto = model(nodes, {"x": [1, 3]}, constants={"table": normal(5, 2)} if table else {})
     with pytest.raises(ModelError, match="indices that depend on the network's input"):
         graph_from_onnx(proto, "node")
+
+
+def node(kind, inputs, outputs, **attributes):
+    return helper.make_node(kind, inputs, outputs, outputs[0], **attributes)
+
+
+def batch_from_shape():
+    """Reshape to (batch, −1), the batch taken from the shape of x as exporters write it."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "zero"], ["batch"], axis=0),
+        node("Unsqueeze", ["batch", "first"], ["row"]),
+        node("Concat", ["row", "rest"], ["target"], axis=0),
+        node("Reshape", ["x", "target"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 2, 3]}, {"zero": np.array(0), "first": c(0), "rest": c(-1)}
+
+
+def filled_for_the_batch():
+    """A class token: zeros of (batch, 1, 3), expanded and joined to the sequence."""
+    nodes = [
+        node("Shape", ["x"], ["batch"], start=0, end=1),
+        node("Concat", ["batch", "rest"], ["target"], axis=0),
+        node("ConstantOfShape", ["target"], ["zeros"], value=helper.make_tensor("value", 1, [1], [0.5])),
+        node("Concat", ["zeros", "x"], ["y"], axis=1),
+    ]
+    return nodes, {"x": ["N", 4, 3]}, {"rest": c(1, 3)}
+
+
+def expanded_for_the_batch():
+    """A constant row expanded to the batch of x, and added."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Expand", ["row", "shape"], ["rows"]),
+        node("Add", ["x", "rows"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 4, 3]}, {"row": normal(1, 1, 3)}
+
+
+def numbered_positions():
+    """Positions 0, 1, 2, … of a sequence, as many as it has elements."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "one"], ["length"], axis=0),
+        node("Range", ["zero", "length", "step"], ["positions"]),
+        node("Cast", ["positions"], ["numbers"], to=1),
+        node("Mul", ["x", "numbers"], ["y"]),
+    ]
+    return nodes, {"x": ["N", 4]}, {"zero": np.array(0), "one": np.array(1), "step": np.array(1)}
+
+
+def divided_by_the_count():
+    """The number of elements of one sample, by Size of a slice of the shape's product."""
+    nodes = [
+        node("Gather", ["x", "zero"], ["first"], axis=1),
+        node("Size", ["table"], ["size"]),
+        node("Cast", ["size"], ["count"], to=1),
+        node("Div", ["first", "count"], ["y"]),
+    ]
+    return nodes, {"x": [1, 4, 3]}, {"zero": np.array(0), "table": normal(2, 3)}
+
+
+def sliced_by_shape():
+    """The second half, from a start that is computed from the shape."""
+    nodes = [
+        node("Shape", ["x"], ["shape"]),
+        node("Gather", ["shape", "axis"], ["length"], axis=0),
+        node("Div", ["length", "two"], ["half"]),
+        node("Slice", ["x", "half", "length", "axis", "one"], ["part"]),
+        node("Slice", ["part", "minus", "far", "axis", "minus"], ["y"]),
+    ]
+    constants = {"axis": c(1), "two": c(2), "one": c(1), "minus": c(-1), "far": c(-(2**40))}
+    return nodes, {"x": ["N", 6, 2]}, constants
+
+
+SHAPES = [
+    *(batch_from_shape, filled_for_the_batch, expanded_for_the_batch),
+    *(numbered_positions, divided_by_the_count, sliced_by_shape),
+]
+
+
+@pytest.mark.parametrize("build", SHAPES, ids=lambda build: build.__name__)
+@pytest.mark.parametrize("opset", [15, 18])
+def test_shape_arithmetic_folds(build, opset):
+    nodes, inputs, constants = build()
+    proto = model(nodes, inputs, constants=constants, opset=opset)
+    expect_same_function(proto, graph_from_onnx(proto, "shapes"))
+
+
+def test_a_slice_from_where_the_input_says_is_refused():
+    nodes = [
+        node("Cast", ["x"], ["start"], to=7),
+        node("Add", ["start", "one"], ["end"]),
+        node("Slice", ["row", "start", "end"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1]}, constants={"row": normal(5), "one": c(1)})
+    with pytest.raises(ModelError, match="depends on numbers that the network computes \\(start, end\\)"):
+        graph_from_onnx(proto, "slice")

@@ -107,7 +107,7 @@ class Tracer:
         constant = self.is_constant(node)
         missing = [name for name in node.output if name and name not in outputs]
         if missing and not (constant and node.op_type in _COUNTING):
-            raise ValueError(f"the shape of its output {missing[0]} cannot be inferred; expected a static shape")
+            raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
@@ -134,6 +134,17 @@ class Tracer:
         if node.op_type in _OF_SAME_SHAPE:
             found.setdefault(node.output[0], replace(self.values[node.input[0]], constant=None))
         return found
+
+    def _shapeless(self, node: onnx.NodeProto, output: str) -> str:
+        """Return why the shape of an output is not known: the others of its inputs tell it, and they may vary."""
+        telling = node.input[1:] or node.input
+        varying = [name for name in telling if name and self.values[name].constant is None]
+        if not varying:
+            return f"the shape of its output {output} cannot be inferred; expected a static shape"
+        return (
+            f"the shape of its output {output} depends on numbers that the network computes ({', '.join(varying)}); "
+            "expected a static shape"
+        )
 
     def _is_shaped_by_constants(self, node: onnx.NodeProto) -> bool:
         others = [self.values[name].constant for name in node.input[1:] if name]

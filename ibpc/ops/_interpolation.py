@@ -123,7 +123,10 @@ NEAREST: Final[Mapping[str, Callable[[Array], Array]]] = {
 
 
 def nearest(axis: Axis, rounding: str, where: str) -> Array:
-    """Return the position that each result copies. Raises GraphError where rounding decides which one it is."""
+    """Return the position that each result copies, for executions that compute coordinates by the standard's formulas.
+
+    Raises GraphError where their rounding decides which one it is.
+    """
     exact, single = (NEAREST[rounding](axis.coordinates(kind)) for kind in ("float64", "float32"))
     clamped: Array = np.clip(exact, 0, axis.before - 1).astype(np.int64)
     undecided = clamped != np.clip(single, 0, axis.before - 1).astype(np.int64)

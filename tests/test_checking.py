@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from ibpc.export import nominal_model
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import ibpc
 from ibpc.bounds import method_named
 from ibpc.errors import ModelError, PropertyError
+from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import read_certificate

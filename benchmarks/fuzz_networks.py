@@ -15,6 +15,7 @@ from collections import Counter
 import onnx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from ibpc.bounds import METHODS
 from ibpc.errors import IbpcError
 from tests.networks import faults, models
 
@@ -22,7 +23,8 @@ from tests.networks import faults, models
 class Census:
     """What was drawn so far, and what failed."""
 
-    def __init__(self) -> None:
+    def __init__(self, methods: list[str]) -> None:
+        self._methods = methods
         self.networks = 0
         self.types: Counter[str] = Counter()
         self.failures: list[str] = []
@@ -33,7 +35,7 @@ class Census:
         self.types.update(node.op_type for node in model.graph.node)
         for number in range(3):
             try:
-                found = list(faults(model, 3 * self.networks + number))
+                found = list(faults(model, 3 * self.networks + number, self._methods))
             except IbpcError as error:
                 found = [f"refused: {error}"]
             for fault in found:
@@ -58,8 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["ibp"])
     options = parser.parse_args()
-    census = Census()
+    census = Census(options.methods)
 
     @seed(options.seed)
     @settings(

@@ -15,3 +15,10 @@ from tests.networks import faults, models
 def test_random_networks_import_and_are_bounded(model):
     for seed in range(3):
         assert not list(faults(model, seed))
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(models())
+def test_linear_bounds_of_random_networks_hold(model):
+    for seed in range(3):
+        assert not list(faults(model, seed, ["crown-ibp", "crown", "alpha-crown"]))

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
+from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder, Method
 from ibpc.bounds.crown import crown, crown_ibp
 from ibpc.bounds.ibp import ibp
 from ibpc.errors import UsageError, nearest
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType({"ibp": ibp, "crown-ibp": crown_ibp, "crown": crown})
+METHODS: Final[Mapping[str, Method]] = MappingProxyType(
+    {"ibp": ibp, "crown-ibp": crown_ibp, "crown": crown, "alpha-crown": alpha_crown}
+)
 AUTO: Final = "auto"
 
 

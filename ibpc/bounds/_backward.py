@@ -34,11 +34,16 @@ def plain_planes(step: Step, operands: tuple[Operand, ...]) -> Planes:
 
 
 class Backward:
-    """Lower bounds of linear forms over boxes whose values are known."""
+    """Lower bounds of linear forms over boxes whose values are known.
+
+    Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
+    the last call had at the results of nonlinear operators.
+    """
 
     def __init__(self, walk: Walk, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
         self._planes: dict[str, Planes] = {}
+        self.forms: dict[str, Tensor] = {}
 
     def lower(self, forms: Mapping[str, Tensor]) -> Tensor:
         """Return lower bounds (R, B) of Σ a·value for coefficients a (R, B, *shape) at some nodes.
@@ -76,10 +81,11 @@ class Backward:
             x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_() if isinstance(x, Interval) else x
             for x in operands
         ]
+        through = torch.is_grad_enabled()
         with torch.enable_grad():
             result = step.operator.rules.nominal(step.call, *points, **step.parameters)
             boxes = [point for point, x in zip(points, operands, strict=True) if isinstance(x, Interval)]
-            slopes = torch.autograd.grad(result, boxes, flat)
+            slopes = torch.autograd.grad(result, boxes, flat, create_graph=through)
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope in zip(names, slopes, strict=True):
             _add(pending, name, slope.reshape(rows, batch, *slope.shape[1:]))
@@ -91,6 +97,7 @@ class Backward:
         if name not in self._planes:
             self._planes[name] = self._planes_of(step, operands)
         planes = self._planes[name]
+        self.forms[name] = form
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
         constant = _summed(_times(above, planes.lower.offset) + _times(below, planes.upper.offset))
         loss = torch.zeros_like(constant)
@@ -154,11 +161,12 @@ def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand) -> Tensor:
     assert isinstance(x, Interval)
     rows, batch = side.shape[:2]
     point = x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_()
+    through = torch.is_grad_enabled()
     with torch.enable_grad():
         viewed = plane.views[slot](point)
         slope = plane.slopes[slot]
         cotangent = _viewed(_times(side.unsqueeze(-1), slope), viewed.shape[1:])
-        (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1))
+        (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1), create_graph=through)
     pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
     return pulled
 

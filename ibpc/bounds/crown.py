@@ -71,7 +71,7 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor) -> t
     (output,) = walk.graph.outputs
     batch = values.box(output).lower.shape[0]
     lowers, uppers = [], []
-    for part in torch.split(rows, _rows_at_once(walk, batch)):
+    for part in torch.split(rows, rows_at_once(walk, batch)):
         forms = part.unsqueeze(1).expand(-1, batch, -1)
         lowers.append(backward.lower({output: forms}).T)
         uppers.append(-backward.lower({output: -forms}).T)
@@ -104,13 +104,14 @@ def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
     """Tighten the elements of a box that matter, those of all samples together."""
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
-    wanted = loose.flatten(1).any(0).nonzero()[:, 0]
+    batch = box.lower.shape[0]
+    wanted = loose.reshape(batch, -1).any(0).nonzero()[:, 0]
     if not len(wanted):
         return
-    lower, upper = box.lower.flatten(1).clone(), box.upper.flatten(1).clone()
+    lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
     backward = Backward(walk, values)
-    batch, size = lower.shape
-    for part in torch.split(wanted, _rows_at_once(walk, batch)):
+    size = lower.shape[1]
+    for part in torch.split(wanted, rows_at_once(walk, batch)):
         forms = _unit_forms(part, batch, size, box.lower)
         lower[:, part] = torch.fmax(lower[:, part], backward.lower({name: forms}).T)
         upper[:, part] = torch.fmin(upper[:, part], -backward.lower({name: -forms}).T)
@@ -124,7 +125,8 @@ def _unit_forms(elements: Tensor, batch: int, size: int, like: Tensor) -> Tensor
     return forms.reshape(len(elements), 1, *like.shape[1:]).expand(-1, batch, *like.shape[1:])
 
 
-def _rows_at_once(walk: Walk, batch: int) -> int:
+def rows_at_once(walk: Walk, batch: int) -> int:
+    """Return how many forms go back together for a batch of boxes."""
     largest = max(_sizes(walk), default=1)
     return max(1, MOST_COEFFICIENTS // max(1, largest * batch))
 

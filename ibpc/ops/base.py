@@ -91,13 +91,16 @@ class Planes:
 
 
 RelaxationRule: TypeAlias = Callable[..., Planes]
+TunedRule: TypeAlias = Callable[..., Planes]
 
 
 @dataclass(frozen=True)
 class Rules:
     """How an operator acts. `relaxation` is None exactly for affine operators.
 
-    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout).
+    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
+    *boxes)` gives planes for any t in [0, 1], elementwise, one of them at least as tight as those of the relaxation; an
+    operator without it is tuned between its relaxation and its constant bounds.
     """
 
     nominal: NominalRule
@@ -105,6 +108,7 @@ class Rules:
     paired: PairedRule
     relaxation: RelaxationRule | None
     training: NominalRule
+    tuned: TunedRule | None = None
 
 
 # ── parameters, layers of a spec, ONNX ──────────────────────────────────────────────────────────────────────────

@@ -34,6 +34,14 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(Plane((slope,), torch.zeros_like(lower)), Plane((chord,), offset))
 
 
+def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
+    """Any lower slope in [0, 1] where the box straddles 0 (Xu et al. 2021, α-CROWN, arXiv 2011.13824, section 3.1)."""
+    planes = relaxation(call, x)
+    unstable = (x.lower < 0) & (x.upper > 0)
+    below = torch.where(unstable, slope, planes.lower.slopes[0])
+    return Planes(Plane((below,), planes.lower.offset), planes.upper)
+
+
 class _StackedRelu(torch.autograd.Function):
     """Relu of a stack [nominal; center] with its radius, in as few passes over memory as the formula allows."""
 
@@ -93,7 +101,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(_RULES, paired=paired),
+        rules=replace(_RULES, paired=paired, tuned=tuned),
         reads=(import_as("Relu", (1, 6, 13, 14)),),
         writes=export_as("Relu"),
         layers=(option_free_layer("ReLU"),),

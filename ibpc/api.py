@@ -30,7 +30,7 @@ from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
-from ibpc.verify.decide import Counterexample, Deciding, Decision
+from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
 from ibpc.verify.properties import Property
 from ibpc.verify.replay import runnable_model
 from ibpc.verify.robustness import Certification, Robustness, Verdict
@@ -200,7 +200,7 @@ def decide(
     Raises PropertyError for a property that is malformed or does not fit, UsageError for an unknown method.
     """
     wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
-    options = Deciding("ibp" if method == AUTO else method, method_named(method), arithmetic, timeout=timeout)
+    options = Deciding(plan_named(method), arithmetic, timeout=timeout)
     return replace(options, attack=replace(options.attack, seed=seed)).run(network, wanted, progress)
 
 

@@ -460,7 +460,7 @@ def test_a_claim_about_what_the_checker_does_not_know_fails(tmp_path):
     network = ibpc.compile(path)
     np.save(tmp_path / "x.npy", np.array([0.5, 0.5], np.float32))
     prop = ibpc.ball_property(network, tmp_path / "x.npy", 0.1, 0)
-    decision = ibpc.decide(network, prop, timeout=5)
+    decision = ibpc.decide(network, prop, timeout=5, method="ibp")
     certificate = tmp_path / "c.json"
     ibpc.write_certificate(certificate, path, network, prop, decision)
     assert decision.verdict is ibpc.Verdict.VERIFIED

@@ -37,7 +37,7 @@ class Backward:
     """Lower bounds of linear forms over boxes whose values are known.
 
     Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
-    the last call had at the results of nonlinear operators.
+    the last call had at the inputs and at the results of nonlinear operators.
     """
 
     def __init__(self, walk: Walk, values: Values, planes_of: PlanesOf = plain_planes) -> None:
@@ -57,9 +57,13 @@ class Backward:
             if name in pending:
                 total = total + self._through(self._walk.steps[name], pending.pop(name), pending)
         for name in self._walk.inputs:
-            if name in pending:
-                total = total + self._concretized(name, pending[name])
+            self.forms[name] = pending[name] if name in pending else self._nothing(name, first)
+            total = total + self._concretized(name, self.forms[name])
         return total
+
+    def _nothing(self, name: str, like: Tensor) -> Tensor:
+        box = self._values.box(name)
+        return like.new_zeros(*like.shape[:2], *box.lower.shape[1:])
 
     def _through(self, step: Step, form: Tensor, pending: dict[str, Tensor]) -> Tensor:
         """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""

@@ -1,20 +1,23 @@
-"""Deciding one property: a short attack, bounds, and a long attack on what the bounds leave open."""
+"""Deciding one property: a short attack, tighter and tighter bounds, then search and a long attack until the end."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import inf, prod
+from types import MappingProxyType
 from typing import Final
 
 import torch
 
-from ibpc.bounds import Method
+from ibpc.bounds import AUTO, METHODS, Method
+from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal, Points
+from ibpc.verify.branch_and_bound import Branching
 from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
@@ -24,6 +27,9 @@ _ACTIVATIONS: Final = 2**24
 _MOST_ITEMS: Final = 1024
 _FIRST_SLACK: Final = 1e-6
 _LARGEST_SLACK: Final = 1e-2
+_FIRST_TURN: Final = 1.0
+
+BRANCHING: Final = "bab"
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,27 @@ class Decision:
     counterexample: Counterexample | None = None
 
 
+PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        AUTO: ("ibp", "crown", "alpha-crown", BRANCHING),
+        BRANCHING: ("ibp", "crown", BRANCHING),
+        **{name: (name,) for name in METHODS},
+    }
+)
+
+
+def plan_named(name: str) -> tuple[str, ...]:
+    """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
+    if name not in PLANS:
+        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, PLANS))
+    return PLANS[name]
+
+
 @dataclass(frozen=True)
 class Deciding:
-    """How to decide a property: bounding method, arithmetic of the claim, one round of attack, seconds for it all."""
+    """How to decide a property: methods in order, arithmetic of the claim, one round of attack, seconds in all."""
 
-    method_name: str
-    method: Method
+    plan: tuple[str, ...]
     arithmetic: Arithmetic = Arithmetic.FLOAT32
     attack: Attack = Attack(steps=40, restarts=1, goal=Goal.ONE)
     timeout: float = 60.0
@@ -78,6 +99,8 @@ class _Decider:
         prop.check(self._shapes, [graph.node(name).shape[1:] for name in graph.outputs])
         self._device = network.device
         self._margins: tuple[tuple[float, ...], ...] = ()
+        self._open: list[tuple[int, int]] = []
+        self._method = options.plan[0]
 
     def decide(self) -> Decision:
         deadline = self._started + self._options.timeout
@@ -91,36 +114,71 @@ class _Decider:
                 return self._decision(Verdict.FALSIFIED, found)
             if time.monotonic() >= deadline:
                 return self._decision(Verdict.TIMEOUT)
-            self._progress(self._options.method_name)
-            if self._is_refuted():
+            return self._prove_or_attack(search, deadline)
+
+    def _prove_or_attack(self, search: _Search, deadline: float) -> Decision:
+        """Try the methods of the plan, then attack until time is over."""
+        for name in self._options.plan:
+            if time.monotonic() >= deadline:
+                return self._decision(Verdict.TIMEOUT)
+            self._progress(name)
+            self._method = name
+            if name == BRANCHING:
+                decision = self._branch(search, deadline)
+                if decision is not None:
+                    return decision
+            elif self._is_refuted(METHODS[name]):
                 return self._decision(Verdict.VERIFIED)
-            self._progress("attack")
-            while time.monotonic() < deadline and not search.is_exhausted:
-                found = search.round(deadline)
-                if found is not None:
-                    return self._decision(Verdict.FALSIFIED, found)
+        self._progress("attack")
+        while time.monotonic() < deadline and not search.is_exhausted:
+            found = search.round(deadline)
+            if found is not None:
+                return self._decision(Verdict.FALSIFIED, found)
         return self._decision(Verdict.UNKNOWN)
 
-    def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
-        options, seconds = self._options, time.monotonic() - self._started
-        return Decision(verdict, options.method_name, options.arithmetic, seconds, self._margins, found)
+    def _branch(self, search: _Search, deadline: float) -> Decision | None:
+        """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
+        graph = self._network.snapshot()
+        searches = [
+            Branching(graph, self._property, case, disjunct, self._options.arithmetic, self._device)
+            for case, disjunct in self._open
+        ]
+        turn = _FIRST_TURN
+        while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
+            found = search.round(min(deadline, time.monotonic() + turn))
+            if found is not None:
+                return self._decision(Verdict.FALSIFIED, found)
+            for branching in searches:
+                if not branching.is_over:
+                    branching.run(min(deadline, time.monotonic() + turn))
+            turn *= 2.0
+        if all(branching.is_refuted for branching in searches):
+            return self._decision(Verdict.VERIFIED)
+        return None
 
-    def _is_refuted(self) -> bool:
-        """Bound every case; return whether all disjuncts of all cases are refuted."""
+    def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
+        seconds = time.monotonic() - self._started
+        return Decision(verdict, self._method, self._options.arithmetic, seconds, self._margins, found)
+
+    def _is_refuted(self, method: Method) -> bool:
+        """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
         options, cases = self._options, self._property.cases
         specification = Specification.of(self._property)
-        bound = options.method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device)
-        ends = torch.stack([torch.stack(case.box.outer) for case in cases])
-        margins, refuted = [], True
-        for chunk in torch.split(torch.arange(len(cases)), _width(self._network)):
-            lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends[chunk].unbind(1))
+        bound = method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device)
+        margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
+        waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
+        still_open: list[tuple[int, int]] = []
+        for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), _width(self._network)):
+            ends = torch.stack([torch.stack(cases[case].box.outer) for case in chunk.tolist()])
+            lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends.unbind(1))
             found = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))
             for row, case in enumerate(chunk.tolist()):
                 refutations = specification.refutations(case, found.lower[row], found.upper[row])
-                margins.append(tuple(refutation.margin for refutation in refutations))
-                refuted = refuted and all(refutation.refuted for refutation in refutations)
-        self._margins = tuple(margins)
-        return refuted
+                margins[case] = [max(old, new.margin) for old, new in zip(margins[case], refutations, strict=True)]
+                still_open.extend((case, d) for d, refutation in enumerate(refutations) if not refutation.refuted)
+        known = set(self._open) if self._margins else set(still_open)
+        self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
+        return not self._open
 
 
 class _Search:

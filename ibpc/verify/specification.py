@@ -77,6 +77,14 @@ class Specification:
         """
         return cls(prop.cases, prop.output_count)
 
+    @property
+    def sides(self) -> tuple[list[int], list[int]]:
+        """The rows of `matrix` whose lower bounds count, and those whose upper bounds do."""
+        plans = [plan for case in self._plans for disjunct in case for plan in disjunct]
+        below = sorted({column for plan in plans if plan.sign > 0 for column in plan.columns})
+        above = sorted({column for plan in plans if plan.sign < 0 for column in plan.columns})
+        return below, above
+
     def refutations(self, case: int, lower: torch.Tensor, upper: torch.Tensor) -> tuple[Refutation, ...]:
         """Return what bounds (rows,) of `matrix` · y over the outer box of a case say of each of its disjuncts."""
         low, high = lower.tolist(), upper.tolist()

@@ -1,0 +1,113 @@
+"""Search decides what bounds leave open, and never against the truth: small networks whose maximum is known exactly."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from fractions import Fraction
+
+import pytest
+import torch
+
+import ibpc
+from ibpc.bounds import METHODS
+from ibpc.errors import UsageError
+from ibpc.interval import Interval
+from ibpc.rounding import Arithmetic
+from ibpc.verify import branch_and_bound
+from ibpc.verify.branch_and_bound import Branching
+from ibpc.verify.decide import PLANS, plan_named
+from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+
+SEEDS = range(4)
+
+
+def random_network(seed: int, inputs: int = 3) -> ibpc.Network:
+    torch.manual_seed(seed)
+    layers = [
+        torch.nn.Linear(inputs, 8),
+        torch.nn.ReLU(),
+        torch.nn.Linear(8, 6),
+        torch.nn.ReLU(),
+        torch.nn.Linear(6, 1),
+    ]
+    return ibpc.compile(torch.nn.Sequential(*layers).eval(), torch.zeros(1, inputs))
+
+
+def greatest(network: ibpc.Network, inputs: int = 3) -> float:
+    """Return the maximum over [0, 1]ⁿ, found on a fine grid with local refinement; never above the true one."""
+    axes = [torch.linspace(0, 1, 33)] * inputs
+    points = torch.cartesian_prod(*axes)
+    with torch.no_grad():
+        best = points[network.nominal(points)[:, 0].topk(50).indices]
+        for radius in (0.03, 0.01, 0.003, 0.001):
+            steps = torch.tensor(list(itertools.product((-radius, 0.0, radius), repeat=inputs)))
+            points = (best[:, None] + steps).clamp(0, 1).flatten(0, 1)
+            best = points[network.nominal(points)[:, 0].topk(50).indices]
+        return float(network.nominal(best).max())
+
+
+def at_least(bound: float, inputs: int = 3) -> Property:
+    """Unsafe: y ≥ bound over [0, 1]ⁿ."""
+    box = Box((Fraction(0),) * inputs, (Fraction(1),) * inputs)
+    row = Row(((0, Fraction(-1)),), (), -Fraction(bound))
+    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+
+
+def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching:
+    branching = Branching(network.snapshot(), prop, 0, 0, Arithmetic.FLOAT32, torch.device("cpu"))
+    branching.run(time.monotonic() + seconds)
+    return branching
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("cut", ["inputs", "signs"])
+def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed, cut, monkeypatch):
+    if cut == "signs":
+        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+    network = random_network(seed)
+    most = greatest(network)
+    assert searched(network, at_least(most + 0.01), 60).is_refuted
+    below = searched(network, at_least(most - 0.01), 3)
+    assert not below.is_refuted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_decide_agrees_with_the_maximum(seed):
+    network = random_network(seed)
+    most = greatest(network)
+    assert ibpc.decide(network, at_least(most + 0.02), timeout=60).verdict is ibpc.Verdict.VERIFIED
+    assert ibpc.decide(network, at_least(most - 0.02), timeout=60).verdict is ibpc.Verdict.FALSIFIED
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_each_method_is_at_least_as_tight_as_the_one_before(seed, arithmetic):
+    network = random_network(seed)
+    most = greatest(network)
+    box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
+    found = {
+        name: METHODS[name](network.snapshot(), torch.eye(1), arithmetic, torch.device("cpu"))(box)
+        for name in ("ibp", "crown-ibp", "crown", "alpha-crown")
+    }
+    uppers = [float(bounds.upper) for bounds in found.values()]
+    lowers = [float(bounds.lower) for bounds in found.values()]
+    assert uppers == sorted(uppers, reverse=True) and lowers == sorted(lowers)
+    assert uppers[-1] >= most
+    assert uppers[-1] < uppers[0]
+
+
+def test_multipliers_count_where_a_sign_is_known():
+    """y = relu(x) + relu(−x) over [−1, 1] is |x| ≤ 1; with the sign of x known both sides are exact."""
+    module = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.ReLU(), torch.nn.Linear(2, 1, bias=False))
+    module[0].weight.data, module[2].weight.data = torch.tensor([[1.0], [-1.0]]), torch.ones(1, 2)
+    network = ibpc.compile(module.eval(), torch.zeros(1, 1))
+    prop = at_least(1.001, inputs=1)
+    assert searched(network, prop, 10).is_refuted
+
+
+def test_plans_name_known_methods():
+    for plan in PLANS.values():
+        assert all(name in METHODS or name == "bab" for name in plan)
+    with pytest.raises(UsageError, match="bounding method"):
+        plan_named("crwon")

@@ -1,7 +1,7 @@
 """The checkpoint: one safetensors file from which a run goes on exactly. Nothing in it is ever unpickled.
 
-Tensors are the parameters and buffers (`model.NAME`), the optimizer's state (`optimizer.NAME.KEY`) and the states of
-the random generators (`random.NAME`); the header holds the rest as JSON.
+Tensors are the parameters and buffers (`model.NAME`), the optimizer's state (`optimizer.NAME.KEY`), the mean of the
+weights (`average.NAME`) and the states of the random generators (`random.NAME`); the header holds the rest as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import nn
 
 from ibpc.artifact import write_atomically
 from ibpc.errors import Problem, TrainingError, raise_all
+from ibpc.training.averaging import WeightAverage
 
 FORMAT_VERSION: Final = 1
 
@@ -27,6 +28,7 @@ _HEADER: Final = "ibpc"
 _SHA256: Final = "sha256"
 _MODEL: Final = "model."
 _OPTIMIZER: Final = "optimizer."
+_AVERAGE: Final = "average."
 _RANDOM: Final = "random."
 
 
@@ -77,20 +79,29 @@ class Checkpoint:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
+        average: WeightAverage,
     ) -> Checkpoint:
         """Return the checkpoint of a run between two epochs."""
         tensors = {
             **_named(_MODEL, model.state_dict()),
             **_named(_OPTIMIZER, dict(_optimizer_state(model, optimizer))),
+            **_named(_AVERAGE, average.state()),
             **_named(_RANDOM, _random_states(generator)),
         }
         return cls(identity, epoch, seconds, tensors)
 
-    def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    def restore(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
+        average: WeightAverage,
+    ) -> None:
         """Put the state back. Raises TrainingError if it is that of another network or optimizer."""
         try:
             model.load_state_dict(self._part(_MODEL))
             _load_optimizer(model, optimizer, self._part(_OPTIMIZER))
+            average.restore(self._part(_AVERAGE))
             _set_random_states(self._part(_RANDOM), generator)
         except (KeyError, RuntimeError, ValueError) as error:
             found = f"it does not fit: {str(error).splitlines()[0]}"

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Final
 
 import torch
-from torch import fx
+from torch import fx, nn
+from torch.func import functional_call
+from torch.nn import functional as F
 
 from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
+from ibpc.ir import Graph
 from ibpc.lowering import lower_interval, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.passes.merge_specification import merge_specification
+from ibpc.training.attack import Attack, ascend, evaluating
 from ibpc.training.objectives import certified, correct
+
+_RECTIFIERS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,9 @@ class Accuracy:
 class TrainingGraphs:
     """A network's graphs for training and for looking at it meanwhile. Each is made on first use.
 
+    `merged` is the network with the margins as its last output, `tree` the parameters of both, and `index` finds the
+    margins of a label (`ibpc.margins.margin_index`): what further graphs are lowered from.
+
     Raises TrainingError unless the network has one input and one output, a row of logits.
     """
 
@@ -39,11 +49,11 @@ class TrainingGraphs:
             found = f"{len(network.graph.inputs)} inputs and {len(network.graph.outputs)} outputs"
             raise TrainingError.at(f"network {network.name}", found, "one input and one output")
         self.network = network
-        self._merged = merge_specification(
+        self.merged: Graph = merge_specification(
             network.graph, class_differences(network.classes), name=network.graph.fresh_name("margins")
         ).graph
-        self._tree = parameter_tree(self._merged, network.parameters).to(network.device)
-        self._index = margin_index(network.classes).to(network.device)
+        self.tree = parameter_tree(self.merged, network.parameters).to(network.device)
+        self.index = margin_index(network.classes).to(network.device)
 
     @property
     def nominal(self) -> fx.GraphModule:
@@ -52,12 +62,23 @@ class TrainingGraphs:
 
     @cached_property
     def _paired(self) -> fx.GraphModule:
-        logits, margins = self._merged.outputs
-        return lower_paired(self._merged, self._tree, nominal=[logits], bounded=[margins])
+        logits, margins = self.merged.outputs
+        return lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins])
+
+    @cached_property
+    def _observed(self) -> fx.GraphModule:
+        logits, margins = self.merged.outputs
+        return lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins, *self.rectified])
+
+    @cached_property
+    def rectified(self) -> tuple[str, ...]:
+        """The names of the values that a rectifier (Relu, LeakyRelu, PRelu) reads, in order."""
+        nodes = (node for node in self.network.graph.order() if node.operator in _RECTIFIERS)
+        return tuple(dict.fromkeys(self.network.graph.operands(node.name)[0] for node in nodes))
 
     @cached_property
     def _bounds(self) -> fx.GraphModule:
-        return lower_interval(self._merged, self._tree, outputs=self._merged.outputs[-1:])
+        return lower_interval(self.merged, self.tree, outputs=self.merged.outputs[-1:])
 
     def ball(self, x: torch.Tensor, eps: float) -> Interval:
         """Return the L∞ ball of radius `eps` around x (B, …), clipped to the network's input range."""
@@ -66,7 +87,34 @@ class TrainingGraphs:
     def paired(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (B, K) at x and the lower bounds (B, K) of the margins over the box, in training."""
         logits, lower, upper = self._paired(x, box.lower, box.upper)
-        return logits, margins_of(lower, upper, labels, self._index)
+        return logits, margins_of(lower, upper, labels, self.index)
+
+    def observed(
+        self, x: torch.Tensor, box: Interval, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, tuple[Interval, ...]]:
+        """Return what `paired` does, and the boxes of what the rectifiers read, in the order of `rectified`."""
+        logits, *bounds = self._observed(x, box.lower, box.upper)
+        boxes = tuple(Interval.bounds(*pair) for pair in zip(bounds[::2], bounds[1::2], strict=True))
+        return logits, margins_of(boxes[0].lower, boxes[0].upper, labels, self.index), boxes[1:]
+
+    def adversarial(
+        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: Attack, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return points (B, …) of the balls of radius `eps` · attack.eps_factor with a great cross-entropy.
+
+        The attacked network is that of evaluation: it normalizes by running statistics and leaves them alone.
+        """
+
+        def score(points: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(self.network.nominal(points), labels, reduction="none")
+
+        with evaluating(self.network.parameters):
+            return ascend(score, self.ball(x, eps * attack.eps_factor), attack, generator)
+
+    def logits_of(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, K) at `points` in training, normalized by their own batch; running statistics stay."""
+        logits: torch.Tensor = untouched(self.nominal, points)
+        return logits
 
     @torch.no_grad()
     def accuracy(self, split: Split, eps: float, batch: int) -> Accuracy:
@@ -78,7 +126,12 @@ class TrainingGraphs:
             box = self.ball(x, eps)
             right = correct(self.network.nominal(x), labels)
             lower, upper = self._bounds(box.lower, box.upper)
-            proved = certified(margins_of(lower, upper, labels, self._index))
+            proved = certified(margins_of(lower, upper, labels, self.index))
             counts += torch.stack([right.sum(), proved.sum()])
         nominal, proven = (count / len(split) for count in counts.tolist())
         return Accuracy(len(split), eps, nominal, proven)
+
+
+def untouched(module: nn.Module, *arguments: torch.Tensor) -> Any:
+    """Call a graph on copies of its buffers: what it writes to them (running statistics) is dropped."""
+    return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, arguments)

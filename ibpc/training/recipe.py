@@ -17,8 +17,12 @@ from ibpc.data import Augmentation
 from ibpc.errors import Problem, SpecError, nearest, raise_all
 from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
+from ibpc.training.attack import Attack, SmallBox
+from ibpc.training.averaging import Averaging
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
+from ibpc.training.latent import Cut
 from ibpc.training.methods import method_named, methods
+from ibpc.training.objectives import Combination
 from ibpc.training.optimizers import Optimization
 from ibpc.training.regularizers import Regularization
 from ibpc.training.schedules import LearningRate, Schedule
@@ -86,6 +90,16 @@ class Recipe:
     regularization: Regularization = field(
         default_factory=Regularization, metadata=section("What is added to the loss")
     )
+    attack: Attack = field(
+        default_factory=Attack,
+        metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp and its kin, taps"),
+    )
+    box: SmallBox = field(default_factory=SmallBox, metadata=section("The box that sabr and staps propagate"))
+    combination: Combination = field(
+        default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
+    )
+    cut: Cut = field(default_factory=Cut, metadata=section("Where and how taps and staps part the network"))
+    averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
     validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -93,16 +107,19 @@ class Recipe:
     def default(cls, method: str, eps: float, dataset: str | None = None) -> Self:
         """Return the shipped recipe of a method for a data set, at radius `eps`.
 
-        Without one, the values are those of the IBP recipe for the data set, and for an unknown data set those of
-        the schema. Raises UsageError for an unknown method, SpecError for an impossible radius.
+        Without one, the values are those of the method itself, then those of the IBP recipe for the data set, and for
+        an unknown data set those of the schema. Raises UsageError for an unknown method, SpecError for an impossible
+        radius.
         """
-        method_named(method)
+        defaults = dict(method_named(method).defaults)
         family = _FAMILIES.get(dataset or "", "")
-        for name in (f"{method}_{family}.json", f"{_FALLBACK}_{family}.json"):
-            path = recipes_folder() / name
-            if path.is_file():
-                return cls.load(path).with_overrides({"method": method, "eps": eps})
-        return cls.from_json({"method": method, "eps": eps})
+        own, general = (recipes_folder() / f"{name}_{family}.json" for name in (_file_name(method), _FALLBACK))
+        changes = {"method": method, "eps": eps}
+        if own.is_file():
+            return cls.load(own).with_overrides(changes)
+        if general.is_file():
+            return cls.load(general).with_overrides(changes | defaults)
+        return cls.from_json(changes)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -111,13 +128,14 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> Self:
-        """Return the recipe of JSON data; values left out take their defaults.
+        """Return the recipe of JSON data; values left out take the method's defaults, then those of the schema.
 
         `where` names the recipe in errors. Raises SpecError with everything that is wrong.
         """
         raise_all(SpecError, data_problems(data, where))
         raise_all(SpecError, schema_problems(data, cls.schema(), where))
-        recipe = build(cls, {**data, "eps": float(Fraction(data["eps"]))})
+        whole = _completed(data, method_named(data["method"]).defaults)
+        recipe = build(cls, {**whole, "eps": float(Fraction(data["eps"]))})
         raise_all(SpecError, _contradictions(recipe, where))
         return recipe
 
@@ -152,6 +170,22 @@ def recipes_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "specs" / "recipes"
 
 
+def _file_name(method: str) -> str:
+    return method.replace("-", "_")
+
+
+def _completed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of the data in which `defaults`, by dotted name, stand where something is left out."""
+    whole = copy.deepcopy(dict(data))
+    for key, item in defaults.items():
+        *sections, last = key.split(".")
+        place = whole
+        for step in sections:
+            place = place.setdefault(step, {})
+        place.setdefault(last, item)
+    return whole
+
+
 def _contradictions(recipe: Recipe, where: str) -> Iterator[Problem]:
     if recipe.eps > 1:
         yield Problem(located(where, ("eps",)), f"found {recipe.eps:g}", "at most 1")
@@ -161,9 +195,12 @@ def _contradictions(recipe: Recipe, where: str) -> Iterator[Problem]:
             f"found {recipe.schedule.warmup:g}",
             f"fewer epochs than the run's {recipe.epochs}",
         )
-    at = recipe.learning_rate.at
-    if list(at) != sorted(at):
-        yield Problem(located(where, ("learning_rate", "at")), f"found {shown(list(at))}", "ascending shares")
+    for path, at in (
+        (("learning_rate", "at"), recipe.learning_rate.at),
+        (("attack", "decay_at"), recipe.attack.decay_at),
+    ):
+        if list(at) != sorted(at):
+            yield Problem(located(where, path), f"found {shown(list(at))}", "ascending shares")
 
 
 def _change(data: dict[str, Any], key: str, item: Any) -> Iterator[Problem]:

@@ -1,13 +1,17 @@
-"""Terms of the loss that depend on the parameters alone."""
+"""Terms of the loss beside those of the samples: of the parameters, and of the boxes inside the network."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
+from ibpc.interval import Interval
 from ibpc.training.fields import value
+
+_TINY: Final = 1e-12
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,62 @@ class Regularization:
     """How strongly each term counts. Weight decay belongs to the optimizer."""
 
     l1: float = value(0.0, "Weight of the sum of the moduli of all weights", type="number", minimum=0)
+    tightness: float = value(
+        0.0,
+        "First weight of the growth of boxes, which falls to 0 as ε climbs (λ₀ = 0.5: Shi et al. 2021)",
+        type="number",
+        minimum=0,
+    )
+    balance: float = value(
+        0.0,
+        "First weight of the imbalance of rectifiers, which falls to 0 as ε climbs (λ₀ = 0.5: Shi et al. 2021)",
+        type="number",
+        minimum=0,
+    )
+    tolerance: float = value(
+        0.5,
+        "τ: the ratio from which on tightness and balance are good enough (0.5: Shi et al. 2021)",
+        type="number",
+        exclusiveMinimum=0,
+        maximum=1,
+    )
 
 
 def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return Σ |w| over all weights, a scalar. It is what lets a box grow: the radius passes through |W|."""
     return torch.stack([weight.abs().sum() for weight in weights]).sum()
+
+
+def tightness(first: Interval, boxes: Sequence[Interval], tolerance: float) -> torch.Tensor:
+    """Return how much boxes are wider than the `first`, that of the input: a scalar.
+
+    The mean over the boxes of max(τ − E[r₀] / E[rᵢ], 0) / τ, with mean radii E[r] (Shi et al. 2021, arXiv 2103.17268,
+    section 3.3).
+    """
+    start = first.width.mean()
+    ratios = torch.stack([start / box.width.mean().clamp_min(_TINY) for box in boxes])
+    return (tolerance - ratios).clamp_min(0.0).mean() / tolerance
+
+
+def balance(boxes: Sequence[Interval], tolerance: float) -> torch.Tensor:
+    """Return how unlike the active and the inactive neurons are whose inputs lie in the boxes: a scalar.
+
+    The mean over the boxes of (max(τ − α, 0) + max(τ − β, 0)) / τ. α is the ratio, the smaller by the greater, of the
+    sums of |center| over the active neurons (lower > 0) and the inactive ones (upper < 0); β that of the sums of
+    squared deviations of the centers from their mean (Shi et al. 2021, section 3.3).
+    """
+    return torch.stack([_imbalance(box, tolerance) for box in boxes]).mean() / tolerance
+
+
+def _imbalance(box: Interval, tolerance: float) -> torch.Tensor:
+    active, inactive = box.lower > 0, box.upper < 0
+    deviations = (box.center - box.center.mean()) ** 2
+    means = _lack((box.center * active).mean(), (-box.center * inactive).mean(), tolerance)
+    return means + _lack((deviations * active).mean(), (deviations * inactive).mean(), tolerance)
+
+
+def _lack(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """Return max(τ − ratio of the smaller to the greater, 0), and 0 where both are 0: then no neuron is stable."""
+    greater = torch.maximum(first, second)
+    lack = (tolerance - torch.minimum(first, second) / greater.clamp_min(_TINY)).clamp_min(0.0)
+    return torch.where(greater > 0, lack, torch.zeros_like(lack))

@@ -26,6 +26,7 @@ from ibpc.data import Augmentation, Dataset, augment, fit_images, load_dataset, 
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
 from ibpc.network import Network
+from ibpc.training.averaging import POPULATION, WeightAverage, population_statistics
 from ibpc.training.checkpoint import Checkpoint, Identity
 from ibpc.training.constraints import bake, constrain
 from ibpc.training.graphs import Accuracy, TrainingGraphs
@@ -175,8 +176,9 @@ class _Trainer:
             per_epoch,
         )
         self.graphs = TrainingGraphs(network)
-        self.objective = method_named(recipe.method).build(self.graphs)
+        self.objective = method_named(recipe.method).build(self.graphs, recipe)
         self.optimizer = recipe.optimizer.build(network.parameters.parameters())
+        self.average = WeightAverage(recipe.averaging, network.parameters, self.timeline.total)
         self.generator = torch.Generator(network.device).manual_seed(seed)
         self.epoch = self.kept = 0
         self.seconds = 0.0
@@ -191,7 +193,7 @@ class _Trainer:
         if path.exists():
             stored = Checkpoint.read(path)
             stored.expect(self.identity(), folder)
-            stored.restore(self.network.parameters, self.optimizer, self.generator)
+            stored.restore(self.network.parameters, self.optimizer, self.generator, self.average)
             self.epoch = self.kept = stored.epoch
             self.seconds = stored.seconds
         else:
@@ -215,7 +217,9 @@ class _Trainer:
     def checkpoint(self) -> Checkpoint:
         """Return the state between two epochs."""
         model = self.network.parameters
-        return Checkpoint.take(self.identity(), self.epoch, self.seconds, model, self.optimizer, self.generator)
+        return Checkpoint.take(
+            self.identity(), self.epoch, self.seconds, model, self.optimizer, self.generator, self.average
+        )
 
     # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────────
     def run_epoch(self) -> EpochRecord:
@@ -231,14 +235,17 @@ class _Trainer:
         for number in range(self.timeline.per_epoch):
             moment = self.timeline.at(first + number)
             x, labels = self.batch(order[number * self.batch_size : (number + 1) * self.batch_size])
-            terms = self.objective(x, labels, moment)
+            terms = self.objective(x, labels, moment, self.generator)
             self.descend(self.regularized(terms), moment)
+            self.average.update(moment.step)
             totals.add(terms, labels)
             self.reporter.stepped(moment)
         figures = totals.read(self.network.parameters)
         self._expect_finite(figures)
         seconds = time.monotonic() - started
         self.epoch += 1
+        if self.epoch == self.recipe.epochs:
+            self.settle()
         record = self._record(moment, figures, seconds)
         self.seconds += time.monotonic() - started
         return record
@@ -264,6 +271,15 @@ class _Trainer:
         if self.recipe.clip_norm is not None:
             clip_grad_norm_(self.network.parameters.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
+
+    def settle(self) -> None:
+        """Put the mean of the weights in place, and the statistics that go with it, at the end of the run."""
+        is_mean = self.average.apply()
+        if is_mean or self.recipe.averaging.statistics == POPULATION:
+            whole = self.timeline.per_epoch * self.batch_size
+            parts = torch.split(self.training.images[:whole], self.batch_size)
+            batches = (fit_images(to_unit(images), self.network.input_shape) for images in parts)
+            population_statistics(self.network, batches)
 
     # ── after an epoch ──────────────────────────────────────────────────────────────────────────────────────────
     def _record(self, moment: Moment, figures: _Figures, seconds: float) -> EpochRecord:

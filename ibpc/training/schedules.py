@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import cos, pi
 from types import MappingProxyType
 from typing import Final
 
 from ibpc.training.fields import value
+
+_BEND: Final = 0.25
+_POWER: Final = 4
 
 
 # ── shapes: progress → share ────────────────────────────────────────────────────────────────────────────────────
@@ -20,7 +24,26 @@ def linear(progress: float) -> float:
     return progress
 
 
-SHAPES: Final[Mapping[str, Callable[[float], float]]] = MappingProxyType({"linear": linear})
+def smooth(progress: float) -> float:
+    """Return α p⁴ for p < 1/4 and a straight line to 1 from there on, with α such that the slope has no jump.
+
+    (The schedule of Shi et al. 2021 after CROWN-IBP, Zhang et al. 2020, arXiv 1906.06316.)
+    """
+    alpha = 1.0 / ((1.0 - _BEND) * _POWER * _BEND ** (_POWER - 1) + _BEND**_POWER)
+    if progress < _BEND:
+        return float(alpha * progress**_POWER)
+    start = alpha * _BEND**_POWER
+    return float(start + (1.0 - start) * (progress - _BEND) / (1.0 - _BEND))
+
+
+def cosine(progress: float) -> float:
+    """Return (1 − cos πp) / 2: slow at both ends."""
+    return (1.0 - cos(pi * progress)) / 2.0
+
+
+SHAPES: Final[Mapping[str, Callable[[float], float]]] = MappingProxyType(
+    {"linear": linear, "smooth": smooth, "cosine": cosine}
+)
 
 
 # ── learning rates: progress → factor ───────────────────────────────────────────────────────────────────────────
@@ -34,8 +57,13 @@ def steps(progress: float, at: tuple[float, ...], factor: float) -> float:
     return float(factor ** sum(progress >= share for share in at))
 
 
+def annealed(progress: float, at: tuple[float, ...], factor: float) -> float:
+    """Return (1 + cos πp) / 2 at `progress` p of the run (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+    return (1.0 + cos(pi * progress)) / 2.0
+
+
 DECAYS: Final[Mapping[str, Callable[[float, tuple[float, ...], float], float]]] = MappingProxyType(
-    {"constant": constant, "steps": steps}
+    {"constant": constant, "steps": steps, "cosine": annealed}
 )
 
 
@@ -60,7 +88,9 @@ class Schedule:
 class LearningRate:
     """How the learning rate falls."""
 
-    shape: str = value("steps", "How it falls: not at all, or by a factor at some points", enum=list(DECAYS))
+    shape: str = value(
+        "steps", "How it falls: not at all, by a factor at some points, or as a cosine to 0", enum=list(DECAYS)
+    )
     factor: float = value(0.2, "What a step multiplies it by", type="number", exclusiveMinimum=0, exclusiveMaximum=1)
     at: tuple[float, ...] = value(
         (0.75, 0.9),

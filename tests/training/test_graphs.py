@@ -10,7 +10,8 @@ from ibpc.data import Split
 from ibpc.errors import TrainingError
 from ibpc.network import Network
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods import methods
+from ibpc.training.methods import Terms, methods
+from ibpc.training.recipe import Recipe
 from ibpc.training.schedules import Moment
 from tests.training.tiny import PERCEPTRON, network
 
@@ -27,6 +28,11 @@ EPS = 0.07
 def batch(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(4)
     return torch.rand(count, 1, 4, 4, generator=generator), torch.arange(count) % 3
+
+
+def terms_of(method: str, net: Network, x: torch.Tensor, y: torch.Tensor) -> Terms:
+    objective = methods()[method].build(TrainingGraphs(net), Recipe.default(method, eps=EPS))
+    return objective(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0), torch.Generator())
 
 
 def leaves(net: Network) -> dict[str, torch.Tensor]:
@@ -81,7 +87,7 @@ def test_logits_margins_and_gradients_of_the_ibp_loss(layers):
         net.assign({"batchnorm1.weight": torch.linspace(-1, 1, 12), "batchnorm1.bias": torch.linspace(0.2, -0.1, 12)})
     x, y = batch()
     values = leaves(net)
-    terms = methods()["ibp"].build(TrainingGraphs(net))(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0))
+    terms = terms_of("ibp", net, x, y)
     logits, margins = reference(net, values, x, y, EPS)
     expected = 0.3 * F.cross_entropy(logits, y) + 0.7 * F.cross_entropy(-margins, y)
     torch.testing.assert_close(terms.logits.double(), logits, rtol=1e-5, atol=1e-6)
@@ -97,7 +103,7 @@ def test_standard_descends_the_nominal_loss_alone():
     net = network()
     x, y = batch()
     values = leaves(net)
-    terms = methods()["standard"].build(TrainingGraphs(net))(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0))
+    terms = terms_of("standard", net, x, y)
     logits, _ = reference(net, values, x, y, EPS)
     assert terms.margins is None
     torch.testing.assert_close(terms.loss.double(), F.cross_entropy(logits, y), rtol=1e-5, atol=1e-6)
@@ -174,9 +180,8 @@ def test_accuracy_uses_running_statistics_and_leaves_them_alone():
 def test_one_step_runs_without_looking_at_a_value():
     """On the meta device there are no values: any wait for one raises."""
     net = network(NORMALIZED).to("meta")
-    objective = methods()["ibp"].build(TrainingGraphs(net))
     x, y = torch.empty(8, 1, 4, 4, device="meta"), torch.empty(8, dtype=torch.int64, device="meta")
-    terms = objective(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0))
+    terms = terms_of("ibp", net, x, y)
     torch.autograd.backward(terms.loss)
     assert terms.margins.shape == (8, 3)
     with pytest.raises((RuntimeError, NotImplementedError)):

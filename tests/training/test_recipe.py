@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from ibpc.errors import SpecError, UsageError
+from ibpc.training.methods import methods
 from ibpc.training.recipe import Recipe, recipes_folder
 
 SHIPPED = sorted(recipes_folder().glob("*.json"))
@@ -37,7 +38,7 @@ def test_shipped_recipes_are_valid_and_write_every_value_out(path: Path):
     data = json.loads(path.read_text())
     recipe = Recipe.load(path)
     assert keys(data) == keys(recipe.to_json())
-    assert path.stem.startswith(recipe.method)
+    assert path.stem.startswith(recipe.method.replace("-", "_"))
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,19 @@ def test_default_of_another_method_keeps_the_data_sets_values():
     assert (recipe.method, recipe.epochs) == ("standard", 70)
 
 
+def test_a_methods_own_values_stand_where_nothing_else_is_said():
+    fallback = Recipe.default("mtl-ibp", eps=0.05, dataset="digits")
+    assert (fallback.epochs, fallback.schedule.kappa_end, fallback.regularization.tightness) == (60, 0.0, 0.5)
+    read = Recipe.from_json({"method": "sabr", "eps": 0.1, "attack": {"step": 0.3}, "schedule": {"ramp": 0.2}})
+    assert (read.attack.step, read.attack.decay, read.schedule.kappa_end, read.schedule.ramp) == (0.3, 0.1, 0.0, 0.2)
+    assert Recipe.default("sabr", eps=2 / 255, dataset="cifar10").box.share == 0.1
+
+
+def test_every_method_is_documented():
+    page = (recipes_folder().parents[1] / "docs" / "training.md").read_text()
+    assert all(f"| `{name}` |" in page for name in methods())
+
+
 def test_default_of_an_unknown_data_set_takes_the_values_of_the_schema():
     assert Recipe.default("ibp", eps=0.1, dataset="own") == Recipe.from_json({"method": "ibp", "eps": 0.1})
 
@@ -77,7 +91,7 @@ def objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def test_schema_is_valid_closed_described_and_its_defaults_are_its_own():
     schema = Recipe.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert len(objects(schema)) == 6
+    assert len(objects(schema)) == 11
     for item in objects(schema):
         assert item["additionalProperties"] is False
         for name, value in item["properties"].items():
@@ -112,6 +126,10 @@ REFUSED = {
     "a share above 1": ({"schedule": {"ramp": 1.5}}, "$.schedule.ramp: found 1.5"),
     "a warm-up of the whole run": ({"epochs": 2, "schedule": {"warmup": 2}}, "$.schedule.warmup: found 2"),
     "steps out of order": ({"learning_rate": {"at": [0.9, 0.5]}}, "$.learning_rate.at: found [0.9, 0.5]"),
+    "attack steps that shrink out of order": (
+        {"attack": {"decay_at": [0.9, 0.5]}},
+        "$.attack.decay_at: found [0.9, 0.5]",
+    ),
     "text for a number": ({"batch_size": "big"}, '$.batch_size: found "big"'),
     "a list": ([], "found []"),
 }

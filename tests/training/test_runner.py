@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from ibpc.data import Dataset, Split
-from ibpc.errors import ArtifactError, TrainingError
+from ibpc.errors import ArtifactError, DataError, TrainingError
 from ibpc.frontends.initialization import initialize
 from ibpc.network import Network
 from ibpc.training.graphs import TrainingGraphs
@@ -389,7 +389,7 @@ def test_a_folder_that_cannot_be_written_stops_before_any_work(tmp_path):
 
 
 def test_data_that_do_not_fit_the_network(tmp_path):
-    with pytest.raises(TrainingError, match=r"images of shape \(1, 5, 5\); expected \(1, 4, 4\)"):
+    with pytest.raises(DataError, match=r"images of shape \(1, 5, 5\); expected \(1, 4, 4\)"):
         train(tiny.network(), tiny.recipe(), tiny.blobs(shape=(1, 5, 5)), tmp_path / "run")
     data = tiny.blobs()
     split = Split(data.train.images, data.train.labels % 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibpc.training.schedules import LearningRate, Schedule, Timeline, constant, steps
+from ibpc.training.schedules import SHAPES, LearningRate, Schedule, Timeline, annealed, constant, smooth, steps
 
 
 def timeline(**schedule: float) -> Timeline:
@@ -50,3 +50,20 @@ def test_decays():
     assert constant(0.99, (0.5,), 0.1) == 1.0
     assert steps(0.5, (), 0.1) == 1.0
     assert steps(0.5, (0.5, 0.5), 0.1) == pytest.approx(0.01)
+    assert [annealed(p, (), 0.5) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_climb_from_0_to_1(name):
+    values = [SHAPES[name](number / 100) for number in range(101)]
+    assert values == sorted(values)
+    assert (values[0], values[-1]) == pytest.approx((0, 1))
+
+
+def test_smooth_bends_into_a_line_without_a_jump():
+    """With α = 1 / (3/4 · 4 / 64 + 1/256) = 256/13: 1/13 at the bend, where both slopes are 16/13."""
+    assert smooth(0.25) == pytest.approx(1 / 13)
+    assert smooth(0.125) == pytest.approx(1 / 13 / 16)
+    assert smooth(0.625) == pytest.approx((1 / 13 + 1) / 2)
+    before, after = (smooth(0.25) - smooth(0.2499)) / 1e-4, (smooth(0.2501) - smooth(0.25)) / 1e-4
+    assert before == pytest.approx(after, rel=1e-2) == pytest.approx(16 / 13, rel=1e-2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
@@ -13,12 +13,16 @@ from ibpc.errors import OperatorError, UsageError, nearest
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.schedules import Moment
 
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
+
 
 @dataclass(frozen=True)
 class Terms:
     """What an objective says of one batch: the loss to descend, its parts by name (scalars), and what led to them.
 
-    `margins` are lower bounds (B, K) with 0 at the label, or None where the method computes none.
+    `margins` are lower bounds (B, K) over the whole box of radius ε, with 0 at the label, or None where the method
+    computes none (those over a smaller box certify nothing).
     """
 
     loss: torch.Tensor
@@ -30,18 +34,36 @@ class Terms:
 class Objective(Protocol):
     """The loss of one batch. No host synchronisation in it: it runs on the device without waiting."""
 
-    def __call__(self, x: torch.Tensor, labels: torch.Tensor, moment: Moment) -> Terms:
-        """Return the terms of images x (B, …) in [0, 1] with labels (B,) int64 at a moment of the schedules."""
+    def __call__(self, x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+        """Return the terms of images x (B, …) in [0, 1] with labels (B,) int64 at a moment of the schedules.
+
+        All that is random comes from `generator`, of the device of x: a checkpoint stores it, so a resumed run goes
+        on with the same numbers.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training method by name. `build(graphs)` returns its objective."""
+    """A training method by name. `build(graphs, recipe)` returns its objective.
+
+    `defaults` are the values of a recipe, by dotted name, that the method's source sets otherwise than the schema; a
+    recipe that leaves them out gets them.
+    """
 
     name: str
     summary: str
-    build: Callable[[TrainingGraphs], Objective]
+    build: Callable[[TrainingGraphs, Recipe], Objective]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+# What several sources have in common, against IBP as Gowal et al. (2018) train it.
+ROBUST_ALONE: Final[Mapping[str, Any]] = MappingProxyType(
+    {"schedule.kappa_start": 0.0, "schedule.kappa_end": 0.0, "schedule.shape": "smooth"}
+)
+WARM_UP: Final[Mapping[str, Any]] = MappingProxyType(
+    {**ROBUST_ALONE, "regularization.tightness": 0.5, "regularization.balance": 0.5}
+)
 
 
 _REGISTRY: Final[dict[str, Method]] = {}

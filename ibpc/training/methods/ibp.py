@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
+from ibpc.training.bounding import Bounding
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import Method, Objective, Terms, register
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
 from ibpc.training.schedules import Moment
 
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
 
-def build(graphs: TrainingGraphs) -> Objective:
+
+def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
+    bounding = Bounding(graphs, recipe)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment) -> Terms:
-        logits, margins = graphs.paired(x, graphs.ball(x, moment.eps), labels)
-        nominal, robust = nominal_loss(logits, labels), robust_loss(margins, labels)
-        parts = {"nominal_loss": nominal, "robust_loss": robust}
-        return Terms(blend(nominal, robust, moment.kappa), logits, margins, parts)
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+        found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
+        nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
+        loss = found.regularized(blend(nominal, robust, moment.kappa))
+        return Terms(loss, found.logits, found.margins, found.parts(nominal_loss=nominal, robust_loss=robust))
 
     return objective
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from ibpc.training.graphs import TrainingGraphs
@@ -9,11 +11,14 @@ from ibpc.training.methods.base import Method, Objective, Terms, register
 from ibpc.training.objectives import nominal_loss
 from ibpc.training.schedules import Moment
 
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
 
-def build(graphs: TrainingGraphs) -> Objective:
+
+def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment) -> Terms:
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
         logits = graphs.nominal(x)
         return Terms(nominal_loss(logits, labels), logits)
 

@@ -1,0 +1,143 @@
+"""Projected gradient ascent in a training step (Madry et al. 2018, arXiv 1706.06083), and boxes around its points.
+
+Nothing here waits for the device, and every random number comes from the generator that is handed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import ceil
+from typing import TypeAlias
+
+import torch
+from torch import nn
+
+from ibpc.interval import Interval
+from ibpc.training.fields import value
+
+Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+
+# ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
+@dataclass(frozen=True)
+class Attack:
+    """How a training step searches for adversarial points."""
+
+    steps: int = value(
+        8, "Steps of one search (8: Müller et al. 2023; De Palma et al. 2024 for CIFAR-10)", type="integer", minimum=1
+    )
+    step: float = value(
+        0.25,
+        "Length of a step, in units of the radius that is searched, per pixel (0.25: De Palma et al. 2024)",
+        type="number",
+        exclusiveMinimum=0,
+    )
+    restarts: int = value(1, "Searches from a random start, of which the best counts", type="integer", minimum=1)
+    eps_factor: float = value(
+        1.0,
+        "Radius that is searched, in units of ε (2.1: De Palma et al. 2024 for CIFAR-10 at 2/255)",
+        type="number",
+        exclusiveMinimum=0,
+        maximum=10,
+    )
+    decay: float = value(
+        1.0,
+        "What the step is multiplied by at each of decay_at (0.1: Müller et al. 2023)",
+        type="number",
+        exclusiveMinimum=0,
+        maximum=1,
+    )
+    decay_at: tuple[float, ...] = value(
+        (0.5, 0.8),
+        "Where the step shrinks, as shares of the steps (of 8 steps: after the 4th and the 7th)",
+        type="array",
+        items={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    )
+
+    def length(self, number: int) -> float:
+        """Return the length of step `number`, counted from 0, in units of the radius."""
+        return self.step * float(self.decay ** sum(number >= ceil(share * self.steps) for share in self.decay_at))
+
+
+@dataclass(frozen=True)
+class SmallBox:
+    """The box that is propagated in place of the whole one."""
+
+    share: float = value(
+        0.4,
+        "λ: its radius as a share of ε (Müller et al. 2023: 0.4 and 0.6 for MNIST at 0.1 and 0.3, 0.1 and 0.7 for "
+        "CIFAR-10 at 2/255 and 8/255)",
+        type="number",
+        minimum=0,
+        maximum=1,
+    )
+
+
+# ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
+def ascend(score: Score, box: Interval, attack: Attack, generator: torch.Generator) -> torch.Tensor:
+    """Return points (B, …) of the box with a great score, without gradients.
+
+    `score` maps points (B, …) to (B,), each row apart from the others. Starts are uniform in the box. Of all points
+    that were visited the best is returned; the single step of a single search is taken without looking back.
+    """
+    lower, upper = box.lower.detach(), box.upper.detach()
+    radius = (upper - lower) / 2
+    best = _Best()
+    with torch.enable_grad():
+        for _ in range(attack.restarts):
+            noise = torch.rand(lower.shape, generator=generator, device=lower.device, dtype=lower.dtype)
+            points = project(lower + noise * (upper - lower), lower, upper)
+            for number in range(attack.steps):
+                leaf = points.requires_grad_(True)
+                scores = score(leaf)
+                (slope,) = torch.autograd.grad(scores.sum(), leaf)
+                points = project(leaf.detach() + attack.length(number) * radius * slope.sign(), lower, upper)
+                best.offer(leaf.detach(), scores.detach())
+            if attack.steps * attack.restarts == 1:
+                return points
+            with torch.no_grad():
+                best.offer(points, score(points))
+    return best.points
+
+
+class _Best:
+    """The points of the greatest score so far, row by row."""
+
+    points: torch.Tensor
+    _scores: torch.Tensor | None = None
+
+    def offer(self, points: torch.Tensor, scores: torch.Tensor) -> None:
+        if self._scores is None:
+            self.points, self._scores = points, scores
+            return
+        better = scores > self._scores
+        self.points = torch.where(better.reshape([-1, *[1] * (points.dim() - 1)]), points, self.points)
+        self._scores = torch.where(better, scores, self._scores)
+
+
+def project(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
+    """Return the nearest point of the box [lower, upper]."""
+    return torch.minimum(torch.maximum(x, lower), upper)
+
+
+def small_box(points: torch.Tensor, box: Interval, radius: float) -> Interval:
+    """Return the box of `radius` around `points` (B, …), moved to lie inside `box`.
+
+    Where `box` is narrower than 2 · radius, all of it (Müller et al. 2023, arXiv 2210.04871, section 3).
+    """
+    reach = ((box.upper - box.lower) / 2).clamp(max=radius)
+    middle = project(points, box.lower + reach, box.upper - reach)
+    return Interval.bounds(torch.maximum(middle - reach, box.lower), torch.minimum(middle + reach, box.upper))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation while the block runs: parametrizations then keep their state as it is."""
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)

@@ -1,0 +1,124 @@
+"""Means of the weights over the last part of a run, and BatchNormalization statistics that fit the final weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+from ibpc.lowering import Phase, lower_nominal
+from ibpc.network import Network
+from ibpc.training.attack import evaluating
+from ibpc.training.fields import value
+
+NONE: Final = "none"
+EQUAL: Final = "swa"
+EXPONENTIAL: Final = "ema"
+POPULATION: Final = "population"
+RUNNING: Final = "running"
+
+_BATCH_NORMALIZATION: Final = "BatchNormalization"
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Which mean of the weights a run ends with, and by which statistics it then normalizes."""
+
+    kind: str = value(
+        NONE,
+        "The mean: none, swa (equal weights: Izmailov et al. 2018), ema (exponential)",
+        enum=[NONE, EQUAL, EXPONENTIAL],
+    )
+    start: float = value(
+        0.9,
+        "Share of the run after which it begins (CTBench: 0.93 to 0.94)",
+        type="number",
+        minimum=0,
+        exclusiveMaximum=1,
+    )
+    every: int = value(10, "Steps from one set of weights to the next (10: CTBench)", type="integer", minimum=1)
+    decay: float = value(
+        0.99, "ema: what is kept of the mean each time", type="number", exclusiveMinimum=0, exclusiveMaximum=1
+    )
+    statistics: str = value(
+        RUNNING,
+        "BatchNormalization at the end: running averages, or those of the training images under the final weights. "
+        "A mean of weights always gets the latter",
+        enum=[RUNNING, POPULATION],
+    )
+
+
+class WeightAverage:
+    """The mean of a model's parameters over the steps of a run. Nothing is kept before it begins."""
+
+    def __init__(self, options: Averaging, model: nn.Module, total: int) -> None:
+        self._options = options
+        self._parameters = dict(model.named_parameters())
+        self._first = round(options.start * total)
+        self._mean: dict[str, torch.Tensor] = {}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take the weights after `step`, counted from 0, into the mean."""
+        past = step + 1 - self._first
+        if self._options.kind == NONE or past <= 0 or past % self._options.every:
+            return
+        if not self._mean:
+            self._mean = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+            return
+        equal = self._options.kind == EQUAL
+        share = self._options.every / past if equal else 1.0 - self._options.decay
+        for name, parameter in self._parameters.items():
+            self._mean[name].lerp_(parameter, share)
+
+    @torch.no_grad()
+    def apply(self) -> bool:
+        """Put the mean into the model. Return whether there is one."""
+        for name, mean in self._mean.items():
+            self._parameters[name].copy_(mean)
+        return bool(self._mean)
+
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Return the mean by the names of the parameters; empty before it begins."""
+        return dict(self._mean)
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from a state. Raises KeyError for a parameter that is not there."""
+        self._mean = {name: mean.to(self._parameters[name].device) for name, mean in state.items()}
+
+
+@torch.no_grad()
+def population_statistics(network: Network, batches: Iterable[torch.Tensor]) -> None:
+    """Set the running statistics of every BatchNormalization to those of batches (B, …) under the present weights.
+
+    With mean μ and variance v of each batch: E[μ] and E[v + μ²] − E[μ]² (Wu and Johnson 2021, arXiv 2105.07576, section
+    3), where each batch is normalized by its own. Batches are of one size.
+    """
+    graph = network.graph.copy()
+    names = [node.name for node in graph.order() if node.operator == _BATCH_NORMALIZATION]
+    if not names:
+        return
+    for name in names:
+        graph.replace(name, attributes={**graph.node(name).attributes, "momentum": 0.0})
+    pairs = [(_buffer(network, name, "running_mean"), _buffer(network, name, "running_var")) for name in names]
+    means, squares = ([torch.zeros_like(mean) for mean, _ in pairs] for _ in range(2))
+    forward = lower_nominal(graph, network.parameters, Phase.TRAINING)
+    count = 0
+    with evaluating(network.parameters):
+        for x in batches:
+            forward(x)
+            count += 1
+            for (mean, variance), total, square in zip(pairs, means, squares, strict=True):
+                total.add_(mean)
+                square.add_(variance + mean**2)
+    for (mean, variance), total, square in zip(pairs, means, squares, strict=True):
+        mean.copy_(total / count)
+        variance.copy_((square / count - mean**2).clamp_min(0.0))
+
+
+def _buffer(network: Network, node: str, role: str) -> torch.Tensor:
+    owner, _, entry = network.graph.source_of(f"{node}.{role}").rpartition(".")
+    return network.parameters.get_submodule(owner).get_buffer(entry)

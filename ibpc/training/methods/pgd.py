@@ -1,0 +1,31 @@
+"""Adversarial training: the cross-entropy at adversarial points (Madry et al. 2018, arXiv 1706.06083)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.methods.base import ROBUST_ALONE, Method, Objective, Terms, register
+from ibpc.training.objectives import blend, nominal_loss
+from ibpc.training.schedules import Moment
+
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
+
+
+def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
+    """Return the objective."""
+
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, generator)
+        logits = graphs.nominal(x)
+        nominal, adversarial = nominal_loss(logits, labels), nominal_loss(graphs.logits_of(points), labels)
+        parts = {"nominal_loss": nominal, "adversarial_loss": adversarial}
+        return Terms(blend(nominal, adversarial, moment.kappa), logits, None, parts)
+
+    return objective
+
+
+METHOD = register(Method("pgd", "Cross-entropy at adversarial points", build, ROBUST_ALONE))

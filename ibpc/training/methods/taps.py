@@ -1,0 +1,64 @@
+"""TAPS: boxes up to a cut of the network, adversarial points of the box behind it (Mao et al. 2023, arXiv 2305.04574).
+
+While ε climbs the objective is that of IBP, as in the source.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.training.bounding import final_eps
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.latent import CutGraphs
+from ibpc.training.methods import ibp
+from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
+from ibpc.training.objectives import blend, nominal_loss, product_loss, robust_loss
+from ibpc.training.schedules import Moment
+
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
+
+
+def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
+    """Return the objective."""
+    climbing = ibp.build(graphs, recipe)
+    halves = CutGraphs(graphs, recipe.cut)
+
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+        if moment.eps < final_eps(recipe):
+            return climbing(x, labels, moment, generator)
+        return terms(halves, recipe, x, graphs.ball(x, moment.eps), labels, moment, generator)
+
+    return objective
+
+
+def terms(
+    halves: CutGraphs,
+    recipe: Recipe,
+    x: torch.Tensor,
+    box: Interval,
+    labels: torch.Tensor,
+    moment: Moment,
+    generator: torch.Generator,
+) -> Terms:
+    """Return the product of the loss at the margins that were found and the loss at those that are certain."""
+    front = halves.front(x, box, labels)
+    margins = halves.estimate(front, labels, recipe.attack, generator)
+    nominal = nominal_loss(front.logits, labels)
+    found, certain = robust_loss(margins, labels), robust_loss(front.margins, labels)
+    loss = blend(nominal, product_loss(found, certain, recipe.cut.gradient_scale), moment.kappa)
+    parts = {"nominal_loss": nominal, "estimated_loss": found, "robust_loss": certain}
+    return Terms(loss, front.logits, front.margins, parts)
+
+
+METHOD = register(
+    Method(
+        "taps",
+        "Boxes up to a cut of the network, adversarial points behind it",
+        build,
+        {**WARM_UP, "attack.step": 0.5},
+    )
+)

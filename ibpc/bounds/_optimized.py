@@ -89,7 +89,7 @@ def ascend(
             lower = backward.lower(_with_multipliers(forms, known, multipliers))
         best = torch.fmax(best, lower.detach())
         last = {name: form.detach() for name, form in backward.forms.items()}
-        if number == steps or not lower.requires_grad:
+        if number == steps or not (choices.parameters or multipliers):
             break
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)

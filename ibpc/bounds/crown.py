@@ -26,6 +26,8 @@ Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic], Valu
 
 # Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
+# Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
+MOST_WORK: Final = 2e10
 
 
 def crown_ibp(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
@@ -105,7 +107,7 @@ def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
     batch = box.lower.shape[0]
-    wanted = loose.reshape(batch, -1).any(0).nonzero()[:, 0]
+    wanted = _widest(walk, name, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
     if not len(wanted):
         return
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
@@ -116,6 +118,17 @@ def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
         lower[:, part] = torch.fmax(lower[:, part], backward.lower({name: forms}).T)
         upper[:, part] = torch.fmin(upper[:, part], -backward.lower({name: -forms}).T)
     values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
+
+
+def _widest(walk: Walk, name: str, loose: Tensor, width: Tensor) -> Tensor:
+    """Return the loose elements, only the widest of them where all would be too much work."""
+    found = loose.nonzero()[:, 0]
+    before = walk.graph.ancestors([name])
+    work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
+    most = max(1, int(MOST_WORK // max(1, 4 * work)))
+    if len(found) <= most:
+        return found
+    return found[width[found].topk(most).indices]
 
 
 def _unit_forms(elements: Tensor, batch: int, size: int, like: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ import ibpc
 from ibpc.bounds import METHODS
 from ibpc.errors import IbpcError
 from ibpc.interval import Interval
+from ibpc.verify.decide import PLANS
 from ibpc.verify.properties import Property
 from ibpc.verify.replay import Replay
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", type=int, default=1_000_000, help="soundness: points over all networks")
     parser.add_argument("--timeout", type=float, default=20.0, help="verdicts: seconds a property")
+    parser.add_argument("--method", choices=PLANS, default="auto", help="verdicts: how to bound")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
     parser.add_argument("--certificates", type=Path, help="verdicts: write certificates here and check them")
     options = parser.parse_args()
@@ -56,7 +58,7 @@ def main() -> None:
     elif options.table == "soundness":
         lines = soundness(options.folder, instances, options.points)
     else:
-        lines = verdicts(options.folder, instances, options.timeout, options.certificates)
+        lines = verdicts(options.folder, instances, options.method, options.timeout, options.certificates)
     for line in lines:
         print(line, flush=True)
 
@@ -165,10 +167,12 @@ def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float =
 
 
 # ── verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────
-def verdicts(folder: Path, instances: Sequence[Instance], timeout: float, certificates: Path | None) -> Iterator[str]:
+def verdicts(
+    folder: Path, instances: Sequence[Instance], method: str, timeout: float, certificates: Path | None
+) -> Iterator[str]:
     """Yield the table of verdicts beside the known ones, with certificates checked again if there is a folder."""
-    yield "| property | known | verdict | seconds | certificate |"
-    yield "|---|---|---|---:|---|"
+    yield "| property | known | verdict | by | seconds | certificate |"
+    yield "|---|---|---|---|---:|---|"
     counts: dict[str, int] = {}
     for instance in instances:
         if instance.prop is None:
@@ -177,21 +181,22 @@ def verdicts(folder: Path, instances: Sequence[Instance], timeout: float, certif
         started = time.perf_counter()
         try:
             network, prop = ibpc.compile(instance.network), ibpc.load_vnnlib(instance.prop)
-            decision = ibpc.decide(network, prop, timeout=timeout)
-            verdict = decision.verdict.value
+            decision = ibpc.decide(network, prop, method=method, timeout=timeout)
+            verdict, by = decision.verdict.value, decision.method
             checked = ""
-            if certificates is not None and verdict in EXPECTED.values():
+            replayable = verdict == "falsified" or decision.method == "ibp"
+            if certificates is not None and verdict in EXPECTED.values() and replayable:
                 path = certificates / f"{instance.network.name}-{instance.prop.name}.json"
                 ibpc.write_certificate(path, instance.network, network, prop, decision)
                 checked = "confirmed" if all(claim.holds for claim in ibpc.check(path)) else "FAILED"
         except IbpcError as error:
-            verdict, checked = "refused", str(error)
+            verdict, by, checked = "refused", "", str(error)
         wrong = instance.known in EXPECTED and verdict in EXPECTED.values() and verdict != EXPECTED[instance.known]
         counts[verdict] = counts.get(verdict, 0) + 1
         seconds = time.perf_counter() - started
         verdict += " CONTRADICTION" if wrong else ""
-        yield f"| {name} | {instance.known} | {verdict} | {seconds:.1f} | {checked} |"
-    yield f"| {', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))} | | | | |"
+        yield f"| {name} | {instance.known} | {verdict} | {by} | {seconds:.1f} | {checked} |"
+    yield f"| {', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))} | | | | | |"
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ v ≤ 0 that hold on a part of the box enter with multipliers β ≥ 0 (Wang et 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Final, TypeAlias
 
 import torch
@@ -70,9 +72,14 @@ def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
 
 
 def ascend(
-    walk: Walk, values: Values, forms: Mapping[str, Tensor], steps: int, signs: Mapping[str, Tensor] | None = None
+    walk: Walk,
+    values: Values,
+    forms: Mapping[str, Tensor],
+    steps: int,
+    signs: Mapping[str, Tensor] | None = None,
+    deadline: float = inf,
 ) -> Ascent:
-    """Return the best lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps.
+    """Return the best lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
 
     `signs` (B, *shape) are 1 where a node's value is known to be at least 0, −1 where at most 0, and 0 elsewhere.
     """
@@ -89,7 +96,7 @@ def ascend(
             lower = backward.lower(_with_multipliers(forms, known, multipliers))
         best = torch.fmax(best, lower.detach())
         last = {name: form.detach() for name, form in backward.forms.items()}
-        if number == steps or not (choices.parameters or multipliers):
+        if number == steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
             break
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)

@@ -5,6 +5,7 @@ The boxes in front of nonlinear operators are those of CROWN; each row of each s
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final
 
 import torch
@@ -20,7 +21,9 @@ from ibpc.rounding import Arithmetic
 STEPS: Final = 20
 
 
-def alpha_crown(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+def alpha_crown(
+    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+) -> Bounder:
     """Return the bounder; see `Method`. Its first step is CROWN, so it is never looser."""
     walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
@@ -30,13 +33,13 @@ def alpha_crown(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, devi
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
         first = quick(*boxes)
-        values = refined_values(walk, boxes, arithmetic)
+        values = refined_values(walk, boxes, arithmetic, deadline)
         batch = first.lower.shape[0]
         lowers, uppers = [], []
         for part in torch.split(rows, rows_at_once(walk, 4 * batch)):
             form = part.unsqueeze(1).expand(-1, batch, -1)
-            lowers.append(ascend(walk, values, {output: form}, STEPS).lower.T)
-            uppers.append(-ascend(walk, values, {output: -form}, STEPS).lower.T)
+            lowers.append(ascend(walk, values, {output: form}, STEPS, deadline=deadline).lower.T)
+            uppers.append(-ascend(walk, values, {output: -form}, STEPS, deadline=deadline).lower.T)
         return intersected(first, torch.cat(lowers, 1), torch.cat(uppers, 1))
 
     return bound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Protocol, TypeAlias
 
 import torch
@@ -20,10 +21,18 @@ class Method(Protocol):
     The function takes one box (B, …) for each input of the network.
     """
 
-    def __call__(self, graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+    def __call__(
+        self,
+        graph: Graph,
+        matrix: torch.Tensor,
+        arithmetic: Arithmetic,
+        device: torch.device,
+        deadline: float = inf,
+    ) -> Bounder:
         """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows).
 
         `graph` carries its weights (a snapshot), `matrix` is (rows, K) over all outputs, flat and one after
-        the other.
+        the other. After `deadline` (of `time.monotonic`) the function stops tightening and returns what it has: looser
+        bounds, and as sound.
         """
         ...

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from math import prod
+from math import inf, prod
 from typing import Final, TypeAlias
 
 import torch
@@ -22,7 +23,7 @@ from ibpc.passes import EVALUATION, JoinOutputs
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
-Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic], Values]
+Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic, float], Values]
 
 # Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
@@ -30,18 +31,25 @@ MOST_COEFFICIENTS: Final = 2**23
 MOST_WORK: Final = 2e10
 
 
-def crown_ibp(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+def crown_ibp(
+    graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
-    return _bounder(graph, matrix, arithmetic, device, _interval_values)
+    return _bounder(graph, matrix, arithmetic, device, deadline, _interval_values)
 
 
-def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
     """Return the bounder with backward bounds in between; see `Method`."""
-    return _bounder(graph, matrix, arithmetic, device, refined_values)
+    return _bounder(graph, matrix, arithmetic, device, deadline, refined_values)
 
 
 def _bounder(
-    graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, propagate: Propagation
+    graph: Graph,
+    matrix: Tensor,
+    arithmetic: Arithmetic,
+    device: torch.device,
+    deadline: float,
+    propagate: Propagation,
 ) -> Bounder:
     walk = walk_of(graph, device)
     rows = matrix.to(device, torch.float64)
@@ -50,8 +58,8 @@ def _bounder(
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
         first = quick(*boxes)
-        values = propagate(walk, boxes, arithmetic)
-        return intersected(first, *bounds_of(walk, Backward(walk, values), values, rows))
+        values = propagate(walk, boxes, arithmetic, deadline)
+        return intersected(first, *bounds_of(walk, Backward(walk, values), values, rows, deadline))
 
     return bound
 
@@ -68,28 +76,31 @@ def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
     return Interval.bounds(torch.where(lower > low, lower, low), torch.where(upper < high, upper, high))
 
 
-def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs."""
+def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, deadline: float) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs, infinite for those after the deadline."""
     (output,) = walk.graph.outputs
     batch = values.box(output).lower.shape[0]
-    lowers, uppers = [], []
-    for part in torch.split(rows, rows_at_once(walk, batch)):
-        forms = part.unsqueeze(1).expand(-1, batch, -1)
-        lowers.append(backward.lower({output: forms}).T)
-        uppers.append(-backward.lower({output: -forms}).T)
-    return torch.cat(lowers, 1), torch.cat(uppers, 1)
+    lower = torch.full((batch, len(rows)), -inf, dtype=torch.float64, device=rows.device)
+    upper = -lower
+    for part in torch.split(torch.arange(len(rows), device=rows.device), rows_at_once(walk, batch)):
+        if time.monotonic() > deadline:
+            break
+        forms = rows[part].unsqueeze(1).expand(-1, batch, -1)
+        lower[:, part] = backward.lower({output: forms}).T
+        upper[:, part] = -backward.lower({output: -forms}).T
+    return lower, upper
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def _interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> Values:
+def _interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float) -> Values:
     values = start(walk, boxes)
     for step in walk.steps.values():
         advance(values, step, arithmetic)
     return values
 
 
-def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> Values:
-    """Return the values with every box in front of a nonlinear operator tightened by backward bounds."""
+def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
+    """Return the values, boxes in front of nonlinear operators tightened by backward bounds until the deadline."""
     values = start(walk, boxes)
     refined = set(walk.inputs)
     for step in walk.steps.values():
@@ -97,12 +108,12 @@ def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmet
             for name in step.operands:
                 if name in walk.perturbed and name not in refined:
                     refined.add(name)
-                    _refine(walk, values, name, step.node.operator)
+                    _refine(walk, values, name, step.node.operator, deadline)
         advance(values, step, arithmetic)
     return values
 
 
-def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
+def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float) -> None:
     """Tighten the elements of a box that matter, those of all samples together."""
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
@@ -114,6 +125,8 @@ def _refine(walk: Walk, values: Values, name: str, operator: str) -> None:
     backward = Backward(walk, values)
     size = lower.shape[1]
     for part in torch.split(wanted, rows_at_once(walk, batch)):
+        if time.monotonic() > deadline:
+            break
         forms = _unit_forms(part, batch, size, box.lower)
         lower[:, part] = torch.fmax(lower[:, part], backward.lower({name: forms}).T)
         upper[:, part] = torch.fmin(upper[:, part], -backward.lower({name: -forms}).T)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import fx
 
@@ -14,10 +16,12 @@ from ibpc.passes.merge_specification import merge_specification
 from ibpc.rounding import Arithmetic
 
 
-def ibp(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device) -> Bounder:
+def ibp(
+    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+) -> Bounder:
     """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `Method`.
 
-    BatchNormalization is folded, |W| and the merged specification are computed once.
+    BatchNormalization is folded, |W| and the merged specification are computed once. Nothing waits for the deadline.
     """
     lowered = lower_margins(graph, matrix, arithmetic).to(device)
 

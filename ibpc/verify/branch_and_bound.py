@@ -86,16 +86,16 @@ class Branching:
     def run(self, deadline: float) -> None:
         """Go on until the search is over or the time is."""
         if self._parts is None:
-            self._parts = self._first_part()
+            self._parts = self._first_part(deadline)
         while not self.is_over and time.monotonic() < deadline:
             self.bounded += self._parts.advance()
 
-    def _first_part(self) -> _Parts:
+    def _first_part(self, deadline: float) -> _Parts:
         lower, upper = self._ends
         if int((lower < upper).sum()) <= MOST_INPUTS:
             return _Boxes(self._walk, self._goal, self._prop, self._shapes, self._arithmetic, lower, upper)
         boxes = tuple(_box(self._prop, lower[None], upper[None], self._shapes))
-        return _Signs(self._walk, self._goal, boxes, self._arithmetic)
+        return _Signs(self._walk, self._goal, boxes, self._arithmetic, deadline)
 
 
 def _box(prop: Property, lower: Tensor, upper: Tensor, shapes: Sequence[tuple[int, ...]]) -> Iterator[Interval]:
@@ -192,9 +192,11 @@ class _Part:
 class _Signs(_Parts):
     """Parts are signs of Relu inputs over one box."""
 
-    def __init__(self, walk: Walk, goal: Goal, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> None:
+    def __init__(
+        self, walk: Walk, goal: Goal, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float
+    ) -> None:
         self._walk, self._goal, self._boxes, self._arithmetic = walk, goal, boxes, arithmetic
-        self._root = refined_values(walk, boxes, arithmetic)
+        self._root = refined_values(walk, boxes, arithmetic, deadline)
         self._fronts = {
             step.operands[0]: name
             for name, step in walk.steps.items()

@@ -127,7 +127,7 @@ class _Decider:
                 decision = self._branch(search, deadline)
                 if decision is not None:
                     return decision
-            elif self._is_refuted(METHODS[name]):
+            elif self._is_refuted(METHODS[name], _share_of(deadline)):
                 return self._decision(Verdict.VERIFIED)
         self._progress("attack")
         while time.monotonic() < deadline and not search.is_exhausted:
@@ -160,11 +160,11 @@ class _Decider:
         seconds = time.monotonic() - self._started
         return Decision(verdict, self._method, self._options.arithmetic, seconds, self._margins, found)
 
-    def _is_refuted(self, method: Method) -> bool:
+    def _is_refuted(self, method: Method, deadline: float) -> bool:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
         options, cases = self._options, self._property.cases
         specification = Specification.of(self._property)
-        bound = method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device)
+        bound = method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device, deadline)
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
         waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
         still_open: list[tuple[int, int]] = []
@@ -179,6 +179,12 @@ class _Decider:
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
         return not self._open
+
+
+def _share_of(deadline: float) -> float:
+    """Return when a method that is not the last has to be done: it may take a third of the time that is left."""
+    now = time.monotonic()
+    return now + (deadline - now) / 3
 
 
 class _Search:

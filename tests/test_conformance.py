@@ -38,7 +38,6 @@ READ = sorted({reading.type for operator in operators().values() for reading in 
 EXCLUDED: Mapping[str, str] = {
     "test_batchnorm_epsilon_training_mode": "it normalizes by the batch, which is no function of one sample",
     "test_batchnorm_example_training_mode": "it normalizes by the batch, which is no function of one sample",
-    "test_split_zero_size_splits": "the input is empty",
     "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime divides by the size, the reference by 2.4 − 1",
     "test_resize_downsample_scales_cubic_align_corners": "ONNX Runtime divides by the size, the reference by 3.2 − 1",
     "test_dropout_default_mask": "the mask is an output",

@@ -643,7 +643,7 @@ class Recorder(EvaluatingBuilder):
 
 def test_product_with_a_constant_matrix_becomes_a_layer_that_trains() -> None:
     x, weight = torch.randn(2, 5, 3), torch.randn(3, 4)
-    (form,) = operators()["MatMul"].reads
+    (form,) = (read for read in operators()["MatMul"].reads if read.type == "MatMul")
     values = KnownValue(x, (BATCH, 5, 3), False), KnownValue(weight, (3, 4), True)
     recorder = Recorder(operators())
     result = form.read(OnnxNode("node", "MatMul", 13, {}, values), recorder)

@@ -12,7 +12,7 @@ import torch
 
 from ibpc.bounds._optimized import ascend
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import intersected, refined_values, rows_at_once, walk_of
+from ibpc.bounds.crown import in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
 from ibpc.bounds.ibp import ibp
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -42,4 +42,4 @@ def alpha_crown(
             uppers.append(-ascend(walk, values, {output: -form}, STEPS, deadline=deadline).lower.T)
         return intersected(first, torch.cat(lowers, 1), torch.cat(uppers, 1))
 
-    return bound
+    return in_parts(bound, samples_at_once(walk))

@@ -27,6 +27,8 @@ Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic, float
 
 # Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
+# Numbers at a node that samples bounded together may take.
+MOST_VALUES: Final = 2**11
 # Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
 MOST_WORK: Final = 2e10
 
@@ -61,7 +63,23 @@ def _bounder(
         values = propagate(walk, boxes, arithmetic, deadline)
         return intersected(first, *bounds_of(walk, Backward(walk, values), values, rows, deadline))
 
-    return bound
+    return in_parts(bound, samples_at_once(walk))
+
+
+def in_parts(bound: Bounder, size: int) -> Bounder:
+    """Return the bounder that takes `size` samples of a batch at a time: each has unstable neurons of its own."""
+
+    def parted(*boxes: Interval) -> Interval:
+        ends = [torch.split(end, size) for box in boxes for end in (box.lower, box.upper)]
+        found = [bound(*map(Interval.bounds, part[::2], part[1::2])) for part in zip(*ends, strict=True)]
+        return Interval.bounds(torch.cat([box.lower for box in found]), torch.cat([box.upper for box in found]))
+
+    return parted
+
+
+def samples_at_once(walk: Walk) -> int:
+    """Return how many samples share a backward pass: few, where the network is large."""
+    return max(1, MOST_VALUES // max(_sizes(walk), default=1))
 
 
 def walk_of(graph: Graph, device: torch.device) -> Walk:
@@ -118,7 +136,7 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
     batch = box.lower.shape[0]
-    wanted = _widest(walk, name, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
+    wanted = _widest(walk, name, batch, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
     if not len(wanted):
         return
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
@@ -133,12 +151,12 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
 
 
-def _widest(walk: Walk, name: str, loose: Tensor, width: Tensor) -> Tensor:
+def _widest(walk: Walk, name: str, batch: int, loose: Tensor, width: Tensor) -> Tensor:
     """Return the loose elements, only the widest of them where all would be too much work."""
     found = loose.nonzero()[:, 0]
     before = walk.graph.ancestors([name])
     work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
-    most = max(1, int(MOST_WORK // max(1, 4 * work)))
+    most = max(1, int(MOST_WORK // max(1, 4 * work * batch)))
     if len(found) <= most:
         return found
     return found[width[found].topk(most).indices]

@@ -302,3 +302,22 @@ def test_a_ball_needs_a_classifier(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
     with pytest.raises(IbpcError, match="logits"):
         ibpc.ball_property(network, tmp_path / "x.npy", 0.1)
+
+
+def test_outputs_and_inputs_without_features_are_numbers(tmp_path):
+    """A network may map N numbers to N numbers: one a sample, no axis beside the batch."""
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("Neg", ["r"], ["y"])]
+    declare = helper.make_tensor_value_info
+    graph = helper.make_graph(nodes, "numbers", [declare("x", 1, ["N"])], [declare("y", 1, ["N"])])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    network = ibpc.compile(path)
+    for bound, method, verdict in (
+        ("0.1", "ibp", "verified"),
+        ("0.1", "bab", "verified"),
+        ("-0.5", "auto", "falsified"),
+    ):
+        found = ibpc.decide(network, at_least(bound, inputs=1), timeout=10, method=method)
+        assert found.verdict.value == verdict

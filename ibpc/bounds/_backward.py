@@ -93,7 +93,7 @@ class Backward:
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope in zip(names, slopes, strict=True):
             _add(pending, name, slope.reshape(rows, batch, *slope.shape[1:]))
-        return (flat * result.detach()).flatten(1).sum(1).reshape(rows, batch)
+        return (flat * result.detach()).reshape(rows, batch, -1).sum(2)
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
         """Pull back through the planes, lower ones where the coefficient is positive."""

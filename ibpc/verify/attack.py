@@ -117,7 +117,7 @@ def _random(box: Interval, generator: torch.Generator, corner: int) -> torch.Ten
 
 def _normalized(gradient: torch.Tensor) -> torch.Tensor:
     clean = gradient.nan_to_num(0.0, 0.0, 0.0)
-    return clean / clean.abs().flatten(1).sum(1).clamp(min=_TINY).reshape([-1, *[1] * (clean.dim() - 1)])
+    return clean / clean.abs().reshape(len(clean), -1).sum(1).clamp(min=_TINY).reshape([-1, *[1] * (clean.dim() - 1)])
 
 
 def _project(x: torch.Tensor, box: Interval) -> torch.Tensor:

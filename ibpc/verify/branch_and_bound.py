@@ -167,7 +167,7 @@ class _Boxes(_Parts):
 
     def _slopes(self, backward: Backward, left: list[int]) -> Tensor:
         """Return for each box the greatest modulus of the forms' coefficients at each input, (B, n)."""
-        parts = [backward.forms[name].abs().amax(0).flatten(1)[left] for name in self._walk.inputs]
+        parts = [backward.forms[name].abs().amax(0)[left].reshape(len(left), -1) for name in self._walk.inputs]
         return torch.cat(parts, 1).nan_to_num(1.0, 1.0, 1.0)
 
     def _cut(self, lower: Tensor, upper: Tensor, slopes: Tensor) -> None:

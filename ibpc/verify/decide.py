@@ -242,12 +242,12 @@ class _Search:
         def score(points: Points, chosen: torch.Tensor) -> torch.Tensor:
             outputs = self._network.nominal(*points)
             listed = outputs if isinstance(outputs, tuple) else (outputs,)
-            flat = torch.cat([output.flatten(1) for output in listed], 1)
-            inputs = torch.cat([point.flatten(1) for point in points], 1)
+            flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
+            inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
             return self._objective(inputs, flat, wanted[chosen]) + self._slack
 
         found = attack.run(score, starts, boxes, deadline)
-        flat = torch.cat([point.flatten(1) for point in found.points], 1)
+        flat = torch.cat([point.reshape(len(point), -1) for point in found.points], 1)
         for index in (found.scores <= 0).nonzero()[:, 0][:4].tolist():
             yield flat[index].cpu()
 

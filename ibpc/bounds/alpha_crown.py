@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 
-from ibpc.bounds._optimized import ascend
+from ibpc.bounds.ascent import ascend
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.crown import in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
 from ibpc.bounds.ibp import ibp

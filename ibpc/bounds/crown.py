@@ -13,10 +13,10 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds._backward import Backward
-from ibpc.bounds._forward import Values, Walk, advance, start
+from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.ibp import ibp
+from ibpc.bounds.values import Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.passes import EVALUATION, JoinOutputs

@@ -15,10 +15,10 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds._backward import Backward
-from ibpc.bounds._forward import Values, Walk, advance, start
-from ibpc.bounds._optimized import ascend
+from ibpc.bounds.ascent import ascend
+from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.values import Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic

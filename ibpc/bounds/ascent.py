@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds._backward import Backward, plain_planes
-from ibpc.bounds._forward import Step, Values, Walk
+from ibpc.bounds.backward import Backward, plain_planes
+from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops.base import Operand, Plane, Planes
 

@@ -3,7 +3,7 @@
 An affine operator pulls a form back by the vjp of its nominal rule. A nonlinear one is replaced by its lower plane
 where the form's coefficient is positive and by its upper plane where it is negative (Zhang et al. 2018, CROWN, arXiv
 1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
-see `_forward` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of every
+see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of every
 coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it can lose
 to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
 """
@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds._forward import Step, Values, Walk
+from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.base import Operand, Plane, Planes

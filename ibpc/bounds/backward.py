@@ -3,9 +3,9 @@
 An affine operator pulls a form back by the vjp of its nominal rule. A nonlinear one is replaced by its lower plane
 where the form's coefficient is positive and by its upper plane where it is negative (Zhang et al. 2018, CROWN, arXiv
 1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
-see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of every
-coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it can lose
-to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
+see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of
+every coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it
+can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Backward:
     def lower(self, forms: Mapping[str, Tensor]) -> Tensor:
         """Return lower bounds (R, B) of Σ a·value for coefficients a (R, B, *shape) at some nodes.
 
-        −∞ or NaN where a plane or a box on the way is not finite.
+        −∞ or NaN, which claim nothing, where a plane or a box on the way is not finite.
         """
         pending = dict(forms)
         first = next(iter(forms.values()))
@@ -59,7 +59,7 @@ class Backward:
         for name in self._walk.inputs:
             self.forms[name] = pending[name] if name in pending else self._nothing(name, first)
             total = total + self._concretized(name, self.forms[name])
-        return total
+        return torch.where(total == torch.inf, torch.full_like(total, torch.nan), total)
 
     def _nothing(self, name: str, like: Tensor) -> Tensor:
         box = self._values.box(name)

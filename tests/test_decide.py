@@ -321,3 +321,15 @@ def test_outputs_and_inputs_without_features_are_numbers(tmp_path):
     ):
         found = ibpc.decide(network, at_least(bound, inputs=1), timeout=10, method=method)
         assert found.verdict.value == verdict
+
+
+def test_several_constraints_at_once_are_met(distance):
+    """|y − 1/2| ≤ 10⁻³ and x₀ + x₁ ≥ 1.2 leave a sliver that steps of the whole width jump over."""
+    rows = (
+        Row(((0, Fraction(1)),), (), Fraction(501, 1000)),
+        Row(((0, Fraction(-1)),), (), -Fraction(499, 1000)),
+        Row((), ((0, Fraction(-1)), (1, Fraction(-1))), -Fraction(6, 5)),
+    )
+    box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
+    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, (rows,)),))
+    assert ibpc.decide(distance, prop, timeout=20).verdict is ibpc.Verdict.FALSIFIED

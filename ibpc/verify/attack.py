@@ -7,10 +7,11 @@ searches run side by side, each an *item* of the batch: an example, a target cla
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Final, TypeAlias
 
 import torch
 
@@ -19,8 +20,8 @@ from ibpc.interval import Interval
 Points: TypeAlias = tuple[torch.Tensor, ...]
 Score: TypeAlias = Callable[[Points, torch.Tensor], torch.Tensor]
 
-_ENDLESS = float("inf")
-_TINY = 1e-30
+_ENDLESS: Final = float("inf")
+_TINY: Final = 1e-30
 
 
 class Goal(Enum):
@@ -38,12 +39,24 @@ class Found:
     scores: torch.Tensor
 
 
+class Descent(Enum):
+    """How a step follows the gradient: by its signs (Madry et al. 2018), or by Adam's direction (Kingma, Ba 2015).
+
+    Signs move every feature as far as they may, which is what one margin wants; where several constraints have to hold
+    at once that overshoots, and Adam's smaller steps arrive.
+    """
+
+    SIGNED = "signed"
+    ADAPTIVE = "adaptive"
+
+
 @dataclass(frozen=True)
 class Attack:
-    """How to search a box: `restarts` random starts of `steps` signed gradient steps each.
+    """How to search a box: `restarts` random starts of `steps` gradient steps each.
 
     The step is `step` of the box's width (per feature) and falls to a tenth of that over the run; `momentum` is the
-    weight of the gradients before. Starts are uniform in the box and, every other time, corners of it.
+    weight of the gradients before; `descent` is what a step makes of them. Starts are uniform in the box and, every
+    other time, corners of it.
     """
 
     steps: int = 40
@@ -52,6 +65,7 @@ class Attack:
     momentum: float = 0.75
     seed: int = 0
     goal: Goal = Goal.EVERY
+    descent: Descent = Descent.SIGNED
 
     def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
         """Return for each item the point of its box with the least score found; at most 0 is success.
@@ -86,7 +100,7 @@ class Attack:
     ) -> Found:
         """Return the points of least score on the way down from `points`."""
         best = Found(points, points[0].new_full([len(items)], torch.inf))
-        velocities = tuple(torch.zeros_like(x) for x in points)
+        directions = [_DIRECTIONS[self.descent](self.momentum) for _ in points]
         for step in range(self.steps + 1):
             leaves = tuple(x.detach().requires_grad_(True) for x in points)
             scores = score(leaves, items)
@@ -95,13 +109,53 @@ class Attack:
                 break
             gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
             slopes = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
-            velocities = tuple(self.momentum * v + _normalized(g) for v, g in zip(velocities, slopes, strict=True))
+            moves = [direction(slope) for direction, slope in zip(directions, slopes, strict=True)]
             size = self.step * (1.0 - 0.9 * step / max(self.steps, 1))
             points = tuple(
-                _project(x.detach() - size * box.width * v.sign(), box)
-                for x, v, box in zip(leaves, velocities, boxes, strict=True)
+                _project(x.detach() - size * box.width * move, box)
+                for x, move, box in zip(leaves, moves, boxes, strict=True)
             )
         return best
+
+
+class _Signed:
+    """Signs of a mean of gradients, older ones weighted down by `momentum` a step (Dong et al. 2018)."""
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum = momentum
+        self._velocity: torch.Tensor | None = None
+
+    def __call__(self, slope: torch.Tensor) -> torch.Tensor:
+        before = torch.zeros_like(slope) if self._velocity is None else self._velocity
+        self._velocity = self._momentum * before + _normalized(slope)
+        return self._velocity.sign()
+
+
+class _Adaptive:
+    """Adam's direction: the mean of gradients by the root of the mean of their squares, corrected for its start."""
+
+    _SQUARES: Final = 0.99
+
+    def __init__(self, momentum: float) -> None:
+        self._momentum, self._step = momentum, 0
+        self._first: torch.Tensor | None = None
+        self._second: torch.Tensor | None = None
+
+    def __call__(self, slope: torch.Tensor) -> torch.Tensor:
+        clean = _normalized(slope)
+        self._step += 1
+        first = torch.zeros_like(clean) if self._first is None else self._first
+        second = torch.zeros_like(clean) if self._second is None else self._second
+        self._first = self._momentum * first + (1.0 - self._momentum) * clean
+        self._second = self._SQUARES * second + (1.0 - self._SQUARES) * clean * clean
+        mean = self._first / (1.0 - self._momentum**self._step)
+        square = self._second / (1.0 - self._SQUARES**self._step)
+        return mean / (square.sqrt() + _TINY)
+
+
+_DIRECTIONS: Final[Mapping[Descent, Callable[[float], Callable[[torch.Tensor], torch.Tensor]]]] = MappingProxyType(
+    {Descent.SIGNED: _Signed, Descent.ADAPTIVE: _Adaptive}
+)
 
 
 def _better(old: Found, new: Found) -> Found:

@@ -16,7 +16,7 @@ from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
-from ibpc.verify.attack import Attack, Goal, Points
+from ibpc.verify.attack import Attack, Descent, Goal, Points
 from ibpc.verify.branch_and_bound import Branching
 from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
@@ -28,6 +28,7 @@ _MOST_ITEMS: Final = 1024
 _FIRST_SLACK: Final = 1e-6
 _LARGEST_SLACK: Final = 1e-2
 _FIRST_TURN: Final = 1.0
+_ADAPTIVE_STEP: Final = 0.03
 
 BRANCHING: Final = "bab"
 
@@ -220,6 +221,8 @@ class _Search:
     def round(self, deadline: float) -> Counterexample | None:
         """Attack every disjunct once more, from its center in the first round and from random starts as well."""
         attack = replace(self._attack, seed=self._attack.seed + self._rounds)
+        if self._rounds % 2:
+            attack = replace(attack, descent=Descent.ADAPTIVE, step=_ADAPTIVE_STEP, steps=2 * attack.steps)
         self._rounds += 1
         for items in torch.split(self._items, _width(self._network)):
             for point in self._promising(attack, items, deadline):

@@ -69,7 +69,7 @@ def guard_overflow(radius: torch.Tensor) -> torch.Tensor:
     `radius` is at least 4 (n + 16) u Σ |wᵢ| |xᵢ| (see `inflation`), so radius / u overflows before any of the sums
     does, in the network or in the bound, where an infinite center would claim too much. Powers of two are exact.
     """
-    return radius * (1.0 / UNIT) * UNIT
+    return radius.mul(1.0 / UNIT).mul_(UNIT)
 
 
 def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:

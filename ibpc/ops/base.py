@@ -442,7 +442,7 @@ def affine(
 def _inflated(operand: Operand, growth: float) -> Tensor:
     if isinstance(operand, Interval):
         # A factor 1 + ρ would read better, but optimizers of exported graphs take it for 1.
-        return operand.radius + ((operand.radius + operand.center.abs()) * growth + FLUSHED)
+        return torch.add(operand.radius + FLUSHED, operand.radius + operand.center.abs(), alpha=growth)
     return operand.abs() * growth + FLUSHED
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
@@ -65,6 +66,9 @@ __all__ = [
     "write_certificate",
     "write_verdicts",
 ]
+
+
+_ATTACK: Final = Attack()
 
 
 def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None, seed: int = 0) -> Network:
@@ -258,7 +262,7 @@ def certify(
     *,
     method: str = AUTO,
     arithmetic: Arithmetic = Arithmetic.FLOAT32,
-    attack: Attack = Attack(),  # noqa: B008 (frozen)
+    attack: Attack = _ATTACK,
     limit: int | None = None,
     batch: int = 250,
     progress: Callable[[int], object] = int,

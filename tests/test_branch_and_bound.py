@@ -111,3 +111,14 @@ def test_plans_name_known_methods():
         assert all(name in METHODS or name == "bab" for name in plan)
     with pytest.raises(UsageError, match="bounding method"):
         plan_named("crwon")
+
+
+@pytest.mark.parametrize("name", ["crown-ibp", "crown", "alpha-crown"])
+def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
+    """In binary64 nothing overflows: the range of binary32 has to be looked at."""
+    layer = torch.nn.Linear(2, 1)
+    layer.weight.data, layer.bias.data = torch.tensor([[1e30, -1e30]]), torch.zeros(1)
+    network = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2))
+    method = METHODS[name](network.snapshot(), torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
+    box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
+    assert float(box.lower) == -torch.inf and float(box.upper) == torch.inf

@@ -136,8 +136,10 @@ def two_by_two() -> bytes:
     """An ONNX file with inputs a (1×2) and b (1×3), outputs p = a W (1×2) and q = relu(b) (1×3)."""
     weight = numpy_helper.from_array(np.array([[1.0, 2.0], [3.0, -1.0]], np.float32), "w")
     nodes = [helper.make_node("MatMul", ["a", "w"], ["p"]), helper.make_node("Relu", ["b"], ["q"])]
-    value = lambda name, size: helper.make_tensor_value_info(name, 1, [1, size])  # noqa: E731
-    graph = helper.make_graph(nodes, "g", [value("a", 2), value("b", 3)], [value("p", 2), value("q", 3)], [weight])
+    a, b, p, q = (
+        helper.make_tensor_value_info(name, 1, [1, size]) for name, size in (("a", 2), ("b", 3), ("p", 2), ("q", 3))
+    )
+    graph = helper.make_graph(nodes, "g", [a, b], [p, q], [weight])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
 
 

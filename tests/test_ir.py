@@ -113,7 +113,7 @@ class TestBuilding:
         given["epsilon"] = 1.0
         assert node.attributes["epsilon"] == 1e-5
         with pytest.raises(TypeError):
-            node.attributes["epsilon"] = 1.0  # type: ignore[index]
+            node.attributes["epsilon"] = 1.0
 
     def test_a_copy_is_independent_but_shares_arrays(self) -> None:
         graph = chain()

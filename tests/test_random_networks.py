@@ -20,4 +20,6 @@ def test_random_networks_import_and_are_bounded(model):
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(models())
 def test_linear_bounds_of_random_networks_hold(model):
-    assert not list(faults(model, 2, ["crown-ibp", "crown", "alpha-crown"]))
+    """At radius 0 nothing but rounding is left: what a binary32 execution adds has to be in the bound."""
+    for seed in (0, 2):
+        assert not list(faults(model, seed, ["crown-ibp", "crown", "alpha-crown"]))

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,10 +142,8 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
 
 
 def _require_onnxscript() -> None:
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UsageError.at("export", "onnxscript is not installed", "", "pip install 'ibpc[export]'") from None
+    if find_spec("onnxscript") is None:
+        raise UsageError.at("export", "onnxscript is not installed", "", "pip install 'ibpc[export]'")
 
 
 @contextmanager
@@ -181,9 +180,10 @@ def _compare(data: bytes, module: nn.Module, ends: Sequence[torch.Tensor]) -> No
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
+    names = [value.name for value in onnx.load_from_string(data).graph.input]
+    feed = dict(zip(names, [end.numpy() for end in ends], strict=True))
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        feed = dict(zip([value.name for value in session.get_inputs()], [end.numpy() for end in ends], strict=True))
         found = session.run(None, feed)
     except Exception as error:  # onnxruntime has no common class of errors
         raise ModelError.at("export", f"ONNX Runtime refuses the graph: {str(error).splitlines()[0][:200]}") from error

@@ -162,9 +162,10 @@ class Tracer:
         graph = onnx.helper.make_graph([node], "node", [onnx.ValueInfoProto(name=name) for name in names], outputs)
         least = _EVALUATED_FROM.get(node.op_type, 0)
         opsets = {entry.domain: max(entry.version, least) for entry in self._imports}
+        feed = {name: self._feed(name) for name in names}
         try:
             with np.errstate(all="ignore"):
-                results = ReferenceEvaluator(graph, opsets).run(None, {name: self._feed(name) for name in names})
+                results = ReferenceEvaluator(graph, opsets).run(None, feed)
         except Exception as error:  # the evaluator runs a stranger's numbers through numpy: anything can come out
             raise ValueError(f"its constant value cannot be computed: {str(error)[:300]}") from error
         folded = {output.name: _constant(result) for output, result in zip(outputs, results, strict=True)}

@@ -8,6 +8,7 @@ their operators; others along the signs of Relu inputs, where each part is bound
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, prod
@@ -110,20 +111,20 @@ def _width(walk: Walk) -> int:
     return max(1, min(_MOST_PARTS, _NUMBERS // max(1, values)))
 
 
-class _Parts:
+class _Parts(ABC):
     """Parts that wait to be bounded."""
 
     margin: float = inf
     is_stuck: bool = False
 
     @property
+    @abstractmethod
     def waiting(self) -> int:
         """The number of parts on the stack."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self) -> int:
         """Bound the parts on top of the stack and cut those that are not refuted; return how many were bounded."""
-        raise NotImplementedError
 
 
 # ── cutting inputs ──────────────────────────────────────────────────────────────────────────────────────────────

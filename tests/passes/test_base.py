@@ -124,7 +124,7 @@ def test_only_the_last_run_of_a_pass_refuses() -> None:
 
 def test_options_are_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        DropIdentities().also = ("Relu",)  # type: ignore[misc]
+        DropIdentities().also = ("Relu",)
 
 
 def test_lists_of_names() -> None:

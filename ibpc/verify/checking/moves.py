@@ -6,7 +6,7 @@ evaluator, once. Copies are exact in any arithmetic.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,10 +118,10 @@ def pad(step: Step) -> Box:
         number = float(step.constant(2).wide.ravel()[0]) if step.has(2) else float(step.attributes.get("value", 0.0))
         lower, upper = (np.pad(side, pairs, constant_values=number) for side in (x.lower, x.upper))
         return Box(lower, upper)
-    modes = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}
+    modes: dict[bytes, Literal["reflect", "edge", "wrap"]] = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}
     if mode not in modes:
         step.fail(f"its mode {mode!r}")
-    lower, upper = (np.pad(side, pairs, mode=modes[mode]) for side in (x.lower, x.upper))  # type: ignore[call-overload]
+    lower, upper = (np.pad(side, pairs, mode=modes[mode]) for side in (x.lower, x.upper))
     return Box(lower, upper)
 
 

@@ -121,4 +121,4 @@ def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
     network = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2))
     method = METHODS[name](network.snapshot(), torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
     box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
-    assert float(box.lower) == -torch.inf and float(box.upper) == torch.inf
+    assert not (box.lower > -torch.inf).any() and not (box.upper < torch.inf).any()

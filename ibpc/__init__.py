@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ibpc.api import open_network as open_network
     from ibpc.api import train as train
     from ibpc.api import write_certificate as write_certificate
+    from ibpc.api import write_report as write_report
     from ibpc.api import write_verdicts as write_verdicts
 
 

@@ -64,6 +64,7 @@ __all__ = [
     "open_network",
     "train",
     "write_certificate",
+    "write_report",
     "write_verdicts",
 ]
 
@@ -276,3 +277,44 @@ def certify(
     certification = Certification(name, method_named(method), arithmetic, attack, batch)
     images, labels = dataset.test.floats()[:limit], dataset.test.labels[:limit]
     return certification.run(network, images, labels, eps, progress)
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path = "report.html",
+    *,
+    data: Dataset | str | None = None,
+    data_root: str | Path | None = None,
+    eps: float | None = None,
+    method: str = AUTO,
+    limit: int = 200,
+    progress: Callable[[str], object] = str,
+) -> Path:
+    """Write one page of HTML on training runs, side by side; return the folder of its figures, SVG and PNG.
+
+    `data` is by default the data set that all runs were trained on, `eps` the largest radius of their recipes. The
+    first `limit` test images are certified. Raises the errors of a run that is unfinished or damaged, DataError for
+    data that do not fit, ArtifactError where `out` cannot be written.
+    """
+    from ibpc.report.measurements import Measuring
+    from ibpc.report.page import figures_folder, make_report
+    from ibpc.report.runs import check_data, common_data, read_runs
+
+    if not runs or limit < 1:
+        raise UsageError.at("report", f"{len(runs)} runs, {limit} images", "at least one of each")
+    found = read_runs([Path(path) for path in runs])
+    named = common_data(found) if data is None else data
+    dataset = named if isinstance(named, Dataset) else load_dataset(named, data_root)
+    check_data(found, dataset)
+    radius = max(run.recipe.eps for run in found) if eps is None else eps
+    if not 0 < radius <= 1:
+        raise UsageError.at("--eps", f"found {radius:g}", "a radius above 0, at most 1", "the runs' own is the default")
+    measuring = Measuring(radius, limit, method)
+    measurements = [measuring.run(run, dataset, progress) for run in found]
+    progress("draw")
+    made = make_report(measurements, dataset)
+    page, folder = Path(out), figures_folder(Path(out))
+    for name, content in made.figures:
+        artifact.write_atomically(folder / name, content)
+    artifact.write_atomically(page, made.html.encode())
+    return folder

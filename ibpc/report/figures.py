@@ -76,7 +76,7 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
     order = [verdict for verdict in Verdict if groups[verdict]]
     axes.hist(
         [groups[verdict] for verdict in order],
-        bins=_bins_around_zero([value for values in groups.values() for value in values]),
+        bins=bins_around_zero([value for values in groups.values() for value in values]),
         stacked=True,
         color=[colors[verdict] for verdict in order],
         label=[f"{verdict.value} ({len(groups[verdict]):,})" for verdict in order],
@@ -90,7 +90,7 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
     axes.legend(loc="upper left")
 
 
-def _bins_around_zero(values: Sequence[float]) -> list[float]:
+def bins_around_zero(values: Sequence[float]) -> list[float]:
     """Return about forty bin edges over finite values, one of them 0, so that no bar mixes proofs with others."""
     finite = [value for value in values if isfinite(value)]
     least, greatest = min([0.0, *finite]), max([0.0, *finite])

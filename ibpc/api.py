@@ -292,8 +292,8 @@ def write_report(
 ) -> Path:
     """Write one page of HTML on training runs, side by side; return the folder of its figures, SVG and PNG.
 
-    `data` is by default the data set that all runs were trained on, `eps` the largest radius of their recipes. The
-    first `limit` test images are certified. Raises the errors of a run that is unfinished or damaged, DataError for
+    `data` is by default the data set that all runs were trained on, `eps` the largest radius of their recipes. `limit`
+    test images, evenly spread, are certified. Raises the errors of a run that is unfinished or damaged, DataError for
     data that do not fit, ArtifactError where `out` cannot be written.
     """
     from ibpc.report.measurements import Measuring

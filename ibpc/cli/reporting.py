@@ -23,7 +23,7 @@ def report(
         typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius; default: the largest of the recipes."),
     ] = None,
     method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Only the first N test images.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Only N test images, evenly spread.")] = 200,
 ) -> None:
     """Write a page on training runs, side by side: curves, accuracies, bounds, margins, images, maps."""
     from ibpc import api

@@ -59,9 +59,13 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A run on test images: `curve` at ascending radii, `result` at the report's, widths of boxes, maps of features."""
+    """A run on test images: `curve` at ascending radii, `result` at the report's, widths of boxes, maps of features.
+
+    `images` are the indices of the certified images in the test split, in the order of the examples.
+    """
 
     run: Run
+    images: tuple[int, ...] = field(repr=False)
     result: Robustness
     curve: tuple[Robustness, ...]
     widths: tuple[Width, ...]
@@ -79,7 +83,9 @@ class Measuring:
     def run(self, run: Run, dataset: Dataset, told: Told = str) -> Measurement:
         """Measure one run; `told` learns what is being done. Raises DataError, PropertyError or UsageError."""
         network = run.network
-        images, labels = dataset.test.floats()[: self.limit], dataset.test.labels[: self.limit]
+        chosen = evenly(self.limit, len(dataset.test))
+        split = dataset.test.take(torch.tensor(chosen))
+        images, labels = split.floats(), split.labels
         name = _FALLBACK if self.method == AUTO else self.method
         certification = Certification(name, method_named(name), Arithmetic.FLOAT32, ATTACK, _BATCH)
         curve = []
@@ -88,10 +94,17 @@ class Measuring:
             curve.append(certification.run(network, images, labels, eps))
         result = next(found for found in curve if found.eps == min(1.0, self.eps))
         told(f"{run.name}: bounds through the layers")
-        widths = layer_widths(network, images[:_WIDTH_IMAGES], self.eps)
+        widths = layer_widths(network, images[evenly(_WIDTH_IMAGES, len(images))], self.eps)
         told(f"{run.name}: maps of features")
-        shown = dataset.test.floats()[:_MAP_IMAGES], dataset.test.labels[:_MAP_IMAGES]
-        return Measurement(run, result, tuple(curve), widths, tuple(feature_maps(network, *shown)))
+        shown = dataset.test.take(torch.tensor(evenly(_MAP_IMAGES, len(dataset.test))))
+        maps = tuple(feature_maps(network, shown.floats(), shown.labels))
+        return Measurement(run, tuple(chosen), result, tuple(curve), widths, maps)
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """Return `count` indices (at most all) spread evenly over `total`: a test split may be sorted by class."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
 
 
 # ── widths ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,7 +194,7 @@ def _in_the_plane(features: NDArray[Any]) -> NDArray[Any]:
 
 
 def chosen_examples(measurements: Sequence[Measurement], count: int) -> list[int]:
-    """Return up to `count` indices of images so that every combination of verdicts is seen, rare ones too."""
+    """Return the places of up to `count` examples so that every combination of verdicts is seen, rare ones too."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, examples in enumerate(zip(*(found.result.examples for found in measurements), strict=True)):
         key = tuple((example.verdict, example.predicted == example.label) for example in examples)

@@ -100,7 +100,7 @@ def _sections(
     yield _Section(
         "results",
         "Results",
-        f"Shares of the first {images} test images, so known to about ±{_uncertainty(len(result.examples)):.0f} "
+        f"Shares of {images} test images, evenly spread, so known to about ±{_uncertainty(len(result.examples)):.0f} "
         "percentage points. <em>Nominal</em>: classified correctly. <em>Attack</em>: no counterexample was found "
         f"within ε = {eps}. <em>Certified</em>: proved to be classified correctly at every point within ε, for every "
         f"float32 execution ({escape(result.method)}). The share that could at best be certified lies between the "
@@ -162,7 +162,7 @@ def _uncertainty(images: int) -> float:
 
 
 def _cards(measurements: Sequence[Measurement]) -> str:
-    return '<div class="grid">\n' + "".join(map(_card, measurements)) + "</div>\n"
+    return _grid([_card(found) for found in measurements], len(measurements))
 
 
 def _card(found: Measurement) -> str:
@@ -229,9 +229,9 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequenc
 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────────
 def _grid(figures: Sequence[str], runs: int) -> str:
-    """Return figures in a grid, on a wide screen in as many columns as leave no gap: those of the runs if they can."""
+    """Return figures in a grid, on a wide screen in two columns, or three where three runs stand side by side."""
+    columns = 3 if runs == 3 else 2
     inside = "".join(figures)
-    columns = next((count for count in (runs, 3, 2) if 1 < count <= 3 and len(figures) % count == 0), 2)
     return f'<div class="grid columns{columns}">\n{inside}</div>\n' if inside else ""
 
 
@@ -240,14 +240,16 @@ def _figure(chart: Chart, prefix: str) -> str:
 
 
 def _images(measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str]) -> str:
-    figures = "".join(_image(index, measurements, dataset, names) for index in chosen_examples(measurements, EXAMPLES))
+    places = chosen_examples(measurements, EXAMPLES)
+    figures = "".join(_image(place, measurements, dataset, names) for place in places)
     return f'<div class="images">\n{figures}</div>\n'
 
 
-def _image(index: int, measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str]) -> str:
+def _image(place: int, measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str]) -> str:
+    index = measurements[0].images[place]
     label = names[int(dataset.test.labels[index])]
     verdicts = "".join(
-        _verdict(found, found.result.examples[index], names, len(measurements)) for found in measurements
+        _verdict(found, found.result.examples[place], names, len(measurements)) for found in measurements
     )
     return (
         f'<figure><img src="{_picture(dataset.test.images[index])}" alt="Test image {index}, of class {escape(label)}">'

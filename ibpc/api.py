@@ -314,7 +314,7 @@ def write_report(
     progress("draw")
     made = make_report(measurements, dataset)
     page, folder = Path(out), figures_folder(Path(out))
-    for name, content in made.figures:
+    for name, content in made.figures():
         artifact.write_atomically(folder / name, content)
     artifact.write_atomically(page, made.html.encode())
     return folder

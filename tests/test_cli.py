@@ -81,6 +81,24 @@ def test_resume_of_a_finished_run_changes_nothing(ibpc, trained):
     assert (trained / "weights.safetensors").read_bytes() == before
 
 
+def test_report_writes_a_page_with_its_figures(ibpc, trained):
+    outcome = ibpc("report", trained, "--limit", "5", "-o", "pages/mine.html")
+    assert outcome.status == 0, outcome.err
+    assert "pages/mine.html" in outcome.text and "pages/mine_figures/" in outcome.text
+    assert Path("pages/mine.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    written = list(Path("pages/mine_figures").iterdir())
+    magic = {".svg": b"<?xml", ".png": b"\x89PNG"}
+    assert len(written) == 2 * 10
+    assert all(path.read_bytes().startswith(magic[path.suffix]) for path in written)
+
+
+def test_report_refuses_what_is_no_run(ibpc):
+    assert ibpc("compile", DIGITS).status == 0
+    mistaken(ibpc("report", "compiled"), "no folder training", "ibpc train")
+    mistaken(ibpc("report", "nothing"), "no such folder")
+    assert not Path("report.html").exists()
+
+
 def test_export_round_trip(ibpc, trained):
     assert ibpc("export", trained, "-o", "model.onnx").status == 0
     first = ibpc("certify", trained, "--eps", "0.05", "--limit", "30", "--json", "a.json")
@@ -211,7 +229,7 @@ def test_help_loads_nothing_heavy():
     assert "certify" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "certify", "export", "demo"])
+@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "certify", "export", "report", "demo"])
 def test_every_command_has_help(command):
     outcome = CliRunner().invoke(app, [command, "--help"])
     assert outcome.exit_code == 0

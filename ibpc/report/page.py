@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -28,10 +28,17 @@ _SIGNS: Final = {"certified": "✓ certified", "unknown": "? not certified", "at
 
 @dataclass(frozen=True)
 class Report:
-    """The page and the figures on it: file names with their bytes."""
+    """The page, and the charts on it with the names of their files."""
 
     html: str
-    figures: tuple[tuple[str, bytes], ...]
+    charts: tuple[tuple[str, Chart], ...]
+
+    def figures(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the name and the bytes of each figure file: SVG and PNG."""
+        with charts.styled():
+            for name, chart in self.charts:
+                for ending, data in charts.picture_files(chart):
+                    yield f"{name}.{ending}", data
 
 
 @dataclass(frozen=True)
@@ -47,18 +54,13 @@ def make_report(measurements: Sequence[Measurement], dataset: Dataset) -> Report
     names = class_names(dataset.name, dataset.classes)
     with charts.styled():
         groups = _charts(measurements, names)
-        figures = [
-            (f"{_file_name(prefix, chart)}.{ending}", data)
-            for group in groups.values()
-            for prefix, chart in group
-            for ending, data in charts.picture_files(chart)
-        ]
         drawn = {
             name: _grid([_figure(chart, f"{prefix}-{chart.name}") for prefix, chart in group], len(measurements))
             for name, group in groups.items()
         }
     sections = [section for section in _sections(measurements, dataset, names, drawn) if section.body]
-    return Report(_page(measurements, dataset, sections), tuple(figures))
+    named = tuple((_file_name(prefix, chart), chart) for group in groups.values() for prefix, chart in group)
+    return Report(_page(measurements, dataset, sections), named)
 
 
 def _charts(measurements: Sequence[Measurement], names: Sequence[str]) -> dict[str, list[tuple[str, Chart]]]:

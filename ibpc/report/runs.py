@@ -104,7 +104,7 @@ def _is_plain(record: EpochRecord) -> bool:
     numbers = [record.epoch, record.eps, record.kappa, record.nominal_accuracy]
     numbers += [] if record.certified_accuracy is None else [record.certified_accuracy]
     numbers += [] if record.validation is None else [record.validation.nominal, record.validation.certified]
-    losses = list(record.losses.values()) if isinstance(record.losses, dict) else [None]
+    losses = list(record.losses.values()) if isinstance(record.losses, dict) and "loss" in record.losses else [None]
     return all(map(_is_number, [*numbers, *losses]))
 
 

@@ -1,4 +1,4 @@
-"""`python -m ibpc`: the command line, as `torchrun -m ibpc` starts it in every process."""
+"""`python -m ibpc` is the command line."""
 
 from ibpc.cli import main
 

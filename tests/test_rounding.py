@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from ibpc.api import compile
 from ibpc.bounds.ibp import ibp
+from ibpc.bounds.values import Step, Values, advance
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
+from ibpc.ir import Node
 from ibpc.ops import operators
 from ibpc.ops.base import Call
 from ibpc.rounding import (
@@ -196,6 +198,71 @@ class TestAffineRows:
         low, high = _row_of_a_gemm([2.0, -2.0], [3e38, 3e38], [3e38, 3e38], 0.0)
         assert not isfinite(low)
         assert not isfinite(high)
+
+
+def _value_of_a_row(row: Row, arithmetic: Arithmetic) -> tuple[Interval, torch.Tensor | None]:
+    """Return the box and the error that `ibpc.bounds.values` gives one output of a Gemm in binary64."""
+    weight, lower, upper, bias = row
+    parameters = {"weight": torch.tensor([weight]).double(), "bias": torch.tensor([bias]).double()}
+    shapes = {role: tuple(value.shape) for role, value in parameters.items()}
+    call = Call({}, ((-1, len(weight)),), shapes, (-1, 1))
+    step = Step(Node("y", "Gemm"), operators()["Gemm"], call, ("x",), parameters)
+    box = Interval.bounds(torch.tensor([lower]).double(), torch.tensor([upper]).double())
+    values = Values({"x": box}, {"x": None})
+    advance(values, step, arithmetic)
+    return values.box("y"), values.errors["y"]
+
+
+class TestValues:
+    """Boxes in binary64, and the E that one binary32 execution may add to a value, under the same attack."""
+
+    @settings(max_examples=150, deadline=None)
+    @given(_rows())
+    def test_rounded_sums_are_off_by_at_most_the_error(self, row: Row) -> None:
+        weight, lower, upper, bias = row
+        box, error = _value_of_a_row(row, Arithmetic.FLOAT32)
+        allowed = 0.0 if error is None else float(error)
+        for point in (lower, upper):
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = _rounded_sums(weight, point, bias)
+            exact = Fraction(bias) + sum(Fraction(w) * Fraction(x) for w, x in zip(weight, point, strict=True))
+            for value in values:
+                assert float(box.lower) <= value <= float(box.upper) or allowed == float("inf")
+                assert allowed == float("inf") or abs(Fraction(value) - exact) <= Fraction(allowed)
+
+    @pytest.mark.parametrize(
+        ("weight", "x"),
+        [
+            ([1e30, -1e30], [1e20, 1e20]),  # products that cancel
+            ([2.0, -2.0], [3e38, 3e38]),
+            ([1.0, 1.0, -1.0, -1.0], [2e38, 2e38, 2e38, 2e38]),  # partial sums that cancel
+            ([1e20], [1e20]),  # the value itself
+        ],
+    )
+    def test_where_a_sum_may_leave_the_range_nothing_is_claimed(self, weight: list[float], x: list[float]) -> None:
+        row = (weight, x, x, 0.0)
+        box, error = _value_of_a_row(row, Arithmetic.FLOAT32)
+        assert not all(isfinite(value) for value in _rounded_sums_of(row))
+        assert (float(box.lower), float(box.upper)) == (float("-inf"), float("inf"))
+        assert error is not None
+        assert float(error) == float("inf")
+
+    def test_sums_within_the_range_are_claimed(self) -> None:
+        box, error = _value_of_a_row(([1e18, -1e18], [1e18, 1e18], [1e18, 1e18], 0.0), Arithmetic.FLOAT32)
+        assert box.lower.isfinite().all()
+        assert box.upper.isfinite().all()
+        assert error is not None
+        assert 0 < float(error) < 1e36
+
+    def test_real_arithmetic_knows_no_range(self) -> None:
+        box, error = _value_of_a_row(([1e30, -1e30], [1e20, 1e20], [1e20, 1e20], 0.0), Arithmetic.REAL)
+        assert error is None
+        assert float(box.lower) == float(box.upper) == 0.0
+
+
+def _rounded_sums_of(row: Row) -> list[float]:
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _rounded_sums(row[0], row[1], row[3])
 
 
 class TestTerms:

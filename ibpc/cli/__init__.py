@@ -1,0 +1,44 @@
+"""The command line. Each command is a few lines that call the API; nothing else imports typer or prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+import typer
+
+from ibpc.cli.certifying import certify, check
+from ibpc.cli.compiling import compile, export, ops, show
+from ibpc.cli.reporting import demo
+from ibpc.cli.training import train
+from ibpc.errors import IbpcError
+
+# In the order of `ibpc --help`.
+COMMANDS: Final = (compile, show, ops, train, certify, check, export, demo)
+
+app = typer.Typer(
+    name="ibpc",
+    help="A compiler for certified neural networks: compile, train, prove.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line: one clear line and status 2 for bad input, never a traceback for it."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.exit(0)
+    except IbpcError as error:
+        for problem in error.problems:
+            typer.echo(f"error: {problem}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
+        sys.exit(2)

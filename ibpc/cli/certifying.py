@@ -1,0 +1,151 @@
+"""Commands that prove, and check what was proved: certify, check."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ibpc.cli.options import (
+    Data,
+    DataRoot,
+    Device,
+    Download,
+    Seed,
+    hinted_dataset,
+    parse_arithmetic,
+    parse_eps,
+    parse_numbers,
+    pick_device,
+)
+from ibpc.errors import UsageError
+
+if TYPE_CHECKING:
+    from ibpc.data import Dataset
+    from ibpc.network import Network
+    from ibpc.verify.properties import Property
+
+
+def certify(
+    target: Annotated[Path, typer.Argument(help="Artifact or MODEL.onnx.")],
+    vnnlib: Annotated[Path | None, typer.Option("--vnnlib", help="Decide the property in this VNN-LIB file.")] = None,
+    point: Annotated[
+        Path | None, typer.Option("--input", metavar="X.npy", help="Decide the robustness of this input.")
+    ] = None,
+    eps: Annotated[
+        float | None,
+        typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255."),
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
+    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
+    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
+    ] = "float32",
+    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property.")] = 60.0,
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write a certificate to this file.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Prove a property of a network, or its robustness on an input or on the test images of a data set."""
+    from ibpc import api
+
+    check_question(vnnlib, point, eps, label, data)
+    network = api.open_network(target)
+    means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    if means or stds:
+        network = api.normalized(network, means or [0.0], stds or [1.0])
+    network = network.to(pick_device(device))
+    claim = parse_arithmetic(arithmetic)
+    if vnnlib or point:
+        prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
+        decide(
+            target, network, prop, (means, stds), output, method=method, arithmetic=claim, timeout=timeout, seed=seed
+        )
+    else:
+        dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+        certify_data(target, network, dataset, (means, stds), output, eps or 0.0, limit, method, claim)
+
+
+def check_question(
+    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None
+) -> None:
+    """Raise UsageError unless the options ask exactly one question."""
+    asked = [name for name, value in (("--vnnlib", vnnlib), ("--input", point), ("--data", data)) if value is not None]
+    if len(asked) > 1:
+        raise UsageError.at("certify", f"found {' and '.join(asked)}", "one of them")
+    if vnnlib is not None and eps is not None:
+        raise UsageError.at("--eps", "a VNN-LIB file has its own box", "--vnnlib without --eps")
+    if vnnlib is None and eps is None:
+        raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
+    if label is not None and point is None:
+        raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
+
+
+def decide(
+    target: Path,
+    network: Network,
+    prop: Property,
+    normalization: tuple[list[float] | None, list[float] | None],
+    output: Path | None,
+    **options: Any,
+) -> None:
+    """Decide one property, show the verdict and write the certificate."""
+    from ibpc import api
+    from ibpc.report import progress, terminal
+
+    with progress.stages() as show_stage:
+        decision = api.decide(network, prop, progress=show_stage, **options)
+    if output:
+        api.write_certificate(output, target, network, prop, decision, *normalization)
+    terminal.show_decision(target, prop, decision)
+
+
+def certify_data(
+    target: Path,
+    network: Network,
+    dataset: Dataset,
+    normalization: tuple[list[float] | None, list[float] | None],
+    output: Path | None,
+    eps: float,
+    limit: int | None,
+    method: str,
+    arithmetic: Any,
+) -> None:
+    """Certify a data set, show the accuracies and write the certificate."""
+    from ibpc import api
+    from ibpc.report import progress, terminal
+
+    total = min(limit or len(dataset.test), len(dataset.test))
+    with progress.certification_progress(total) as show_progress:
+        result = api.certify(
+            network, dataset, eps, method=method, arithmetic=arithmetic, limit=limit, progress=show_progress
+        )
+    if output:
+        api.write_verdicts(output, target, network, dataset, result, *normalization)
+    terminal.show_robustness(target, dataset, result)
+
+
+def check(
+    certificate: Annotated[Path, typer.Argument(help="CERTIFICATE.json, written by certify --json.")],
+    data_root: DataRoot = None,
+) -> None:
+    """Check a certificate again, trusting nothing but the model file."""
+    from ibpc import api
+    from ibpc.report import terminal
+
+    claims = api.check(certificate, data_root)
+    terminal.show_claims(certificate, claims)
+    if not all(claim.holds for claim in claims):
+        sys.exit(2)

@@ -1,0 +1,82 @@
+"""Commands that take a network apart or hand it on: compile, show, ops, export."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ibpc.cli.options import Seed, parse_arithmetic
+from ibpc.errors import UsageError
+
+
+class GraphKind(StrEnum):
+    """Which graph to export."""
+
+    NOMINAL = "nominal"
+    INTERVAL = "interval"
+    MARGINS = "margins"
+
+
+def compile(
+    source: Annotated[Path, typer.Argument(help="SPEC.json, MODEL.onnx or MODEL.onnx.gz.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the artifact.")] = Path("compiled"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a trained artifact.")] = False,
+    seed: Seed = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the import and what each pass does.")] = False,
+) -> None:
+    """Compile a network into an artifact."""
+    from ibpc import api, artifact
+    from ibpc.report import terminal
+
+    if artifact.is_trained(output) and not force:
+        raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
+    network = api.compile(source, seed=seed)
+    if verbose:
+        terminal.show_compilation(network)
+    network.save(output, carry=())
+    terminal.show_compiled(network, output)
+
+
+def show(
+    target: Annotated[Path, typer.Argument(help="Artifact, SPEC.json or MODEL.onnx.")],
+    text: Annotated[bool, typer.Option("--text", help="Print the IR as text.")] = False,
+    dot: Annotated[bool, typer.Option("--dot", help="Print the graph for Graphviz.")] = False,
+) -> None:
+    """Show a network: operators, shapes, parameters and multiply-accumulates."""
+    from ibpc import api
+    from ibpc.report import terminal
+
+    network = api.open_network(target)
+    if text:
+        typer.echo(network.graph.to_text(), nl=False)
+    elif dot:
+        typer.echo(network.graph.to_dot(), nl=False)
+    else:
+        terminal.show_network(network)
+
+
+def ops() -> None:
+    """List the operators, and which rules each has."""
+    from ibpc.report import terminal
+
+    terminal.show_operators()
+
+
+def export(
+    target: Annotated[Path, typer.Argument(help="Artifact, SPEC.json or MODEL.onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="FILE.onnx, or FILE.pt2 for torch.export.")],
+    graph: Annotated[
+        GraphKind, typer.Option("--graph", help="The network, its interval graph, or its certified class margins.")
+    ] = GraphKind.NOMINAL,
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="What exported bounds hold for: float32 or real.")
+    ] = "float32",
+) -> None:
+    """Export a network or its bounds as ONNX or as a torch.export program."""
+    from ibpc import api
+
+    api.export(api.open_network(target), output, graph.value, parse_arithmetic(arithmetic))
+    typer.echo(f"wrote the {graph.value} graph to {output}")

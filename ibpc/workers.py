@@ -116,6 +116,7 @@ def joined(device: torch.device) -> Iterator[Workers]:
         raise UsageError.at("torchrun", found, "processes that reach each other") from error
     try:
         yield present()
+        present().wait()  # a process that leaves early would break what the others still exchange
     finally:
         distributed.destroy_process_group()
 

@@ -123,6 +123,20 @@ def batch_statistics(
     return mean, variance
 
 
+@wrap_torch_function(lambda *tensors_and_numbers: tensors_and_numbers[:-2])
+def normalize_by_batch(
+    x: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """Return x (B, C, …) normalized by its own statistics; move the running ones as `batch_statistics` does."""
+    return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - momentum, epsilon)
+
+
 def normalized(
     mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, rank: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -142,7 +156,7 @@ def training(
     running_var: torch.Tensor,
 ) -> torch.Tensor:
     """y with the statistics of the batch; updates the running ones."""
-    return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - call["momentum"], call["epsilon"])
+    return normalize_by_batch(x, running_mean, running_var, weight, bias, call["momentum"], call["epsilon"])
 
 
 def paired(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 from torch import distributed, fx
 from torch.fx.node import has_side_effect
-from torch.nn import functional as F
 
-from ibpc.ops.batch_normalization import batch_statistics, normalized, update_running_statistics
+from ibpc.ops.batch_normalization import batch_statistics, normalize_by_batch, normalized, update_running_statistics
 from ibpc.workers import Workers
-
-_TRAINING: Final = 5  # the place of `training` among the arguments of F.batch_norm
 
 
 class _Mean(torch.autograd.Function):
@@ -56,20 +55,24 @@ def shared_statistics(
 
 
 @has_side_effect
-def shared_batch_norm(
+def normalize_by_shared_batch(
     x: torch.Tensor,
     running_mean: torch.Tensor,
     running_var: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor,
-    training: bool,
     momentum: float,
     epsilon: float,
 ) -> torch.Tensor:
-    """Do as `F.batch_norm` in training, by the statistics of the whole batch."""
-    mean, variance = shared_statistics(x, running_mean, running_var, 1.0 - momentum)
+    """Do as `normalize_by_batch` for a batch of which every process holds an equal part x (B, C, …)."""
+    mean, variance = shared_statistics(x, running_mean, running_var, momentum)
     slope, shift = normalized(mean, variance, weight, bias, epsilon, x.dim())
     return x * slope + shift
+
+
+_SHARED: Final[Mapping[Any, Callable[..., Any]]] = MappingProxyType(
+    {batch_statistics: shared_statistics, normalize_by_batch: normalize_by_shared_batch}
+)
 
 
 def synchronized(module: fx.GraphModule, workers: Workers) -> fx.GraphModule:
@@ -77,9 +80,7 @@ def synchronized(module: fx.GraphModule, workers: Workers) -> fx.GraphModule:
     if workers.count == 1:
         return module
     for node in module.graph.nodes:
-        if node.target is batch_statistics:
-            node.target = shared_statistics
-        elif node.target is F.batch_norm and node.args[_TRAINING]:
-            node.target = shared_batch_norm
+        if node.op == "call_function" and node.target in _SHARED:
+            node.target = _SHARED[node.target]
     module.recompile()
     return module

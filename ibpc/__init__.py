@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ibpc.api import Property as Property
     from ibpc.api import Recipe as Recipe
     from ibpc.api import Robustness as Robustness
+    from ibpc.api import Sweep as Sweep
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
     from ibpc.api import ball_property as ball_property

@@ -29,6 +29,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
+from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
 from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
@@ -49,6 +50,7 @@ __all__ = [
     "Property",
     "Recipe",
     "Robustness",
+    "Sweep",
     "TrainingRun",
     "Verdict",
     "ball_property",

@@ -92,6 +92,20 @@ def test_report_writes_a_page_with_its_figures(ibpc, trained):
     assert all(path.read_bytes().startswith(magic[path.suffix]) for path in written)
 
 
+def test_sweep_shows_its_front(ibpc):
+    assert ibpc("compile", DIGITS).status == 0
+    options = ("--eps", "0.05", "--epochs", "1", "--set", "batch_size=256", "--range", "schedule.kappa_end=0..1")
+    outcome = ibpc("sweep", "compiled", *options, "--trials", "1", "-o", "swept")
+    assert outcome.status == 0, outcome.err
+    for words in ("trial 0: schedule.kappa_end", "no trial is better in both", "1 trial, 0 failed", "swept/front.svg"):
+        assert words in outcome.text
+    assert Path("swept/front.svg").read_bytes().startswith(b"<?xml")
+    assert Path("swept/front.png").read_bytes().startswith(b"\x89PNG")
+    mistaken(ibpc("sweep", "compiled", *options[:-1], "schedule.kappa_end=0..7", "-o", "other"), "schedule.kappa_end")
+    mistaken(ibpc("sweep", "compiled", "--eps", "0.05", "-o", "other"), "nothing to vary", "--range")
+    assert not Path("other").exists()
+
+
 def test_report_refuses_what_is_no_run(ibpc):
     assert ibpc("compile", DIGITS).status == 0
     mistaken(ibpc("report", "compiled"), "no folder training", "ibpc train")
@@ -229,7 +243,7 @@ def test_help_loads_nothing_heavy():
     assert "certify" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "certify", "export", "report", "demo"])
+@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "sweep", "certify", "export", "report", "demo"])
 def test_every_command_has_help(command):
     outcome = CliRunner().invoke(app, [command, "--help"])
     assert outcome.exit_code == 0

@@ -193,7 +193,8 @@ def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
     failed = sum(found.nominal is None for found in outcomes)
     out = console()
     out.print(table)
-    out.print(f"{len(outcomes)} trials, {failed} failed; figure {folder / 'front.svg'}", style="dim")
+    trials = "1 trial" if len(outcomes) == 1 else f"{len(outcomes)} trials"
+    out.print(f"{trials}, {failed} failed; figure {folder / 'front.svg'}", style="dim")
 
 
 def show_demonstration(shown: Demonstration) -> None:

@@ -103,13 +103,13 @@ def test_impossible_ranges_are_refused_before_anything_runs(ranges, words):
 def test_whole_values_stay_whole():
     class Taken:
         def suggest_int(self, name, low, high, *, log):
-            return ("int", low, high, log)
+            return ("int", name, low, high, log)
 
         def suggest_float(self, name, low, high, *, log):
-            return ("float", low, high, log)
+            return ("float", name, low, high, log)
 
-    assert parse_range("batch_size=8..64log").suggest(Taken()) == ("int", 8, 64, True)
-    assert parse_range("schedule.kappa_end=0..1").suggest(Taken()) == ("float", 0, 1, False)
+    assert parse_range("batch_size=8..64log").suggest(Taken()) == ("int", "batch_size", 8, 64, True)
+    assert parse_range("schedule.kappa_end=0..1").suggest(Taken()) == ("float", "schedule.kappa_end", 0, 1, False)
 
 
 # ── sweeps ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,34 @@
+"""Memory that is kept: pages that were there once are not asked for again."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import pytest
+import torch
+
+from ibpc.memory import kept_memory
+
+LARGE = 12 << 20  # floats: 48 MiB, which the C library maps anew each time
+PAGES = LARGE * 4 // resource.getpagesize()
+
+
+def faults_of_a_tensor() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.zeros(LARGE).add_(1.0)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_large_tensors_find_their_pages_again():
+    with kept_memory(torch.device("cpu")):
+        faults_of_a_tensor()
+        assert faults_of_a_tensor() < PAGES // 10
+    faults_of_a_tensor()
+    assert faults_of_a_tensor() > PAGES // 1000  # handed back, and asked for again (in pages of up to 2 MiB)
+
+
+def test_other_devices_are_left_alone():
+    with kept_memory(torch.device("meta")):
+        pass

@@ -23,8 +23,9 @@ def faults_of_a_tensor() -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
 def test_large_tensors_find_their_pages_again():
     with kept_memory(torch.device("cpu")):
-        faults_of_a_tensor()
-        assert faults_of_a_tensor() < PAGES // 10
+        found = [faults_of_a_tensor() for _ in range(4)]
+    assert found[0] > PAGES // 1000  # there is something to count: pages are of 4 KiB to 2 MiB
+    assert min(found[1:]) < PAGES // 1000
 
 
 def test_other_devices_are_left_alone():

@@ -53,6 +53,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return x normalized."""
         return (x - self.mean) / self.std
 
 
@@ -143,7 +144,7 @@ def lirpa(name: str, size: int) -> tuple[Any, Any, torch.Tensor, torch.Tensor, t
 
 
 def lirpa_step(name: str, size: int) -> Callable[[], object]:
-    """What its examples do: logits, IBP margins of each sample by its own matrix C, cross-entropies."""
+    """Do what its examples do: logits, IBP margins of each sample by its own matrix C, cross-entropies."""
     from auto_LiRPA import BoundedTensor
 
     model, around, x, labels, margins = lirpa(name, size)

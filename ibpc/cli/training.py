@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +31,15 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     device: Device = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files to the run folder's training/tensorboard/.")
+    ] = False,
 ) -> None:
     """Train a network so that its boxes stay tight."""
     from ibpc import api
     from ibpc.report import progress, terminal
+    from ibpc.report.tensorboard import tensorboard_reporter
+    from ibpc.training.reporting import Several
     from ibpc.workers import joined, own_device
 
     where = own_device(pick_device(device))
@@ -41,16 +47,13 @@ def train(
     dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
     changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
-    with joined(where) as workers, progress.training_progress(workers) as reporter:
-        run = api.train(
-            network,
-            chosen.with_overrides(changes),
-            dataset,
-            output or target,
-            seed=seed,
-            resume=resume,
-            reporter=reporter,
-        )
+    told, out = chosen.with_overrides(changes), output or target
+    with ExitStack() as stack:
+        workers = stack.enter_context(joined(where))
+        reporter = stack.enter_context(progress.training_progress(workers))
+        if tensorboard and workers.is_first:
+            reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
+        run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter)
     if workers.is_first:
         terminal.show_run(run)
 

@@ -16,6 +16,7 @@ from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
@@ -136,7 +137,7 @@ class Certification:
         started = time.monotonic()
         device = network.device
         examples: list[Example] = []
-        with plain_products():
+        with plain_products(), kept_memory(device):
             judge = _Judge(self, network, device)
             for start in range(0, len(images), self.batch):
                 batch = images[start : start + self.batch].to(device), labels[start : start + self.batch].to(device)

@@ -29,10 +29,15 @@ _DECAY: Final = 0.98
 
 @dataclass(frozen=True)
 class Ascent:
-    """What an ascent found: the best lower bounds (R, B), the last coefficients at nonlinear operators' results."""
+    """What an ascent found: the best lower bounds (R, B), and with them the choices of planes and the multipliers.
+
+    `forms` are the last coefficients at nonlinear operators' results. All are by node.
+    """
 
     lower: Tensor
     forms: Mapping[str, Tensor]
+    choices: Mapping[str, Tensor]
+    multipliers: Mapping[str, Tensor]
 
 
 class _Choices:
@@ -90,10 +95,15 @@ def ascend(
     best = torch.full(first.shape[:2], -torch.inf, dtype=first.dtype, device=first.device)
     optimizer: torch.optim.Optimizer | None = None
     last: dict[str, Tensor] = {}
+    best_choices: dict[str, Tensor] = {}
+    best_multipliers: dict[str, Tensor] = {}
     for number in range(steps + 1):
         with torch.enable_grad():
             backward = Backward(walk, values, choices.planes)
             lower = backward.lower(_with_multipliers(forms, known, multipliers))
+        better = lower.detach() > best
+        for kept, found in ((best_choices, choices.parameters), (best_multipliers, multipliers)):
+            _keep(kept, found, better)
         best = torch.fmax(best, lower.detach())
         last = {name: form.detach() for name, form in backward.forms.items()}
         if number == steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
@@ -101,7 +111,17 @@ def ascend(
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)
         _step(optimizer, lower, choices, multipliers)
-    return Ascent(best, last)
+    return Ascent(best, last, best_choices, best_multipliers)
+
+
+def _keep(kept: dict[str, Tensor], found: Mapping[str, Tensor], better: Tensor) -> None:
+    """Take over the parameters (R, B, …) of the forms and parts whose bounds are better now."""
+    for name, parameter in found.items():
+        value = parameter.detach()
+        if name not in kept or bool(better.all()):
+            kept[name] = value.clone()
+        else:
+            torch.where(better.reshape(*better.shape, *[1] * (value.dim() - 2)), value, kept[name], out=kept[name])
 
 
 def _with_multipliers(

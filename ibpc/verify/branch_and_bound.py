@@ -10,21 +10,23 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf, prod
 from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.ascent import ascend
+from ibpc.bounds.ascent import Ascent, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
 from ibpc.bounds.values import Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
-from ibpc.verify.properties import Case, Conjunction, Property
-from ibpc.verify.specification import Specification
+from ibpc.verify.goal import Goal
+from ibpc.verify.proof import Evidence, Place, multipliers_of, packed
+from ibpc.verify.properties import Property
+from ibpc.verify.specification import Refutation
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -32,27 +34,6 @@ MOST_INPUTS: Final = 20
 _NUMBERS: Final = 2**22
 _MOST_PARTS: Final = 256
 _STEPS: Final = 12
-
-
-class Goal:
-    """One disjunct of one case as forms: what to bound, and what bounds say of it."""
-
-    def __init__(self, case: Case, disjunct: Conjunction, outputs: int, device: torch.device) -> None:
-        self._specification = Specification([Case(case.box, (disjunct,))], outputs)
-        self._from_below, self._from_above = self._specification.sides
-        matrix = self._specification.matrix.to(device, torch.float64)
-        self._rows = len(matrix)
-        self.forms = torch.cat([matrix[self._from_below], -matrix[self._from_above]])
-
-    def judge(self, lower: Tensor) -> list[tuple[float, bool]]:
-        """Return margin and refutation of each part from lower bounds (R, B) of the forms."""
-        count = len(self._from_below)
-        low = lower.new_full((lower.shape[1], self._rows), -inf)
-        high = lower.new_full((lower.shape[1], self._rows), inf)
-        low[:, self._from_below] = lower[:count].nan_to_num(-inf).T
-        high[:, self._from_above] = -lower[count:].nan_to_num(-inf).T
-        found = [self._specification.refutations(0, *ends)[0] for ends in zip(low.cpu(), high.cpu(), strict=True)]
-        return [(refutation.margin, refutation.refuted) for refutation in found]
 
 
 class Branching:
@@ -72,6 +53,7 @@ class Branching:
         self._ends = tuple(end.double().to(device) for end in chosen.box.outer)
         self._parts: _Parts | None = None
         self.bounded = 0
+        self.proof = Place()
 
     @property
     def is_refuted(self) -> bool:
@@ -94,9 +76,11 @@ class Branching:
     def _first_part(self, deadline: float) -> _Parts:
         lower, upper = self._ends
         if int((lower < upper).sum()) <= MOST_INPUTS:
-            return _Boxes(self._walk, self._goal, self._prop, self._shapes, self._arithmetic, lower, upper)
+            first = _Boxes(self._walk, self._goal, self._prop, self._shapes, self._arithmetic, lower, upper)
+            first.places = [self.proof]
+            return first
         boxes = tuple(_box(self._prop, lower[None], upper[None], self._shapes))
-        return _Signs(self._walk, self._goal, boxes, self._arithmetic, deadline)
+        return _Signs(self._walk, self._goal, boxes, self._arithmetic, deadline, self.proof.tighten())
 
 
 def _box(prop: Property, lower: Tensor, upper: Tensor, shapes: Sequence[tuple[int, ...]]) -> Iterator[Interval]:
@@ -144,6 +128,7 @@ class _Boxes(_Parts):
         self._walk, self._goal, self._prop, self._shapes, self._arithmetic = walk, goal, prop, shapes, arithmetic
         self._lower, self._upper = lower[None], upper[None]
         self._at_once = _width(walk)
+        self.places: list[Place] = []
 
     @property
     def waiting(self) -> int:
@@ -160,10 +145,14 @@ class _Boxes(_Parts):
         (output,) = self._walk.graph.outputs
         forms = self._goal.forms.unsqueeze(1).expand(-1, count, -1)
         judged = self._goal.judge(backward.lower({output: forms}))
-        left = [number for number, (_, refuted) in enumerate(judged) if not refuted]
+        places, self.places = self.places[-count:], self.places[:-count]
+        left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
+        for place, refutation in zip(places, judged, strict=True):
+            if refutation.refuted:
+                place.tighten().close(Evidence(refutation.row))
         if left:
-            self.margin = min(judged[number][0] for number in left)
-            self._cut(lower[left], upper[left], self._slopes(backward, left))
+            self.margin = min(judged[number].margin for number in left)
+            self._cut(lower[left], upper[left], self._slopes(backward, left), [places[number] for number in left])
         return count
 
     def _slopes(self, backward: Backward, left: list[int]) -> Tensor:
@@ -171,13 +160,16 @@ class _Boxes(_Parts):
         parts = [backward.forms[name].abs().amax(0)[left].reshape(len(left), -1) for name in self._walk.inputs]
         return torch.cat(parts, 1).nan_to_num(1.0, 1.0, 1.0)
 
-    def _cut(self, lower: Tensor, upper: Tensor, slopes: Tensor) -> None:
+    def _cut(self, lower: Tensor, upper: Tensor, slopes: Tensor, places: Sequence[Place]) -> None:
         width = upper - lower
         axis = ((slopes + 1e-12 * (1.0 + slopes)) * width).argmax(1, keepdim=True)
         middle = (0.5 * lower + 0.5 * upper).gather(1, axis)
         if bool((width.gather(1, axis) <= 0).any()):
             self.is_stuck = True
         left_upper, right_lower = upper.scatter(1, axis, middle), lower.scatter(1, axis, middle)
+        cuts = zip(places, axis[:, 0].tolist(), middle[:, 0].tolist(), strict=True)
+        pairs = [place.cut_input(index, at) for place, index, at in cuts]
+        self.places += [left for left, _ in pairs] + [right for _, right in pairs]
         self._lower = torch.cat([self._lower, lower, right_lower])
         self._upper = torch.cat([self._upper, left_upper, upper])
 
@@ -187,14 +179,21 @@ class _Boxes(_Parts):
 class _Part:
     """Signs of single elements in front of Relus: (name, element) → 1 for v ≥ 0, −1 for v ≤ 0."""
 
-    signs: dict[tuple[str, int], int] = field(default_factory=dict)
+    signs: dict[tuple[str, int], int]
+    place: Place
 
 
 class _Signs(_Parts):
     """Parts are signs of Relu inputs over one box."""
 
     def __init__(
-        self, walk: Walk, goal: Goal, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float
+        self,
+        walk: Walk,
+        goal: Goal,
+        boxes: tuple[Interval, ...],
+        arithmetic: Arithmetic,
+        deadline: float,
+        place: Place,
     ) -> None:
         self._walk, self._goal, self._boxes, self._arithmetic = walk, goal, boxes, arithmetic
         self._root = refined_values(walk, boxes, arithmetic, deadline)
@@ -203,7 +202,7 @@ class _Signs(_Parts):
             for name, step in walk.steps.items()
             if step.operator.name == "Relu" and step.operands[0] in walk.steps
         }
-        self._stack = [_Part()]
+        self._stack = [_Part({}, place)]
         self._at_once = max(1, _width(walk) // max(1, 2 * len(goal.forms)))
 
     @property
@@ -218,17 +217,31 @@ class _Signs(_Parts):
         forms = {output: self._goal.forms.unsqueeze(1).expand(-1, len(parts), -1)}
         found = ascend(self._walk, values, forms, _STEPS, signs)
         judged = self._goal.judge(found.lower)
-        left = [number for number, (_, refuted) in enumerate(judged) if not refuted]
+        left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
+        for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
+            if refutation.refuted:
+                part.place.close(self._evidence(number, part, refutation, found))
         if left:
-            self.margin = min(judged[number][0] for number in left)
+            self.margin = min(judged[number].margin for number in left)
         for number in left:
             cut = self._best_cut(number, parts[number], values, found.forms)
             if cut is None:
                 self.is_stuck = True
                 self._stack.append(parts[number])
                 continue
-            self._stack.extend(_Part({**parts[number].signs, cut: sign}) for sign in (-1, 1))
+            places = parts[number].place.cut_sign(self._fronts[cut[0]], cut[1])
+            self._stack.extend(
+                _Part({**parts[number].signs, cut: sign}, place)
+                for sign, place in zip((-1, 1), places, strict=True)
+            )
         return len(parts)
+
+    def _evidence(self, number: int, part: _Part, refutation: Refutation, found: Ascent) -> Evidence:
+        form = self._goal.form_of(refutation.row)
+        if form < 0:
+            return Evidence(refutation.row)
+        multipliers = multipliers_of(list(part.signs), found.multipliers, form, number)
+        return Evidence(refutation.row, packed(found.choices, form, number), multipliers)
 
     def _values(self, parts: Sequence[_Part]) -> tuple[Values, dict[str, Tensor]]:
         """Return the boxes of all parts, and the signs (B, *shape) that they have at each node."""

@@ -1,12 +1,14 @@
 """Checking a certificate again, trusting nothing but the model file: every claim on its own, by other means.
 
-Bounds are checked by `ibpc.verify.checking`, interval arithmetic in binary64 on the ONNX file with none of the
-compiler's operators or passes; counterexamples by ONNX Runtime and exact arithmetic.
+Bounds are checked by `ibpc.verify.checking`, intervals and planes in binary64 on the ONNX file with none of the
+compiler's operators or passes; those of a proof in each leaf of its tree. Counterexamples are checked by ONNX Runtime
+and exact arithmetic.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -18,10 +20,11 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.data import Dataset, fit_images
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import Claim, ModelFile, decision_of, fingerprint, property_of
 from ibpc.verify.checking import Checker
+from ibpc.verify.checking.proofs import Leaf, leaves
 from ibpc.verify.decide import Counterexample, Decision
 from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
 from ibpc.verify.replay import Replay
@@ -50,8 +53,8 @@ def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) 
         yield from _check_counterexample(prop, decision.counterexample, model)
     if decision.margins or decision.verdict is Verdict.VERIFIED:
         try:
-            yield from _check_bounds(prop, decision, Checker(model))
-        except ModelError as error:
+            yield from _check_bounds(prop, decision, data.get("proofs"), Checker(model))
+        except (ModelError, PropertyError) as error:
             yield Claim("bounds", False, str(error))
 
 
@@ -68,24 +71,31 @@ def _check_counterexample(prop: Property, found: Counterexample | None, model: o
     yield Claim("ONNX Runtime computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist()))
 
 
-def _check_bounds(prop: Property, decision: Decision, checker: Checker) -> Iterator[Claim]:
-    if decision.method != REPLAYED:
-        found = f"they were made by {decision.method}; the checker computes interval bounds only"
+def _check_bounds(
+    prop: Property, decision: Decision, proofs: Sequence[Sequence[Any]] | None, checker: Checker
+) -> Iterator[Claim]:
+    if proofs is None and decision.method != REPLAYED:
+        found = f"they were made by {decision.method}, and there is no proof of them"
         yield Claim("bounds", False, found)
         return
     if len(decision.margins) != len(prop.cases):
         yield Claim("bounds", False, f"margins for {len(decision.margins)} cases of {len(prop.cases)}")
         return
+    if proofs is not None and len(proofs) != len(prop.cases):
+        yield Claim("bounds", False, f"proofs for {len(proofs)} cases of {len(prop.cases)}")
+        return
     for number, (case, margins) in enumerate(zip(prop.cases, decision.margins, strict=True)):
-        yield from _check_case(f"case {number + 1}", case, margins, decision, prop, checker)
+        if len(margins) != len(case.disjuncts):
+            yield Claim(f"case {number + 1}", False, f"{len(margins)} margins for {len(case.disjuncts)} disjuncts")
+        elif proofs is None:
+            yield from _check_case(f"case {number + 1}", case, margins, decision, prop, checker)
+        else:
+            yield from _check_proofs(f"case {number + 1}", case, margins, proofs[number], decision, prop, checker)
 
 
 def _check_case(
     name: str, case: Case, margins: Sequence[float], decision: Decision, prop: Property, checker: Checker
 ) -> Iterator[Claim]:
-    if len(margins) != len(case.disjuncts):
-        yield Claim(name, False, f"{len(margins)} margins for {len(case.disjuncts)} disjuncts")
-        return
     tried = [[*rows, *_summed(rows)] for rows in case.disjuncts]
     flat = [row for rows in tried for row in rows]
     ends = [side.double().numpy() for side in case.box.outer]
@@ -105,6 +115,95 @@ def _check_case(
         if decision.verdict is Verdict.VERIFIED:
             refuted = any(e is not None and (e > 0 or (row.strict and e == 0)) for row, e in found)
             yield Claim(f"{place}: cannot be met", refuted, f"the checker bounds the margin by {best:.6g}")
+
+
+def _check_proofs(
+    name: str,
+    case: Case,
+    margins: Sequence[float],
+    proofs: Sequence[Any],
+    decision: Decision,
+    prop: Property,
+    checker: Checker,
+) -> Iterator[Claim]:
+    """Replay the proofs of a case's disjuncts, each leaf on its own."""
+    if len(proofs) != len(case.disjuncts):
+        yield Claim(name, False, f"{len(proofs)} proofs for {len(case.disjuncts)} disjuncts")
+        return
+    for index, (rows, margin, steps) in enumerate(zip(case.disjuncts, margins, proofs, strict=True)):
+        place = f"{name}, disjunct {index + 1}"
+        if steps is None:
+            if isfinite(margin) or decision.verdict is Verdict.VERIFIED:
+                yield Claim(place, False, f"there is no proof; what {decision.method} found cannot be replayed")
+            continue
+        try:
+            replayed = _replayed(steps, case, rows, decision.arithmetic, prop, checker)
+        except (ModelError, PropertyError) as error:
+            yield Claim(f"{place}: proof", False, str(error))
+            continue
+        if isfinite(margin):
+            slack = _UNACCOUNTED * max(1.0, abs(margin)) if decision.arithmetic is Arithmetic.REAL else 0.0
+            found = f"its {replayed.leaves:,} leaves are bounded by {replayed.margin:.6g}"
+            yield Claim(f"{place}: margin ≥ {margin:.6g}", margin <= replayed.margin + slack, found)
+        if decision.verdict is Verdict.VERIFIED:
+            found = f"{replayed.open_leaves:,} of {replayed.leaves:,} leaves are open, the least margin is "
+            yield Claim(f"{place}: cannot be met", not replayed.open_leaves, f"{found}{replayed.margin:.6g}")
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """What a proof shows: the least margin of its leaves, how many there are, and how many do not refute."""
+
+    margin: float
+    leaves: int
+    open_leaves: int
+
+
+def _replayed(
+    steps: Sequence[Any], case: Case, rows: Conjunction, arithmetic: Arithmetic, prop: Property, checker: Checker
+) -> _Replayed:
+    margin, count, unrefuted = float("inf"), 0, 0
+    ends = [side.double().numpy() for side in case.box.outer]
+    for leaf in leaves(steps, checker, ends[0], ends[1], arithmetic.value):
+        count += 1
+        row = _weighted(rows, leaf.weights)
+        bound = _excess(checker, leaf, row, prop, arithmetic)
+        margin = min(margin, float(bound))
+        unrefuted += not (bound > 0 or (row.strict and bound == 0))
+    return _Replayed(margin, count, unrefuted)
+
+
+def _weighted(rows: Conjunction, weights: Sequence[float]) -> Row:
+    """Return the sum of a conjunction's rows times weights ≥ 0: it holds where all rows do.
+
+    Raises PropertyError for weights that do not fit, and for those that add up to nothing.
+    """
+    if len(weights) != len(rows) or not any(weights):
+        raise PropertyError.at("proof", f"weights {list(weights)[:10]}", f"{len(rows)}, not all of them 0")
+    pairs = [(row, Fraction(weight)) for row, weight in zip(rows, weights, strict=True) if weight]
+    scales = [weight for _, weight in pairs]
+    return Row(
+        _added([row.outputs for row, _ in pairs], scales),
+        _added([row.inputs for row, _ in pairs], scales),
+        sum((weight * row.bound for row, weight in pairs), Fraction()),
+        any(row.strict for row, _ in pairs),
+    )
+
+
+def _excess(checker: Checker, leaf: Leaf, row: Row, prop: Property, arithmetic: Arithmetic) -> Fraction | float:
+    """Return a lower bound of Σ c·y + Σ a·x − bound in a leaf; infinite where nothing is there, or nothing known."""
+    scale = _scale(row)
+    if not scale:
+        return -np.inf
+    matrix = np.zeros(prop.output_count)
+    for index, value in row.outputs:
+        matrix[index] = float(value * scale)
+    bound = checker.lower_bound(leaf.region, matrix, arithmetic.value, leaf.multipliers, leaf.choices)
+    if not isfinite(bound):
+        return bound
+    lower, upper = leaf.region.lower, leaf.region.upper
+    least = sum((a * Fraction(float((lower if a > 0 else upper)[i])) for i, a in row.inputs), Fraction())
+    return Fraction(bound) / scale + least - row.bound
 
 
 def _excesses(

@@ -44,6 +44,7 @@ class Region:
     upper: Array
     known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     signs: tuple[tuple[str, int, int], ...] = ()
+    is_empty: bool = False
 
     @property
     def signs_by_value(self) -> dict[str, list[tuple[int, int]]]:
@@ -90,6 +91,10 @@ class Checker:
             values = self.values(region, arithmetic)
             return affine_bounds(values, self._by_output(values, np.asarray(rows, np.float64)))
 
+    def computes(self, name: str) -> bool:
+        """Whether the model has a value of that name which is no constant of the file."""
+        return name in self._input_names or any(name in node.output for node in self._nodes)
+
     def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
         """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
         return self._walk(region, MACHINES[arithmetic], lambda values, node: ())
@@ -133,13 +138,15 @@ class Checker:
         """
         with np.errstate(all="ignore"):
             try:
-                values = self.values(region, arithmetic)
+                values = None if region.is_empty else self.values(region, arithmetic)
             except EmptyError:
+                values = None
+            if values is None:
                 return np.inf
             rows = self._by_output(values, np.asarray(row, np.float64)[None])
             plain = affine_bounds(values, dict(rows))[0]
             for (name, element, side), multiplier in zip(region.signs, multipliers, strict=False):
-                rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].lower.size))
+                rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
             return float(max(plain[0], linear_bounds(values, rows, self._shaped(values, choices))[0]))
 

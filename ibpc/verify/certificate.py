@@ -119,7 +119,10 @@ def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps
 
 def _proved(margins: Sequence[Sequence[float]], proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
     return [
-        [-inf if proof is None else margin - _ALLOWANCE * max(1.0, abs(margin)) for margin, proof in zip(*pair, strict=True)]
+        [
+            -inf if proof is None else margin - _ALLOWANCE * max(1.0, abs(margin))
+            for margin, proof in zip(*pair, strict=True)
+        ]
         for pair in zip(margins, proofs, strict=True)
     ]
 

@@ -63,8 +63,8 @@ class _Choices:
     def _mixed(self, step: Step, operands: tuple[Operand, ...], plain: Planes) -> Planes:
         """Return planes between the plain ones and the constant bounds, below and above by choices of their own."""
         box = step.operator.rules.interval(step.call, *operands, **step.parameters)
-        share = self._parameter(step, torch.ones_like(plain.lower.offset).expand(2, *plain.lower.offset.shape))
-        below, above = share[:, 0], share[:, 1]
+        start = torch.ones_like(plain.lower.offset)
+        below, above = self._parameter(step, torch.stack([start, start], 1)).unbind(2)
         return Planes(_between(plain.lower, below, box.lower), _between(plain.upper, above, box.upper))
 
     def _parameter(self, step: Step, start: Tensor) -> Tensor:

@@ -104,23 +104,20 @@ class Checker:
 
         Raises EmptyError where a value can be nothing.
         """
-        done: set[tuple[str, bool]] = set()
+        done: set[str] = set()
 
         def tighten(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
             """Tighten the operands of a node that is not affine; yield which were."""
-            kinked = node.op_type in _KINKED
             for name in dict.fromkeys(node.input):
                 value = values.get(name)
-                if not isinstance(value, Box) or name in self._input_names or (name, kinked) in done:
+                if not isinstance(value, Box) or name in self._input_names or name in done:
                     continue
-                done.add((name, kinked))
-                loose = (value.lower < 0) & (value.upper > 0) if kinked else value.lower < value.upper
-                if bool(loose.any()):
-                    values[name] = _held(name, tightened(values, name, np.flatnonzero(loose)))
-                    yield name
+                done.add(name)
+                values[name] = _held(name, tightened(values, name, node.op_type in _KINKED))
+                yield name
 
         values = self._walk(region, MACHINES[arithmetic], tighten)
-        boxes = {name: values[name] for name, _ in done}
+        boxes = {name: values[name] for name in done}
         return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in boxes.items()}})
 
     def lower_bound(

@@ -5,7 +5,7 @@ The boxes in front of nonlinear operators are those of CROWN; each row of each s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final
 
@@ -21,6 +21,7 @@ from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 STEPS: Final = 20
+SHARPENING_STEPS: Final = 8
 
 
 def alpha_crown(
@@ -51,3 +52,15 @@ def _raised(walk: Walk, values: Values, forms: Mapping[str, torch.Tensor], deadl
     """Return the better of CROWN's bounds and those after an ascent, (R, B)."""
     plain = ascend(walk, values, forms, 0).lower
     return torch.fmax(plain, ascend(walk, values, forms, STEPS, deadline=deadline).lower)
+
+
+def sharp_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """Return backward bounds whose slopes are chosen for each form by an ascent of its own."""
+
+    def bound(forms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        (form,) = forms.values()
+        (name,) = forms
+        parts = torch.split(form, max(1, rows_at_once(walk, 8 * form.shape[1])))
+        return torch.cat([ascend(walk, values, {name: part}, SHARPENING_STEPS).lower for part in parts])
+
+    return bound

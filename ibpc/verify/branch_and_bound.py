@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 import torch
 
+from ibpc.bounds.alpha_crown import sharp_pull
 from ibpc.bounds.ascent import Ascent, Signs, Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
@@ -36,6 +37,8 @@ _NUMBERS: Final = 2**22
 _MOST_PARTS: Final = 256
 _FIRST_STEPS: Final = 30
 _STEPS: Final = 8
+# Parts that are bounded before the boxes of the whole case are sharpened.
+_PATIENCE: Final = 200
 # Numbers that the parts of one search may store while they wait, 4 bytes each.
 _STORED: Final = 2.0**28
 _MOST_ROOTS: Final = 16
@@ -52,6 +55,7 @@ class Roots:
         self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
         self._deadline = deadline
         self._values: dict[int, Values] = {}
+        self._sharp: set[int] = set()
 
     def ends(self, case: int) -> tuple[Tensor, Tensor]:
         """Return the box of a case, flat."""
@@ -67,10 +71,23 @@ class Roots:
         """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
         if case not in self._values:
             while len(self._values) >= _MOST_ROOTS:
-                del self._values[next(iter(self._values))]
+                oldest = next(iter(self._values))
+                del self._values[oldest]
+                self._sharp.discard(oldest)
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
             self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadline)
+        return self._values[case]
+
+    def sharpened(self, case: int) -> Values:
+        """Return the boxes of `values`, tightened once more with slopes of their own until the deadline."""
+        known = self.values(case)
+        if case not in self._sharp:
+            self._sharp.add(case)
+            lower, upper = self.ends(case)
+            boxes = self.boxes(lower[None], upper[None])
+            deadline = self._deadline
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, sharp_pull, known)
         return self._values[case]
 
 
@@ -120,7 +137,7 @@ class Branching:
         lower, upper = self._roots.ends(self._case)
         if int((lower < upper).sum()) <= MOST_INPUTS:
             return _Boxes(self._roots, self._goal, lower, upper, self.proof)
-        return _Signs(self._roots.walk, self._goal, self._roots.values(self._case), self.proof.tighten())
+        return _Signs(self._roots, self._goal, self._case, self.proof.tighten())
 
 
 def _width(walk: Walk) -> int:
@@ -221,8 +238,11 @@ class _Signs(_Parts):
     are, so that memory stays bounded.
     """
 
-    def __init__(self, walk: Walk, goal: Goal, root: Values, place: Place) -> None:
-        self._walk, self._goal, self._root = walk, goal, root
+    def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
+        walk = roots.walk
+        self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
+        self._root = roots.values(case)
+        self._bounded, self._is_sharp = 0, False
         self._fronts = {
             step.operands[0]: name
             for name, step in walk.steps.items()
@@ -238,7 +258,10 @@ class _Signs(_Parts):
 
     def advance(self) -> int:
         """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
+        if not self._is_sharp and self._bounded >= _PATIENCE:
+            self._sharpen()
         parts = self._taken()
+        self._bounded += len(parts)
         values, signs = self._values(parts)
         (output,) = self._walk.graph.outputs
         forms = {output: self._goal.forms.unsqueeze(1).expand(-1, len(parts), -1)}
@@ -247,7 +270,7 @@ class _Signs(_Parts):
         judged = self._goal.judge(found.lower)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
-            if refutation.refuted:
+            if refutation.refuted and not self._is_sharp:
                 part.place.close(self._evidence(number, part, refutation, found))
         cuts = self._best_cuts(left, values, found.forms)
         for number, cut in zip(left, cuts, strict=True):
@@ -255,6 +278,11 @@ class _Signs(_Parts):
         self._stack.sort(key=lambda part: -part.margin)
         self.margin = min((part.margin for part in self._stack), default=inf)
         return len(parts)
+
+    def _sharpen(self) -> None:
+        """Go on with sharper boxes, which hold for all parts; a proof that needs them is not written down."""
+        self._is_sharp, self.is_stuck = True, False
+        self._root = self._roots.sharpened(self._case)
 
     def _taken(self) -> list[_Part]:
         """Take the next parts: those of the least margins from the end, or of the greatest from the front."""
@@ -265,7 +293,8 @@ class _Signs(_Parts):
 
     def _divide(self, part: _Part, cut: tuple[str, int] | None, margin: float, start: Start) -> None:
         if cut is None:
-            self.is_stuck = True
+            self.is_stuck = self._is_sharp
+            self._bounded = max(self._bounded, _PATIENCE)
             self._stack.append(part)
             return
         places = part.place.cut_sign(self._fronts[cut[0]], cut[1])

@@ -146,7 +146,7 @@ class _Decider:
         """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
         options = self._options
         graph = self._network.snapshot()
-        roots = Roots(graph, self._property, options.arithmetic, self._device, _share_of(deadline))
+        roots = Roots(graph, self._property, options.arithmetic, self._device, 0.5 * time.monotonic() + 0.5 * deadline)
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):

@@ -48,11 +48,15 @@ class _Choices:
 
     def __init__(self, rows: int, given: Mapping[str, Tensor]) -> None:
         self._rows, self._given = rows, given
+        self._plain: dict[str, Planes] = {}
         self.parameters: dict[str, Tensor] = {}
 
     def planes(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
         """Return the planes of a step at the present choice, made at the first request."""
-        plain = plain_planes(step, operands)
+        name = step.node.name
+        if name not in self._plain:
+            self._plain[name] = plain_planes(step, operands)
+        plain = self._plain[name]
         if plain.lower.views or not all(isinstance(x, Interval) for x in operands):
             return plain
         if step.operator.rules.tuned is None:
@@ -141,6 +145,15 @@ def ascend(
         backward = Backward(walk, values, choices.planes)
         lower = backward.lower(signs.applied(forms, multipliers))
     return Ascent(lower, dict(backward.forms), _detached(choices.parameters), _detached(multipliers))
+
+
+@torch.no_grad()
+def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
+    """Return bounds (R, B) at given choices in the type of walk and values: in binary32 for comparing, not for proof."""
+    like = next(iter(forms.values()))
+    choices = _Choices(like.shape[0], start.choices)
+    multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)
+    return Backward(walk, values, choices.planes).lower(signs.applied(forms, multipliers))
 
 
 def _climbed(

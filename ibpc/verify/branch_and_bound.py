@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import inf, prod
 from typing import Final, TypeAlias
 
 import torch
 
 from ibpc.bounds.alpha_crown import sharp_pull
-from ibpc.bounds.ascent import Ascent, Signs, Start, ascend
+from ibpc.bounds.ascent import Ascent, Signs, Start, ascend, estimated
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
 from ibpc.bounds.values import Values, Walk
@@ -37,6 +38,9 @@ _NUMBERS: Final = 2**22
 _MOST_PARTS: Final = 256
 _FIRST_STEPS: Final = 30
 _STEPS: Final = 8
+_CANDIDATES: Final = 5
+_BETTER_SIDE: Final = 0.1
+_FAR: Final = 1e30
 # Parts that are bounded before the boxes of the whole case are sharpened.
 _PATIENCE: Final = 200
 # Numbers that the parts of one search may store while they wait, 4 bytes each.
@@ -234,7 +238,7 @@ class _Part:
 class _Signs(_Parts):
     """Parts are signs of Relu inputs over one box, kept by their margins.
 
-    The part that is furthest from being refuted is cut first; when more than `_MOST_WAITING` wait, those nearest to it
+    The part that is furthest from being refuted is cut first; when more than `_most` wait, those nearest to it
     are, so that memory stays bounded.
     """
 
@@ -272,7 +276,7 @@ class _Signs(_Parts):
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
             if refutation.refuted and not self._is_sharp:
                 part.place.close(self._evidence(number, part, refutation, found))
-        cuts = self._best_cuts(left, values, found.forms)
+        cuts = self._best_cuts(left, values, signs, found)
         for number, cut in zip(left, cuts, strict=True):
             self._divide(parts[number], cut, judged[number].margin, _start_of(found, number))
         self._stack.sort(key=lambda part: -part.margin)
@@ -333,20 +337,75 @@ class _Signs(_Parts):
         return result
 
     def _best_cuts(
-        self, left: Sequence[int], values: Values, forms: Mapping[str, Tensor]
+        self, left: Sequence[int], values: Values, signs: Signs, found: Ascent
     ) -> list[tuple[str, int] | None]:
-        """Return the neurons whose triangles cost the forms most (Bunel et al. 2020, section 4.3: BaBSR)."""
-        fronts = [front for front, relu in self._fronts.items() if relu in forms]
+        """Return the neuron to cut each part at: of those whose triangles cost most the one whose worse side is best.
+
+        (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; the filter is the area part of
+        Bunel et al. 2020, section 4.3.)
+        """
+        fronts = [front for front, relu in self._fronts.items() if relu in found.forms]
         if not left or not fronts:
             return [None] * len(left)
-        scores = [_triangles(values.box(front), forms[self._fronts[front]], left) for front in fronts]
-        tops = torch.stack([score.max(1).values for score in scores], 1)
-        elements = torch.stack([score.argmax(1) for score in scores], 1)
-        best = tops.argmax(1)
+        scores = [_triangles(values.box(front), found.forms[self._fronts[front]], left) for front in fronts]
+        tops = torch.cat(scores, 1)
+        best = tops.topk(min(_CANDIDATES, tops.shape[1]), dim=1)
+        layers = [layer for layer, score in enumerate(scores) for _ in range(score.shape[1])]
+        starts = list(accumulate((score.shape[1] for score in scores), initial=0))
+        named = [[(fronts[layers[at]], at - starts[layers[at]]) for at in row] for row in best.indices.tolist()]
+        gains = self._tried(left, values, signs, found, named).masked_fill(best.values.T <= 0, -inf)
+        chosen = gains.argmax(0).tolist()
         return [
-            (fronts[layer], int(elements[row, layer])) if float(tops[row, layer]) > 0 else None
-            for row, layer in enumerate(best.tolist())
+            row[pick] if float(best.values[number, pick]) > 0 else None
+            for number, (row, pick) in enumerate(zip(named, chosen, strict=True))
         ]
+
+    def _tried(
+        self,
+        left: Sequence[int],
+        values: Values,
+        signs: Signs,
+        found: Ascent,
+        named: Sequence[Sequence[tuple[str, int]]],
+    ) -> Tensor:
+        """Return for each candidate (C, L) an estimate of the bound on the worse of its two sides."""
+        index = torch.tensor(left, device=found.lower.device)
+        base = _picked(values, index).rough()
+        start = Start(*({n: v[:, index] for n, v in side.items()} for side in (found.choices, found.multipliers)))
+        kept = Signs({name: sign[index] for name, sign in signs.known.items()})
+        (output,) = self._walk.graph.outputs
+        forms = {output: self._goal.forms.float().unsqueeze(1).expand(-1, len(left), -1)}
+        gains = []
+        for candidates in zip(*named, strict=True):
+            ends = [
+                estimated(self._walk.rough, _clamped(base, candidates, side), forms, kept, start).amax(0)
+                for side in (-1, 1)
+            ]
+            worse, better = torch.minimum(*ends), torch.maximum(*ends)
+            gains.append(worse + _BETTER_SIDE * better.clamp(max=0.0))
+        return torch.stack(gains).nan_to_num(-_FAR, _FAR, -_FAR)
+
+
+def _picked(values: Values, index: Tensor) -> Values:
+    """Return the values of some samples."""
+    known = {
+        name: Interval.bounds(value.lower[index], value.upper[index]) if isinstance(value, Interval) else value
+        for name, value in values.known.items()
+    }
+    return Values(known, values.errors)
+
+
+def _clamped(values: Values, candidates: Sequence[tuple[str, int]], side: int) -> Values:
+    """Return the values with one element of each sample on one side of 0."""
+    result = Values(dict(values.known), values.errors)
+    for name in {front for front, _ in candidates}:
+        box = result.box(name)
+        lower, upper = box.lower.clone().flatten(1), box.upper.clone().flatten(1)
+        for number, (front, element) in enumerate(candidates):
+            if front == name:
+                (lower if side > 0 else upper)[number, element] = 0.0
+        result.known[name] = Interval.bounds(lower.view_as(box.lower), upper.view_as(box.upper))
+    return result
 
 
 def _triangles(box: Interval, form: Tensor, left: Sequence[int]) -> Tensor:

@@ -33,9 +33,12 @@ from ibpc.verify.specification import Refutation
 
 Tensor: TypeAlias = torch.Tensor
 
+# What is cut along its inputs: so few of them, and so few values in all.
 MOST_INPUTS: Final = 20
+MOST_VALUES_OF_BOXES: Final = 2**13
 _NUMBERS: Final = 2**22
 _MOST_PARTS: Final = 256
+_MOST_BOXES: Final = 2048
 _FIRST_STEPS: Final = 30
 _STEPS: Final = 8
 _CANDIDATES: Final = 5
@@ -135,19 +138,23 @@ class Branching:
         if self._parts is None:
             self._parts = self._first_part()
         while not self.is_over and time.monotonic() < deadline:
-            self.bounded += self._parts.advance()
+            self.bounded += self._parts.advance(deadline)
 
     def _first_part(self) -> _Parts:
         lower, upper = self._roots.ends(self._case)
-        if int((lower < upper).sum()) <= MOST_INPUTS:
+        is_small = _size(self._roots.walk) <= MOST_VALUES_OF_BOXES
+        if int((lower < upper).sum()) <= MOST_INPUTS and is_small:
             return _Boxes(self._roots, self._goal, lower, upper, self.proof)
         return _Signs(self._roots, self._goal, self._case, self.proof.tighten())
 
 
-def _width(walk: Walk) -> int:
+def _width(walk: Walk, most: int) -> int:
     """Return how many parts are bounded together."""
-    values = sum(prod(step.node.shape[1:]) for step in walk.steps.values())
-    return max(1, min(_MOST_PARTS, _NUMBERS // max(1, values)))
+    return max(1, min(most, _NUMBERS // max(1, _size(walk))))
+
+
+def _size(walk: Walk) -> int:
+    return sum(prod(step.node.shape[1:]) for step in walk.steps.values())
 
 
 class _Parts(ABC):
@@ -162,7 +169,7 @@ class _Parts(ABC):
         """The number of parts on the stack."""
 
     @abstractmethod
-    def advance(self) -> int:
+    def advance(self, deadline: float) -> int:
         """Bound the parts on top of the stack and cut those that are not refuted; return how many were bounded."""
 
 
@@ -174,19 +181,19 @@ class _Boxes(_Parts):
         self._roots, self._walk, self._goal = roots, roots.walk, goal
         self._lower, self._upper = lower[None], upper[None]
         self._margins = [-inf]
-        self._at_once = _width(roots.walk)
+        self._at_once = _width(roots.walk, _MOST_BOXES)
         self.places = [place]
 
     @property
     def waiting(self) -> int:
         return len(self._lower)
 
-    def advance(self) -> int:
+    def advance(self, deadline: float) -> int:
         """Bound the boxes on top by CROWN and halve those that are left where the form changes most."""
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper = self._lower[:-count], self._upper[:-count]
-        values = refined_values(self._walk, self._roots.boxes(lower, upper), self._roots.arithmetic)
+        values = refined_values(self._walk, self._roots.boxes(lower, upper), self._roots.arithmetic, deadline)
         backward = Backward(self._walk, values)
         (output,) = self._walk.graph.outputs
         forms = self._goal.forms.unsqueeze(1).expand(-1, count, -1)
@@ -253,14 +260,14 @@ class _Signs(_Parts):
             if step.operator.name == "Relu" and step.operands[0] in walk.steps
         }
         self._stack = [_Part({}, place, -inf, Start())]
-        self._at_once = max(1, _width(walk) // max(1, len(goal.forms)))
+        self._at_once = max(1, _width(walk, _MOST_PARTS) // max(1, len(goal.forms)))
         self._most = max(self._at_once, int(_STORED // max(1, len(goal.forms) * self._neurons())))
 
     @property
     def waiting(self) -> int:
         return len(self._stack)
 
-    def advance(self) -> int:
+    def advance(self, deadline: float) -> int:
         """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
         if not self._is_sharp and self._bounded >= _PATIENCE:
             self._sharpen()
@@ -270,7 +277,7 @@ class _Signs(_Parts):
         (output,) = self._walk.graph.outputs
         forms = {output: self._goal.forms.unsqueeze(1).expand(-1, len(parts), -1)}
         steps = _STEPS if parts[0].signs else _FIRST_STEPS
-        found = ascend(self._walk, values, forms, steps, signs, _joined([part.start for part in parts]))
+        found = ascend(self._walk, values, forms, steps, signs, _joined([part.start for part in parts]), deadline)
         judged = self._goal.judge(found.lower)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):

@@ -231,8 +231,7 @@ class _Signs(_Parts):
                 continue
             places = parts[number].place.cut_sign(self._fronts[cut[0]], cut[1])
             self._stack.extend(
-                _Part({**parts[number].signs, cut: sign}, place)
-                for sign, place in zip((-1, 1), places, strict=True)
+                _Part({**parts[number].signs, cut: sign}, place) for sign, place in zip((-1, 1), places, strict=True)
             )
         return len(parts)
 

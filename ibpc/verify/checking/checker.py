@@ -97,7 +97,7 @@ class Checker:
 
     def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
         """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
-        return self._walk(region, MACHINES[arithmetic], lambda values, node: ())
+        return self._walk(region, MACHINES[arithmetic], _as_they_are)
 
     def tightened(self, region: Region, arithmetic: str) -> Region:
         """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.
@@ -116,7 +116,8 @@ class Checker:
                 values[name] = _held(name, tightened(values, name, node.op_type in _KINKED))
                 yield name
 
-        values = self._walk(region, MACHINES[arithmetic], tighten)
+        with np.errstate(all="ignore"):
+            values = self._walk(region, MACHINES[arithmetic], tighten)
         boxes = {name: values[name] for name in done}
         return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in boxes.items()}})
 
@@ -159,7 +160,7 @@ class Checker:
         return shaped
 
     # ── forward ─────────────────────────────────────────────────────────────────────────────────────────────────
-    def _input_boxes(self, lower: Array, upper: Array, machine: Machine) -> dict[str, Value]:
+    def _input_boxes(self, lower: Array, upper: Array, machine: Machine) -> dict[str, Box]:
         shapes = {value.name: _shape(value) for value in self._inputs}
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         if not lower.shape == upper.shape == (sum(sizes),):
@@ -228,6 +229,11 @@ class Checker:
         for name, part in zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True):
             result[name] = result[name] + part if name in result else part
         return result
+
+
+def _as_they_are(_values: dict[str, Value], _node: onnx.NodeProto) -> Iterable[str]:
+    """Change no operand."""
+    return ()
 
 
 # ── regions ─────────────────────────────────────────────────────────────────────────────────────────────────────

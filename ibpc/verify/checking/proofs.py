@@ -74,8 +74,7 @@ def _tightened(region: Region, checker: Checker, arithmetic: str) -> Region:
     if region.is_empty:
         return region
     try:
-        with np.errstate(all="ignore"):
-            return checker.tightened(region, arithmetic)
+        return checker.tightened(region, arithmetic)
     except EmptyError:
         return replace(region, is_empty=True)
 

@@ -167,9 +167,10 @@ def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     undisputed = [outcome for outcome in outcomes if outcome.known in EXPECTED]
     decided = sum(outcome.verdict == EXPECTED[outcome.known] for outcome in undisputed)
     yield ""
+    wrong = sum(outcome.contradicts for outcome in outcomes)
     yield (
-        f"{', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))}. Of {len(undisputed)} "
-        f"undisputed properties {decided} are decided; {sum(outcome.contradicts for outcome in outcomes)} contradictions."
+        f"{', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))}. "
+        f"Of {len(undisputed)} undisputed properties {decided} are decided; {wrong} contradictions."
     )
 
 

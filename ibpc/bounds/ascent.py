@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, TypeAlias
 
@@ -41,14 +41,17 @@ class Ascent:
 
 
 class _Choices:
-    """A parameter in [0, 1] for each form, sample and element of each nonlinear operator that can be tuned."""
+    """A parameter in [0, 1] for each form, sample and element of each nonlinear operator that can be tuned.
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    Those that `given` names are taken from there, the others begin as the plain planes.
+    """
+
+    def __init__(self, rows: int, given: Mapping[str, Tensor]) -> None:
+        self._rows, self._given = rows, given
         self.parameters: dict[str, Tensor] = {}
 
     def planes(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
-        """Return the planes of a step at the present choice, made at the first request as the plain ones."""
+        """Return the planes of a step at the present choice, made at the first request."""
         plain = plain_planes(step, operands)
         if plain.lower.views or not all(isinstance(x, Interval) for x in operands):
             return plain
@@ -67,7 +70,8 @@ class _Choices:
     def _parameter(self, step: Step, start: Tensor) -> Tensor:
         name = step.node.name
         if name not in self.parameters:
-            self.parameters[name] = start.detach().expand(self._rows, *start.shape).clone().requires_grad_()
+            first = self._given.get(name, start.detach().expand(self._rows, *start.shape))
+            self.parameters[name] = first.to(start.dtype, copy=True).contiguous().requires_grad_()
         return self.parameters[name]
 
 
@@ -76,62 +80,117 @@ def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
     return Plane(slopes, plane.offset * share + constant * (1.0 - share))
 
 
+@dataclass(frozen=True)
+class Signs:
+    """What is known of the signs of values on the parts of a box.
+
+    `known[node]` (B, *shape) is 1 where a value is at least 0, −1 where at most 0, and 0 elsewhere.
+    """
+
+    known: Mapping[str, Tensor]
+
+    def applied(self, forms: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the forms less β s·v for each sign s of a value v."""
+        result = dict(forms)
+        for name, sign in self.known.items():
+            term = -multipliers[name] * sign.to(multipliers[name].dtype)
+            result[name] = result[name] + term if name in result else term
+        return result
+
+    def multipliers(self, rows: int, given: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return multipliers (R, B, *shape), those given or 0."""
+        return {
+            name: given.get(name, sign.new_zeros(rows, *sign.shape)).to(dtype, copy=True).requires_grad_()
+            for name, sign in self.known.items()
+        }
+
+
+_NO_SIGNS: Final = Signs({})
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an ascent begins: choices and multipliers by node, as an `Ascent` has them; empty: the plain planes."""
+
+    choices: Mapping[str, Tensor] = field(default_factory=dict)
+    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_PLAIN: Final = Start()
+
+
 def ascend(
     walk: Walk,
     values: Values,
     forms: Mapping[str, Tensor],
     steps: int,
-    signs: Mapping[str, Tensor] | None = None,
+    signs: Signs = _NO_SIGNS,
+    start: Start = _PLAIN,
     deadline: float = inf,
 ) -> Ascent:
-    """Return the best lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
+    """Return lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
 
-    `signs` (B, *shape) are 1 where a node's value is known to be at least 0, −1 where at most 0, and 0 elsewhere.
+    The steps run in binary32, several times faster than binary64 where there are convolutions: any choice is sound.
+    What the best of them gives is then computed in binary64, and this alone is what is returned.
     """
-    first = next(iter(forms.values()))
-    choices = _Choices(first.shape[0])
-    known = dict(signs or {})
-    multipliers = {name: sign.new_zeros(first.shape[0], *sign.shape).requires_grad_() for name, sign in known.items()}
-    best = torch.full(first.shape[:2], -torch.inf, dtype=first.dtype, device=first.device)
+    found = start if steps == 0 else _climbed(walk, values, forms, steps, signs, start, deadline)
+    rows = next(iter(forms.values())).shape[0]
+    choices = _Choices(rows, found.choices)
+    multipliers = signs.multipliers(rows, found.multipliers, torch.float64)
+    with torch.no_grad():
+        backward = Backward(walk, values, choices.planes)
+        lower = backward.lower(signs.applied(forms, multipliers))
+    return Ascent(lower, dict(backward.forms), _detached(choices.parameters), _detached(multipliers))
+
+
+def _climbed(
+    walk: Walk,
+    values: Values,
+    forms: Mapping[str, Tensor],
+    steps: int,
+    signs: Signs,
+    start: Start,
+    deadline: float,
+) -> Start:
+    """Return the choices and multipliers that gave each form and sample its best bound, all in binary32."""
+    rough_walk, rough_values = walk.rough, values.rough()
+    rough_forms = {name: form.float() for name, form in forms.items()}
+    rows, batch = next(iter(forms.values())).shape[:2]
+    choices = _Choices(rows, start.choices)
+    multipliers = signs.multipliers(rows, start.multipliers, torch.float32)
+    best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
+    kept_choices: dict[str, Tensor] = {}
+    kept_multipliers: dict[str, Tensor] = {}
     optimizer: torch.optim.Optimizer | None = None
-    last: dict[str, Tensor] = {}
-    best_choices: dict[str, Tensor] = {}
-    best_multipliers: dict[str, Tensor] = {}
     for number in range(steps + 1):
         with torch.enable_grad():
-            backward = Backward(walk, values, choices.planes)
-            lower = backward.lower(_with_multipliers(forms, known, multipliers))
+            backward = Backward(rough_walk, rough_values, choices.planes)
+            lower = backward.lower(signs.applied(rough_forms, multipliers))
         better = lower.detach() > best
-        for kept, found in ((best_choices, choices.parameters), (best_multipliers, multipliers)):
-            _keep(kept, found, better)
+        _keep(kept_choices, choices.parameters, better)
+        _keep(kept_multipliers, multipliers, better)
         best = torch.fmax(best, lower.detach())
-        last = {name: form.detach() for name, form in backward.forms.items()}
         if number == steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
             break
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)
         _step(optimizer, lower, choices, multipliers)
-    return Ascent(best, last, best_choices, best_multipliers)
+    return Start(kept_choices, kept_multipliers)
+
+
+def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def _keep(kept: dict[str, Tensor], found: Mapping[str, Tensor], better: Tensor) -> None:
     """Take over the parameters (R, B, …) of the forms and parts whose bounds are better now."""
+    everywhere = bool(better.all())
     for name, parameter in found.items():
         value = parameter.detach()
-        if name not in kept or bool(better.all()):
+        if name not in kept or everywhere:
             kept[name] = value.clone()
         else:
             torch.where(better.reshape(*better.shape, *[1] * (value.dim() - 2)), value, kept[name], out=kept[name])
-
-
-def _with_multipliers(
-    forms: Mapping[str, Tensor], signs: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    result = dict(forms)
-    for name, sign in signs.items():
-        term = -multipliers[name] * sign
-        result[name] = result[name] + term if name in result else term
-    return result
 
 
 def _optimizer(choices: _Choices, multipliers: Mapping[str, Tensor]) -> torch.optim.Optimizer:

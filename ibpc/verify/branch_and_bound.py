@@ -2,29 +2,31 @@
 
 Networks of few inputs are cut along their inputs (Bunel et al. 2020, arXiv 1909.06588), which decides them whatever
 their operators; others along the signs of Relu inputs, where each part is bounded with multipliers for its signs
-(Wang et al. 2021, β-CROWN, arXiv 2103.06624). Parts wait on a stack, deepest first, so that memory stays bounded.
+(Wang et al. 2021, β-CROWN, arXiv 2103.06624). The least margin of what waits bounds the whole box at any time.
 """
 
 from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, prod
 from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.ascent import Ascent, ascend
+from ibpc.bounds.alpha_crown import sharp_pull
+from ibpc.bounds.ascent import Ascent, Signs, Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
-from ibpc.bounds.values import Values, Walk, advance, start
+from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
+from ibpc.ops.base import Operand
 from ibpc.rounding import Arithmetic
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, multipliers_of, packed
+from ibpc.verify.proof import Evidence, Place, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.properties import Property
 from ibpc.verify.specification import Refutation
 
@@ -33,7 +35,64 @@ Tensor: TypeAlias = torch.Tensor
 MOST_INPUTS: Final = 20
 _NUMBERS: Final = 2**22
 _MOST_PARTS: Final = 256
-_STEPS: Final = 12
+_FIRST_STEPS: Final = 30
+_STEPS: Final = 8
+# Parts that are bounded before the boxes of the whole case are sharpened.
+_PATIENCE: Final = 200
+# Numbers that the parts of one search may store while they wait, 4 bytes each.
+_STORED: Final = 2.0**28
+_MOST_ROOTS: Final = 16
+
+
+class Roots:
+    """What the searches over one property share: the network, and the tightened boxes of a few whole cases."""
+
+    def __init__(
+        self, graph: Graph, prop: Property, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+    ) -> None:
+        self.walk = walk_of(graph, device)
+        self.prop, self.arithmetic, self.device = prop, arithmetic, device
+        self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
+        self._deadline = deadline
+        self._values: dict[int, Values] = {}
+        self._sharp: set[int] = set()
+
+    def ends(self, case: int) -> tuple[Tensor, Tensor]:
+        """Return the box of a case, flat."""
+        lower, upper = (end.double().to(self.device) for end in self.prop.cases[case].box.outer)
+        return lower, upper
+
+    def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Interval, ...]:
+        """Return the box of each input from flat ends (B, n)."""
+        ends = (self.prop.split(end, self._shapes) for end in (lower, upper))
+        return tuple(Interval.bounds(low, high) for low, high in zip(*ends, strict=True))
+
+    def values(self, case: int) -> Values:
+        """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
+        if case not in self._values:
+            while len(self._values) >= _MOST_ROOTS:
+                oldest = next(iter(self._values))
+                del self._values[oldest]
+                self._sharp.discard(oldest)
+            lower, upper = self.ends(case)
+            boxes = self.boxes(lower[None], upper[None])
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadline)
+        return self._values[case]
+
+    def is_sharp(self, case: int) -> bool:
+        """Whether the boxes of a case have been sharpened, by this search or another one."""
+        return case in self._sharp
+
+    def sharpened(self, case: int) -> Values:
+        """Return the boxes of `values`, tightened once more with slopes of their own until the deadline."""
+        known = self.values(case)
+        if case not in self._sharp:
+            self._sharp.add(case)
+            lower, upper = self.ends(case)
+            boxes = self.boxes(lower[None], upper[None])
+            deadline = self._deadline
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, sharp_pull, known)
+        return self._values[case]
 
 
 class Branching:
@@ -42,18 +101,23 @@ class Branching:
     Soundness rests on the bounds alone: the parts cover the box, and each is refuted or still waiting.
     """
 
-    def __init__(
-        self, graph: Graph, prop: Property, case: int, disjunct: int, arithmetic: Arithmetic, device: torch.device
-    ) -> None:
-        self._walk = walk_of(graph, device)
-        chosen = prop.cases[case]
-        self._goal = Goal(chosen, chosen.disjuncts[disjunct], prop.output_count, device)
-        self._prop, self._arithmetic = prop, arithmetic
-        self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
-        self._ends = tuple(end.double().to(device) for end in chosen.box.outer)
+    def __init__(self, roots: Roots, case: int, disjunct: int) -> None:
+        chosen = roots.prop.cases[case]
+        self._roots, self._case = roots, case
+        self._goal = Goal(chosen, chosen.disjuncts[disjunct], roots.prop.output_count, roots.device)
         self._parts: _Parts | None = None
         self.bounded = 0
         self.proof = Place()
+
+    @property
+    def waiting(self) -> int:
+        """The number of parts that are not refuted yet; 1 before the search begins."""
+        return 1 if self._parts is None else self._parts.waiting
+
+    @property
+    def margin(self) -> float:
+        """A lower bound of the margin over the whole box: the least one of a part that waits."""
+        return -inf if self._parts is None else self._parts.margin
 
     @property
     def is_refuted(self) -> bool:
@@ -69,24 +133,15 @@ class Branching:
     def run(self, deadline: float) -> None:
         """Go on until the search is over or the time is."""
         if self._parts is None:
-            self._parts = self._first_part(deadline)
+            self._parts = self._first_part()
         while not self.is_over and time.monotonic() < deadline:
             self.bounded += self._parts.advance()
 
-    def _first_part(self, deadline: float) -> _Parts:
-        lower, upper = self._ends
+    def _first_part(self) -> _Parts:
+        lower, upper = self._roots.ends(self._case)
         if int((lower < upper).sum()) <= MOST_INPUTS:
-            first = _Boxes(self._walk, self._goal, self._prop, self._shapes, self._arithmetic, lower, upper)
-            first.places = [self.proof]
-            return first
-        boxes = tuple(_box(self._prop, lower[None], upper[None], self._shapes))
-        return _Signs(self._walk, self._goal, boxes, self._arithmetic, deadline, self.proof.tighten())
-
-
-def _box(prop: Property, lower: Tensor, upper: Tensor, shapes: Sequence[tuple[int, ...]]) -> Iterator[Interval]:
-    """Yield the box of each input from flat ends (B, n)."""
-    for low, high in zip(prop.split(lower, shapes), prop.split(upper, shapes), strict=True):
-        yield Interval.bounds(low, high)
+            return _Boxes(self._roots, self._goal, lower, upper, self.proof)
+        return _Signs(self._roots, self._goal, self._case, self.proof)
 
 
 def _width(walk: Walk) -> int:
@@ -115,20 +170,12 @@ class _Parts(ABC):
 class _Boxes(_Parts):
     """Parts are boxes of inputs, flat ends (B, n)."""
 
-    def __init__(
-        self,
-        walk: Walk,
-        goal: Goal,
-        prop: Property,
-        shapes: Sequence[tuple[int, ...]],
-        arithmetic: Arithmetic,
-        lower: Tensor,
-        upper: Tensor,
-    ) -> None:
-        self._walk, self._goal, self._prop, self._shapes, self._arithmetic = walk, goal, prop, shapes, arithmetic
+    def __init__(self, roots: Roots, goal: Goal, lower: Tensor, upper: Tensor, place: Place) -> None:
+        self._roots, self._walk, self._goal = roots, roots.walk, goal
         self._lower, self._upper = lower[None], upper[None]
-        self._at_once = _width(walk)
-        self.places: list[Place] = []
+        self._margins = [-inf]
+        self._at_once = _width(roots.walk)
+        self.places = [place]
 
     @property
     def waiting(self) -> int:
@@ -139,20 +186,21 @@ class _Boxes(_Parts):
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper = self._lower[:-count], self._upper[:-count]
-        boxes = tuple(_box(self._prop, lower, upper, self._shapes))
-        values = refined_values(self._walk, boxes, self._arithmetic)
+        values = refined_values(self._walk, self._roots.boxes(lower, upper), self._roots.arithmetic)
         backward = Backward(self._walk, values)
         (output,) = self._walk.graph.outputs
         forms = self._goal.forms.unsqueeze(1).expand(-1, count, -1)
         judged = self._goal.judge(backward.lower({output: forms}))
-        places, self.places = self.places[-count:], self.places[:-count]
+        places, self.places, self._margins = self.places[-count:], self.places[:-count], self._margins[:-count]
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
-        for place, refutation in zip(places, judged, strict=True):
+        lines = lines_of(self._walk, values)
+        for number, (place, refutation) in enumerate(zip(places, judged, strict=True)):
             if refutation.refuted:
-                place.tighten().close(Evidence(refutation.row))
+                place.tighten(packed_lines(lines, number)).close(Evidence(refutation.row))
         if left:
-            self.margin = min(judged[number].margin for number in left)
             self._cut(lower[left], upper[left], self._slopes(backward, left), [places[number] for number in left])
+            self._margins += 2 * [judged[number].margin for number in left]
+        self.margin = min(self._margins, default=inf)
         return count
 
     def _slopes(self, backward: Backward, left: list[int]) -> Tensor:
@@ -175,65 +223,89 @@ class _Boxes(_Parts):
 
 
 # ── cutting signs ───────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
-    """Signs of single elements in front of Relus: (name, element) → 1 for v ≥ 0, −1 for v ≤ 0."""
+    """Signs of single elements in front of Relus: (name, element) → 1 for v ≥ 0, −1 for v ≤ 0.
+
+    `margin` and `start` are what the part that it was cut from left: its margin, its choices and multipliers (R, …).
+    """
 
     signs: dict[tuple[str, int], int]
     place: Place
+    margin: float
+    start: Start
 
 
 class _Signs(_Parts):
-    """Parts are signs of Relu inputs over one box."""
+    """Parts are signs of Relu inputs over one box, kept by their margins.
 
-    def __init__(
-        self,
-        walk: Walk,
-        goal: Goal,
-        boxes: tuple[Interval, ...],
-        arithmetic: Arithmetic,
-        deadline: float,
-        place: Place,
-    ) -> None:
-        self._walk, self._goal, self._boxes, self._arithmetic = walk, goal, boxes, arithmetic
-        self._root = refined_values(walk, boxes, arithmetic, deadline)
+    The part that is furthest from being refuted is cut first; when more than `_MOST_WAITING` wait, those nearest to it
+    are, so that memory stays bounded.
+    """
+
+    def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
+        walk = roots.walk
+        self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
+        self._root = roots.values(case)
+        self._bounded, self._is_sharp = 0, roots.is_sharp(case)
         self._fronts = {
             step.operands[0]: name
             for name, step in walk.steps.items()
             if step.operator.name == "Relu" and step.operands[0] in walk.steps
         }
-        self._stack = [_Part({}, place)]
-        self._at_once = max(1, _width(walk) // max(1, 2 * len(goal.forms)))
+        place.tighten(packed_lines(lines_of(walk, self._root), 0))
+        self._stack = [_Part({}, place, -inf, Start())]
+        self._at_once = max(1, _width(walk) // max(1, len(goal.forms)))
+        self._most = max(self._at_once, int(_STORED // max(1, len(goal.forms) * self._neurons())))
 
     @property
     def waiting(self) -> int:
         return len(self._stack)
 
     def advance(self) -> int:
-        """Bound the parts on top with slopes and multipliers, and cut those that are left at one more neuron."""
-        parts = [self._stack.pop() for _ in range(min(self._at_once, len(self._stack)))]
+        """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
+        if not self._is_sharp and self._bounded >= _PATIENCE:
+            self._sharpen()
+        parts = self._taken()
+        self._bounded += len(parts)
         values, signs = self._values(parts)
         (output,) = self._walk.graph.outputs
         forms = {output: self._goal.forms.unsqueeze(1).expand(-1, len(parts), -1)}
-        found = ascend(self._walk, values, forms, _STEPS, signs)
+        steps = _STEPS if parts[0].signs else _FIRST_STEPS
+        found = ascend(self._walk, values, forms, steps, signs, _joined([part.start for part in parts]))
         judged = self._goal.judge(found.lower)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
-            if refutation.refuted:
+            if refutation.refuted and not self._is_sharp:
                 part.place.close(self._evidence(number, part, refutation, found))
-        if left:
-            self.margin = min(judged[number].margin for number in left)
-        for number in left:
-            cut = self._best_cut(number, parts[number], values, found.forms)
-            if cut is None:
-                self.is_stuck = True
-                self._stack.append(parts[number])
-                continue
-            places = parts[number].place.cut_sign(self._fronts[cut[0]], cut[1])
-            self._stack.extend(
-                _Part({**parts[number].signs, cut: sign}, place) for sign, place in zip((-1, 1), places, strict=True)
-            )
+        cuts = self._best_cuts(left, values, found.forms)
+        for number, cut in zip(left, cuts, strict=True):
+            self._divide(parts[number], cut, judged[number].margin, _start_of(found, number))
+        self._stack.sort(key=lambda part: -part.margin)
+        self.margin = min((part.margin for part in self._stack), default=inf)
         return len(parts)
+
+    def _sharpen(self) -> None:
+        """Go on with sharper boxes, which hold for all parts; a proof that needs them is not written down."""
+        self._is_sharp, self.is_stuck = True, False
+        self._root = self._roots.sharpened(self._case)
+
+    def _taken(self) -> list[_Part]:
+        """Take the next parts: those of the least margins from the end, or of the greatest from the front."""
+        count = min(self._at_once, len(self._stack))
+        taken = self._stack[:count] if len(self._stack) > self._most else self._stack[-count:]
+        self._stack = self._stack[count:] if len(self._stack) > self._most else self._stack[:-count]
+        return taken
+
+    def _divide(self, part: _Part, cut: tuple[str, int] | None, margin: float, start: Start) -> None:
+        if cut is None:
+            self.is_stuck = self._is_sharp
+            self._bounded = max(self._bounded, _PATIENCE)
+            self._stack.append(part)
+            return
+        places = part.place.cut_sign(self._fronts[cut[0]], cut[1])
+        for sign, place in zip((-1, 1), places, strict=True):
+            self._stack.append(_Part({**part.signs, cut: sign}, place, margin, start))
 
     def _evidence(self, number: int, part: _Part, refutation: Refutation, found: Ascent) -> Evidence:
         form = self._goal.form_of(refutation.row)
@@ -242,26 +314,19 @@ class _Signs(_Parts):
         multipliers = multipliers_of(list(part.signs), found.multipliers, form, number)
         return Evidence(refutation.row, packed(found.choices, form, number), multipliers)
 
-    def _values(self, parts: Sequence[_Part]) -> tuple[Values, dict[str, Tensor]]:
-        """Return the boxes of all parts, and the signs (B, *shape) that they have at each node."""
+    def _neurons(self) -> int:
+        return sum(self._root.box(front).lower.numel() for front in self._fronts)
+
+    def _values(self, parts: Sequence[_Part]) -> tuple[Values, Signs]:
+        """Return the boxes of all parts, those of the root where no sign is known, and the signs (B, *shape)."""
         count = len(parts)
-        boxes = tuple(
-            Interval.bounds(*(end.expand(count, *end.shape[1:]) for end in (b.lower, b.upper))) for b in self._boxes
-        )
+        known = {name: _expanded(value, count) for name, value in self._root.known.items()}
+        values = Values(known, self._root.errors)
         signs = self._signs(parts)
-        values = start(self._walk, boxes)
-        for name, step in self._walk.steps.items():
-            advance(values, step, self._arithmetic)
-            if isinstance(self._root.known[name], Interval):
-                root = self._root.box(name)
-                values.tighten(name, root.lower.expand(count, *root.lower.shape[1:]), root.upper)
-            if name in signs:
-                zero = torch.zeros_like(signs[name])
-                infinite = torch.full_like(zero, inf)
-                values.tighten(
-                    name, torch.where(signs[name] > 0, zero, -infinite), torch.where(signs[name] < 0, zero, infinite)
-                )
-        return values, signs
+        for name, sign in signs.items():
+            zero, infinite = torch.zeros_like(sign), torch.full_like(sign, inf)
+            values.tighten(name, torch.where(sign > 0, zero, -infinite), torch.where(sign < 0, zero, infinite))
+        return values, Signs(signs)
 
     def _signs(self, parts: Sequence[_Part]) -> dict[str, Tensor]:
         result: dict[str, Tensor] = {}
@@ -273,21 +338,54 @@ class _Signs(_Parts):
                 result[name][number].view(-1)[element] = float(sign)
         return result
 
-    def _best_cut(
-        self, number: int, part: _Part, values: Values, forms: Mapping[str, Tensor]
-    ) -> tuple[str, int] | None:
-        """Return the neuron whose triangle costs the forms most (Bunel et al. 2020, section 4.3: BaBSR)."""
-        best, chosen = 0.0, None
-        for front, relu in self._fronts.items():
-            if relu not in forms:
-                continue
-            box = values.box(front)
-            lower, upper = box.lower[number].flatten(), box.upper[number].flatten()
-            unstable = (lower < 0) & (upper > 0)
-            area = torch.where(unstable, -lower * upper / (upper - lower).clamp(min=1e-30), torch.zeros_like(lower))
-            weight = forms[relu][:, number].reshape(len(forms[relu]), -1).abs().amax(0)
-            score = (weight + 1e-9) * area
-            top, element = score.max(0)
-            if float(top) > best and (front, int(element)) not in part.signs:
-                best, chosen = float(top), (front, int(element))
-        return chosen
+    def _best_cuts(
+        self, left: Sequence[int], values: Values, forms: Mapping[str, Tensor]
+    ) -> list[tuple[str, int] | None]:
+        """Return the neurons whose triangles cost the forms most (Bunel et al. 2020, section 4.3: BaBSR)."""
+        fronts = [front for front, relu in self._fronts.items() if relu in forms]
+        if not left or not fronts:
+            return [None] * len(left)
+        scores = [_triangles(values.box(front), forms[self._fronts[front]], left) for front in fronts]
+        tops = torch.stack([score.max(1).values for score in scores], 1)
+        elements = torch.stack([score.argmax(1) for score in scores], 1)
+        best = tops.argmax(1)
+        return [
+            (fronts[layer], int(elements[row, layer])) if float(tops[row, layer]) > 0 else None
+            for row, layer in enumerate(best.tolist())
+        ]
+
+
+def _triangles(box: Interval, form: Tensor, left: Sequence[int]) -> Tensor:
+    """Return what the triangle of each unstable neuron costs the forms (R, B, *shape) on the parts `left`, (L, n)."""
+    lower, upper = (end[left].flatten(1) for end in (box.lower, box.upper))
+    unstable = (lower < 0) & (upper > 0)
+    height = torch.where(unstable, -lower * upper / (upper - lower).clamp(min=1e-30), torch.zeros_like(lower))
+    above, below = (side[:, left].flatten(2).amax(0) for side in (form.clamp(min=0.0), -form.clamp(max=0.0)))
+    lost = torch.minimum(-lower, upper).clamp(min=0.0)
+    return torch.where(unstable, (below + 1e-9) * height + 0.5 * above * lost, torch.zeros_like(lower))
+
+
+def _expanded(value: Operand, count: int) -> Operand:
+    """Return the box of one sample for many; what is exact stays."""
+    if not isinstance(value, Interval):
+        return value
+    return Interval.bounds(*(end.expand(count, *end.shape[1:]) for end in (value.lower, value.upper)))
+
+
+def _start_of(found: Ascent, number: int) -> Start:
+    """Return the choices and multipliers of one part, (R, …), in binary32."""
+    kept = (
+        {name: value[:, number].float() for name, value in side.items()} for side in (found.choices, found.multipliers)
+    )
+    return Start(*kept)
+
+
+def _joined(starts: Sequence[Start]) -> Start:
+    """Return what all parts begin with, (R, B, …), where they have it in common; multipliers 0 where one has none."""
+    first = starts[0].choices
+    choices = {name: torch.stack([start.choices[name] for start in starts], 1) for name in first}
+    multipliers: dict[str, Tensor] = {}
+    for name, like in {name: value for start in starts for name, value in start.multipliers.items()}.items():
+        zero = torch.zeros_like(like)
+        multipliers[name] = torch.stack([start.multipliers.get(name, zero) for start in starts], 1)
+    return Start(choices, multipliers)

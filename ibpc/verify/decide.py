@@ -17,7 +17,7 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Descent, Goal, Points
-from ibpc.verify.branch_and_bound import Branching
+from ibpc.verify.branch_and_bound import Branching, Roots
 from ibpc.verify.proof import Place, Sought, place_of
 from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
@@ -63,7 +63,7 @@ class Decision:
 
 PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        AUTO: ("ibp", "crown", "alpha-crown", BRANCHING),
+        AUTO: ("ibp", "crown", BRANCHING),
         BRANCHING: ("ibp", "crown", BRANCHING),
         **{name: (name,) for name in METHODS},
     }
@@ -144,26 +144,32 @@ class _Decider:
 
     def _branch(self, search: _Search, deadline: float) -> Decision | None:
         """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
+        options = self._options
         graph = self._network.snapshot()
-        searches = [
-            Branching(graph, self._property, case, disjunct, self._options.arithmetic, self._device)
-            for case, disjunct in self._open
-        ]
+        roots = Roots(graph, self._property, options.arithmetic, self._device, 0.5 * time.monotonic() + 0.5 * deadline)
+        searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
             found = search.round(min(deadline, time.monotonic() + turn))
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             for branching in searches:
-                if not branching.is_over:
+                if not branching.is_over and time.monotonic() < deadline:
                     branching.run(min(deadline, time.monotonic() + turn))
+            self._progress(_wording(searches))
             turn *= 2.0
         for (case, disjunct), branching in zip(self._open, searches, strict=True):
             if branching.is_refuted:
                 self._proofs[case][disjunct] = branching.proof
+            self._raise(case, disjunct, branching.margin)
         if all(branching.is_refuted for branching in searches):
             return self._decision(Verdict.VERIFIED)
         return None
+
+    def _raise(self, case: int, disjunct: int, margin: float) -> None:
+        rows = [list(row) for row in self._margins]
+        rows[case][disjunct] = max(rows[case][disjunct], margin)
+        self._margins = tuple(map(tuple, rows))
 
     def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
         seconds = time.monotonic() - self._started
@@ -199,6 +205,12 @@ class _Decider:
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
         return not self._open
+
+
+def _wording(searches: Sequence[Branching]) -> str:
+    """Return how far searches are: parts bounded, parts waiting, the least margin that is known."""
+    bounded, waiting = (sum(counts) for counts in zip(*((s.bounded, s.waiting) for s in searches), strict=True))
+    return f"{BRANCHING}: {bounded:,} parts bounded, {waiting:,} waiting, margin {min(s.margin for s in searches):.3g}"
 
 
 def _share_of(deadline: float) -> float:

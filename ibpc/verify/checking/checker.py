@@ -37,13 +37,15 @@ class EmptyError(IbpcError):
 class Region:
     """A box of inputs, flat, and what else is known there of values: boxes, and signs of single elements.
 
-    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1.
+    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1. `choices` are those of
+    `linear_bounds` for all rows, flat.
     """
 
     lower: Array
     upper: Array
     known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     signs: tuple[tuple[str, int, int], ...] = ()
+    choices: Mapping[str, Array] = field(default_factory=dict)
     is_empty: bool = False
 
     @property
@@ -102,7 +104,7 @@ class Checker:
     def tightened(self, region: Region, arithmetic: str) -> Region:
         """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.
 
-        Raises EmptyError where a value can be nothing.
+        Planes are picked by the choices of the region. Raises EmptyError where a value can be nothing.
         """
         done: set[str] = set()
 
@@ -113,7 +115,8 @@ class Checker:
                 if not isinstance(value, Box) or name in self._input_names or name in done:
                     continue
                 done.add(name)
-                values[name] = _held(name, tightened(values, name, node.op_type in _KINKED))
+                chosen = self._shaped(values, {n: c for n, c in region.choices.items() if n in values})
+                values[name] = _held(name, tightened(values, name, node.op_type in _KINKED, chosen))
                 yield name
 
         with np.errstate(all="ignore"):
@@ -132,7 +135,8 @@ class Checker:
         """Return a lower bound of row · outputs in a region, infinite where there is nothing in it.
 
         `multipliers` β ≥ 0, one for each sign of the region: where s·v ≥ 0, a row is at least itself minus β s·v.
-        `choices` are those of `linear_bounds`. Raises ModelError where they do not fit.
+        `choices` are those of `linear_bounds`, flat, in place of the region's own. Raises ModelError where they do not
+        fit.
         """
         with np.errstate(all="ignore"):
             try:
@@ -146,7 +150,9 @@ class Checker:
             for (name, element, side), multiplier in zip(region.signs, multipliers, strict=False):
                 rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
-            return float(max(plain[0], linear_bounds(values, rows, self._shaped(values, choices))[0]))
+            return float(
+                max(plain[0], linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0])
+            )
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
         """Return choices of one row, for each value one number an element or two."""

@@ -27,7 +27,7 @@ from ibpc.ir import Graph
 from ibpc.ops.base import Operand
 from ibpc.rounding import Arithmetic
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, multipliers_of, packed
+from ibpc.verify.proof import Evidence, Place, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.properties import Property
 from ibpc.verify.specification import Refutation
 
@@ -85,6 +85,10 @@ class Roots:
             boxes = self.boxes(lower[None], upper[None])
             self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadline)
         return self._values[case]
+
+    def is_sharp(self, case: int) -> bool:
+        """Whether the boxes of a case have been sharpened, by this search or another one."""
+        return case in self._sharp
 
     def sharpened(self, case: int) -> Values:
         """Return the boxes of `values`, tightened once more with slopes of their own until the deadline."""
@@ -145,7 +149,7 @@ class Branching:
         is_small = _size(self._roots.walk) <= MOST_VALUES_OF_BOXES
         if int((lower < upper).sum()) <= MOST_INPUTS and is_small:
             return _Boxes(self._roots, self._goal, lower, upper, self.proof)
-        return _Signs(self._roots, self._goal, self._case, self.proof.tighten())
+        return _Signs(self._roots, self._goal, self._case, self.proof)
 
 
 def _width(walk: Walk, most: int) -> int:
@@ -200,9 +204,10 @@ class _Boxes(_Parts):
         judged = self._goal.judge(backward.lower({output: forms}))
         places, self.places, self._margins = self.places[-count:], self.places[:-count], self._margins[:-count]
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
-        for place, refutation in zip(places, judged, strict=True):
+        lines = lines_of(self._walk, values)
+        for number, (place, refutation) in enumerate(zip(places, judged, strict=True)):
             if refutation.refuted:
-                place.tighten().close(Evidence(refutation.row))
+                place.tighten(packed_lines(lines, number)).close(Evidence(refutation.row))
         if left:
             self._cut(lower[left], upper[left], self._slopes(backward, left), [places[number] for number in left])
             self._margins += 2 * [judged[number].margin for number in left]
@@ -253,12 +258,13 @@ class _Signs(_Parts):
         walk = roots.walk
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
         self._root = roots.values(case)
-        self._bounded, self._is_sharp = 0, False
+        self._bounded, self._is_sharp = 0, roots.is_sharp(case)
         self._fronts = {
             step.operands[0]: name
             for name, step in walk.steps.items()
             if step.operator.name == "Relu" and step.operands[0] in walk.steps
         }
+        place.tighten(packed_lines(lines_of(walk, self._root), 0))
         self._stack = [_Part({}, place, -inf, Start())]
         self._at_once = max(1, _width(walk, _MOST_PARTS) // max(1, len(goal.forms)))
         self._most = max(self._at_once, int(_STORED // max(1, len(goal.forms) * self._neurons())))

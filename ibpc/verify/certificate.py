@@ -26,6 +26,9 @@ Steps: TypeAlias = list[list[Any]]
 
 FORMAT_VERSION: Final = 2
 _READ_VERSIONS: Final = (1, 2)
+# Methods of which a data set's certificate says enough to bound its margins again: nothing was chosen in them.
+INTERVAL_METHODS: Final = ("ibp",)
+PLANE_METHODS: Final = ("crown-ibp", "crown")
 # How much lower than found a margin is written whose proof is replayed in other orders of summation.
 _ALLOWANCE: Final = 1e-6
 MOST_BYTES: Final = 2**28
@@ -119,20 +122,25 @@ def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps
 
 def _proved(margins: Sequence[Sequence[float]], proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
     return [
-        [
-            -inf if proof is None else margin - _ALLOWANCE * max(1.0, abs(margin))
-            for margin, proof in zip(*pair, strict=True)
-        ]
+        [_lowered(margin) if proof is not None else -inf for margin, proof in zip(*pair, strict=True)]
         for pair in zip(margins, proofs, strict=True)
     ]
+
+
+def _lowered(margin: float) -> float:
+    return margin - _ALLOWANCE * max(1.0, abs(margin))
 
 
 def data_certificate(
     model: ModelFile, data: str, data_sha256: str, result: Robustness, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the certificate of a set of test images as plain JSON data."""
-    head = _head("data", model, result.arithmetic, notes)
-    return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **result.to_json()}
+    head, found = _head("data", model, result.arithmetic, notes), result.to_json()
+    if result.method not in INTERVAL_METHODS:
+        for example in found["examples"]:
+            known = example["margin_lower"] if result.method in PLANE_METHODS else [None] * len(example["margin_lower"])
+            example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in known]
+    return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **found}
 
 
 def _head(kind: str, model: ModelFile, arithmetic: Arithmetic, notes: Sequence[str]) -> dict[str, Any]:
@@ -245,12 +253,14 @@ _PROPERTY: Final = _object(
 )
 _EXAMPLE: Final = _object(
     {
+        "counterexample": {"type": ["string", "null"]},
         "index": _INDEX,
         "label": _INDEX,
         "predicted": _INDEX,
         "verdict": _VERDICT,
         "margin_lower": _list(_MAYBE_NUMBER),
-    }
+    },
+    ("counterexample",),
 )
 _SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 _DATA: Final = _object(

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import onnx
 import torch
 
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend
+from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.values import Values, Walk
 from ibpc.frontends.onnx import translate
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -26,6 +28,8 @@ from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Conjunction, Property
 
 Tensor: TypeAlias = torch.Tensor
+
+_RECTIFIERS: Final = ("Relu", "LeakyRelu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Place:
         self._cut: tuple[Any, ...] = ()
         self._parts: tuple[Place, ...] = ()
         self._evidence: Evidence | Callable[[], Evidence] | None = None
-        self._tight = False
+        self._tight: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
 
     @classmethod
     def closed(cls, evidence: Evidence | Callable[[], Evidence]) -> Place:
@@ -59,9 +63,12 @@ class Place:
         place.close(evidence)
         return place
 
-    def tighten(self) -> Place:
-        """Note that the boxes in front of nonlinear operators were bounded backward here, and are kept below."""
-        self._tight = True
+    def tighten(self, lines: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Place:
+        """Note that the boxes in front of nonlinear operators were bounded backward here, and are kept below.
+
+        `lines` are the choices of planes that it was done with; see `lines_of`.
+        """
+        self._tight = lines
         return self
 
     def cut_input(self, index: int, at: float) -> tuple[Place, Place]:
@@ -87,8 +94,9 @@ class Place:
         for place in self._walk():
             if place._is_open:
                 return None
-            if place._tight:
-                result.append(["tighten"])
+            if place._tight is not None:
+                lines = place._tight() if callable(place._tight) else place._tight
+                result.append(["tighten", names.results(lines)])
             step = place._step(names, disjunct)
             if step is None:
                 return None
@@ -117,8 +125,7 @@ class Place:
             return None if value is None else [kind, value, at]
         assert self._evidence is not None
         evidence = self._evidence() if callable(self._evidence) else self._evidence
-        named = {names.result(node): text for node, text in evidence.choices.items()}
-        choices = {name: text for name, text in named.items() if name is not None}
+        choices = names.results(evidence.choices)
         return ["leaf", _weights(evidence.row, disjunct), choices, list(evidence.multipliers)]
 
 
@@ -138,9 +145,9 @@ class Names:
         self._values = {node: value for value, node in found.values.items()}
         self._operands = {name: node.input[0] for node in model.graph.node for name in node.output if node.input}
 
-    def result(self, node: str) -> str | None:
-        """Return the name of a node's result."""
-        return self._values.get(node)
+    def results(self, choices: Mapping[str, str]) -> dict[str, str]:
+        """Return what is known by node by the names of the nodes' results, less what has no name."""
+        return {self._values[node]: text for node, text in choices.items() if node in self._values}
 
     def operand(self, node: str) -> str | None:
         """Return the name of a node's first operand."""
@@ -175,10 +182,35 @@ class Sought:
 
 def place_of(method: str, sought: Sought, row: int) -> Place:
     """Return the proof by a bounding method, which is bounded once more where it has to say how."""
-    if method == "alpha-crown":
-        return Place.closed(partial(_ascended, sought, row)).tighten()
-    place = Place.closed(Evidence(row))
-    return place if method in ("ibp", "crown-ibp") else place.tighten()
+    if method in ("ibp", "crown-ibp"):
+        return Place.closed(Evidence(row))
+    evidence = partial(_ascended, sought, row) if method == "alpha-crown" else Evidence(row)
+    return Place.closed(evidence).tighten(partial(_lines, sought))
+
+
+def lines_of(walk: Walk, values: Values) -> dict[str, Tensor]:
+    """Return for rectifiers whether their lower planes are those of slope 1, (B, *shape).
+
+    Which of the two a box gets depends on the box: a smaller one may get the other, and a looser bound.
+    """
+    result = {}
+    for name, step in walk.steps.items():
+        operands = tuple(values.known[operand] for operand in step.operands)
+        if step.node.operator in _RECTIFIERS and isinstance(operands[0], Interval):
+            result[name] = (plain_planes(step, operands).lower.slopes[0] == 1.0).double()
+    return result
+
+
+def packed_lines(lines: Mapping[str, Tensor], part: int) -> dict[str, str]:
+    """Return the lines (B, …) of one part, encoded."""
+    return packed({name: line[None] for name, line in lines.items()}, 0, part)
+
+
+@torch.no_grad()
+def _lines(sought: Sought) -> dict[str, str]:
+    """Return the lines that CROWN takes over the whole box."""
+    walk, values = _root(sought)
+    return packed_lines(lines_of(walk, values), 0)
 
 
 @torch.no_grad()
@@ -189,11 +221,16 @@ def _ascended(sought: Sought, row: int) -> Evidence:
     form = goal.form_of(row)
     if form < 0:
         return Evidence(row)
-    walk = walk_of(sought.graph, sought.device)
-    ends = [end.double().to(sought.device)[None] for end in chosen.box.outer]
-    shapes = [sought.graph.node(name).shape[1:] for name in sought.graph.inputs]
-    parts = [sought.prop.split(end, shapes) for end in ends]
-    values = refined_values(walk, tuple(map(Interval.bounds, *parts)), sought.arithmetic)
+    walk, values = _root(sought)
     (output,) = walk.graph.outputs
     found = ascend(walk, values, {output: goal.forms[form][None, None]}, STEPS)
     return Evidence(row, packed(found.choices, 0, 0))
+
+
+def _root(sought: Sought) -> tuple[Walk, Values]:
+    """Return the values over the whole box, tightened as the bounding methods do."""
+    walk = walk_of(sought.graph, sought.device)
+    ends = [end.double().to(sought.device)[None] for end in sought.prop.cases[sought.case].box.outer]
+    shapes = [sought.graph.node(name).shape[1:] for name in sought.graph.inputs]
+    parts = [sought.prop.split(end, shapes) for end in ends]
+    return walk, refined_values(walk, tuple(map(Interval.bounds, *parts)), sought.arithmetic)

@@ -75,7 +75,7 @@ def linear_bounds(values: Values, rows: Rows, choices: Mapping[str, Array]) -> A
     """Return lower bounds (R,) of Σ rows · value over all that the boxes of `values` hold.
 
     `choices` pick among the planes of a value, numbers in [0, 1]: (R, K) for slopes in its fan, (R, 2, K) for what of
-    the lower and the upper plane to take, the rest being constant bounds. Every choice is sound.
+    the lower and the upper plane to take, the rest being constant bounds; R may be 1. Every choice is sound.
     """
     total = Total(len(next(iter(rows.values()))))
     for name in reversed(list(values)):
@@ -143,7 +143,7 @@ def _mixed(offset: Array, constant: Array, share: Array) -> Array:
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def tightened(values: Values, name: str, kinked: bool) -> Box:
+def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Array]) -> Box:
     """Return a value's box with its elements bounded by planes as well, all of them in small networks.
 
     In larger ones only those that are not a point, or, in front of a function that is `kinked` at 0, may be of either
@@ -155,7 +155,7 @@ def tightened(values: Values, name: str, kinked: bool) -> Box:
     for part in _parts(values, box, kinked):
         units = np.zeros((len(part), lower.size))
         units[range(len(part)), part] = 1.0
-        found = linear_bounds(values, {name: np.concatenate([units, -units])}, {})
+        found = linear_bounds(values, {name: np.concatenate([units, -units])}, choices)
         lower[part] = np.maximum(lower[part], found[: len(part)])
         upper[part] = np.minimum(upper[part], -found[len(part) :])
     return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))

@@ -400,8 +400,8 @@ def max_pool(step: Step) -> Sketch:
     windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
     rank = len(windows.kernel)
     sources = windows.views(windows.padded(np.arange(float(x.lower.size)).reshape(x.shape), -1.0))
-    columns = sources.reshape(*sources.shape[: sources.ndim - rank], -1)
-    columns = np.moveaxis(columns, -1, 0).reshape(columns.shape[-1], -1).astype(np.int64)
+    flat = sources.reshape(*sources.shape[: sources.ndim - rank], -1)
+    columns = np.moveaxis(flat, -1, 0).reshape(flat.shape[-1], -1).astype(np.int64)
     lowers, uppers = (np.where(columns >= 0, side.ravel()[columns], -np.inf) for side in (x.lower, x.upper))
     sizes = np.where(columns >= 0, x.magnitude.ravel()[columns], 0.0)
     picked = np.arange(len(columns))[:, None] == lowers.argmax(0)[None]

@@ -3,14 +3,18 @@
 A proof is a list of steps, a tree in preorder. It starts with one region that is still open, the whole box; a step
 takes the region that was opened last and
 
-    ["tighten"]                             bounds the boxes in front of nonlinear functions by planes, and keeps them
+    ["tighten", choices]                    bounds the boxes in front of nonlinear functions by planes, and keeps them
     ["input", index, at]                    cuts input x at a number: opens x ≤ at and, after that, x ≥ at
     ["sign", value, element]                cuts a value of the file at 0: opens v ≤ 0 and, after that, v ≥ 0
     ["leaf", weights, choices, multipliers] closes it: the rows, added up with weights ≥ 0, cannot all hold there
 
 Whatever the numbers are, the regions cover the box, for every execution has a value on one side of each cut. At a leaf
 they only decide how good the bound is, and they are refused where they would make it wrong. `choices` pick among the
-planes of a value, `multipliers` β ≥ 0 belong to the signs of the region in the order in which it was cut.
+planes of a value, those of a "tighten" also in the leaves below where they have none of their own. `multipliers` β ≥ 0
+belong to the signs of the region in the order in which it was cut.
+
+With the slopes of lower planes fixed, smaller boxes never make a bound looser; so the checker, whose boxes are at least
+as small, gets at least as far as the search did, which would not be so if each chose its own.
 """
 
 from __future__ import annotations
@@ -56,8 +60,9 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
             _refuse(number, "it comes after the last leaf")
         region = regions.pop()
         match step:
-            case ["tighten"]:
-                regions.append(_tightened(region, checker, arithmetic))
+            case ["tighten", dict(choices)]:
+                picked = {name: _decoded(number, text) for name, text in choices.items()}
+                regions.append(_tightened(replace(region, choices=picked), checker, arithmetic))
             case ["input", int(index), int(at) | float(at)]:
                 regions += _cut_input(number, region, index, float(at))
             case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):
@@ -74,8 +79,7 @@ def _tightened(region: Region, checker: Checker, arithmetic: str) -> Region:
     if region.is_empty:
         return region
     try:
-        with np.errstate(all="ignore"):
-            return checker.tightened(region, arithmetic)
+        return checker.tightened(region, arithmetic)
     except EmptyError:
         return replace(region, is_empty=True)
 

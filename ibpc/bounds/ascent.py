@@ -149,7 +149,7 @@ def ascend(
 
 @torch.no_grad()
 def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
-    """Return bounds (R, B) at given choices in the type of walk and values: in binary32 for comparing, not for proof."""
+    """Return bounds (R, B) at given choices; in binary32, as walk and values may be, to compare by, not for proof."""
     like = next(iter(forms.values()))
     choices = _Choices(like.shape[0], start.choices)
     multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)

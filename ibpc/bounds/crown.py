@@ -45,7 +45,7 @@ def crown_ibp(
     graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
 ) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
-    return _bounder(graph, matrix, arithmetic, device, deadline, _interval_values)
+    return _bounder(graph, matrix, arithmetic, device, deadline, interval_values)
 
 
 def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
@@ -118,7 +118,8 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, dead
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def _interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float) -> Values:
+def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
+    """Return the values by interval bounds alone, whatever the deadline."""
     values = start(walk, boxes)
     for step in walk.steps.values():
         advance(values, step, arithmetic)

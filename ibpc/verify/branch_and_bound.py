@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import inf, prod
 from typing import Final, TypeAlias
@@ -20,7 +20,7 @@ import torch
 from ibpc.bounds.alpha_crown import sharp_pull
 from ibpc.bounds.ascent import Ascent, Signs, Start, ascend, estimated
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -55,12 +55,18 @@ class Roots:
     """What the searches over one property share: the network, and the tightened boxes of a few whole cases."""
 
     def __init__(
-        self, graph: Graph, prop: Property, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+        self,
+        graph: Graph,
+        prop: Property,
+        arithmetic: Arithmetic,
+        device: torch.device,
+        deadlines: tuple[float, float] = (inf, inf),
     ) -> None:
+        """Prepare; tightening boxes ends at the first deadline, sharpening them at the second."""
         self.walk = walk_of(graph, device)
         self.prop, self.arithmetic, self.device = prop, arithmetic, device
         self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
-        self._deadline = deadline
+        self._deadlines = deadlines
         self._values: dict[int, Values] = {}
         self._sharp: set[int] = set()
 
@@ -74,6 +80,11 @@ class Roots:
         ends = (self.prop.split(end, self._shapes) for end in (lower, upper))
         return tuple(Interval.bounds(low, high) for low, high in zip(*ends, strict=True))
 
+    def plain(self, case: int) -> Values:
+        """Return the boxes of all values over the box of a case by interval bounds."""
+        lower, upper = self.ends(case)
+        return interval_values(self.walk, self.boxes(lower[None], upper[None]), self.arithmetic)
+
     def values(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
         if case not in self._values:
@@ -83,7 +94,7 @@ class Roots:
                 self._sharp.discard(oldest)
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
-            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadline)
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadlines[0])
         return self._values[case]
 
     def is_sharp(self, case: int) -> bool:
@@ -97,7 +108,7 @@ class Roots:
             self._sharp.add(case)
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
-            deadline = self._deadline
+            deadline = self._deadlines[1]
             self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, sharp_pull, known)
         return self._values[case]
 
@@ -257,14 +268,13 @@ class _Signs(_Parts):
     def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
         walk = roots.walk
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
-        self._root = roots.values(case)
-        self._bounded, self._is_sharp = 0, roots.is_sharp(case)
+        self._root, self._place = roots.plain(case), place
+        self._bounded, self._is_tight, self._is_sharp = 0, False, False
         self._fronts = {
             step.operands[0]: name
             for name, step in walk.steps.items()
             if step.operator.name == "Relu" and step.operands[0] in walk.steps
         }
-        place.tighten(packed_lines(lines_of(walk, self._root), 0))
         self._stack = [_Part({}, place, -inf, Start())]
         self._at_once = max(1, _width(walk, _MOST_PARTS) // max(1, len(goal.forms)))
         self._most = max(self._at_once, int(_STORED // max(1, len(goal.forms) * self._neurons())))
@@ -275,8 +285,7 @@ class _Signs(_Parts):
 
     def advance(self, deadline: float) -> int:
         """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
-        if not self._is_sharp and self._bounded >= _PATIENCE:
-            self._sharpen()
+        self._prepare()
         parts = self._taken()
         self._bounded += len(parts)
         values, signs = self._values(parts)
@@ -289,17 +298,25 @@ class _Signs(_Parts):
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
             if refutation.refuted and not self._is_sharp:
                 part.place.close(self._evidence(number, part, refutation, found))
-        cuts = self._best_cuts(left, values, signs, found)
+        cuts = self._best_cuts(left, values, signs, found) if self._is_tight else [None] * len(left)
         for number, cut in zip(left, cuts, strict=True):
             self._divide(parts[number], cut, judged[number].margin, _start_of(found, number))
         self._stack.sort(key=lambda part: -part.margin)
         self.margin = min((part.margin for part in self._stack), default=inf)
         return len(parts)
 
-    def _sharpen(self) -> None:
-        """Go on with sharper boxes, which hold for all parts; a proof that needs them is not written down."""
-        self._is_sharp, self.is_stuck = True, False
-        self._root = self._roots.sharpened(self._case)
+    def _prepare(self) -> None:
+        """Take tighter boxes where those that there are have not been enough; they hold for all parts.
+
+        First those of interval bounds, for the whole box alone; then those of backward bounds; and after a while those
+        with slopes of their own. A proof that needs the last is not written down.
+        """
+        if not self._is_tight and self._bounded:
+            self._is_tight = True
+            self._root, self._is_sharp = self._roots.values(self._case), self._roots.is_sharp(self._case)
+            self._place.tighten(packed_lines(lines_of(self._walk, self._root), 0))
+        elif self._is_tight and not self._is_sharp and self._bounded >= _PATIENCE:
+            self._root, self._is_sharp = self._roots.sharpened(self._case), True
 
     def _taken(self) -> list[_Part]:
         """Take the next parts: those of the least margins from the end, or of the greatest from the front."""
@@ -311,8 +328,8 @@ class _Signs(_Parts):
     def _divide(self, part: _Part, cut: tuple[str, int] | None, margin: float, start: Start) -> None:
         if cut is None:
             self.is_stuck = self._is_sharp
-            self._bounded = max(self._bounded, _PATIENCE)
-            self._stack.append(part)
+            self._bounded = max(self._bounded, _PATIENCE) if self._is_tight else self._bounded
+            self._stack.append(replace(part, margin=margin, start=start))
             return
         places = part.place.cut_sign(self._fronts[cut[0]], cut[1])
         for sign, place in zip((-1, 1), places, strict=True):

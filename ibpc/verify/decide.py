@@ -63,8 +63,8 @@ class Decision:
 
 PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        AUTO: ("ibp", "crown", BRANCHING),
-        BRANCHING: ("ibp", "crown", BRANCHING),
+        AUTO: ("ibp", "crown-ibp", BRANCHING),
+        BRANCHING: ("ibp", "crown-ibp", BRANCHING),
         **{name: (name,) for name in METHODS},
     }
 )
@@ -146,7 +146,7 @@ class _Decider:
         """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
         options = self._options
         graph = self._network.snapshot()
-        roots = Roots(graph, self._property, options.arithmetic, self._device, 0.5 * time.monotonic() + 0.5 * deadline)
+        roots = Roots(graph, self._property, options.arithmetic, self._device, _shares(deadline))
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
@@ -211,6 +211,12 @@ def _wording(searches: Sequence[Branching]) -> str:
     """Return how far searches are: parts bounded, parts waiting, the least margin that is known."""
     bounded, waiting = (sum(counts) for counts in zip(*((s.bounded, s.waiting) for s in searches), strict=True))
     return f"{BRANCHING}: {bounded:,} parts bounded, {waiting:,} waiting, margin {min(s.margin for s in searches):.3g}"
+
+
+def _shares(deadline: float) -> tuple[float, float]:
+    """Return when boxes in between have to be tight, and when sharp: after a quarter and a half of the time left."""
+    now = time.monotonic()
+    return 0.75 * now + 0.25 * deadline, 0.5 * now + 0.5 * deadline
 
 
 def _share_of(deadline: float) -> float:

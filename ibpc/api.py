@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+import onnx
 import torch
 from torch import nn
 
@@ -220,9 +221,12 @@ def write_certificate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Write what was decided of a property, and the property, as a certificate. Raises ArtifactError."""
+    """Write what was decided of a property, the property, and the proof, as a certificate. Raises ArtifactError."""
+    from ibpc.verify.proof import Names
+
     about = ModelFile.of(Path(model), mean, std)
-    write_json(Path(path), property_certificate(about, prop, decision, network.notes))
+    names = Names(_judged_model(about)) if any(map(any, decision.proofs)) else None
+    write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 
 def check(
@@ -239,16 +243,20 @@ def check(
     same = check_model(about)
     if not same.holds:
         return (same,)
-    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
-        model = runnable_model(Path(about.path))
-    else:
-        model = nominal_model(_as_certified(about).snapshot())
+    model = _judged_model(about)
     if data["kind"] == "property":
         return (same, *check_property(data, model, str(path)))
     network = _as_certified(about)
     dataset = load_dataset(data["data"], data_root)
     limits = network.input_range or PIXELS
     return (same, *check_data(data, model, dataset, network.input_shape, limits, progress))
+
+
+def _judged_model(about: ModelFile) -> onnx.ModelProto:
+    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
+    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
+        return runnable_model(Path(about.path))
+    return nominal_model(_as_certified(about).snapshot())
 
 
 def _as_certified(about: ModelFile) -> Network:

@@ -293,7 +293,7 @@ MUTATIONS = (
         "ibpc/verify/properties.py",
         "lower = np.array([high for _, high in self._lows], np.float32)",
         "lower = np.array([low for low, _ in self._lows], np.float32)",
-        "tests/test_vnnlib.py tests/test_decide.py",
+        "tests/test_specification.py",
     ),
     Mutation(
         "attacked points not clipped from above",

@@ -25,6 +25,7 @@ ORDER = (
     "network",
     "bounds",
     "data",
+    "workers",
     "training",
     "exports",
     "verify",

@@ -34,12 +34,14 @@ def train(
     """Train a network so that its boxes stay tight."""
     from ibpc import api
     from ibpc.report import progress, terminal
+    from ibpc.workers import joined, own_device
 
-    network = api.load(target).to(pick_device(device))
+    where = own_device(pick_device(device))
+    network = api.load(target).to(where)
     dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
     changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
-    with progress.training_progress() as reporter:
+    with joined(where) as workers, progress.training_progress(workers) as reporter:
         run = api.train(
             network,
             chosen.with_overrides(changes),
@@ -49,7 +51,8 @@ def train(
             resume=resume,
             reporter=reporter,
         )
-    terminal.show_run(run)
+    if workers.is_first:
+        terminal.show_run(run)
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:

@@ -94,24 +94,56 @@ def terms(call: Call) -> int:
     return 24
 
 
-@has_side_effect
-@wrap_torch_function(lambda *tensors_and_momentum: tensors_and_momentum[:-1])
 def update_running_statistics(
     running_mean: torch.Tensor,
     running_var: torch.Tensor,
     mean: torch.Tensor,
     variance: torch.Tensor,
-    x: torch.Tensor,
+    count: int,
     momentum: float,
 ) -> None:
     """Move the running statistics to (1 − momentum) · batch + momentum · running, the variance unbiased.
 
-    `momentum` is ONNX's: the share of the old value. `x` is the batch, (B, C, …); it gives the sample count.
+    `momentum` is ONNX's: the share of the old value. `count` is the number of values that each mean is of.
     """
-    count = x.numel() // x.shape[1]
     with torch.no_grad():
         running_mean.lerp_(mean.detach(), 1.0 - momentum)
         running_var.lerp_(variance.detach() * (count / max(count - 1, 1)), 1.0 - momentum)
+
+
+@has_side_effect
+@wrap_torch_function(lambda *tensors_and_momentum: tensors_and_momentum[:-1])
+def batch_statistics(
+    x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, momentum: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return mean and biased variance (C,) of the batch x (B, C, …), and move the running statistics towards them."""
+    axes = [0, *range(2, x.dim())]
+    mean, variance = x.mean(axes), x.var(axes, unbiased=False)
+    update_running_statistics(running_mean, running_var, mean, variance, x.numel() // x.shape[1], momentum)
+    return mean, variance
+
+
+@wrap_torch_function(lambda *tensors_and_numbers: tensors_and_numbers[:-2])
+def normalize_by_batch(
+    x: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    momentum: float,
+    epsilon: float,
+) -> torch.Tensor:
+    """Return x (B, C, …) normalized by its own statistics; move the running ones as `batch_statistics` does."""
+    return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - momentum, epsilon)
+
+
+def normalized(
+    mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, rank: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the a and b of y = a x + b that normalizes by these statistics, for x (B, C, …) of `rank` dimensions."""
+    scale = weight * torch.rsqrt(variance + epsilon)
+    shape = [-1, *[1] * (rank - 2)]
+    return scale.reshape(shape), (bias - mean * scale).reshape(shape)
 
 
 def training(
@@ -124,7 +156,7 @@ def training(
     running_var: torch.Tensor,
 ) -> torch.Tensor:
     """y with the statistics of the batch; updates the running ones."""
-    return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - call["momentum"], call["epsilon"])
+    return normalize_by_batch(x, running_mean, running_var, weight, bias, call["momentum"], call["epsilon"])
 
 
 def paired(
@@ -143,13 +175,8 @@ def paired(
     """
     assert isinstance(x, Paired)
     clean = x.nominal
-    axes = [0, *range(2, len(call.operands[0]))]
-    mean = clean.mean(axes)
-    variance = clean.var(axes, unbiased=False)
-    update_running_statistics(running_mean, running_var, mean, variance, clean, call["momentum"])
-    scale = weight * torch.rsqrt(variance + call["epsilon"])
-    shift = _broadcast(call, bias - mean * scale)
-    slope = _broadcast(call, scale)
+    found = batch_statistics(clean, running_mean, running_var, call["momentum"])
+    slope, shift = normalized(found[0], found[1], weight, bias, call["epsilon"], len(call.operands[0]))
     radius = x.radius * slope.abs()
     if x.is_stacked:
         return Paired.stacked(x.stack * slope + shift, radius)

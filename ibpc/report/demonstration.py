@@ -15,7 +15,8 @@ from ibpc.report.figures import draw_overview
 from ibpc.report.wording import format_eps
 from ibpc.training.recipe import Recipe, recipes_folder
 from ibpc.training.records import write_json
-from ibpc.training.runner import Reporter, TrainingRun, train
+from ibpc.training.reporting import Reporter
+from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.certificate import ModelFile, data_certificate
 from ibpc.verify.robustness import Certification, Robustness
 

@@ -17,7 +17,9 @@ from rich.progress import (
 )
 
 from ibpc.training.records import EpochRecord
+from ibpc.training.reporting import Reporter, Silent
 from ibpc.training.schedules import Moment, Timeline
+from ibpc.workers import ALONE, Workers
 
 _REFRESH_SECONDS = 0.2
 
@@ -64,8 +66,11 @@ class TrainingReporter:
 
 
 @contextmanager
-def training_progress() -> Iterator[TrainingReporter]:
-    """Yield a reporter that draws on standard error while the block runs."""
+def training_progress(workers: Workers = ALONE) -> Iterator[Reporter]:
+    """Yield a reporter that draws on standard error while the block runs; of several processes the first draws."""
+    if not workers.is_first:
+        yield Silent()
+        return
     console = Console(stderr=True, highlight=False)
     columns = (
         TextColumn("train"),

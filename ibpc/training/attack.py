@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ibpc.interval import Interval
+from ibpc.training.draws import Draws
 from ibpc.training.fields import value
 
 Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -76,7 +77,7 @@ class SmallBox:
 
 
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
-def ascend(score: Score, box: Interval, attack: Attack, generator: torch.Generator) -> torch.Tensor:
+def ascend(score: Score, box: Interval, attack: Attack, draws: Draws) -> torch.Tensor:
     """Return points (B, …) of the box with a great score, without gradients.
 
     `score` maps points (B, …) to (B,), each row apart from the others. Starts are uniform in the box. Of all points
@@ -87,7 +88,7 @@ def ascend(score: Score, box: Interval, attack: Attack, generator: torch.Generat
     best = _Best()
     with torch.enable_grad():
         for _ in range(attack.restarts):
-            noise = torch.rand(lower.shape, generator=generator, device=lower.device, dtype=lower.dtype)
+            noise = draws.uniform(lower)
             points = project(lower + noise * (upper - lower), lower, upper)
             for number in range(attack.steps):
                 leaf = points.requires_grad_(True)

@@ -21,6 +21,7 @@ from torch import nn
 from ibpc.artifact import write_atomically
 from ibpc.errors import Problem, TrainingError, raise_all
 from ibpc.training.averaging import WeightAverage
+from ibpc.training.recipe import Recipe
 
 FORMAT_VERSION: Final = 1
 
@@ -134,7 +135,8 @@ class Checkpoint:
             header = json.loads(notes[_HEADER])
             if header["format"] != FORMAT_VERSION:
                 raise TrainingError.at(path, f"format {header['format']!r}", f"format {FORMAT_VERSION}")
-            identity = Identity(header["recipe"], int(header["seed"]), str(header["data"]), str(header["graph"]))
+            recipe = Recipe.from_json(header["recipe"], f"{path}: recipe").to_json()
+            identity = Identity(recipe, int(header["seed"]), str(header["data"]), str(header["graph"]))
             return cls(identity, int(header["epoch"]), float(header["seconds"]), tensors)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise TrainingError.at(path, f"unreadable: {error}", "a checkpoint written by ibpc") from error

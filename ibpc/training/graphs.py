@@ -15,12 +15,15 @@ from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.lowering import lower_interval, lower_paired, parameter_tree
+from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.attack import Attack, ascend, evaluating
+from ibpc.training.draws import Draws
 from ibpc.training.objectives import certified, correct
+from ibpc.training.synchronization import synchronized
+from ibpc.workers import ALONE, Workers
 
 _RECTIFIERS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
@@ -44,31 +47,36 @@ class TrainingGraphs:
     Raises TrainingError unless the network has one input and one output, a row of logits.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, workers: Workers = ALONE) -> None:
         if len(network.graph.inputs) != 1 or len(network.graph.outputs) != 1:
             found = f"{len(network.graph.inputs)} inputs and {len(network.graph.outputs)} outputs"
             raise TrainingError.at(f"network {network.name}", found, "one input and one output")
-        self.network = network
+        self.network, self.workers = network, workers
         self.merged: Graph = merge_specification(
             network.graph, class_differences(network.classes), name=network.graph.fresh_name("margins")
         ).graph
         self.tree = parameter_tree(self.merged, network.parameters).to(network.device)
         self.index = margin_index(network.classes).to(network.device)
 
-    @property
+    def prepared(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Return a training graph as it is to be run: BatchNormalization sees the batch of all processes."""
+        return synchronized(module, self.workers)
+
+    @cached_property
     def nominal(self) -> fx.GraphModule:
         """The graph x → logits in training."""
-        return self.network.nominal_training
+        return self.prepared(lower_nominal(self.network.graph, self.network.parameters, Phase.TRAINING))
 
     @cached_property
     def _paired(self) -> fx.GraphModule:
         logits, margins = self.merged.outputs
-        return lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins])
+        return self.prepared(lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins]))
 
     @cached_property
     def _observed(self) -> fx.GraphModule:
         logits, margins = self.merged.outputs
-        return lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins, *self.rectified])
+        bounded = [margins, *self.rectified]
+        return self.prepared(lower_paired(self.merged, self.tree, nominal=[logits], bounded=bounded))
 
     @cached_property
     def rectified(self) -> tuple[str, ...]:
@@ -98,7 +106,7 @@ class TrainingGraphs:
         return logits, margins_of(boxes[0].lower, boxes[0].upper, labels, self.index), boxes[1:]
 
     def adversarial(
-        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: Attack, generator: torch.Generator
+        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: Attack, draws: Draws
     ) -> torch.Tensor:
         """Return points (B, …) of the balls of radius `eps` · attack.eps_factor with a great cross-entropy.
 
@@ -109,7 +117,7 @@ class TrainingGraphs:
             return F.cross_entropy(self.network.nominal(points), labels, reduction="none")
 
         with evaluating(self.network.parameters):
-            return ascend(score, self.ball(x, eps * attack.eps_factor), attack, generator)
+            return ascend(score, self.ball(x, eps * attack.eps_factor), attack, draws)
 
     def logits_of(self, points: torch.Tensor) -> torch.Tensor:
         """Return the logits (B, K) at `points` in training, normalized by their own batch; running statistics stay."""
@@ -118,17 +126,21 @@ class TrainingGraphs:
 
     @torch.no_grad()
     def accuracy(self, split: Split, eps: float, batch: int) -> Accuracy:
-        """Return the accuracies over a split (on the network's device) at radius `eps`, in evaluation."""
+        """Return the accuracies over a split (on the network's device) at radius `eps`, in evaluation.
+
+        Each process looks at its share of the images.
+        """
         self.network.parameters.eval()
         counts = torch.zeros(2, dtype=torch.int64, device=self.network.device)
-        for images, labels in zip(torch.split(split.images, batch), torch.split(split.labels, batch), strict=True):
+        shares = (torch.split(self.workers.share(rows), batch) for rows in (split.images, split.labels))
+        for images, labels in zip(*shares, strict=True):
             x = fit_images(to_unit(images), self.network.input_shape)
             box = self.ball(x, eps)
             right = correct(self.network.nominal(x), labels)
             lower, upper = self._bounds(box.lower, box.upper)
             proved = certified(margins_of(lower, upper, labels, self.index))
             counts += torch.stack([right.sum(), proved.sum()])
-        nominal, proven = (count / len(split) for count in counts.tolist())
+        nominal, proven = (count / len(split) for count in self.workers.total(counts).tolist())
         return Accuracy(len(split), eps, nominal, proven)
 
 

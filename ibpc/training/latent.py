@@ -14,6 +14,7 @@ from ibpc.lowering import lower_nominal, lower_paired
 from ibpc.margins import margins_of
 from ibpc.ops import operators
 from ibpc.training.attack import Attack, ascend, evaluating
+from ibpc.training.draws import Draws
 from ibpc.training.fields import value
 from ibpc.training.graphs import TrainingGraphs, untouched
 
@@ -97,8 +98,9 @@ class CutGraphs:
         self._graphs = graphs
         self._softness = cut.softness
         merged, tree, start = graphs.merged, graphs.tree, [self.name]
-        self._front = lower_paired(merged, tree, nominal=[logits, self.name], bounded=[self.name, margins])
-        self._behind = lower_paired(merged, tree, nominal=[], bounded=[margins], inputs=start)
+        front = lower_paired(merged, tree, nominal=[logits, self.name], bounded=[self.name, margins])
+        behind = lower_paired(merged, tree, nominal=[], bounded=[margins], inputs=start)
+        self._front, self._behind = graphs.prepared(front), graphs.prepared(behind)
         self._attacked = lower_nominal(merged, tree, inputs=start, outputs=[logits])
 
     def front(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> Front:
@@ -107,7 +109,7 @@ class CutGraphs:
         bounds = margins_of(margins[0], margins[1], labels, self._graphs.index)
         return Front(logits, latent, Interval.bounds(lower, upper), bounds)
 
-    def estimate(self, front: Front, labels: torch.Tensor, attack: Attack, generator: torch.Generator) -> torch.Tensor:
+    def estimate(self, front: Front, labels: torch.Tensor, attack: Attack, draws: Draws) -> torch.Tensor:
         """Return the least margins (B, K) found over the box at the cut, 0 at the label.
 
         For each other class its own point is sought. Gradients flow into the network behind the cut, which is
@@ -115,7 +117,7 @@ class CutGraphs:
         """
         classes = front.logits.shape[1]
         others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
-        points = connect(self._search(front.box, labels, others, attack, generator), front.box, self._softness)
+        points = connect(self._search(front.box, labels, others, attack, draws), front.box, self._softness)
         flat, own = points.flatten(0, 1), labels.repeat_interleave(classes - 1)
         latent = front.latent.repeat_interleave(classes - 1, dim=0)
         lower, upper = untouched(self._behind, latent, flat, flat)
@@ -123,7 +125,7 @@ class CutGraphs:
         return torch.zeros_like(front.logits).scatter(1, others, margins.reshape(others.shape))
 
     def _search(
-        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: Attack, generator: torch.Generator
+        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: Attack, draws: Draws
     ) -> torch.Tensor:
         """Return for each other class (B, K − 1) the point (B, K − 1, …) of the box that its logit gains most at."""
         count = others.shape[1]
@@ -135,7 +137,7 @@ class CutGraphs:
             return (logits.gather(1, others.reshape(-1, 1)) - logits.gather(1, own))[:, 0]
 
         with evaluating(self._graphs.network.parameters):
-            points = ascend(score, wide, attack, generator)
+            points = ascend(score, wide, attack, draws)
         return points.reshape(*others.shape, *points.shape[1:])
 
 

@@ -71,6 +71,12 @@ class Recipe:
     )
     epochs: int = value(30, "Passes over the training images", type="integer", minimum=1)
     batch_size: int = value(256, "Images a step", type="integer", minimum=1)
+    accumulate: int = value(
+        1,
+        "Micro-batches that a process splits its images of a step into, to need less memory",
+        type="integer",
+        minimum=1,
+    )
     clip_norm: float | None = value(
         8.0, "Largest norm of the gradient; null: no limit", **optional(type="number", exclusiveMinimum=0)
     )

@@ -66,21 +66,28 @@ def append_record(folder: Path, record: EpochRecord) -> None:
 
 
 def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
-    """Return the records of the first `epochs` epochs, and drop all that follows from the file.
+    """Return the records of the first `epochs` epochs. Raises TrainingError if one is missing or damaged.
 
-    What follows was written after the checkpoint that the run goes on from; its last line may be cut short. Raises
-    TrainingError if a record is missing or damaged.
+    What follows them was written after the checkpoint that the run goes on from; its last line may be cut short.
     """
     path = folder / METRICS
     try:
-        lines = path.read_text("utf-8").splitlines()[:epochs] if path.exists() else []
-        records = [EpochRecord.from_json(json.loads(line)) for line in lines]
+        records = [EpochRecord.from_json(json.loads(line)) for line in _lines(path, epochs)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError.at(path, f"damaged: {error}", "metrics as ibpc wrote them") from error
     if [record.epoch for record in records] != list(range(1, epochs + 1)):
         raise TrainingError.at(path, f"{len(records)} of the {epochs} epochs of the checkpoint", "one line for each")
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
     return records
+
+
+def keep_records(folder: Path, epochs: int) -> None:
+    """Drop from metrics.jsonl all that follows the first `epochs` epochs; write an empty one if there is none."""
+    path = folder / METRICS
+    write_atomically(path, "".join(f"{line}\n" for line in _lines(path, epochs)).encode())
+
+
+def _lines(path: Path, epochs: int) -> list[str]:
+    return path.read_text("utf-8").splitlines()[:epochs] if path.exists() else []
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ibpc.data import Split
 from ibpc.errors import TrainingError
 from ibpc.network import Network
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods import Terms, methods
 from ibpc.training.recipe import Recipe
@@ -32,7 +33,7 @@ def batch(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
 
 def terms_of(method: str, net: Network, x: torch.Tensor, y: torch.Tensor) -> Terms:
     objective = methods()[method].build(TrainingGraphs(net), Recipe.default(method, eps=EPS))
-    return objective(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0), torch.Generator())
+    return objective(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0), Draws(torch.Generator()))
 
 
 def leaves(net: Network) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from ibpc.frontends.spec import graph_from_spec
 from ibpc.frontends.strict_json import read_json
 from ibpc.network import Network
 from ibpc.training.attack import evaluating
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import Terms, methods
@@ -67,8 +68,8 @@ def recipe_of(method: str, **changes: Any) -> Recipe:
 
 def terms_of(net: Network, recipe: Recipe, eps: float = EPS, kappa: float = 0.0, seed: int = 0) -> Terms:
     x, y = batch()
-    generator = torch.Generator().manual_seed(seed)
-    return methods()[recipe.method].build(TrainingGraphs(net), recipe)(x, y, Moment(0, eps, kappa, 0.0), generator)
+    draws = Draws(torch.Generator().manual_seed(seed))
+    return methods()[recipe.method].build(TrainingGraphs(net), recipe)(x, y, Moment(0, eps, kappa, 0.0), draws)
 
 
 # ── a network worked by hand ────────────────────────────────────────────────────────────────────────────────────
@@ -95,7 +96,7 @@ def loss_of(method: str, **changes: Any) -> float:
     objective = methods()[method].build(TrainingGraphs(two_pixels()), recipe)
     x, y = torch.tensor([[0.6, 0.4]]), torch.tensor([0])
     moment = Moment(0, eps=0.1, kappa=recipe.schedule.kappa_end, learning_rate=0.0)
-    return objective(x, y, moment, torch.Generator().manual_seed(0)).loss.item()
+    return objective(x, y, moment, Draws(torch.Generator().manual_seed(0))).loss.item()
 
 
 def cross_entropy(margin: float) -> float:
@@ -207,7 +208,7 @@ def test_an_attack_beats_the_clean_point_and_stays_in_the_ball():
     graphs = TrainingGraphs(net)
     before = net.snapshot().state
     recipe = recipe_of("pgd", attack__restarts=2)
-    points = graphs.adversarial(x, y, EPS, recipe.attack, torch.Generator())
+    points = graphs.adversarial(x, y, EPS, recipe.attack, Draws(torch.Generator()))
     ball = graphs.ball(x, EPS)
     assert ball.contains(points).all()
     with evaluating(net.parameters):
@@ -262,7 +263,7 @@ def test_estimated_margins_lie_between_the_certain_and_the_clean_ones(name, laye
     before = net.snapshot().state
     front = halves.front(x, graphs.ball(x, EPS), y)
     after = net.snapshot().state
-    margins = halves.estimate(front, y, recipe.attack, torch.Generator())
+    margins = halves.estimate(front, y, recipe.attack, Draws(torch.Generator()))
     clean = front.logits.gather(1, y[:, None]) - front.logits
     assert (margins >= front.margins - 1e-5).all()
     assert (margins <= clean + 1e-5).all()
@@ -328,7 +329,7 @@ def test_a_short_training_makes_digits_robust(tmp_path, digits, method):
 def attacked(graphs: TrainingGraphs, data: Dataset, recipe: Recipe) -> float:
     x, y = data.test.images[:200].float(), data.test.labels[:200]
     x = x / 255 if x.max() > 1 else x
-    points = graphs.adversarial(x, y, recipe.eps, recipe.attack, torch.Generator())
+    points = graphs.adversarial(x, y, recipe.eps, recipe.attack, Draws(torch.Generator()))
     with evaluating(graphs.network.parameters):
         return (graphs.network.nominal(points).argmax(1) == y).double().mean().item()
 

@@ -21,7 +21,8 @@ from ibpc.frontends.initialization import initialize
 from ibpc.network import Network
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.records import EpochRecord
-from ibpc.training.runner import Silent, train
+from ibpc.training.reporting import Silent
+from ibpc.training.runner import train
 from ibpc.training.schedules import Moment, Timeline
 from tests.training import tiny
 
@@ -220,7 +221,8 @@ def test_fresh_weights_where_the_recipe_says_so(tmp_path, hint, initialization, 
 KILLED = """
 import os, signal, sys
 import torch
-from ibpc.training.runner import Silent, train
+from ibpc.training.reporting import Silent
+from ibpc.training.runner import train
 from tests.training import test_runner, tiny
 
 class Kills(Silent):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 
 from ibpc.errors import OperatorError, UsageError, nearest
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.schedules import Moment
 
@@ -34,11 +35,11 @@ class Terms:
 class Objective(Protocol):
     """The loss of one batch. No host synchronisation in it: it runs on the device without waiting."""
 
-    def __call__(self, x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+    def __call__(self, x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         """Return the terms of images x (B, …) in [0, 1] with labels (B,) int64 at a moment of the schedules.
 
-        All that is random comes from `generator`, of the device of x: a checkpoint stores it, so a resumed run goes
-        on with the same numbers.
+        All that is random comes from `draws`, on the device of x: a checkpoint stores its generator, so a resumed run
+        goes on with the same numbers.
         """
         ...
 

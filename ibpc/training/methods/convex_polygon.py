@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ibpc.training.bounding import Bounding
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import Method, Objective, Terms, register
 from ibpc.training.objectives import convex_polygon_loss, nominal_loss
@@ -20,7 +21,7 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
     bounding = Bounding(graphs, recipe)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
         polygon = convex_polygon_loss(found.margins, labels)
         parts = found.parts(nominal_loss=nominal_loss(found.logits, labels).detach(), robust_loss=polygon)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ibpc.training.bounding import Bounding
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
 from ibpc.training.objectives import blend, exponential_loss, nominal_loss, robust_loss
@@ -20,8 +21,8 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
     bounding = Bounding(graphs, recipe)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
-        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, generator)
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, draws)
         found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
         nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
         adversarial = nominal_loss(graphs.logits_of(points), labels)

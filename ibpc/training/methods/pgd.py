@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import ROBUST_ALONE, Method, Objective, Terms, register
 from ibpc.training.objectives import blend, nominal_loss
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
-        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, generator)
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, draws)
         logits = graphs.nominal(x)
         nominal, adversarial = nominal_loss(logits, labels), nominal_loss(graphs.logits_of(points), labels)
         parts = {"nominal_loss": nominal, "adversarial_loss": adversarial}

@@ -9,6 +9,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.training.attack import small_box
 from ibpc.training.bounding import Bounding
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
@@ -24,10 +25,10 @@ def region(
     x: torch.Tensor,
     labels: torch.Tensor,
     eps: float,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Interval:
     """Return the box of radius λ ε inside the ball of radius ε, around an adversarial point of that ball."""
-    points = graphs.adversarial(x, labels, eps, recipe.attack, generator)
+    points = graphs.adversarial(x, labels, eps, recipe.attack, draws)
     return small_box(points, graphs.ball(x, eps), recipe.box.share * eps)
 
 
@@ -35,8 +36,8 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
     bounding = Bounding(graphs, recipe)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
-        box = region(graphs, recipe, x, labels, bounding.eps(moment), generator)
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        box = region(graphs, recipe, x, labels, bounding.eps(moment), draws)
         found = bounding(x, box, labels, moment)
         nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
         loss = found.regularized(blend(nominal, robust, moment.kappa))

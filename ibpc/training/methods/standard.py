@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import Method, Objective, Terms, register
 from ibpc.training.objectives import nominal_loss
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         logits = graphs.nominal(x)
         return Terms(nominal_loss(logits, labels), logits)
 

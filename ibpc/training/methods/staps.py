@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ibpc.training.bounding import final_eps
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import sabr, taps
@@ -26,11 +27,11 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     climbing = sabr.build(graphs, recipe)
     halves = CutGraphs(graphs, recipe.cut)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         if moment.eps < final_eps(recipe):
-            return climbing(x, labels, moment, generator)
-        box = sabr.region(graphs, recipe, x, labels, moment.eps, generator)
-        found = taps.terms(halves, recipe, x, box, labels, moment, generator)
+            return climbing(x, labels, moment, draws)
+        box = sabr.region(graphs, recipe, x, labels, moment.eps, draws)
+        found = taps.terms(halves, recipe, x, box, labels, moment, draws)
         return replace(found, margins=None)
 
     return objective

@@ -11,6 +11,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.training.bounding import final_eps
+from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import ibp
@@ -27,10 +28,10 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     climbing = ibp.build(graphs, recipe)
     halves = CutGraphs(graphs, recipe.cut)
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, generator: torch.Generator) -> Terms:
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         if moment.eps < final_eps(recipe):
-            return climbing(x, labels, moment, generator)
-        return terms(halves, recipe, x, graphs.ball(x, moment.eps), labels, moment, generator)
+            return climbing(x, labels, moment, draws)
+        return terms(halves, recipe, x, graphs.ball(x, moment.eps), labels, moment, draws)
 
     return objective
 
@@ -42,11 +43,11 @@ def terms(
     box: Interval,
     labels: torch.Tensor,
     moment: Moment,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> Terms:
     """Return the product of the loss at the margins that were found and the loss at those that are certain."""
     front = halves.front(x, box, labels)
-    margins = halves.estimate(front, labels, recipe.attack, generator)
+    margins = halves.estimate(front, labels, recipe.attack, draws)
     nominal = nominal_loss(front.logits, labels)
     found, certain = robust_loss(margins, labels), robust_loss(front.margins, labels)
     loss = blend(nominal, product_loss(found, certain, recipe.cut.gradient_scale), moment.kappa)

@@ -1,0 +1,255 @@
+"""A run in progress: its state between two epochs, and the steps from one to the next.
+
+Several processes (`ibpc.workers`) hold the same state. In each step every one computes the gradient of its own rows of
+the batch; the gradients are averaged, so all take the same step. They are averaged in one exchange after the backward
+passes, not by DistributedDataParallel: a step runs several graphs over one tree of parameters, that wrapper hooks into
+the backward pass of a single module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from ibpc.data import Augmentation, Dataset, augment, fit_images, to_unit
+from ibpc.errors import TrainingError
+from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
+from ibpc.network import Network
+from ibpc.training.averaging import POPULATION, WeightAverage, population_statistics
+from ibpc.training.checkpoint import Checkpoint, Identity
+from ibpc.training.constraints import bake, constrain
+from ibpc.training.draws import Draws
+from ibpc.training.figures import Figures, Totals
+from ibpc.training.graphs import Accuracy, TrainingGraphs
+from ibpc.training.methods import Terms, method_named
+from ibpc.training.recipe import AUTO, KEEP, Recipe
+from ibpc.training.records import CHECKPOINT, RECIPE, EpochRecord, append_record, keep_records, read_records, write_json
+from ibpc.training.regularizers import l1_norm
+from ibpc.training.reporting import Reporter
+from ibpc.training.schedules import Moment, Timeline
+from ibpc.workers import Workers
+
+_FRESH_SCHEME: Final = "ibp"
+_EVALUATION_BATCH: Final = 500
+
+
+class Trainer:
+    """All that changes from step to step, and the parts that change it."""
+
+    def __init__(
+        self, network: Network, recipe: Recipe, dataset: Dataset, seed: int, workers: Workers, reporter: Reporter
+    ) -> None:
+        torch.manual_seed(seed)
+        bake(network)
+        _initialize(network, recipe, seed)
+        constrain(network)
+        training, validation = dataset.hold_out(recipe.validation.images, recipe.validation.seed)
+        self.network, self.recipe, self.dataset, self.seed = network, recipe, dataset, seed
+        self.workers, self.reporter = workers, reporter
+        self.training, self.validation = training.to(network.device), validation.to(network.device)
+        self.augmentation = _augmentation(recipe, dataset)
+        self.batch_size = _batch_size(recipe, len(training), workers)
+        per_epoch = len(training) // self.batch_size
+        self.timeline = Timeline(
+            recipe.schedule,
+            recipe.learning_rate,
+            recipe.eps,
+            recipe.optimizer.learning_rate,
+            recipe.epochs,
+            per_epoch,
+        )
+        self.graphs = TrainingGraphs(network, workers)
+        self.objective = method_named(recipe.method).build(self.graphs, recipe)
+        self.optimizer = recipe.optimizer.build(network.parameters.parameters())
+        self.average = WeightAverage(recipe.averaging, network.parameters, self.timeline.total)
+        self.generator = torch.Generator(network.device).manual_seed(seed)
+        self.epoch = self.kept = 0
+        self.seconds = 0.0
+
+    # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────
+    def begin(self, folder: Path) -> list[EpochRecord]:
+        """Go back to the checkpoint in the folder, or write the first one. Return the records up to there.
+
+        The first process goes first: the others find what it wrote.
+        """
+        if not self.workers.is_first:
+            self.workers.wait()
+        path = folder / CHECKPOINT
+        if path.exists():
+            self._restore(Checkpoint.read(path), folder)
+        records = read_records(folder, self.epoch)
+        if self.workers.is_first:
+            self._prepare(folder)
+            self.workers.wait()
+        self.workers.agree(chain(self.network.parameters.parameters(), self.network.parameters.buffers()))
+        self.reporter.started(self.timeline, self.epoch)
+        return records
+
+    def _restore(self, stored: Checkpoint, folder: Path) -> None:
+        stored.expect(self.identity(), folder)
+        stored.restore(self.network.parameters, self.optimizer, self.generator, self.average)
+        self.epoch = self.kept = stored.epoch
+        self.seconds = stored.seconds
+
+    def _prepare(self, folder: Path) -> None:
+        """Sweep away what a killed run left half written; write what a new one begins with."""
+        for leftover in folder.glob(".*.partial"):
+            with suppress(OSError):
+                leftover.unlink()
+        if not (folder / CHECKPOINT).exists():
+            write_json(folder / RECIPE, self.recipe.to_json())
+            self.checkpoint().write(folder / CHECKPOINT)
+        keep_records(folder, self.epoch)
+
+    def keep(self, folder: Path, record: EpochRecord) -> None:
+        """Write what an epoch brought: first its line of metrics, which a resumed run drops if nothing follows."""
+        if self.workers.is_first:
+            append_record(folder, record)
+            self.checkpoint().write(folder / CHECKPOINT)
+        self.kept = self.epoch
+
+    def identity(self) -> Identity:
+        """Return what must not change when the run is resumed."""
+        graph = hashlib.sha256(self.network.graph.to_text().encode()).hexdigest()
+        return Identity(self.recipe.to_json(), self.seed, self.dataset.sha256, graph)
+
+    def checkpoint(self) -> Checkpoint:
+        """Return the state between two epochs."""
+        model = self.network.parameters
+        return Checkpoint.take(
+            self.identity(), self.epoch, self.seconds, model, self.optimizer, self.generator, self.average
+        )
+
+    # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────────
+    def run_epoch(self) -> EpochRecord:
+        """Pass over the training images once, in a new order. What does not fill a batch is left out this time.
+
+        The host never waits for the device here: figures add up on the device and are read once at the end.
+        """
+        started = time.monotonic()
+        self.network.parameters.train()
+        order = torch.randperm(len(self.training), generator=self.generator, device=self.network.device)
+        totals = Totals()
+        first = self.epoch * self.timeline.per_epoch
+        for number in range(self.timeline.per_epoch):
+            moment = self.timeline.at(first + number)
+            self.step(order[number * self.batch_size : (number + 1) * self.batch_size], moment, totals)
+            self.average.update(moment.step)
+            self.reporter.stepped(moment)
+        figures = totals.read(self.network.parameters, self.workers)
+        self._expect_finite(figures)
+        seconds = time.monotonic() - started
+        self.epoch += 1
+        if self.epoch == self.recipe.epochs:
+            self.settle()
+        record = self._record(moment, figures, seconds)
+        self.seconds += time.monotonic() - started
+        return record
+
+    def step(self, index: torch.Tensor, moment: Moment, totals: Totals) -> None:
+        """Take one step down the gradient of the batch of an index (B,), in micro-batches.
+
+        Each draws its random numbers from where the generator stood before the first.
+        """
+        x, labels = self.batch(index)
+        count, parts = self.recipe.accumulate, self.recipe.accumulate * self.workers.count
+        self.optimizer.zero_grad(set_to_none=True)
+        state = self.generator.get_state()
+        for part in range(count * self.workers.rank, count * (self.workers.rank + 1)):
+            self.generator.set_state(state)
+            own_x, own_labels = (rows.tensor_split(parts)[part] for rows in (x, labels))
+            terms = self.objective(own_x, own_labels, moment, Draws(self.generator, part, parts))
+            torch.autograd.backward(self.regularized(terms) / count)
+            totals.add(terms, own_labels)
+        self.descend(moment)
+
+    def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images (B, …) as the network takes them, float32 in [0, 1], augmented, and labels (B,)."""
+        images = augment(self.training.images[index], self.augmentation, self.generator)
+        return fit_images(to_unit(images), self.network.input_shape), self.training.labels[index]
+
+    def regularized(self, terms: Terms) -> torch.Tensor:
+        """Return the loss with the regularizers that the recipe turns on."""
+        strength = self.recipe.regularization.l1
+        if strength == 0:
+            return terms.loss
+        return terms.loss + strength * l1_norm(p for p in self.network.parameters.parameters() if p.dim() > 1)
+
+    def descend(self, moment: Moment) -> None:
+        """Move the parameters by their gradients, averaged over the processes."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = moment.learning_rate
+        self.workers.average_gradients(self.network.parameters.parameters())
+        if self.recipe.clip_norm is not None:
+            clip_grad_norm_(self.network.parameters.parameters(), self.recipe.clip_norm)
+        self.optimizer.step()
+
+    def settle(self) -> None:
+        """Put the mean of the weights in place, and the statistics that go with it, at the end of the run."""
+        is_mean = self.average.apply()
+        if is_mean or self.recipe.averaging.statistics == POPULATION:
+            whole = self.timeline.per_epoch * self.batch_size
+            parts = torch.split(self.training.images[:whole], self.batch_size)
+            batches = (fit_images(to_unit(images), self.network.input_shape) for images in parts)
+            population_statistics(self.network, batches)
+
+    # ── after an epoch ──────────────────────────────────────────────────────────────────────────────────────────
+    def _record(self, moment: Moment, figures: Figures, seconds: float) -> EpochRecord:
+        return EpochRecord(
+            epoch=self.epoch,
+            step=self.epoch * self.timeline.per_epoch,
+            eps=moment.eps,
+            kappa=moment.kappa,
+            learning_rate=moment.learning_rate,
+            losses=figures.losses,
+            nominal_accuracy=figures.nominal_accuracy,
+            certified_accuracy=figures.certified_accuracy,
+            validation=self._validate(),
+            seconds=round(seconds, 3),
+            images_per_second=round(figures.images / seconds, 1),
+        )
+
+    def _validate(self) -> Accuracy | None:
+        due = self.epoch % self.recipe.validation.every == 0 or self.epoch == self.recipe.epochs
+        if not due or not len(self.validation):
+            return None
+        return self.graphs.accuracy(self.validation, self.recipe.eps, _EVALUATION_BATCH)
+
+    def _expect_finite(self, figures: Figures) -> None:
+        if figures.is_finite:
+            return
+        found = "the loss or a weight is no longer finite"
+        remedy = (
+            "lower optimizer.learning_rate or clip_norm, or lengthen schedule.ramp; "
+            f"the weights after epoch {self.epoch} are in {CHECKPOINT}"
+        )
+        raise TrainingError.at(f"epoch {self.epoch + 1} of {self.recipe.epochs}", found, "finite numbers", remedy)
+
+
+def _initialize(network: Network, recipe: Recipe, seed: int) -> None:
+    """Draw fresh weights where the recipe says so."""
+    scheme = recipe.initialization
+    if scheme == AUTO:
+        scheme = _FRESH_SCHEME if network.graph.hints.get(WEIGHTS_HINT) == FRESH else KEEP
+    if scheme != KEEP:
+        network.assign(initialize(network.graph, scheme, seed).state)
+
+
+def _augmentation(recipe: Recipe, dataset: Dataset) -> Augmentation:
+    return dataset.augmentation if recipe.augmentation == AUTO else Augmentation(recipe.augmentation)
+
+
+def _batch_size(recipe: Recipe, images: int, workers: Workers) -> int:
+    """Return the images of a step. Raises TrainingError unless every micro-batch of every process gets as many."""
+    size, parts = min(recipe.batch_size, images), recipe.accumulate * workers.count
+    if size % parts:
+        expected = f"a multiple of {parts}: {workers.count} processes with {recipe.accumulate} micro-batches each"
+        raise TrainingError.at("batch_size", f"{size} images a step", expected, "set batch_size or accumulate")
+    return size

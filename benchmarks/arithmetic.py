@@ -26,7 +26,8 @@ def main() -> None:
     options = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {options.rounds} rounds,")
     print(
-        f"ms of processor time a batch of {options.batch} boxes\n\n| spec | real | float32 | ratio |\n|---|---:|---:|---:|"
+        f"ms of processor time a batch of {options.batch} boxes\n\n"
+        "| spec | real | float32 | ratio |\n|---|---:|---:|---:|"
     )
     for path in options.specs:
         real, float32 = milliseconds(ibpc.compile(path), options.batch, options.rounds)

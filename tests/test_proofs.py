@@ -73,7 +73,7 @@ def gap_of(net: ibpc.Network, size: int, method: str, arithmetic: Arithmetic) ->
 
 def proved(net: ibpc.Network, prop: Property, folder: Path, **options: Any) -> Path:
     net.save(folder / "model")
-    decision = ibpc.decide(net, prop, timeout=60, **options)
+    decision = ibpc.decide(net, prop, timeout=600, **options)
     assert decision.verdict is ibpc.Verdict.VERIFIED
     ibpc.write_certificate(folder / "c.json", folder / "model", net, prop, decision)
     return folder / "c.json"
@@ -94,14 +94,14 @@ def test_what_bounds_just_prove_is_confirmed(method, family, seed, tmp_path):
     assert failing(proved(net, prop, tmp_path, method=method, arithmetic=arithmetic)) == []
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
 def test_what_a_search_proved_is_confirmed(cut, seed, tmp_path, monkeypatch):
     if cut == "signs":
         monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
     net = network(seed, dense, (4,))
     crown = gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
-    path = proved(net, below(net, 4, 0.3 * crown), tmp_path, method="bab")
+    path = proved(net, below(net, 4, 0.6 * crown), tmp_path, method="bab")
     kinds = {step[0] for step in json.loads(path.read_text())["proofs"][0][0]}
     assert kinds == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
     assert failing(path) == []
@@ -127,7 +127,7 @@ def searched(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branch_and_bound, "MOST_INPUTS", 0)
         net = network(0, dense, (4,))
-        gap = 0.3 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+        gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
         return proved(net, below(net, 4, gap), folder, method="bab")
 
 
@@ -194,7 +194,7 @@ def test_what_was_tampered_with_is_refused(searched, change, tmp_path):
 
 def test_input_cuts_lie_in_the_box(tmp_path):
     net = network(1, dense, (4,))
-    gap = 0.3 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+    gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
     path = proved(net, below(net, 4, gap), tmp_path, method="bab")
     for change in ([0, 1.5], [0, -0.5], [7, 0.5], [0, "0.5"]):
         data = json.loads(path.read_text())

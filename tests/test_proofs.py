@@ -149,7 +149,7 @@ def flipped(data: dict[str, Any]) -> None:
 
 TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a leaf is dropped": (lambda data: without(data, "leaf"), "without a leaf"),
-    "a cut is dropped": (lambda data: without(data, "sign"), "after the last leaf"),
+    "a cut is dropped": (lambda data: without(data, "sign"), "proof, step"),
     "a leaf too many": (lambda data: data["proofs"][0][0].append(["leaf", [1, 0], {}, []]), "after the last leaf"),
     "all is claimed by one leaf": (
         lambda data: data["proofs"][0].__setitem__(0, [["leaf", [1, 0], {}, []]]),
@@ -171,7 +171,7 @@ TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a value that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(1, "nothing"), "it is none"),
     "an element that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 10**6), "element"),
     "another element": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 9), "are open"),
-    "sides that changed": (flipped, "are open"),
+    "sides that changed": (flipped, "proof, step"),
     "a wider box": (lambda data: data["region"]["cases"][0].update(upper=["3"] * 4), "are open"),
     "a lower threshold": (
         lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(bound="100"),

@@ -3,7 +3,7 @@
     python benchmarks/record.py RUN VERDICTS.json benchmarks/results/NAME.json
 
 RUN is a trained artifact; VERDICTS.json what `ibpc certify RUN --json` wrote. The verdicts of single examples are left
-out: certifying the run again gives them.
+out: certifying the run again gives them. `tables.py` then brings the tables in the documents up to date.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("verdicts", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--cpu-seconds", type=float, help="CPU seconds of the training, where they were measured")
     options = parser.parse_args()
     receipt = json.loads((options.run / "training" / "receipt.json").read_text())
     verdicts = json.loads(options.verdicts.read_text())
@@ -25,6 +26,8 @@ def main() -> None:
     manifest = json.loads((options.run / "manifest.json").read_text())
     weights = manifest["files"]["weights.safetensors"]
     result = {"weights_sha256": weights, "certification": verdicts, "training": receipt}
+    if options.cpu_seconds is not None:
+        result["cpu_seconds"] = options.cpu_seconds
     options.output.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     print(f"wrote {options.output}")
 

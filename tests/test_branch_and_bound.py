@@ -106,6 +106,30 @@ def test_multipliers_count_where_a_sign_is_known():
     assert searched(network, prop, 10).is_refuted
 
 
+def tent(top: list[float], width: float) -> ibpc.Network:
+    """y = 1 at `top` and falls to 0 at a distance (L1) of `width`."""
+    count = len(top)
+    first, second = torch.nn.Linear(count, 2 * count), torch.nn.Linear(2 * count, 1)
+    first.weight.data = torch.cat([torch.eye(count), -torch.eye(count)])
+    first.bias.data = torch.tensor([-x for x in top] + top)
+    second.weight.data, second.bias.data = torch.full((1, 2 * count), -1.0 / width), torch.ones(1)
+    module = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU())
+    return ibpc.compile(module.eval(), torch.zeros(1, count))
+
+
+@pytest.mark.parametrize("cut", ["inputs", "signs"])
+def test_no_part_of_a_box_is_left_out(cut, monkeypatch):
+    """A counterexample may hide anywhere: tops of narrow tents all over the box are never refuted."""
+    if cut == "signs":
+        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+    for top in ((0.03, 0.56), (0.29, 0.97), (0.56, 0.8), (0.8, 0.03), (0.97, 0.29)):
+        prop = at_least(0.9, inputs=2)
+        found = Branching(tent(list(top), 0.02).snapshot(), prop, 0, 0, Arithmetic.FLOAT32, torch.device("cpu"))
+        while found.bounded < 60 and not found.is_over:
+            found.run(time.monotonic() + 0.02)
+        assert not found.is_refuted
+
+
 def test_plans_name_known_methods():
     for plan in PLANS.values():
         assert all(name in METHODS or name == "bab" for name in plan)

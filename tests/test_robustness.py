@@ -12,7 +12,7 @@ from ibpc.bounds import METHODS
 from ibpc.data import fit_images
 from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
-from ibpc.rounding import outer_ball
+from ibpc.rounding import Arithmetic, outer_ball
 from ibpc.verify import robustness
 from ibpc.verify.attack import Attack
 from ibpc.verify.robustness import Certification, Verdict, margin
@@ -55,6 +55,13 @@ def test_verdicts_of_a_linear_network_are_exact(linear):
 
 def test_a_margin_of_zero_is_no_proof(linear):
     assert judged(linear, [[0.5, 0.5]], [0], 0.0).examples[0].verdict is Verdict.FALSIFIED
+
+
+def test_a_bound_of_zero_is_no_proof_where_no_attack_finds_its_point(linear):
+    """z₀ − z₁ at (0.75, 0.5) is at least 0 over the ball of radius 1/8, and 0 at a corner of it."""
+    nothing = Attack(steps=0, restarts=0)
+    (example,) = judged(linear, [[0.75, 0.5]], [0], 0.125, arithmetic=Arithmetic.REAL, attack=nothing).examples
+    assert (example.margin_lower[1], example.verdict) == (0.0, Verdict.UNKNOWN)
 
 
 def test_the_box_is_clipped_to_pixels(linear):

@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ibpc.api import compile
-from ibpc.bounds.ibp import ibp
+from ibpc.bounds import METHODS
 from ibpc.bounds.values import Step, Values, advance
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Node
+from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.base import Call
 from ibpc.rounding import (
@@ -313,6 +314,24 @@ class TestCancellation:
 
     @pytest.mark.parametrize("seed", range(8))
     def test_plain_bounds_exclude_what_onnx_runtime_computes_and_float32_bounds_do_not(self, seed: int) -> None:
+        network, points, margins = self._cancelling(seed)
+        plain = self._bounds(network, points, "ibp", Arithmetic.REAL)
+        assert not ((plain.lower <= margins) & (margins <= plain.upper)).all()
+        sound = self._bounds(network, points, "ibp", Arithmetic.FLOAT32)
+        assert ((sound.lower <= margins) & (margins <= sound.upper)).all()
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("name", ["crown-ibp", "crown", "alpha-crown"])
+    def test_linear_bounds_in_binary64_hold_what_onnx_runtime_computes(self, name: str, seed: int) -> None:
+        network, points, margins = self._cancelling(seed)
+        real = self._bounds(network, points, name, Arithmetic.REAL)
+        tighter = (real.lower <= margins) & (margins <= real.upper)
+        assert not tighter.all()
+        sound = self._bounds(network, points, name, Arithmetic.FLOAT32)
+        assert ((sound.lower <= margins) & (margins <= sound.upper)).all()
+
+    def _cancelling(self, seed: int) -> tuple[Network, torch.Tensor, torch.Tensor]:
+        """Return a network, points (20, 8), and the margins (20, 1) that ONNX Runtime computes there."""
         generator = torch.Generator().manual_seed(seed)
         width = int(torch.randint(64, 200, (), generator=generator))
         scale = 300 * torch.randn(width, generator=generator)
@@ -324,11 +343,12 @@ class TestCancellation:
         module[2].bias.data.fill_(1000.0)
         network = compile(module.eval(), torch.zeros(1, 8))
         points = torch.rand(20, 8, generator=generator)
-        box, matrix = Interval.bounds(points, points), torch.tensor([[1.0, -1.0]])
         replay = Replay.of(network)
         computed = torch.stack([replay([point]) for point in points])
-        margins = computed[:, :1] - computed[:, 1:]
-        plain = ibp(network.snapshot(), matrix, Arithmetic.REAL, torch.device("cpu"))(box)
-        sound = ibp(network.snapshot(), matrix, Arithmetic.FLOAT32, torch.device("cpu"))(box)
-        assert not ((plain.lower <= margins) & (margins <= plain.upper)).all()
-        assert ((sound.lower <= margins) & (margins <= sound.upper)).all()
+        return network, points, computed[:, :1] - computed[:, 1:]
+
+    def _bounds(self, network: Network, points: torch.Tensor, name: str, arithmetic: Arithmetic) -> Interval:
+        matrix = torch.tensor([[1.0, -1.0]])
+        return METHODS[name](network.snapshot(), matrix, arithmetic, torch.device("cpu"))(
+            Interval.bounds(points, points)
+        )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import onnx
@@ -11,13 +14,44 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, PropertyError
-from ibpc.verify.checking.values import MACHINES, OWN_UNIT, RULES, Array, Box, Constant, Machine, Step, Value
+from ibpc.errors import IbpcError, ModelError, PropertyError
+from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
+from ibpc.verify.checking.planes import PLANES, bent
+from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value
+
+Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
 
 _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+# Types that are affine where the sign of the operand is known.
+_KINKED: Final = ("Relu", "LeakyRelu", "PRelu", "Abs")
 _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+class EmptyError(IbpcError):
+    """Nothing lies in a region: a value would have to lie above its upper bound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A box of inputs, flat, and what else is known there of values: boxes, and signs of single elements.
+
+    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1.
+    """
+
+    lower: Array
+    upper: Array
+    known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    signs: tuple[tuple[str, int, int], ...] = ()
+
+    @property
+    def signs_by_value(self) -> dict[str, list[tuple[int, int]]]:
+        """The elements and sides of each value that has signs."""
+        result: dict[str, list[tuple[int, int]]] = {}
+        for name, element, side in self.signs:
+            result.setdefault(name, []).append((element, side))
+        return result
 
 
 class Checker:
@@ -35,6 +69,7 @@ class Checker:
             tensor.name: Constant(numpy_helper.to_array(tensor)) for tensor in model.graph.initializer
         }
         self._inputs = [value for value in model.graph.input if value.name not in self._constants]
+        self._input_names = frozenset(value.name for value in self._inputs)
         self._types = _element_types(model)
         _refuse_unknown(model)
         self._nodes = _ordered(model.graph.node, {*self._constants, *(value.name for value in self._inputs)})
@@ -50,10 +85,74 @@ class Checker:
         any summation order, and for real arithmetic. Bounds may be infinite. Raises ModelError for nodes that the
         checker does not know, PropertyError where box or rows do not fit.
         """
-        machine = MACHINES[arithmetic]
+        region = Region(np.concatenate(lowers), np.concatenate(uppers))
         with np.errstate(all="ignore"):
-            values = self._walk(self._input_boxes(np.concatenate(lowers), np.concatenate(uppers), machine), machine)
-            return _bound(values, self._by_output(values, np.asarray(rows, np.float64)))
+            values = self.values(region, arithmetic)
+            return affine_bounds(values, self._by_output(values, np.asarray(rows, np.float64)))
+
+    def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
+        """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
+        return self._walk(region, MACHINES[arithmetic], lambda values, node: ())
+
+    def tightened(self, region: Region, arithmetic: str) -> Region:
+        """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.
+
+        Raises EmptyError where a value can be nothing.
+        """
+        done: set[tuple[str, bool]] = set()
+
+        def tighten(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
+            """Tighten the operands of a node that is not affine; yield which were."""
+            kinked = node.op_type in _KINKED
+            for name in dict.fromkeys(node.input):
+                value = values.get(name)
+                if not isinstance(value, Box) or name in self._input_names or (name, kinked) in done:
+                    continue
+                done.add((name, kinked))
+                loose = (value.lower < 0) & (value.upper > 0) if kinked else value.lower < value.upper
+                if bool(loose.any()):
+                    values[name] = _held(name, tightened(values, name, np.flatnonzero(loose)))
+                    yield name
+
+        values = self._walk(region, MACHINES[arithmetic], tighten)
+        boxes = {name: values[name] for name, _ in done}
+        return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in boxes.items()}})
+
+    def lower_bound(
+        self,
+        region: Region,
+        row: Array,
+        arithmetic: str,
+        multipliers: Sequence[float] = (),
+        choices: Mapping[str, Array] = MappingProxyType({}),
+    ) -> float:
+        """Return a lower bound of row · outputs in a region, infinite where there is nothing in it.
+
+        `multipliers` β ≥ 0, one for each sign of the region: where s·v ≥ 0, a row is at least itself minus β s·v.
+        `choices` are those of `linear_bounds`. Raises ModelError where they do not fit.
+        """
+        with np.errstate(all="ignore"):
+            try:
+                values = self.values(region, arithmetic)
+            except EmptyError:
+                return np.inf
+            rows = self._by_output(values, np.asarray(row, np.float64)[None])
+            plain = affine_bounds(values, dict(rows))[0]
+            for (name, element, side), multiplier in zip(region.signs, multipliers, strict=False):
+                rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].lower.size))
+                rows[name][0, element] -= multiplier * side
+            return float(max(plain[0], linear_bounds(values, rows, self._shaped(values, choices))[0]))
+
+    def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
+        """Return choices of one row, for each value one number an element or two."""
+        shaped: dict[str, Array] = {}
+        for name, numbers in choices.items():
+            value = values.get(name)
+            size = value.lower.size if isinstance(value, Box) else 0
+            if numbers.size not in (size, 2 * size) or not bool(((numbers >= 0) & (numbers <= 1)).all()):
+                raise ModelError.at("proof", f"choices for {name} that do not fit", "numbers of [0, 1]")
+            shaped[name] = numbers.reshape((1, size) if numbers.size == size else (1, 2, size))
+        return shaped
 
     # ── forward ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _input_boxes(self, lower: Array, upper: Array, machine: Machine) -> dict[str, Value]:
@@ -71,20 +170,29 @@ class Checker:
             )
         }
 
-    def _walk(self, boxes: dict[str, Value], machine: Machine) -> dict[str, Value]:
-        """Return the values of all names, those of every node after those of its operands."""
-        values = {**self._constants, **boxes}
+    def _walk(self, region: Region, machine: Machine, prepare: Prepare) -> dict[str, Value]:
+        """Return the values of all names, those of every node after those of its operands.
+
+        `prepare` may change the operands of a node that is not affine; then the node is bounded again.
+        """
+        signs = region.signs_by_value
+        values: dict[str, Value] = dict(self._constants)
+        for name, box in self._input_boxes(region.lower, region.upper, machine).items():
+            values[name] = _within(name, box, region, signs, machine)
         for number, node in enumerate(self._nodes):
             if all(name in self._constants for name in node.output if name):
                 continue
-            operands = tuple(values[name] if name else None for name in node.input)
-            for name, value in zip(node.output, self._outputs(number, node, operands, machine), strict=False):
+            found = self._outputs(number, node, tuple(values[name] if name else None for name in node.input), machine)
+            if any(isinstance(value, Box) and value.affine is None for value in found) and any(prepare(values, node)):
+                operands = tuple(values[name] if name else None for name in node.input)
+                found = self._outputs(number, node, operands, machine)
+            for name, value in zip(node.output, found, strict=False):
                 if not name:
                     continue
                 if isinstance(value, Constant):
                     self._constants[name] = values[name] = value
                 else:
-                    values[name] = machine.settled(value)
+                    values[name] = _within(name, machine.settled(value), region, signs, machine)
         return values
 
     def _outputs(
@@ -102,6 +210,8 @@ class Checker:
         if node.op_type not in RULES:
             step.fail("it does not know the type")
         found = RULES[node.op_type](step)
+        if isinstance(found, Box) and found.affine is None and node.op_type in PLANES:
+            return [replace(found, bend=cache(partial(bent, step, found)))]
         return [found] if isinstance(found, Constant | Box) else found
 
     def _by_output(self, values: Mapping[str, Value], rows: Array) -> dict[str, Array]:
@@ -116,57 +226,30 @@ class Checker:
         return result
 
 
-# ── backward ────────────────────────────────────────────────────────────────────────────────────────────────────
-def _bound(values: Mapping[str, Value], rows: dict[str, Array]) -> tuple[Array, Array]:
-    """Return bounds of Σ rows · value, the rows pulled back through affine functions to the boxes before them."""
-    total = _Total(len(next(iter(rows.values()))))
-    for name in reversed(list(values)):
-        if name not in rows:
-            continue
-        here, value = rows.pop(name), values[name]
-        if isinstance(value, Constant) or value.affine is None:
-            total.add(here, value.lower.ravel(), value.upper.ravel())
-            continue
-        total.add(here, value.affine.offset, value.affine.offset)
-        total.widen(here, value.affine.error)
-        for source, pull in value.affine.pulls:
-            pulled = pull(here)
-            if source in rows:
-                pulled = pulled + rows[source]
-                total.widen(pulled, 2.0 * OWN_UNIT * values[source].magnitude.ravel())
-            rows[source] = pulled
-    return total.bounds()
+# ── regions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+def _within(
+    name: str, box: Box, region: Region, signs: Mapping[str, Sequence[tuple[int, int]]], machine: Machine
+) -> Box:
+    """Return the box of a value with what its region knows of it. Raises EmptyError."""
+    if name not in region.known and name not in signs:
+        return box
+    lower, upper = box.lower.copy(), box.upper.copy()
+    if name in region.known:
+        lower, upper = np.maximum(lower, region.known[name][0]), np.minimum(upper, region.known[name][1])
+    for element, side in signs.get(name, ()):
+        if element >= lower.size:
+            raise ModelError.at("proof", f"element {element} of {name}", f"less than {lower.size}")
+        end = lower if side > 0 else upper
+        end.flat[element] = max(end.flat[element], 0.0) if side > 0 else min(end.flat[element], 0.0)
+    held = _held(name, replace(box, lower=lower, upper=upper))
+    low, high = machine.flushed(held.lower, held.upper)
+    return replace(held, lower=low, upper=high)
 
 
-class _Total:
-    """A sum of rows over boxes with its ends, the sum of the moduli, the number of terms, and an error."""
-
-    def __init__(self, count: int) -> None:
-        self._lower, self._upper, self._moduli, self._error = np.zeros((4, count))
-        self._roundings = np.zeros(count)
-
-    def add(self, rows: Array, lower: Array, upper: Array) -> None:
-        """Add rows · [lower, upper]: each coefficient takes the end that its sign asks for."""
-        least = np.where(rows > 0, rows * lower, np.where(rows < 0, rows * upper, 0.0))
-        most = np.where(rows > 0, rows * upper, np.where(rows < 0, rows * lower, 0.0))
-        self._lower += least.sum(1)
-        self._upper += most.sum(1)
-        self._moduli += np.maximum(np.abs(least), np.abs(most)).sum(1)
-        counted = (least != 0) | (most != 0)
-        self._roundings += counted.sum(1) + (counted & (np.abs(rows) != 1)).sum(1)
-
-    def widen(self, rows: Array, error: Array) -> None:
-        """Allow each element of the value to be off by `error`."""
-        self._error += np.where(rows != 0, np.abs(rows) * error, 0.0).sum(1) * (1.0 + 2.0**-20)
-
-    def bounds(self) -> tuple[Array, Array]:
-        """Return the ends, moved apart by the error and by the roundings of the sum: one term has none."""
-        own = np.where(self._roundings > 1, (self._roundings + 2) * 2.0 * OWN_UNIT * self._moduli, 0.0)
-        error = np.where((self._roundings > 1) | (self._error > 0), (self._error + own) * (1.0 + 2.0**-50), 0.0)
-        lower = np.where(error > 0, np.nextafter(self._lower - error, -np.inf), self._lower)
-        upper = np.where(error > 0, np.nextafter(self._upper + error, np.inf), self._upper)
-        known = ~(np.isnan(lower) | np.isnan(upper))
-        return np.where(known, lower, -np.inf), np.where(known, upper, np.inf)
+def _held(name: str, box: Box) -> Box:
+    if bool((box.lower > box.upper).any()):
+        raise EmptyError.at(name, "no value is left")
+    return box
 
 
 # ── reading the file ────────────────────────────────────────────────────────────────────────────────────────────

@@ -87,8 +87,8 @@ def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Cons
     inner = weight.shape[-2] if slot == 0 else weight.shape[-1]
     multiply = np.matmul if slot == 0 else (lambda x, w: w @ x)
     lower, upper, moduli = split_product(multiply, ends, weight)
-    pulled = box is step.operands[slot] and len(weight.shape) == 2
-    pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot))] if pulled else []
+    turned = box is not step.operands[slot]
+    pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot, turned))]
     lower, upper, moduli = (np.squeeze(side, axis=missing) for side in (lower, upper, moduli))
     moduli = moduli + bias.magnitude
     # A product, n − 1 sums, alpha, beta and the bias.
@@ -105,13 +105,21 @@ def _as_matrix(shape: tuple[int, ...], slot: int) -> tuple[int, ...]:
     return (1, *shape) if slot == 0 else (*shape, 1)
 
 
-def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int) -> Pull:
-    """Return the pull of a product with a matrix: C W of rows C in the shape of the output."""
-    matrix, size = weight.wide.T, prod(shape)
+def _matrix_pull(
+    weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int, turned: bool
+) -> Pull:
+    """Return the pull of a product with a matrix: C W of rows C in the shape of the output.
+
+    A box that stands for several matrices of the weight gets the sum; one that was transposed is transposed back.
+    """
+    matrix, size = np.swapaxes(weight.wide, -1, -2), prod(shape)
 
     def pull(rows: Array) -> Array:
         shaped = rows.reshape(len(rows), *output)
-        return (shaped @ matrix if slot == 0 else matrix @ shaped).reshape(len(rows), size)
+        pulled = shaped @ matrix if slot == 0 else matrix @ shaped
+        along = tuple(axis + 1 for axis, length in enumerate(shape) if length == 1 != pulled.shape[axis + 1])
+        summed = pulled.sum(along, keepdims=True)
+        return (np.swapaxes(summed, -1, -2) if turned else summed).reshape(len(rows), size)
 
     return pull
 
@@ -236,4 +244,11 @@ def reduce_sum(step: Step) -> Box:
     divisor = float(count) if step.node.op_type == "ReduceMean" else 1.0
     lower, upper, magnitude = (side.sum(axes, keepdims=keep) / divisor for side in (x.lower, x.upper, x.magnitude))
     error = step.machine.sum_error(count + 2, np.asarray(magnitude))
-    return step.affine_box((np.asarray(lower), np.asarray(upper)), error, np.asarray(magnitude))
+    kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
+
+    def pull(rows: Array) -> Array:
+        share = rows.reshape(len(rows), *kept) / divisor
+        return np.broadcast_to(share, (len(rows), *x.shape)).reshape(len(rows), -1)
+
+    ends = np.asarray(lower), np.asarray(upper)
+    return step.affine_box(ends, error, np.asarray(magnitude), [(step.names[0], pull)])

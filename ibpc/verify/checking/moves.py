@@ -117,12 +117,27 @@ def pad(step: Step) -> Box:
     if mode == b"constant":
         number = float(step.constant(2).wide.ravel()[0]) if step.has(2) else float(step.attributes.get("value", 0.0))
         lower, upper = (np.pad(side, pairs, constant_values=number) for side in (x.lower, x.upper))
-        return Box(lower, upper)
+        return Box(lower, upper, _padded(step, np.pad(_counted(x), pairs, constant_values=-1), number))
     modes: dict[bytes, Literal["reflect", "edge", "wrap"]] = {b"reflect": "reflect", b"edge": "edge", b"wrap": "wrap"}
     if mode not in modes:
         step.fail(f"its mode {mode!r}")
     lower, upper = (np.pad(side, pairs, mode=modes[mode]) for side in (x.lower, x.upper))
-    return Box(lower, upper)
+    return Box(lower, upper, _padded(step, np.pad(_counted(x), pairs, mode=modes[mode]), 0.0))
+
+
+def _counted(x: Box) -> NDArray[np.int64]:
+    return np.arange(x.lower.size).reshape(x.shape)
+
+
+def _padded(step: Step, sources: NDArray[np.int64], number: float) -> Affine:
+    """Return padding as an affine function: each element is that of a source, or the number where that is −1."""
+    x, flat = step.box(0), sources.ravel()
+    positions = np.flatnonzero(flat >= 0)
+    pull = scatter(flat[positions], positions, x.lower.size)
+    repeated = len(positions) > x.lower.size
+    magnitude = np.where(flat >= 0, x.magnitude.ravel()[flat], 0.0)
+    error = magnitude * (2.0**-52 * len(flat) if repeated else 0.0)
+    return Affine(((step.names[0], pull),), np.where(flat >= 0, 0.0, number), error)
 
 
 @rule("Shape")

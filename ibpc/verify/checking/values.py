@@ -99,12 +99,45 @@ class Affine:
 
 
 @dataclass(frozen=True, eq=False)
+class Term:
+    """What one source adds to planes: slope · element, each element of the value having one element of the source.
+
+    `spread` takes rows over the value (R, K) to rows over the source (R, n), adding up. `below` and `above` are the
+    slopes of the lower and the upper plane, (K,).
+    """
+
+    source: str
+    spread: Pull
+    below: Array
+    above: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """Two affine functions of other values that hold a value between them, up to `error`; all flat, (K,).
+
+    `fan` are the least and the greatest slope of the lines through 0 below the value, NaN for elements where there is
+    but one: any slope between may stand for that of the lower plane, which has a single term there and offset 0.
+    """
+
+    terms: tuple[Term, ...]
+    lower: Array
+    upper: Array
+    error: Array
+    fan: tuple[Array, Array] | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Box:
-    """All values between `lower` and `upper`, elementwise; ends may be infinite, which bounds nothing."""
+    """All values between `lower` and `upper`, elementwise; ends may be infinite, which bounds nothing.
+
+    `bend` makes the planes of a value that is no affine function of others.
+    """
 
     lower: Array
     upper: Array
     affine: Affine | None = None
+    bend: Callable[[], Planes] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -165,7 +198,7 @@ class Machine:
         unknown = np.isnan(box.lower) | np.isnan(box.upper)
         lower, upper = self.flushed(np.where(unknown, -np.inf, lower), np.where(unknown, np.inf, upper))
         if box.affine is None:
-            return Box(lower, upper)
+            return Box(lower, upper, bend=box.bend)
         bounded = (np.isfinite(lower) & np.isfinite(upper)).ravel()
         error = np.where(bounded & ~np.isnan(box.affine.error), box.affine.error, np.inf)
         return Box(lower, upper, Affine(box.affine.pulls, box.affine.offset, error))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ibpc.verify.checking.linear import largest, split_product, stacked
-from ibpc.verify.checking.values import Array, Box, Constant, Step, rule
+from ibpc.verify.checking.values import Array, Box, Constant, Pull, Step, rule
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,22 @@ def conv(step: Step) -> Box:
     matrix = _grouped(step, weight, groups)
     lower, upper, magnitude = split_product(lambda ends, w: w @ ends, columns, matrix)
     shape = (x.shape[0], weight.shape[0], *positions)
-    return _with_bias(step, (lower.reshape(shape), upper.reshape(shape)), magnitude.reshape(shape), columns.shape[-2])
+    ends = lower.reshape(shape), upper.reshape(shape)
+    pull = _conv_pull(windows, matrix, x.shape, positions)
+    return _with_bias(step, ends, magnitude.reshape(shape), columns.shape[-2], pull)
+
+
+def _conv_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...], positions: tuple[int, ...]) -> Pull:
+    """Return the pull of a convolution of x (B, C, *spatial): each row puts scaled kernels where its windows lay."""
+    transposed = np.swapaxes(matrix.wide, -1, -2)
+
+    def pull(rows: Array) -> Array:
+        outputs = rows.reshape(len(rows) * shape[0], len(matrix.wide), -1, prod(positions))
+        columns = (transposed @ outputs).reshape(1, len(outputs), shape[1], *windows.kernel, *positions)
+        placed = _placed(columns, windows.strides, windows.dilations, windows.before, shape[2:])
+        return placed.reshape(len(rows), -1)
+
+    return pull
 
 
 def _columns(windows: Windows, ends: Array, groups: int) -> tuple[Array, tuple[int, ...]]:
@@ -114,13 +129,14 @@ def _grouped(step: Step, weight: Constant, groups: int) -> Constant:
     return kept
 
 
-def _with_bias(step: Step, ends: tuple[Array, Array], magnitude: Array, terms: int) -> Box:
+def _with_bias(step: Step, ends: tuple[Array, Array], magnitude: Array, terms: int, pull: Pull) -> Box:
     x, shape = step.box(0), (-1, *[1] * (magnitude.ndim - 2))
     bias = Constant(step.constant(2).wide.reshape(shape) if step.has(2) else np.zeros(()))
     moduli = magnitude + bias.magnitude
     error = step.machine.sum_error(terms + 2, moduli, largest(x))
     exact = step.machine.whole_ends(x, step.constant(1), bias, moduli)
-    return step.affine_box((ends[0] + bias.wide, ends[1] + bias.wide), error, moduli, exact=exact)
+    ends, pulls = (ends[0] + bias.wide, ends[1] + bias.wide), [(step.names[0], pull)]
+    return step.affine_box(ends, error, moduli, pulls, bias.wide, exact)
 
 
 @rule("ConvTranspose")
@@ -139,7 +155,33 @@ def conv_transpose(step: Step) -> Box:
         return _placed(columns, strides, dilations, crop, output)
 
     lower, upper, magnitude = split_product(spread, ends, matrix)
-    return _with_bias(step, (lower, upper), magnitude, x.shape[1] // groups * prod(kernel))
+    windows = Windows(tuple(kernel), strides, dilations, tuple(crop), (0,) * rank)
+    pull = _transposed_pull(windows, matrix, x.shape, tuple(output))
+    return _with_bias(step, (lower, upper), magnitude, x.shape[1] // groups * prod(kernel), pull)
+
+
+def _transposed_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...], output: tuple[int, ...]) -> Pull:
+    """Return the pull of a transposed convolution of x (B, C, *spatial): a convolution of the rows."""
+    spatial, groups = shape[2:], len(matrix.wide)
+    full = [
+        max((size - 1) * stride + (k - 1) * dilation + 1, begin + size_out)
+        for size, stride, k, dilation, begin, size_out in zip(
+            spatial, windows.strides, windows.kernel, windows.dilations, windows.before, output, strict=True
+        )
+    ]
+    after = [size - begin - inner for size, begin, inner in zip(full, windows.before, output, strict=True)]
+    around = replace(windows, after=tuple(after))
+    kept = (..., *(slice(size) for size in spatial), *(slice(None) for _ in spatial))
+
+    def pull(rows: Array) -> Array:
+        outputs = rows.reshape(len(rows) * shape[0], -1, *output)
+        views = around.views(around.padded(outputs, 0.0))[kept]
+        rank = len(spatial)
+        ordered = views.transpose(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+        columns = ordered.reshape(len(outputs), groups, -1, prod(spatial))
+        return (matrix.wide @ columns).reshape(len(rows), -1)
+
+    return pull
 
 
 def _transposed_geometry(
@@ -215,7 +257,12 @@ def global_average_pool(step: Step) -> Box:
     lower, upper = (np.mean(side, axis=axes, keepdims=True) for side, axes in _planes(step))
     magnitude = np.mean(x.magnitude, axis=tuple(range(2, x.magnitude.ndim)), keepdims=True)
     error = step.machine.sum_error(prod(x.shape[2:]) + 2, magnitude)
-    return step.affine_box((lower, upper), error, magnitude)
+
+    def pull(rows: Array) -> Array:
+        share = rows.reshape(len(rows), *magnitude.shape) / prod(x.shape[2:])
+        return np.broadcast_to(share, (len(rows), *x.shape)).reshape(len(rows), -1)
+
+    return step.affine_box((lower, upper), error, magnitude, [(step.names[0], pull)])
 
 
 def _planes(step: Step) -> Iterator[tuple[Array, tuple[int, ...]]]:
@@ -235,7 +282,15 @@ def average_pool(step: Step) -> Box:
     lower, upper, magnitude = (
         windows.views(windows.padded(side, 0.0)).sum(axis=axes) / counts for side in (x.lower, x.upper, x.magnitude)
     )
-    return step.affine_box((lower, upper), step.machine.sum_error(prod(windows.kernel) + 2, magnitude), magnitude)
+
+    def pull(rows: Array) -> Array:
+        share = rows.reshape(len(rows) * x.shape[0], x.shape[1], *[1] * len(axes), *counts.shape) / counts
+        columns = np.broadcast_to(share, (*share.shape[:2], *windows.kernel, *counts.shape))
+        placed = _placed(columns[None], windows.strides, windows.dilations, windows.before, x.shape[2:])
+        return placed.reshape(len(rows), -1)
+
+    error = step.machine.sum_error(prod(windows.kernel) + 2, magnitude)
+    return step.affine_box((lower, upper), error, magnitude, [(step.names[0], pull)])
 
 
 def _counted(step: Step, windows: Windows, spatial: Sequence[int]) -> Array:

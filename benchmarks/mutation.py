@@ -1,0 +1,450 @@
+"""A drill with planted bugs: whether the suite catches a flipped sign, slope or inequality wherever it may slip in.
+
+    python benchmarks/mutation.py [--only WORD] [-o benchmarks/results/mutation.md]
+
+Each mutation replaces one text in a copy of the project and runs the tests that are about it, which all pass without
+it. A mutation whose text is not in its file exactly once is an error: it has to follow the code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+COPIED = ("ibpc", "tests", "specs", "examples", "docs", "benchmarks", "pyproject.toml", "README.md")
+LONGEST = 600.0
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One planted bug: `old` becomes `new` in `file`, and `tests` (arguments of pytest) have to notice."""
+
+    bug: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the tests said: the first that failed, or nothing."""
+
+    mutation: Mutation
+    caught_by: str
+    seconds: float
+
+
+def table(operator: str, word: str) -> str:
+    """Return the rows of the operators' table about an operator and one of its properties."""
+    return f"tests/ops/test_table.py -k '{operator} and {word}'"
+
+
+MUTATIONS = (
+    # ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "the radius of Gemm without |W|",
+        "ibpc/ops/gemm.py",
+        "return F.linear(radius, weight.abs(), offset)",
+        "return F.linear(radius, weight, offset)",
+        table("Gemm", "sampled"),
+    ),
+    Mutation(
+        "the margins' rounding by |S W| for |S| |W|",
+        "ibpc/ops/gemm.py",
+        "moduli = specification.abs() @ weight.abs()",
+        "moduli = (specification @ weight).abs()",
+        table("Gemm", "float32_contains"),
+    ),
+    Mutation(
+        "a box whose upper end is its center",
+        "ibpc/interval.py",
+        "self._upper = self.center + self.radius",
+        "self._upper = self.center",
+        "tests/test_interval.py",
+    ),
+    Mutation(
+        "the ball of an input rounded inward",
+        "ibpc/rounding.py",
+        "missed = rounded.double() > value if end < 0 else rounded.double() < value",
+        "missed = rounded.double() < value if end < 0 else rounded.double() > value",
+        "tests/test_rounding.py -k OuterBall",
+    ),
+    Mutation(
+        "a rounding upward that goes down",
+        "ibpc/rounding.py",
+        "return upper + (upper.abs()",
+        "return upper - (upper.abs()",
+        "tests/test_rounding.py -k Steps",
+    ),
+    Mutation(
+        "sums that may overflow are trusted",
+        "ibpc/rounding.py",
+        "return radius.mul(1.0 / UNIT).mul_(UNIT)",
+        "return radius",
+        "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or overflow or (Gemm and nonfinite)'",
+    ),
+    Mutation(
+        "the rounding of the operand's center forgotten",
+        "ibpc/ops/base.py",
+        "operand.radius + operand.center.abs(), alpha=growth",
+        "operand.radius, alpha=growth",
+        "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or (Conv and float32_contains)'",
+    ),
+    Mutation(
+        "the bias of a folded normalization keeps no moduli",
+        "ibpc/ops/gemm.py",
+        "return bias_magnitude\n",
+        "return bias.abs()\n",
+        "tests/passes -k 'normalization or cancel'",
+    ),
+    Mutation(
+        "a folded normalization without ε",
+        "ibpc/passes/_scalings.py",
+        'torch.sqrt(variance + node.attributes["epsilon"])',
+        "torch.sqrt(variance)",
+        "tests/passes -k batch_normalization",
+    ),
+    # ── planes ──────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "the chord of Relu with its offset's sign flipped",
+        "ibpc/ops/relu.py",
+        "-chord * lower",
+        "chord * lower",
+        table("Relu", "relaxation"),
+    ),
+    Mutation(
+        "the chord of Relu with the slope l / (u − l)",
+        "ibpc/ops/relu.py",
+        "upper / width",
+        "lower / width",
+        table("Relu", "relaxation"),
+    ),
+    Mutation(
+        "the upper plane of MaxPool at the greatest lower bound",
+        "ibpc/ops/_reductions.py",
+        "highest = upper.amax(-1)",
+        "highest = lower.amax(-1)",
+        table("MaxPool", "relaxation"),
+    ),
+    Mutation(
+        "MaxPool padded with zeros",
+        "ibpc/ops/max_pool.py",
+        "value=-inf",
+        "value=0.0",
+        table("MaxPool", "(reference or onnx_runtime)"),
+    ),
+    Mutation(
+        "the upper plane of an S-shape beneath the point where it touches",
+        "ibpc/ops/_planes.py",
+        "above(function, slope, [lower, upper, touch])",
+        "above(function, slope, [lower, upper])",
+        table("Sigmoid", "relaxation"),
+    ),
+    Mutation(
+        "a product's upper plane with its corner's sign flipped",
+        "ibpc/ops/_planes.py",
+        "Plane((y.upper, x.lower), -greatest)",
+        "Plane((y.upper, x.lower), greatest)",
+        table("Mul", "relaxation"),
+    ),
+    # ── linear bounds ───────────────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "offsets of the planes swapped",
+        "ibpc/bounds/backward.py",
+        "_times(above, planes.lower.offset) + _times(below, planes.upper.offset)",
+        "_times(above, planes.upper.offset) + _times(below, planes.lower.offset)",
+        "tests/test_branch_and_bound.py -k tight",
+    ),
+    Mutation(
+        "a form's least value over a box with the radius added",
+        "ibpc/bounds/backward.py",
+        "_summed(form * center) - _summed(form.abs() * radius)",
+        "_summed(form * center) + _summed(form.abs() * radius)",
+        "tests/test_branch_and_bound.py -k tight",
+    ),
+    Mutation(
+        "rounding at the nodes not taken from a form",
+        "ibpc/bounds/backward.py",
+        "size = size + error * _WIDENED",
+        "size = size + 0.0 * error",
+        "tests/test_rounding.py -k Cancellation",
+    ),
+    Mutation(
+        "values beyond the range of binary32 trusted",
+        "ibpc/bounds/values.py",
+        "(error / UNIT <= _LARGEST)",
+        "(error >= 0.0)",
+        "tests/test_rounding.py -k Values",
+    ),
+    Mutation(
+        "E measured the wrong way round",
+        "ibpc/bounds/values.py",
+        "torch.maximum(real.lower - widened.lower, widened.upper - real.upper)",
+        "torch.maximum(widened.lower - real.lower, real.upper - widened.upper)",
+        "tests/test_rounding.py -k Values",
+    ),
+    # ── search ──────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "β with the wrong sign",
+        "ibpc/bounds/ascent.py",
+        "term = -multipliers[name] * sign",
+        "term = multipliers[name] * sign",
+        "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "β below 0 allowed",
+        "ibpc/bounds/ascent.py",
+        "multiplier.clamp_(min=0.0)",
+        "multiplier.clamp_(min=-1.0)",
+        "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "slopes of α-CROWN beyond 1",
+        "ibpc/bounds/ascent.py",
+        "choice.clamp_(0.0, 1.0)",
+        "choice.clamp_(0.0, 3.0)",
+        "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "halves of a box that leave out a quarter",
+        "ibpc/verify/branch_and_bound.py",
+        "lower.scatter(1, axis, middle)",
+        "lower.scatter(1, axis, middle + 0.25 * width.gather(1, axis))",
+        "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "only one sign of a cut neuron searched",
+        "ibpc/verify/branch_and_bound.py",
+        "for sign in (-1, 1))",
+        "for sign in (1,))",
+        "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "a part's box cut on the wrong side",
+        "ibpc/verify/branch_and_bound.py",
+        "torch.where(signs[name] > 0, zero, -infinite)",
+        "torch.where(signs[name] < 0, zero, -infinite)",
+        "tests/test_branch_and_bound.py",
+    ),
+    # ── properties and verdicts ─────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "a class difference looked up with the other sign",
+        "ibpc/margins.py",
+        "table[second, first] = torch.arange(pairs) + pairs",
+        "table[second, first] = torch.arange(pairs)",
+        "tests/test_specification.py",
+    ),
+    Mutation(
+        "a margin of 0 counts as proof",
+        "ibpc/verify/robustness.py",
+        "(margins > 0) & margins.isfinite()",
+        "(margins >= 0) & margins.isfinite()",
+        "tests/test_robustness.py",
+    ),
+    Mutation(
+        "a bound of 0 refutes y ≤ 0",
+        "ibpc/verify/specification.py",
+        "value > 0 or (strict and value == 0)",
+        "value >= 0",
+        "tests/test_specification.py",
+    ),
+    Mutation(
+        "lower bounds of rows with a negative sign",
+        "ibpc/verify/specification.py",
+        "else -upper[column] for column",
+        "else -lower[column] for column",
+        "tests/test_decide.py",
+    ),
+    Mutation(
+        "VNN-LIB: < read as >",
+        "ibpc/verify/_vnnlib_parser.py",
+        '"<": _below,',
+        '"<": lambda left, right: _below(right, left),',
+        "tests/test_vnnlib.py",
+    ),
+    Mutation(
+        "VNN-LIB: < read as ≤",
+        "ibpc/verify/_vnnlib_parser.py",
+        "return Atom(left.plus(right, Fraction(-1)), strict=True)",
+        "return Atom(left.plus(right, Fraction(-1)), strict=False)",
+        "tests/test_vnnlib.py",
+    ),
+    Mutation(
+        "lower and upper ends of a property's box swapped",
+        "ibpc/verify/vnnlib.py",
+        "if factor > 0:",
+        "if factor < 0:",
+        "tests/test_vnnlib.py",
+    ),
+    Mutation(
+        "a counterexample may lie beside the box",
+        "ibpc/verify/properties.py",
+        "lower = np.array([high for _, high in self._lows], np.float32)",
+        "lower = np.array([low for low, _ in self._lows], np.float32)",
+        "tests/test_vnnlib.py tests/test_decide.py",
+    ),
+    Mutation(
+        "attacked points not clipped from above",
+        "ibpc/verify/attack.py",
+        "return torch.minimum(torch.maximum(x, box.lower), box.upper)",
+        "return torch.maximum(x, box.lower)",
+        "tests/test_robustness.py",
+    ),
+    Mutation(
+        "falsified without a replay in ONNX Runtime",
+        "ibpc/verify/decide.py",
+        "if not self._property.violated(point, outputs):",
+        "if not outputs.numel():",
+        "tests/test_decide.py",
+    ),
+    # ── the checker of certificates ─────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "the checker forgets the network's rounding",
+        "ibpc/verify/checking/values.py",
+        "error = (gamma + own) * magnitude",
+        "error = own * magnitude",
+        "tests/test_checking.py -k order",
+    ),
+    Mutation(
+        "the checker takes both parts of W to the lower ends",
+        "ibpc/verify/checking/linear.py",
+        "positive[0] + negative[1], positive[1] + negative[0]",
+        "positive[0] + negative[0], positive[1] + negative[1]",
+        "tests/test_checking.py -k 'hand or official'",
+    ),
+    Mutation(
+        "the checker confirms margins that are too large",
+        "ibpc/verify/check.py",
+        "margin <= best + slack",
+        "margin >= best - slack",
+        "tests/test_decide.py -k 'certificate or claim'",
+    ),
+    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────
+    Mutation(
+        "the worst-case logits with the sign of the best case",
+        "ibpc/training/objectives.py",
+        "return F.cross_entropy(-margins, labels)",
+        "return F.cross_entropy(margins, labels)",
+        "tests/training/test_objectives.py",
+    ),
+)
+
+
+def main() -> int:
+    """Run the drill, print and write the table; status 1 unless every planted bug was caught."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", metavar="WORD", help="only bugs whose description or file has the word")
+    parser.add_argument("-o", "--output", type=Path)
+    options = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if options.only in f"{mutation.bug} {mutation.file}"]
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "project"
+        copied_to(copy)
+        outcomes = []
+        for outcome in drilled(copy, chosen):
+            outcomes.append(outcome)
+            print(line(outcome), flush=True)
+    caught = sum(bool(outcome.caught_by) for outcome in outcomes)
+    print(f"{caught} of {len(outcomes)} caught")
+    if options.output:
+        options.output.write_text(page(outcomes), encoding="utf-8")
+    return 0 if caught == len(outcomes) else 1
+
+
+def copied_to(copy: Path) -> None:
+    """Copy what the tests need, without caches."""
+    for name in COPIED:
+        source, target = ROOT / name, copy / name
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        else:
+            shutil.copy2(source, target)
+
+
+def mutated(mutation: Mutation, text: str) -> str:
+    """Return a file's text with the bug in it. Raises ValueError unless the text to replace is there exactly once."""
+    count = text.count(mutation.old)
+    if count != 1:
+        raise ValueError(f"{mutation.file}: {mutation.old!r} is there {count} times; the mutation has to follow it")
+    return text.replace(mutation.old, mutation.new)
+
+
+def drilled(copy: Path, mutations: Sequence[Mutation]) -> Iterator[Outcome]:
+    """Yield the outcome of each mutation, applied alone. Raises ValueError where tests fail without a bug."""
+    healthy: set[str] = set()
+    for mutation in mutations:
+        path = copy / mutation.file
+        text = path.read_text(encoding="utf-8")
+        changed = mutated(mutation, text)
+        if mutation.tests not in healthy:
+            failed = first_failure(copy, mutation.tests)
+            if failed:
+                raise ValueError(f"{failed} fails without a planted bug")
+            healthy.add(mutation.tests)
+        started = time.monotonic()
+        path.write_text(changed, encoding="utf-8")
+        try:
+            failed = first_failure(copy, mutation.tests)
+        finally:
+            path.write_text(text, encoding="utf-8")
+        yield Outcome(mutation, failed, time.monotonic() - started)
+
+
+def first_failure(copy: Path, tests: str) -> str:
+    """Return the first test that fails, "" if all pass. Raises ValueError where none are run."""
+    arguments = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *shlex.split(tests)]
+    environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            arguments, cwd=copy, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "the tests do not end"
+    if done.returncode == 0:
+        return ""
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if failed is None:
+        raise ValueError(f"pytest {tests} ended with status {done.returncode}:\n{done.stdout[-2000:]}{done.stderr}")
+    return failed[1]
+
+
+def line(outcome: Outcome) -> str:
+    """Return the row of the table."""
+    mutation = outcome.mutation
+    caught = f"`{short(outcome.caught_by)}`" if outcome.caught_by else "**missed**"
+    return f"| {mutation.bug} | `{mutation.file.removeprefix('ibpc/')}` | {caught} | {outcome.seconds:.0f} |"
+
+
+def short(test: str) -> str:
+    """Return a test's name, cut where its parameters are long."""
+    name = test.removeprefix("tests/").replace("|", "¦")
+    return name if len(name) <= 110 else f"{name[:109]}…"
+
+
+def page(outcomes: Sequence[Outcome]) -> str:
+    """Return the table as a page of Markdown."""
+    caught = sum(bool(outcome.caught_by) for outcome in outcomes)
+    head = (
+        "# Planted bugs\n\n"
+        "`python benchmarks/mutation.py`: one bug at a time in a copy of the project, and the first "
+        "test that fails.\n\n"
+        f"**{caught} of {len(outcomes)} caught.**\n\n"
+        "| planted bug | file | caught by | seconds |\n|---|---|---|---:|\n"
+    )
+    return head + "\n".join(map(line, outcomes)) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Write the tables of results into the documents, from the receipts in benchmarks/results.
+
+    python benchmarks/tables.py            # write
+    python benchmarks/tables.py --check    # only say, by status 1, which document is not up to date
+
+`results/*.json` and `results/methods/*.json` are what `record.py` writes. A document marks where a table goes by
+`<!-- table: NAME -->` and `<!-- end of table -->`; NAME is `best`, `all` or `methods`. Receipts that differ in their
+seed alone make one row: means, ± the standard deviation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Final
+
+HERE: Final = Path(__file__).resolve().parent
+ROOT: Final = HERE.parent
+DOCUMENTS: Final = ("README.md", "benchmarks/README.md", "docs/training.md")
+TITLES: Final = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN"}
+USUAL_IMAGES: Final = 10_000
+USUAL_CERTIFIER: Final = "ibp, float32"
+BLOCK: Final = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One trained and certified network; accuracies are shares, seconds those of the training steps."""
+
+    path: Path
+    network: str
+    parameters: int
+    data: str
+    eps: float
+    images: int
+    certifier: str
+    method: str
+    epochs: int
+    seconds: float
+    cpu_seconds: float | None
+    machine: str
+    nominal: float
+    attack: float
+    certified: float
+    recipe: str
+
+    @classmethod
+    def read(cls, path: Path) -> Receipt:
+        """Return the receipt of a file. Raises ValueError, with the file's name, for anything that is none."""
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            training, proof = data["training"], data["certification"]
+            recipe, hardware = training["recipe"], training["hardware"]
+            return cls(
+                path=path,
+                network=training["network"],
+                parameters=int(training["parameters"]),
+                data=proof["data"],
+                eps=float(proof["eps"]),
+                images=int(proof["n"]),
+                certifier=f"{proof['method']}, {proof['arithmetic']}",
+                method=recipe["method"],
+                epochs=int(recipe["epochs"]),
+                seconds=float(training["seconds"]),
+                cpu_seconds=data.get("cpu_seconds"),
+                machine=hardware["gpu"] or str(hardware["threads"]),
+                nominal=float(proof["nominal_accuracy"]),
+                attack=float(proof["attack_accuracy"]),
+                certified=float(proof["certified_accuracy"]),
+                recipe=json.dumps(recipe, sort_keys=True),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not a receipt that record.py wrote ({error!r})") from error
+
+    @property
+    def task(self) -> tuple[Any, ...]:
+        """What was asked: data, known names first, ε, and the network by size."""
+        known = list(TITLES)
+        place = known.index(self.data) if self.data in known else len(known)
+        return place, self.data, self.eps, self.parameters, self.network
+
+
+@dataclass(frozen=True)
+class Row:
+    """Receipts that differ in their seed alone."""
+
+    receipts: tuple[Receipt, ...]
+
+    @property
+    def first(self) -> Receipt:
+        """Any of them, for what they share."""
+        return self.receipts[0]
+
+    def mean(self, value: Callable[[Receipt], float]) -> float:
+        """Return the mean of a figure."""
+        return mean(map(value, self.receipts))
+
+    def share(self, value: Callable[[Receipt], float]) -> str:
+        """Return the mean of a share, with its standard deviation where there are several."""
+        text = f"{self.mean(value):.2%}"
+        if len(self.receipts) == 1:
+            return text
+        return f"{text} ± {100 * stdev(map(value, self.receipts)):.2f}"
+
+    def seconds_an_epoch(self, seconds: Callable[[Receipt], float]) -> str:
+        """Return the mean seconds of an epoch."""
+        return f"{self.mean(seconds) / self.first.epochs:.1f}"
+
+
+def rows_of(receipts: Iterable[Receipt]) -> list[Row]:
+    """Return the rows, by task, within one the greatest certified accuracy first."""
+    same = lambda one: (*one.task, one.recipe, one.images, one.certifier, one.machine)  # noqa: E731
+    rows = [Row(tuple(group)) for _, group in groupby(sorted(receipts, key=lambda one: (same(one), one.path)), same)]
+    return sorted(rows, key=lambda row: (row.first.task, -row.mean(lambda one: one.certified), row.first.path))
+
+
+def best_of(rows: Iterable[Row]) -> list[Row]:
+    """Return the first row of every task."""
+    return [next(group) for _, group in groupby(rows, lambda row: row.first.task)]
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def results_table(rows: Sequence[Row], document: Path, replication: Mapping[str, Any]) -> str:
+    """Return the table of trained networks, with links that work from the document."""
+    heads = "network|data|ε|method|epochs|seconds|threads|nominal|attack|certified|replication: nominal, certified"
+    lines = [_line(heads.split("|")), _line(["---"] * 4 + ["---:"] * 6 + ["---"])]
+    for row in rows:
+        one = row.first
+        links = [f"[`{one.network}`]({_link(row.receipts[0].path, document)})"]
+        links += [f"[{number}]({_link(more.path, document)})" for number, more in enumerate(row.receipts[1:], 2)]
+        cells = [" ".join(links), _data(one), _eps(one.eps), one.method, str(one.epochs)]
+        cells += [f"{row.mean(lambda found: found.seconds):,.0f}", one.machine]
+        cells += [row.share(lambda found: found.nominal), row.share(lambda found: found.attack)]
+        cells += [_certified(row), _replicated(one, replication)]
+        lines.append(_line(cells))
+    return "\n".join(lines) + "\n"
+
+
+def methods_table(rows: Sequence[Row], document: Path) -> str:
+    """Return one table for every network, data set and ε: a row a method."""
+    parts = []
+    for _, group in groupby(rows, lambda row: row.first.task):
+        found = list(group)
+        one = found[0].first
+        measured = all(receipt.cpu_seconds is not None for row in found for receipt in row.receipts)
+        seconds: Callable[[Receipt], float] = (
+            (lambda it: it.cpu_seconds or 0.0) if measured else (lambda it: it.seconds)
+        )
+        unit = "CPU seconds an epoch" if measured else "seconds an epoch"
+        lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {one.images:,} test images:", ""]
+        lines += [_line(["method", "epochs", "nominal", "attack", "certified", "certified by", unit, "threads"])]
+        lines += [_line(["---"] + ["---:"] * 4 + ["---", "---:", "---:"])]
+        for row in found:
+            cells = [f"[`{row.first.method}`]({_link(row.first.path, document)})", str(row.first.epochs)]
+            cells += [row.share(lambda it: it.nominal), row.share(lambda it: it.attack)]
+            cells += [f"**{row.share(lambda it: it.certified)}**", row.first.certifier]
+            lines.append(_line([*cells, row.seconds_an_epoch(seconds), row.first.machine]))
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n" if parts else ""
+
+
+def _seconds(receipt: Receipt) -> float:
+    return receipt.seconds
+
+
+def _cpu_seconds(receipt: Receipt) -> float:
+    return receipt.cpu_seconds or 0.0
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _link(path: Path, document: Path) -> str:
+    return Path(os.path.relpath(path, document.parent)).as_posix()
+
+
+def _data(one: Receipt) -> str:
+    return _title(one.data) if one.images == USUAL_IMAGES else f"{_title(one.data)} ({one.images:,} images)"
+
+
+def _certified(row: Row) -> str:
+    share = f"**{row.share(lambda one: one.certified)}**"
+    return share if row.first.certifier == USUAL_CERTIFIER else f"{share} ({row.first.certifier})"
+
+
+def _title(data: str) -> str:
+    return TITLES.get(data, data)
+
+
+def _eps(eps: float) -> str:
+    steps = round(eps * 255)
+    return f"{steps}/255" if 0 < steps < 255 and abs(steps / 255 - eps) < 1e-12 else f"{eps:g}"
+
+
+def _replicated(one: Receipt, replication: Mapping[str, Any]) -> str:
+    for row in replication["rows"]:
+        if one.network in row["networks"] and one.data == row["data"] and abs(one.eps - row["eps"]) < 1e-12:
+            return f"{row['nominal']:.2%}, {row['certified']:.2%}"
+    return ""
+
+
+# ── documents ───────────────────────────────────────────────────────────────────────────────────────────────────
+def written(text: str, document: Path, results: Path) -> str:
+    """Return the text of a document with its tables as the receipts in `results` have them."""
+    rows = rows_of(Receipt.read(path) for path in sorted(results.glob("*.json")))
+    methods = rows_of(Receipt.read(path) for path in sorted((results / "methods").glob("*.json")))
+    replication = json.loads((HERE / "replication.json").read_text("utf-8"))
+    tables: Mapping[str, Callable[[], str]] = {
+        "best": lambda: results_table(best_of(rows), document, replication),
+        "all": lambda: results_table(rows, document, replication),
+        "methods": lambda: methods_table(methods, document),
+    }
+
+    def block(match: re.Match[str]) -> str:
+        if match[2] not in tables:
+            raise ValueError(f"{document}: table {match[2]!r}; expected one of {', '.join(tables)}")
+        return match[1] + tables[match[2]]() + match[3]
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    options = parser.parse_args()
+    stale = []
+    for document in (ROOT / name for name in DOCUMENTS):
+        before = document.read_text("utf-8")
+        after = written(before, document, HERE / "results")
+        if after != before:
+            stale.append(document.relative_to(ROOT).as_posix())
+            if not options.check:
+                document.write_text(after, "utf-8")
+    if stale:
+        print(f"{'not up to date' if options.check else 'wrote'}: {', '.join(stale)}")
+    sys.exit(1 if stale and options.check else 0)
+
+
+if __name__ == "__main__":
+    main()

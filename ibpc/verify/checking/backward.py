@@ -1,0 +1,167 @@
+"""Rows pulled back to the inputs: through affine functions as they are, through others by their planes.
+
+A lower bound of Σ C · value takes a value's lower plane where the coefficient is positive and its upper plane where it
+is negative. Whatever a step leaves behind, offsets and errors, is added up; what reaches an input, or a value without
+planes, is bounded over its box. The checker's own rounding is part of the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from math import prod
+from typing import Final, TypeAlias
+
+import numpy as np
+
+from ibpc.verify.checking.values import OWN_UNIT, Array, Box, Constant, Planes, Value
+
+Values: TypeAlias = Mapping[str, Value]
+Rows: TypeAlias = dict[str, Array]
+
+# Numbers that rows pulled back together may take at a value.
+_MOST_NUMBERS: Final = 2**20
+# Numbers that pulling back all rows of one value may take in all; beyond that only its widest elements are bounded.
+_MOST_WORK: Final = 2**28
+
+
+class Total:
+    """A sum of rows over boxes with its ends, the sum of the moduli, the number of terms, and an error."""
+
+    def __init__(self, count: int) -> None:
+        self._lower, self._upper, self._moduli, self._error = np.zeros((4, count))
+        self._roundings = np.zeros(count)
+
+    def add(self, rows: Array, lower: Array, upper: Array) -> None:
+        """Add rows · [lower, upper]: each coefficient takes the end that its sign asks for."""
+        least = np.where(rows > 0, rows * lower, np.where(rows < 0, rows * upper, 0.0))
+        most = np.where(rows > 0, rows * upper, np.where(rows < 0, rows * lower, 0.0))
+        self._lower += least.sum(1)
+        self._upper += most.sum(1)
+        self._moduli += np.maximum(np.abs(least), np.abs(most)).sum(1)
+        counted = (least != 0) | (most != 0)
+        self._roundings += counted.sum(1) + (counted & (np.abs(rows) != 1)).sum(1)
+
+    def widen(self, rows: Array, error: Array) -> None:
+        """Allow each element of the value to be off by `error`."""
+        self._error += np.where(rows != 0, np.abs(rows) * error, 0.0).sum(1) * (1.0 + 2.0**-20)
+
+    def bounds(self) -> tuple[Array, Array]:
+        """Return the ends, moved apart by the error and by the roundings of the sum: one term has none."""
+        own = np.where(self._roundings > 1, (self._roundings + 2) * 2.0 * OWN_UNIT * self._moduli, 0.0)
+        error = np.where((self._roundings > 1) | (self._error > 0), (self._error + own) * (1.0 + 2.0**-50), 0.0)
+        lower = np.where(error > 0, np.nextafter(self._lower - error, -np.inf), self._lower)
+        upper = np.where(error > 0, np.nextafter(self._upper + error, np.inf), self._upper)
+        known = ~(np.isnan(lower) | np.isnan(upper))
+        return np.where(known, lower, -np.inf), np.where(known, upper, np.inf)
+
+
+def affine_bounds(values: Values, rows: Rows) -> tuple[Array, Array]:
+    """Return bounds of Σ rows · value, the rows pulled back through affine functions to the boxes before them."""
+    total = Total(len(next(iter(rows.values()))))
+    for name in reversed(list(values)):
+        if name in rows:
+            value = values[name]
+            if isinstance(value, Constant) or value.affine is None:
+                total.add(rows.pop(name), value.lower.ravel(), value.upper.ravel())
+            else:
+                _through_affine(name, value, values, rows, total)
+    return total.bounds()
+
+
+def linear_bounds(values: Values, rows: Rows, choices: Mapping[str, Array]) -> Array:
+    """Return lower bounds (R,) of Σ rows · value over all that the boxes of `values` hold.
+
+    `choices` pick among the planes of a value, numbers in [0, 1]: (R, K) for slopes in its fan, (R, 2, K) for what of
+    the lower and the upper plane to take, the rest being constant bounds. Every choice is sound.
+    """
+    total = Total(len(next(iter(rows.values()))))
+    for name in reversed(list(values)):
+        if name not in rows:
+            continue
+        value = values[name]
+        if isinstance(value, Constant) or (value.affine is None and value.bend is None):
+            total.add(rows.pop(name), value.lower.ravel(), value.upper.ravel())
+        elif value.affine is not None:
+            _through_affine(name, value, values, rows, total)
+        elif value.bend is not None:
+            planes = _chosen(value.bend(), value, choices[name]) if name in choices else value.bend()
+            _through_planes(name, planes, values, rows, total)
+    return total.bounds()[0]
+
+
+def _through_affine(name: str, value: Box, values: Values, rows: Rows, total: Total) -> None:
+    here = rows.pop(name)
+    assert value.affine is not None
+    total.add(here, value.affine.offset, value.affine.offset)
+    total.widen(here, value.affine.error)
+    for source, pull in value.affine.pulls:
+        _add(source, pull(here), values, rows, total)
+
+
+def _through_planes(name: str, planes: Planes, values: Values, rows: Rows, total: Total) -> None:
+    here = rows.pop(name)
+    above, below = np.maximum(here, 0.0), np.minimum(here, 0.0)
+    total.add(above, planes.lower, planes.lower)
+    total.add(below, planes.upper, planes.upper)
+    total.widen(here, planes.error)
+    for term in planes.terms:
+        pulled = term.spread(above * term.below + below * term.above)
+        _add(term.source, pulled, values, rows, total)
+
+
+def _add(source: str, pulled: Array, values: Values, rows: Rows, total: Total) -> None:
+    if source in rows:
+        pulled = pulled + rows[source]
+        total.widen(pulled, 2.0 * OWN_UNIT * values[source].magnitude.ravel())
+    rows[source] = pulled
+
+
+def _chosen(planes: Planes, box: Box, choice: Array) -> Planes:
+    """Return planes for each row, (R, K): slopes in the fan, or between the planes and the constant bounds."""
+    if choice.ndim == 2:
+        if planes.fan is None or len(planes.terms) != 1:
+            return planes
+        least, most = planes.fan
+        free = ~np.isnan(least)
+        slope = np.clip(least + choice * (most - least), least, most)
+        (term,) = planes.terms
+        lower = np.where(free, 0.0, planes.lower)
+        return replace(planes, terms=(replace(term, below=np.where(free, slope, term.below)),), lower=lower)
+    below, above = choice[:, 0], choice[:, 1]
+    terms = tuple(replace(term, below=term.below * below, above=term.above * above) for term in planes.terms)
+    lower = _mixed(planes.lower, box.lower.ravel(), below)
+    return replace(planes, terms=terms, lower=lower, upper=_mixed(planes.upper, box.upper.ravel(), above))
+
+
+def _mixed(offset: Array, constant: Array, share: Array) -> Array:
+    """Return share · offset + (1 − share) · constant, each alone where that is all, for the other may be infinite."""
+    mixed = share * offset + (1.0 - share) * constant
+    return np.asarray(np.where(share == 1.0, offset, np.where(share == 0.0, constant, mixed)))
+
+
+# ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
+def tightened(values: Values, name: str, wanted: Array) -> Box:
+    """Return a value's box with the `wanted` elements (flat indices) bounded by planes as well."""
+    box = values[name]
+    assert isinstance(box, Box)
+    lower, upper = box.lower.ravel().copy(), box.upper.ravel().copy()
+    for part in _parts(values, box, wanted):
+        units = np.zeros((len(part), lower.size))
+        units[range(len(part)), part] = 1.0
+        found = linear_bounds(values, {name: np.concatenate([units, -units])}, {})
+        lower[part] = np.maximum(lower[part], found[: len(part)])
+        upper[part] = np.minimum(upper[part], -found[len(part) :])
+    return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))
+
+
+def _parts(values: Values, box: Box, wanted: Array) -> Iterator[Array]:
+    """Yield the elements in parts that are pulled back together, only the widest where all would be too many."""
+    sizes = [prod(value.shape) for value in values.values() if isinstance(value, Box)]
+    most = max(1, _MOST_WORK // (2 * max(1, sum(sizes))))
+    if len(wanted) > most:
+        width = (box.upper - box.lower).ravel()[wanted]
+        wanted = wanted[np.argsort(-width, kind="stable")[:most]]
+    at_once = max(1, _MOST_NUMBERS // (2 * max(sizes)))
+    for start in range(0, len(wanted), at_once):
+        yield wanted[start : start + at_once]

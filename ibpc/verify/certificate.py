@@ -214,6 +214,7 @@ _EXAMPLE: Final = _object(
         "label": _INDEX,
         "predicted": _INDEX,
         "verdict": _VERDICT,
+        "method": _TEXT,
         "margin_lower": _list(_MAYBE_NUMBER),
     }
 )

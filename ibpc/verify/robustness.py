@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import nan
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -25,6 +26,9 @@ from ibpc.verify.replay import Replay
 Logits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 TARGETS: Final = 3
+# Parts that few images are split into at least, so that several processes have work.
+SHARES: Final = 8
+ATTACKED: Final = "attack"
 
 
 class Verdict(Enum):
@@ -42,7 +46,8 @@ class Example:
 
     A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
 
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label).
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `method` is what gave the
+    verdict, or what was tried last; where it is a search, the margins are the bounds from before it.
     """
 
     index: int
@@ -50,6 +55,14 @@ class Example:
     predicted: int
     verdict: Verdict
     margin_lower: tuple[float, ...]
+    method: str
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Example:
+        """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
+        margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
+        numbers = (int(data[key]) for key in ("index", "label", "predicted"))
+        return cls(*numbers, Verdict(data["verdict"]), margins, str(data["method"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -58,6 +71,7 @@ class Example:
             "label": self.label,
             "predicted": self.predicted,
             "verdict": self.verdict.value,
+            "method": self.method,
             "margin_lower": [
                 value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
             ],
@@ -132,17 +146,35 @@ class Certification:
         outside its classes.
         """
         images = fit_images(images, network.input_shape)
-        _check(network, images, labels, eps)
+        self.check(network, images, labels, eps)
         started = time.monotonic()
-        device = network.device
         examples: list[Example] = []
+        for found in self.judge(network, images, labels, eps, self.batches(len(images))):
+            examples += found
+            progress(len(examples))
+        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+
+    def check(self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
+        """Raise PropertyError for a bad radius, no images, or labels outside the network's classes."""
+        _check(network, images, labels, eps)
+
+    def batches(self, count: int) -> list[range]:
+        """Return the batches of `count` images, smaller ones where there are few: processes share them."""
+        size = max(1, min(self.batch, -(-count // SHARES)))
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def judge(
+        self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float, batches: Sequence[range]
+    ) -> Iterator[list[Example]]:
+        """Yield the examples of each batch of images (B, …) that fit the network."""
+        if not batches:
+            return
+        device = network.device
         with plain_products():
             judge = _Judge(self, network, device)
-            for start in range(0, len(images), self.batch):
-                batch = images[start : start + self.batch].to(device), labels[start : start + self.batch].to(device)
-                examples.extend(judge.examples(*batch, eps, start))
-                progress(len(examples))
-        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+            for batch in batches:
+                part = slice(batch.start, batch.stop)
+                yield list(judge.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
 
 
 class _Judge:
@@ -165,7 +197,8 @@ class _Judge:
         verdicts = self._verdicts(x, box, labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
-            yield Example(first + offset, label, guess, verdict, tuple(row))
+            method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
+            yield Example(first + offset, label, guess, verdict, tuple(row), method)
 
     def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ibpc import artifact
-from ibpc.artifact import Source, tool_versions
+from ibpc.artifact import Source, tool_versions, write_atomically
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset, read_array
 from ibpc.errors import ModelError, PropertyError, UsageError
@@ -32,6 +32,7 @@ from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
+from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
 from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
 from ibpc.verify.journal import Journal, remove_journals
@@ -70,6 +71,7 @@ __all__ = [
     "open_network",
     "train",
     "write_certificate",
+    "write_result",
     "write_verdicts",
 ]
 
@@ -230,6 +232,11 @@ def write_certificate(
     """Write what was decided of a property, and the property, as a certificate. Raises ArtifactError."""
     about = ModelFile.of(Path(model), mean, std)
     write_json(Path(path), property_certificate(about, prop, decision, network.notes))
+
+
+def write_result(path: str | Path, decision: Decision) -> None:
+    """Write what was decided of a property as VNN-COMP wants it. Raises ArtifactError where that fails."""
+    write_atomically(Path(path), result_text(decision).encode())
 
 
 def check(

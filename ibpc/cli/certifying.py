@@ -67,6 +67,9 @@ def certify(
         Path | None,
         typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
     ] = None,
+    result: Annotated[
+        Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -74,7 +77,7 @@ def certify(
     from ibpc import api
     from ibpc.workers import joined, own_device
 
-    check_question(vnnlib, point, eps, label, data)
+    check_question(vnnlib, point, eps, label, data, result)
     network = api.open_network(target)
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if means or stds:
@@ -85,7 +88,7 @@ def certify(
     if vnnlib or point:
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
         options = {"method": method or api.AUTO, "arithmetic": claim, "timeout": timeout, "seed": seed}
-        decide(target, network, prop, (means, stds), output, **options)
+        decide(target, network, prop, (means, stds), output, result, **options)
         return
     dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
     options = {"method": method or api.QUICK, "arithmetic": claim, "timeout": timeout, "seed": seed, "limit": limit}
@@ -94,7 +97,7 @@ def certify(
 
 
 def check_question(
-    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None
+    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None, result: Path | None
 ) -> None:
     """Raise UsageError unless the options ask exactly one question."""
     asked = [name for name, value in (("--vnnlib", vnnlib), ("--input", point), ("--data", data)) if value is not None]
@@ -104,6 +107,8 @@ def check_question(
         raise UsageError.at("--eps", "a VNN-LIB file has its own box", "--vnnlib without --eps")
     if vnnlib is None and eps is None:
         raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
+    if result is not None and vnnlib is None and point is None:
+        raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
 
@@ -114,9 +119,10 @@ def decide(
     prop: Property,
     normalization: tuple[list[float] | None, list[float] | None],
     output: Path | None,
+    result: Path | None,
     **options: Any,
 ) -> None:
-    """Decide one property, show the verdict and write the certificate."""
+    """Decide one property, show the verdict and write the certificate and the competition's result."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
@@ -124,6 +130,8 @@ def decide(
         decision = api.decide(network, prop, progress=show_stage, **options)
     if output:
         api.write_certificate(output, target, network, prop, decision, *normalization)
+    if result:
+        api.write_result(result, decision)
     terminal.show_decision(target, prop, decision)
 
 

@@ -61,8 +61,8 @@ class Example:
     def from_json(cls, data: Mapping[str, Any]) -> Example:
         """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
         margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
-        numbers = (int(data[key]) for key in ("index", "label", "predicted"))
-        return cls(*numbers, Verdict(data["verdict"]), margins, str(data["method"]))
+        index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
+        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""

@@ -95,4 +95,7 @@ class DataCertification:
             if isfinite(margin):
                 margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
         name = ATTACKED if decision.verdict is Verdict.FALSIFIED else decision.method
-        return replace(example, verdict=decision.verdict, method=name, margin_lower=tuple(margins))
+        point = decision.counterexample.inputs if decision.counterexample else None
+        return replace(
+            example, verdict=decision.verdict, method=name, margin_lower=tuple(margins), counterexample=point
+        )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from math import nan
 from typing import Any, Final, TypeAlias
+from zlib import compress, decompress
+from zlib import error as zlib_error
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -17,6 +21,7 @@ from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
@@ -48,6 +53,7 @@ class Example:
 
     `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `method` is what gave the
     verdict, or what was tried last; where it is a search, the margins are the bounds from before it.
+    `counterexample` is the point, flat, of a falsified sample.
     """
 
     index: int
@@ -56,13 +62,15 @@ class Example:
     verdict: Verdict
     margin_lower: tuple[float, ...]
     method: str
+    counterexample: tuple[float, ...] | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
         """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
         margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
         index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
-        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]))
+        point = None if data["counterexample"] is None else unpacked_point(data["counterexample"])
+        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]), point)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -75,7 +83,21 @@ class Example:
             "margin_lower": [
                 value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
             ],
+            "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
         }
+
+
+def packed_point(point: tuple[float, ...]) -> str:
+    """Return a point of binary32 numbers as text: compressed, in base 64."""
+    return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
+
+
+def unpacked_point(text: str) -> tuple[float, ...]:
+    """Return the point that `packed_point` wrote. Raises ValueError or TypeError for other text."""
+    try:
+        return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
+    except zlib_error as problem:
+        raise ValueError(str(problem)) from problem
 
 
 @dataclass(frozen=True)
@@ -170,7 +192,7 @@ class Certification:
         if not batches:
             return
         device = network.device
-        with plain_products():
+        with plain_products(), kept_memory(device):
             judge = _Judge(self, network, device)
             for batch in batches:
                 part = slice(batch.start, batch.stop)
@@ -194,13 +216,17 @@ class _Judge:
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
         with torch.no_grad():
             predicted = self._network.nominal(x).argmax(1)
-        verdicts = self._verdicts(x, box, labels, margins)
+        verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
-            yield Example(first + offset, label, guess, verdict, tuple(row), method)
+            yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
-    def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
+    def _verdicts(
+        self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
+    ) -> tuple[list[Verdict], dict[int, tuple[float, ...]]]:
+        """Return the verdicts, and the counterexamples by their places in the batch; `box` is the one to search."""
+        found: dict[int, tuple[float, ...]] = {}
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
         verified = (((margins > 0) & margins.isfinite()) | ~others).all(1)
         verdicts = [Verdict.VERIFIED if proved else Verdict.UNKNOWN for proved in verified.tolist()]
@@ -211,11 +237,19 @@ class _Judge:
             for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
                 if self._is_misclassified(point, label):
                     verdicts[index] = Verdict.FALSIFIED
-        return verdicts
+                    found[index] = tuple(point.flatten().tolist())
+        return verdicts, found
 
     def _is_misclassified(self, point: torch.Tensor, label: int) -> bool:
         logits = self._replay([point])[None, : self._network.classes]
         return bool(margin(logits, torch.tensor([label])) <= 0)
+
+
+def _inner(x: torch.Tensor, box: Interval) -> Interval:
+    """Return a box inside the exact ball, of which `box` is the one rounded outward: ends one number further in."""
+    point = torch.minimum(torch.maximum(x, box.lower), box.upper)
+    inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)
+    return Interval.bounds(torch.minimum(inward[0], point), torch.maximum(inward[1], point))
 
 
 # ── attacks on margins ──────────────────────────────────────────────────────────────────────────────────────────

@@ -321,6 +321,27 @@ def certify(
     return certification.run(network, images, labels, eps, journal, workers, progress)
 
 
+def _job(network: Network, dataset: Dataset, eps: float, how: DataCertification, count: int) -> dict[str, Any]:
+    """Return what verdicts depend on, as plain JSON data: journals of another job are not mixed with its own."""
+    state = network.snapshot()
+    digest = sha256(state.to_text().encode())
+    for key in sorted(state.state):
+        digest.update(torch.as_tensor(state.state[key]).contiguous().numpy().tobytes())
+    return {
+        "job": "certify",
+        "network": digest.hexdigest(),
+        "data": dataset.sha256,
+        "eps": eps,
+        "n": count,
+        "method": how.name,
+        "arithmetic": how.first.arithmetic.value,
+        "attack": str(how.first.attack),
+        "batch": how.first.batch,
+        "timeout": None if how.rest is None else how.rest.timeout,
+        "versions": tool_versions(),
+    }
+
+
 def write_report(
     runs: Sequence[str | Path],
     out: str | Path = "report.html",
@@ -360,24 +381,3 @@ def write_report(
         artifact.write_atomically(folder / name, content)
     artifact.write_atomically(page, made.html.encode())
     return folder
-
-
-def _job(network: Network, dataset: Dataset, eps: float, how: DataCertification, count: int) -> dict[str, Any]:
-    """Return what verdicts depend on, as plain JSON data: journals of another job are not mixed with its own."""
-    state = network.snapshot()
-    digest = sha256(state.to_text().encode())
-    for key in sorted(state.state):
-        digest.update(torch.as_tensor(state.state[key]).contiguous().numpy().tobytes())
-    return {
-        "job": "certify",
-        "network": digest.hexdigest(),
-        "data": dataset.sha256,
-        "eps": eps,
-        "n": count,
-        "method": how.name,
-        "arithmetic": how.first.arithmetic.value,
-        "attack": str(how.first.attack),
-        "batch": how.first.batch,
-        "timeout": None if how.rest is None else how.rest.timeout,
-        "versions": tool_versions(),
-    }

@@ -152,9 +152,10 @@ def test_a_damaged_journal_is_refused(tmp_path, line):
 def test_examples_survive_the_journal_unchanged(tmp_path):
     examples = [Example(0, 1, 1, Verdict.VERIFIED, (0.1, 0.0, 1e-300), "crown")]
     examples.append(Example(7, 0, 2, Verdict.TIMEOUT, (0.0, float("-inf"), -1 / 3), "bab"))
+    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25)))
     Journal(tmp_path / "r.json", {"job": 1}, rank=3).add(examples)
     found = Journal(tmp_path / "r.json", {"job": 1}).examples
-    assert [found[index].to_json() for index in (0, 7)] == [example.to_json() for example in examples]
+    assert [found[index].to_json() for index in (0, 7, 8)] == [example.to_json() for example in examples]
 
 
 # ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ from enum import Enum
 from math import nan
 from typing import Any, Final, TypeAlias
 from zlib import compress, decompress
+from zlib import error as zlib_error
 
 import numpy as np
 import torch
@@ -93,8 +94,11 @@ def packed_point(point: tuple[float, ...]) -> str:
 
 
 def unpacked_point(text: str) -> tuple[float, ...]:
-    """Return the point of such a text. Raises ValueError or zlib.error where it is none."""
-    return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
+    """Return the point that `packed_point` wrote. Raises ValueError or TypeError for other text."""
+    try:
+        return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
+    except zlib_error as problem:
+        raise ValueError(str(problem)) from problem
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ class Planes:
 
 RelaxationRule: TypeAlias = Callable[..., Planes]
 TunedRule: TypeAlias = Callable[..., Planes]
+KinksRule: TypeAlias = Callable[..., tuple[Tensor | float, ...]]
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ class Rules:
     `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
     *boxes)` gives planes for any t in [0, 1], elementwise, one of them at least as tight as those of the relaxation; an
     operator without it is tuned between its relaxation and its constant bounds.
+
+    What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
+    between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
     """
 
     nominal: NominalRule
@@ -109,6 +113,8 @@ class Rules:
     relaxation: RelaxationRule | None
     training: NominalRule
     tuned: TunedRule | None = None
+    kinks: KinksRule | None = None
+    selects: bool = False
 
 
 # ── parameters, layers of a spec, ONNX ──────────────────────────────────────────────────────────────────────────

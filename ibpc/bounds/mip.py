@@ -60,9 +60,7 @@ def mip(
         for side in (1.0, -1.0):
             forms = [side * row @ result.matrix for row in rows]
             rests = side * (rows @ result.constant) - np.abs(rows) @ result.error
-            found = [
-                rest + solver.least(_dense(form), deadline).bound for form, rest in zip(forms, rests, strict=True)
-            ]
+            found = [rest + solver.least(_dense(form), deadline).bound for form, rest in zip(forms, rests, strict=True)]
             ends.append(torch.tensor([[side * (end - TOLERANCE * (1.0 + abs(end))) for end in found]]))
         return intersected(first, ends[0].to(first.lower), ends[1].to(first.lower))
 
@@ -81,7 +79,9 @@ def _highspy() -> Any:
     try:
         import highspy
     except ImportError as error:
-        raise UsageError.at("--method mip", "the package highspy is missing", "it", "pip install 'ibpc[exact]'") from error
+        raise UsageError.at(
+            "--method mip", "the package highspy is missing", "it", "pip install 'ibpc[exact]'"
+        ) from error
     return highspy
 
 

@@ -105,9 +105,7 @@ def _as_matrix(shape: tuple[int, ...], slot: int) -> tuple[int, ...]:
     return (1, *shape) if slot == 0 else (*shape, 1)
 
 
-def _matrix_pull(
-    weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int, turned: bool
-) -> Pull:
+def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int, turned: bool) -> Pull:
     """Return the pull of a product with a matrix: C W of rows C in the shape of the output.
 
     A box that stands for several matrices of the weight gets the sum; one that was transposed is transposed back.

@@ -221,9 +221,7 @@ def _concave(step: Step, function: Function, derivative: Function) -> Sketch:
     return _sketch(step, 0, step.box(0), (-slopes[1], -slopes[0]), (-offsets[1], -offsets[0]))
 
 
-def _convex_lines(
-    x: Box, function: Function, derivative: Function
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+def _convex_lines(x: Box, function: Function, derivative: Function) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     middle = 0.5 * x.lower + 0.5 * x.upper
     tangent = derivative(middle)
     low, high = function(x.lower), function(x.upper)
@@ -410,9 +408,7 @@ def _window_spread(sources: NDArray[np.int64], size: int) -> Pull:
     return scatter(sources[positions], positions, size)
 
 
-def _greatest(
-    lowers: Array, uppers: Array, slots: Sequence[int], spreads: Sequence[Pull], copies: int
-) -> Sketch:
+def _greatest(lowers: Array, uppers: Array, slots: Sequence[int], spreads: Sequence[Pull], copies: int) -> Sketch:
     """Return planes of the greatest of n boxes (n, K); −∞ stands for none, slot −1 for a constant.
 
     Below: the one of the greatest middle, for the greatest is at least that. Above, with c the greatest lower bound,

@@ -105,7 +105,7 @@ def faults_in(
     for chain in CHAINS:
         for outer, inner in pairwise(name for name in chain if name in bounds):
             looser = torch.maximum(bounds[outer][0] - bounds[inner][0], bounds[inner][1] - bounds[outer][1])
-            if bool((looser > TOLERANCE * (1.0 + bounds[outer][1].abs())).any()):
+            if bool((looser > TOLERANCE * (1.0 + torch.maximum(*(end.abs() for end in bounds[outer])))).any()):
                 yield f"{inner} is looser than {outer} by {float(looser.max()):.2e}"
     for points in tried_points(module, low, high, seed):
         with torch.no_grad():

@@ -43,7 +43,7 @@ class Expression:
     constant: Array
     error: Array
 
-    def rows(self, chosen: Array) -> Expression:
+    def rows(self, chosen: NDArray[np.int64]) -> Expression:
         """Return some of the elements."""
         return Expression(self.matrix[chosen], self.constant[chosen], self.error[chosen])
 
@@ -87,7 +87,8 @@ class Encoding:
 
     def __init__(self, walk: Walk, values: Values) -> None:
         self.program = Program()
-        self._walk, self._values = walk, values
+        self._values = values
+        self._device = values.box(walk.inputs[0]).lower.device
         self.expressions: dict[str, Expression] = {}
         for name in walk.inputs:
             box = values.box(name)
@@ -126,7 +127,7 @@ class Encoding:
 
         def applied(parts: Sequence[Array | None]) -> Array:
             points = [
-                x if part is None else torch.from_numpy(part).reshape(-1, *shape).to(x.lower.device)
+                x if part is None else torch.from_numpy(part).reshape(-1, *shape).to(self._device)
                 for x, part, shape in zip(operands, parts, shapes, strict=True)
                 if part is not None or not isinstance(x, Interval)
             ]
@@ -155,7 +156,7 @@ class Encoding:
         for slot, expression in enumerate(found):
             if expression is None:
                 continue
-            places = np.flatnonzero(expression.error)
+            places = np.flatnonzero(expression.error).astype(np.int64)
             for part in _parts(places, max(1, _MOST_NUMBERS // max(len(zero), len(expression.error)))):
                 units = np.zeros((len(part), len(expression.error)))
                 units[np.arange(len(part)), part] = expression.error[part]
@@ -182,7 +183,7 @@ class Encoding:
         matrix = sparse.csr_array(sparse.diags_array(slope) @ self.program.widened(x.matrix))
         constant = slope * x.constant + offset
         error = np.abs(slope) * x.error
-        chosen = np.flatnonzero(crossing)
+        chosen = np.flatnonzero(crossing).astype(np.int64)
         if not len(chosen):
             return Expression(matrix, constant, error)
         widths = [width[chosen] for width in widths]
@@ -231,16 +232,15 @@ class Encoding:
         low, high = (torch.where(there, view(end), torch.full_like(view(end), -inf)) for end in (x.lower, x.upper))
         least, most = _flat(low.amax(-1)), _flat(high.amax(-1))
         count = there.shape[-1]
-        low, high, inside = _flat(low), _flat(high), _flat(there).astype(bool)
         result = self.program.columns(least, most)
         owner = np.repeat(np.arange(len(least)), count)
-        places = np.flatnonzero(inside & (high >= least[owner]))
+        places = np.flatnonzero(_flat(there).astype(bool) & (_flat(high) >= least[owner])).astype(np.int64)
         owners, chosen = owner[places], candidates.rows(places)
         switch = self.program.columns(np.zeros(len(places)), np.ones(len(places)), integer=True)
         above = self.program.picked(result[owners]) - self.program.widened(chosen.matrix)
         infinite = np.full(len(places), inf)
         self.program.require(above, chosen.constant - chosen.error, infinite)
-        room = most[owners] - low[places]
+        room = most[owners] - _flat(low)[places]
         self.program.require(
             above + self.program.picked(switch, room), -infinite, chosen.constant + chosen.error + room
         )
@@ -257,7 +257,7 @@ class Encoding:
         result = self.program.columns(_flat(box.lower), _flat(box.upper))
         for plane, side in ((planes.lower, 1.0), (planes.upper, -1.0)):
             held = np.isfinite(_flat(torch.broadcast_to(plane.offset, box.lower.shape)))
-            pushed = self._pushed(step, operands, _finite(plane)).rows(np.flatnonzero(held))
+            pushed = self._pushed(step, operands, _finite(plane)).rows(np.flatnonzero(held).astype(np.int64))
             row = self.program.picked(result[held]) - self.program.widened(pushed.matrix)
             ends = (side * pushed.constant - pushed.error, np.full(int(held.sum()), inf))
             self.program.require(side * row, *ends)

@@ -58,7 +58,7 @@ def forward(
     def bound(*boxes: Interval) -> Interval:
         first = quick(*boxes)
         ends = _Ends(boxes)
-        values, forms = _pushed_through(walk, boxes, ends, arithmetic)
+        forms = _pushed_through(walk, boxes, ends, arithmetic)
         final = forms[output]
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
         pair = Forms(
@@ -97,9 +97,7 @@ class _Ends:
         return torch.einsum("nb...,nb->b...", form[:-1], weight)
 
 
-def _pushed_through(
-    walk: Walk, boxes: Sequence[Interval], ends: _Ends, arithmetic: Arithmetic
-) -> tuple[Values, dict[str, Forms]]:
+def _pushed_through(walk: Walk, boxes: Sequence[Interval], ends: _Ends, arithmetic: Arithmetic) -> dict[str, Forms]:
     values = start(walk, tuple(boxes))
     forms = _of_inputs(walk, values)
     for name, step in walk.steps.items():
@@ -113,7 +111,7 @@ def _pushed_through(
         )
         forms[name] = _paid(found, values, name)
         values.tighten(name, *ends.concretized(forms[name]))
-    return values, forms
+    return forms
 
 
 def _of_inputs(walk: Walk, values: Values) -> dict[str, Forms]:
@@ -181,9 +179,8 @@ def _through(
         size = size + (share.sum(-1) if plane.views else share)
         total = part if total is None else total + part
     assert total is not None
-    total = total.expand(len(total), *torch.broadcast_shapes(total.shape[1:], constant.shape)).clone()
-    total[-1] += constant - side * _SLACK * size
-    return total
+    last = total[-1:] + (constant - side * _SLACK * size)
+    return torch.cat([total[:-1].expand(-1, *last.shape[1:]), last])
 
 
 def _weighed(plane: Plane, slot: int, slope: Tensor, form: Tensor) -> Tensor:

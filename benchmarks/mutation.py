@@ -91,16 +91,30 @@ MUTATIONS = (
     Mutation(
         "sums that may overflow are trusted",
         "ibpc/rounding.py",
-        "return radius.mul(1.0 / UNIT).mul_(UNIT)",
-        "return radius",
+        "RAISED: Final = 2.0**24",
+        "RAISED: Final = 1.0",
         "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or overflow or (Gemm and nonfinite)'",
     ),
     Mutation(
         "the rounding of the operand's center forgotten",
         "ibpc/ops/base.py",
-        "operand.radius + operand.center.abs(), alpha=growth",
-        "operand.radius, alpha=growth",
+        "torch.add(operand.radius, operand.center.abs(), alpha=growth)",
+        "torch.add(operand.radius, operand.radius, alpha=growth)",
         "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or (Conv and float32_contains)'",
+    ),
+    Mutation(
+        "the rounding of the radius forgotten",
+        "ibpc/rounding.py",
+        "return radius.mul_((1.0 + growth) / RAISED)",
+        "return radius.mul_(1.0 / RAISED)",
+        "tests/test_rounding.py -k AffineRows",
+    ),
+    Mutation(
+        "underflow of an operand not multiplied by |W|",
+        "ibpc/ops/base.py",
+        "offset = gain(call, **parameters) * FLUSHED + offset",
+        "offset = FLUSHED + offset",
+        table("Gemm", "float32_contains"),
     ),
     Mutation(
         "the bias of a folded normalization keeps no moduli",
@@ -293,7 +307,7 @@ MUTATIONS = (
         "ibpc/verify/properties.py",
         "lower = np.array([high for _, high in self._lows], np.float32)",
         "lower = np.array([low for low, _ in self._lows], np.float32)",
-        "tests/test_vnnlib.py tests/test_decide.py",
+        "tests/test_specification.py",
     ),
     Mutation(
         "attacked points not clipped from above",

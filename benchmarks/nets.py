@@ -1,4 +1,4 @@
-"""Networks and properties that others made: imports, sampled soundness, verdicts. One Markdown table each.
+"""Networks that others made: imports and sampled soundness. One Markdown table each; `vnncomp.py` has the verdicts.
 
 A folder holds `instances.csv` with the columns network, property, timeout_s and known (`sat`, `unsat` or empty).
 """
@@ -22,11 +22,8 @@ import ibpc
 from ibpc.bounds import METHODS
 from ibpc.errors import IbpcError
 from ibpc.interval import Interval
-from ibpc.verify.decide import PLANS
 from ibpc.verify.properties import Property
 from ibpc.verify.replay import Replay
-
-EXPECTED = {"unsat": "verified", "sat": "falsified"}
 
 
 @dataclass(frozen=True)
@@ -41,24 +38,19 @@ class Instance:
 def main() -> None:
     """Print one of the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("table", choices=["imports", "soundness", "verdicts"])
+    parser.add_argument("table", choices=["imports", "soundness"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--points", type=int, default=1_000_000, help="soundness: points over all networks")
-    parser.add_argument("--timeout", type=float, default=20.0, help="verdicts: seconds a property")
-    parser.add_argument("--method", choices=PLANS, default="auto", help="verdicts: how to bound")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
-    parser.add_argument("--certificates", type=Path, help="verdicts: write certificates here and check them")
     options = parser.parse_args()
     instances = [
         instance for instance in listed(options.folder) if options.only in f"{instance.network} {instance.prop}"
     ]
-    lines: Iterator[str]
-    if options.table == "imports":
-        lines = imports(options.folder, instances)
-    elif options.table == "soundness":
-        lines = soundness(options.folder, instances, options.points)
-    else:
-        lines = verdicts(options.folder, instances, options.method, options.timeout, options.certificates)
+    lines = (
+        imports(options.folder, instances)
+        if options.table == "imports"
+        else soundness(options.folder, instances, options.points)
+    )
     for line in lines:
         print(line, flush=True)
 
@@ -164,39 +156,6 @@ def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float =
             if done >= points or time.monotonic() - started >= seconds:
                 break
     return done, bad
-
-
-# ── verdicts ────────────────────────────────────────────────────────────────────────────────────────────────────
-def verdicts(
-    folder: Path, instances: Sequence[Instance], method: str, timeout: float, certificates: Path | None
-) -> Iterator[str]:
-    """Yield the table of verdicts beside the known ones, with certificates checked again if there is a folder."""
-    yield "| property | known | verdict | by | seconds | certificate |"
-    yield "|---|---|---|---|---:|---|"
-    counts: dict[str, int] = {}
-    for instance in instances:
-        if instance.prop is None:
-            continue
-        name = f"{instance.network.relative_to(folder)}, {instance.prop.name}"
-        started = time.perf_counter()
-        try:
-            network, prop = ibpc.compile(instance.network), ibpc.load_vnnlib(instance.prop)
-            decision = ibpc.decide(network, prop, method=method, timeout=timeout)
-            verdict, by = decision.verdict.value, decision.method
-            checked = ""
-            replayable = verdict == "falsified" or decision.method == "ibp"
-            if certificates is not None and verdict in EXPECTED.values() and replayable:
-                path = certificates / f"{instance.network.name}-{instance.prop.name}.json"
-                ibpc.write_certificate(path, instance.network, network, prop, decision)
-                checked = "confirmed" if all(claim.holds for claim in ibpc.check(path)) else "FAILED"
-        except IbpcError as error:
-            verdict, by, checked = "refused", "", str(error)
-        wrong = instance.known in EXPECTED and verdict in EXPECTED.values() and verdict != EXPECTED[instance.known]
-        counts[verdict] = counts.get(verdict, 0) + 1
-        seconds = time.perf_counter() - started
-        verdict += " CONTRADICTION" if wrong else ""
-        yield f"| {name} | {instance.known} | {verdict} | {by} | {seconds:.1f} | {checked} |"
-    yield f"| {', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))} | | | | | |"
 
 
 if __name__ == "__main__":

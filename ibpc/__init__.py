@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ibpc.api import Property as Property
     from ibpc.api import Recipe as Recipe
     from ibpc.api import Robustness as Robustness
+    from ibpc.api import Sweep as Sweep
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
     from ibpc.api import ball_property as ball_property
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from ibpc.api import open_network as open_network
     from ibpc.api import train as train
     from ibpc.api import write_certificate as write_certificate
+    from ibpc.api import write_report as write_report
     from ibpc.api import write_verdicts as write_verdicts
 
 

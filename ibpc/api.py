@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Final
 
+import onnx
 import torch
 from torch import nn
 
@@ -29,6 +30,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
+from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
 from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
@@ -49,6 +51,7 @@ __all__ = [
     "Property",
     "Recipe",
     "Robustness",
+    "Sweep",
     "TrainingRun",
     "Verdict",
     "ball_property",
@@ -64,6 +67,7 @@ __all__ = [
     "open_network",
     "train",
     "write_certificate",
+    "write_report",
     "write_verdicts",
 ]
 
@@ -217,9 +221,12 @@ def write_certificate(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Write what was decided of a property, and the property, as a certificate. Raises ArtifactError."""
+    """Write what was decided of a property, the property, and the proof, as a certificate. Raises ArtifactError."""
+    from ibpc.verify.proof import Names
+
     about = ModelFile.of(Path(model), mean, std)
-    write_json(Path(path), property_certificate(about, prop, decision, network.notes))
+    names = Names(_judged_model(about)) if any(map(any, decision.proofs)) else None
+    write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 
 def check(
@@ -236,16 +243,20 @@ def check(
     same = check_model(about)
     if not same.holds:
         return (same,)
-    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
-        model = runnable_model(Path(about.path))
-    else:
-        model = nominal_model(_as_certified(about).snapshot())
+    model = _judged_model(about)
     if data["kind"] == "property":
         return (same, *check_property(data, model, str(path)))
     network = _as_certified(about)
     dataset = load_dataset(data["data"], data_root)
     limits = network.input_range or PIXELS
     return (same, *check_data(data, model, dataset, network.input_shape, limits, progress))
+
+
+def _judged_model(about: ModelFile) -> onnx.ModelProto:
+    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
+    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
+        return runnable_model(Path(about.path))
+    return nominal_model(_as_certified(about).snapshot())
 
 
 def _as_certified(about: ModelFile) -> Network:
@@ -276,3 +287,44 @@ def certify(
     certification = Certification(name, method_named(method), arithmetic, attack, batch)
     images, labels = dataset.test.floats()[:limit], dataset.test.labels[:limit]
     return certification.run(network, images, labels, eps, progress)
+
+
+def write_report(
+    runs: Sequence[str | Path],
+    out: str | Path = "report.html",
+    *,
+    data: Dataset | str | None = None,
+    data_root: str | Path | None = None,
+    eps: float | None = None,
+    method: str = AUTO,
+    limit: int = 200,
+    progress: Callable[[str], object] = str,
+) -> Path:
+    """Write one page of HTML on training runs, side by side; return the folder of its figures, SVG and PNG.
+
+    `data` is by default the data set that all runs were trained on, `eps` the largest radius of their recipes. `limit`
+    test images, evenly spread, are certified. Raises the errors of a run that is unfinished or damaged, DataError for
+    data that do not fit, ArtifactError where `out` cannot be written.
+    """
+    from ibpc.report.measurements import Measuring
+    from ibpc.report.page import figures_folder, make_report
+    from ibpc.report.runs import check_data, common_data, read_runs
+
+    if not runs or limit < 1:
+        raise UsageError.at("report", f"{len(runs)} runs, {limit} images", "at least one of each")
+    found = read_runs([Path(path) for path in runs])
+    named = common_data(found) if data is None else data
+    dataset = named if isinstance(named, Dataset) else load_dataset(named, data_root)
+    check_data(found, dataset)
+    radius = max(run.recipe.eps for run in found) if eps is None else eps
+    if not 0 < radius <= 1:
+        raise UsageError.at("--eps", f"found {radius:g}", "a radius above 0, at most 1", "the runs' own is the default")
+    measuring = Measuring(radius, limit, method)
+    measurements = [measuring.run(run, dataset, progress) for run in found]
+    progress("draw")
+    made = make_report(measurements, dataset)
+    page, folder = Path(out), figures_folder(Path(out))
+    for name, content in made.figures():
+        artifact.write_atomically(folder / name, content)
+    artifact.write_atomically(page, made.html.encode())
+    return folder

@@ -23,6 +23,8 @@ from ibpc.errors import GraphError
 UNIT: Final = 2.0**-24
 SMALLEST: Final = 2.0**-126
 ELEMENTARY_ULPS: Final = 8
+# By how much radii are raised while they are summed, and lowered afterwards: so they overflow before any sum does.
+RAISED: Final = 2.0**24
 # What underflow can change in an operand: the value itself, its center and radius, and their inflated sum. An affine
 # operator multiplies it by |W|, so it is added in front of the product; `vanishing` pays for what underflows behind it.
 FLUSHED: Final = 16.0 * SMALLEST
@@ -63,13 +65,19 @@ def vanishing(terms: int) -> float:
     return 4.0 * (terms + 16) * SMALLEST
 
 
-def guard_overflow(radius: torch.Tensor) -> torch.Tensor:
-    """Return the radius of an affine operator in binary32, infinite where its sums may overflow in some order.
+def guard_overflow(radius: torch.Tensor, growth: float) -> torch.Tensor:
+    """Return (1 + growth) · radius of an affine operator, infinite where its sums may overflow binary32 in some order.
 
     `radius` is at least 4 (n + 16) u Σ |wᵢ| |xᵢ| (see `inflation`), so radius / u overflows before any of the sums
     does, in the network or in the bound, where an infinite center would claim too much. Powers of two are exact.
+    Changes `radius` in place.
     """
-    return radius.mul(1.0 / UNIT).mul_(UNIT)
+    return radius.mul_((1.0 + growth) * RAISED).mul_(1.0 / RAISED)
+
+
+def lowered(radius: torch.Tensor, growth: float) -> torch.Tensor:
+    """Return what `guard_overflow` does of a radius that comes `RAISED` already; changes it in place."""
+    return radius.mul_((1.0 + growth) / RAISED)
 
 
 def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:

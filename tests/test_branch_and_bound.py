@@ -15,7 +15,7 @@ from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify import branch_and_bound
-from ibpc.verify.branch_and_bound import Branching
+from ibpc.verify.branch_and_bound import Branching, Roots
 from ibpc.verify.decide import PLANS, plan_named
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 
@@ -55,7 +55,7 @@ def at_least(bound: float, inputs: int = 3) -> Property:
 
 
 def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching:
-    branching = Branching(network.snapshot(), prop, 0, 0, Arithmetic.FLOAT32, torch.device("cpu"))
+    branching = Branching(Roots(network.snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
     branching.run(time.monotonic() + seconds)
     return branching
 
@@ -124,7 +124,7 @@ def test_no_part_of_a_box_is_left_out(cut, monkeypatch):
         monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
     for top in ((0.03, 0.56), (0.29, 0.97), (0.56, 0.8), (0.8, 0.03), (0.97, 0.29)):
         prop = at_least(0.9, inputs=2)
-        found = Branching(tent(list(top), 0.02).snapshot(), prop, 0, 0, Arithmetic.FLOAT32, torch.device("cpu"))
+        found = Branching(Roots(tent(list(top), 0.02).snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
         while found.bounded < 60 and not found.is_over:
             found.run(time.monotonic() + 0.02)
         assert not found.is_refuted

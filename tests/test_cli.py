@@ -81,6 +81,38 @@ def test_resume_of_a_finished_run_changes_nothing(ibpc, trained):
     assert (trained / "weights.safetensors").read_bytes() == before
 
 
+def test_report_writes_a_page_with_its_figures(ibpc, trained):
+    outcome = ibpc("report", trained, "--limit", "5", "-o", "pages/mine.html")
+    assert outcome.status == 0, outcome.err
+    assert "pages/mine.html" in outcome.text and "pages/mine_figures/" in outcome.text
+    assert Path("pages/mine.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    written = list(Path("pages/mine_figures").iterdir())
+    magic = {".svg": b"<?xml", ".png": b"\x89PNG"}
+    assert len(written) == 2 * 10
+    assert all(path.read_bytes().startswith(magic[path.suffix]) for path in written)
+
+
+def test_sweep_shows_its_front(ibpc):
+    assert ibpc("compile", DIGITS).status == 0
+    options = ("--eps", "0.05", "--epochs", "1", "--set", "batch_size=256", "--range", "schedule.kappa_end=0..1")
+    outcome = ibpc("sweep", "compiled", *options, "--trials", "1", "-o", "swept")
+    assert outcome.status == 0, outcome.err
+    for words in ("trial 0: schedule.kappa_end", "no trial is better in both", "1 trial, 0 failed", "swept/front.svg"):
+        assert words in outcome.text
+    assert Path("swept/front.svg").read_bytes().startswith(b"<?xml")
+    assert Path("swept/front.png").read_bytes().startswith(b"\x89PNG")
+    mistaken(ibpc("sweep", "compiled", *options[:-1], "schedule.kappa_end=0..7", "-o", "other"), "schedule.kappa_end")
+    mistaken(ibpc("sweep", "compiled", "--eps", "0.05", "-o", "other"), "nothing to vary", "--range")
+    assert not Path("other").exists()
+
+
+def test_report_refuses_what_is_no_run(ibpc):
+    assert ibpc("compile", DIGITS).status == 0
+    mistaken(ibpc("report", "compiled"), "no folder training", "ibpc train")
+    mistaken(ibpc("report", "nothing"), "no such folder")
+    assert not Path("report.html").exists()
+
+
 def test_export_round_trip(ibpc, trained):
     assert ibpc("export", trained, "-o", "model.onnx").status == 0
     first = ibpc("certify", trained, "--eps", "0.05", "--limit", "30", "--json", "a.json")
@@ -211,7 +243,7 @@ def test_help_loads_nothing_heavy():
     assert "certify" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "certify", "export", "demo"])
+@pytest.mark.parametrize("command", ["compile", "show", "ops", "train", "sweep", "certify", "export", "report", "demo"])
 def test_every_command_has_help(command):
     outcome = CliRunner().invoke(app, [command, "--help"])
     assert outcome.exit_code == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ibpc.report.figures import _bins_around_zero, draw_overview
+from ibpc.report.figures import bins_around_zero, draw_overview
 from ibpc.report.operators_page import operators_page
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
@@ -24,7 +24,7 @@ def test_radii_are_written_as_people_write_them(eps, text):
 
 @pytest.mark.parametrize("values", [[-3.0, 2.0], [1.0, 2.0], [-2.0, -1.0], [], [float("-inf"), 1.0], [0.0]])
 def test_no_bin_straddles_zero(values):
-    edges = _bins_around_zero(values)
+    edges = bins_around_zero(values)
     assert 0.0 in edges
     assert edges == sorted(edges) and len(edges) >= 2
     finite = [value for value in values if abs(value) != float("inf")]

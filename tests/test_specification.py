@@ -1,4 +1,4 @@
-"""Rows as tensors: what bounds of a matrix say of a conjunction, at the very edge, and margins looked up by label."""
+"""Rows and boxes as tensors, at the very edge: what bounds say of a conjunction, which points lie in a box."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def test_a_bound_at_the_edge_refutes_only_what_is_strict(factor, strict):
 def test_what_is_not_finite_refutes_nothing(end):
     assert refutation(1, False, end, 1.0) == Refutation(float("-inf"), False)
     assert refutation(-1, True, -1.0, end) == Refutation(float("-inf"), False)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_point_lies_in_a_box_where_exact_numbers_say_so(is_open):
+    ends = [(Fraction(1, 10), Fraction(2, 3)), (Fraction(-1, 3), Fraction(1, 7)), (Fraction(1, 4), Fraction(1, 2))]
+    for low, high in ends:
+        opened = frozenset({0}) if is_open else frozenset()
+        box = Box((low,), (high,), opened, opened)
+        near = torch.tensor([float(low), float(high)])
+        candidates = torch.cat([near, *(near.nextafter(torch.tensor(end)) for end in (-torch.inf, torch.inf))])
+        for point in candidates:
+            x = Fraction(float(point))
+            assert box.inside(point[None]) is (low < x < high if is_open else low <= x <= high)
+        clipped = [Fraction(float(box.clip(point[None]))) for point in (near[:1] - 1, near[1:] + 1)]
+        assert all(low < x < high if is_open else low <= x <= high for x in clipped)
 
 
 def test_margins_are_those_of_the_label():

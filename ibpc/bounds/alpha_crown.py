@@ -5,6 +5,7 @@ The boxes in front of nonlinear operators are those of CROWN; each row of each s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final
 
@@ -13,11 +14,13 @@ import torch
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.crown import crown_ibp, in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
+from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 STEPS: Final = 20
+SHARPENING_STEPS: Final = 8
 
 
 def alpha_crown(
@@ -37,8 +40,26 @@ def alpha_crown(
         lowers, uppers = [], []
         for part in torch.split(rows, rows_at_once(walk, 4 * batch)):
             form = part.unsqueeze(1).expand(-1, batch, -1)
-            lowers.append(ascend(walk, values, {output: form}, STEPS, deadline=deadline).lower.T)
-            uppers.append(-ascend(walk, values, {output: -form}, STEPS, deadline=deadline).lower.T)
+            lowers.append(_raised(walk, values, {output: form}, deadline).T)
+            uppers.append(-_raised(walk, values, {output: -form}, deadline).T)
         return intersected(first, torch.cat(lowers, 1), torch.cat(uppers, 1))
 
     return in_parts(bound, samples_at_once(walk))
+
+
+def _raised(walk: Walk, values: Values, forms: Mapping[str, torch.Tensor], deadline: float) -> torch.Tensor:
+    """Return the better of CROWN's bounds and those after an ascent, (R, B)."""
+    plain = ascend(walk, values, forms, 0).lower
+    return torch.fmax(plain, ascend(walk, values, forms, STEPS, deadline=deadline).lower)
+
+
+def sharp_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
+    """Return backward bounds whose slopes are chosen for each form by an ascent of its own."""
+
+    def bound(forms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        (form,) = forms.values()
+        (name,) = forms
+        parts = torch.split(form, max(1, rows_at_once(walk, 8 * form.shape[1])))
+        return torch.cat([ascend(walk, values, {name: part}, SHARPENING_STEPS).lower for part in parts])
+
+    return bound

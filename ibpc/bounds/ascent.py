@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from typing import Final, TypeAlias
 
@@ -29,22 +29,34 @@ _DECAY: Final = 0.98
 
 @dataclass(frozen=True)
 class Ascent:
-    """What an ascent found: the best lower bounds (R, B), the last coefficients at nonlinear operators' results."""
+    """What an ascent found: the best lower bounds (R, B), and with them the choices of planes and the multipliers.
+
+    `forms` are the last coefficients at nonlinear operators' results. All are by node.
+    """
 
     lower: Tensor
     forms: Mapping[str, Tensor]
+    choices: Mapping[str, Tensor]
+    multipliers: Mapping[str, Tensor]
 
 
 class _Choices:
-    """A parameter in [0, 1] for each form, sample and element of each nonlinear operator that can be tuned."""
+    """A parameter in [0, 1] for each form, sample and element of each nonlinear operator that can be tuned.
 
-    def __init__(self, rows: int) -> None:
-        self._rows = rows
+    Those that `given` names are taken from there, the others begin as the plain planes.
+    """
+
+    def __init__(self, rows: int, given: Mapping[str, Tensor]) -> None:
+        self._rows, self._given = rows, given
+        self._plain: dict[str, Planes] = {}
         self.parameters: dict[str, Tensor] = {}
 
     def planes(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
-        """Return the planes of a step at the present choice, made at the first request as the plain ones."""
-        plain = plain_planes(step, operands)
+        """Return the planes of a step at the present choice, made at the first request."""
+        name = step.node.name
+        if name not in self._plain:
+            self._plain[name] = plain_planes(step, operands)
+        plain = self._plain[name]
         if plain.lower.views or not all(isinstance(x, Interval) for x in operands):
             return plain
         if step.operator.rules.tuned is None:
@@ -55,14 +67,15 @@ class _Choices:
     def _mixed(self, step: Step, operands: tuple[Operand, ...], plain: Planes) -> Planes:
         """Return planes between the plain ones and the constant bounds, below and above by choices of their own."""
         box = step.operator.rules.interval(step.call, *operands, **step.parameters)
-        share = self._parameter(step, torch.ones_like(plain.lower.offset).expand(2, *plain.lower.offset.shape))
-        below, above = share[:, 0], share[:, 1]
+        start = torch.ones_like(plain.lower.offset)
+        below, above = self._parameter(step, torch.stack([start, start], 1)).unbind(2)
         return Planes(_between(plain.lower, below, box.lower), _between(plain.upper, above, box.upper))
 
     def _parameter(self, step: Step, start: Tensor) -> Tensor:
         name = step.node.name
         if name not in self.parameters:
-            self.parameters[name] = start.detach().expand(self._rows, *start.shape).clone().requires_grad_()
+            first = self._given.get(name, start.detach().expand(self._rows, *start.shape))
+            self.parameters[name] = first.to(start.dtype, copy=True).contiguous().requires_grad_()
         return self.parameters[name]
 
 
@@ -71,47 +84,126 @@ def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
     return Plane(slopes, plane.offset * share + constant * (1.0 - share))
 
 
+@dataclass(frozen=True)
+class Signs:
+    """What is known of the signs of values on the parts of a box.
+
+    `known[node]` (B, *shape) is 1 where a value is at least 0, −1 where at most 0, and 0 elsewhere.
+    """
+
+    known: Mapping[str, Tensor]
+
+    def applied(self, forms: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the forms less β s·v for each sign s of a value v."""
+        result = dict(forms)
+        for name, sign in self.known.items():
+            term = -multipliers[name] * sign.to(multipliers[name].dtype)
+            result[name] = result[name] + term if name in result else term
+        return result
+
+    def multipliers(self, rows: int, given: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return multipliers (R, B, *shape), those given or 0."""
+        return {
+            name: given.get(name, sign.new_zeros(rows, *sign.shape)).to(dtype, copy=True).requires_grad_()
+            for name, sign in self.known.items()
+        }
+
+
+_NO_SIGNS: Final = Signs({})
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where an ascent begins: choices and multipliers by node, as an `Ascent` has them; empty: the plain planes."""
+
+    choices: Mapping[str, Tensor] = field(default_factory=dict)
+    multipliers: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+_PLAIN: Final = Start()
+
+
 def ascend(
     walk: Walk,
     values: Values,
     forms: Mapping[str, Tensor],
     steps: int,
-    signs: Mapping[str, Tensor] | None = None,
+    signs: Signs = _NO_SIGNS,
+    start: Start = _PLAIN,
     deadline: float = inf,
 ) -> Ascent:
-    """Return the best lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
+    """Return lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
 
-    `signs` (B, *shape) are 1 where a node's value is known to be at least 0, −1 where at most 0, and 0 elsewhere.
+    The steps run in binary32, several times faster than binary64 where there are convolutions: any choice is sound.
+    What the best of them gives is then computed in binary64, and this alone is what is returned.
     """
-    first = next(iter(forms.values()))
-    choices = _Choices(first.shape[0])
-    known = dict(signs or {})
-    multipliers = {name: sign.new_zeros(first.shape[0], *sign.shape).requires_grad_() for name, sign in known.items()}
-    best = torch.full(first.shape[:2], -torch.inf, dtype=first.dtype, device=first.device)
+    found = start if steps == 0 else _climbed(walk, values, forms, steps, signs, start, deadline)
+    rows = next(iter(forms.values())).shape[0]
+    choices = _Choices(rows, found.choices)
+    multipliers = signs.multipliers(rows, found.multipliers, torch.float64)
+    with torch.no_grad():
+        backward = Backward(walk, values, choices.planes)
+        lower = backward.lower(signs.applied(forms, multipliers))
+    return Ascent(lower, dict(backward.forms), _detached(choices.parameters), _detached(multipliers))
+
+
+@torch.no_grad()
+def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
+    """Return bounds (R, B) at given choices; in binary32, as walk and values may be, to compare by, not for proof."""
+    like = next(iter(forms.values()))
+    choices = _Choices(like.shape[0], start.choices)
+    multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)
+    return Backward(walk, values, choices.planes).lower(signs.applied(forms, multipliers))
+
+
+def _climbed(
+    walk: Walk,
+    values: Values,
+    forms: Mapping[str, Tensor],
+    steps: int,
+    signs: Signs,
+    start: Start,
+    deadline: float,
+) -> Start:
+    """Return the choices and multipliers that gave each form and sample its best bound, all in binary32."""
+    rough_walk, rough_values = walk.rough, values.rough()
+    rough_forms = {name: form.float() for name, form in forms.items()}
+    rows, batch = next(iter(forms.values())).shape[:2]
+    choices = _Choices(rows, start.choices)
+    multipliers = signs.multipliers(rows, start.multipliers, torch.float32)
+    best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
+    kept_choices: dict[str, Tensor] = {}
+    kept_multipliers: dict[str, Tensor] = {}
     optimizer: torch.optim.Optimizer | None = None
-    last: dict[str, Tensor] = {}
     for number in range(steps + 1):
         with torch.enable_grad():
-            backward = Backward(walk, values, choices.planes)
-            lower = backward.lower(_with_multipliers(forms, known, multipliers))
+            backward = Backward(rough_walk, rough_values, choices.planes)
+            lower = backward.lower(signs.applied(rough_forms, multipliers))
+        better = lower.detach() > best
+        _keep(kept_choices, choices.parameters, better)
+        _keep(kept_multipliers, multipliers, better)
         best = torch.fmax(best, lower.detach())
-        last = {name: form.detach() for name, form in backward.forms.items()}
         if number == steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
             break
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)
         _step(optimizer, lower, choices, multipliers)
-    return Ascent(best, last)
+    return Start(kept_choices, kept_multipliers)
 
 
-def _with_multipliers(
-    forms: Mapping[str, Tensor], signs: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    result = dict(forms)
-    for name, sign in signs.items():
-        term = -multipliers[name] * sign
-        result[name] = result[name] + term if name in result else term
-    return result
+def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in parameters.items()}
+
+
+def _keep(kept: dict[str, Tensor], found: Mapping[str, Tensor], better: Tensor) -> None:
+    """Take over the parameters (R, B, …) of the forms and parts whose bounds are better now."""
+    everywhere = bool(better.all())
+    for name, parameter in found.items():
+        value = parameter.detach()
+        if name not in kept or everywhere:
+            kept[name] = value.clone()
+        else:
+            torch.where(better.reshape(*better.shape, *[1] * (value.dim() - 2)), value, kept[name], out=kept[name])
 
 
 def _optimizer(choices: _Choices, multipliers: Mapping[str, Tensor]) -> torch.optim.Optimizer:

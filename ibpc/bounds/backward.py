@@ -139,6 +139,8 @@ def _loss(form: Tensor, box: Interval, error: Tensor | None) -> Tensor:
 
 def _times(form: Tensor, factor: Tensor) -> Tensor:
     """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
+    if bool(factor.isfinite().all()):
+        return form * factor
     return torch.where(form == 0, torch.zeros_like(form), form * factor)
 
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from math import inf, prod
 from typing import Final, TypeAlias
 
@@ -25,6 +25,9 @@ from ibpc.rounding import Arithmetic
 Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic, float], Values]
 
+# What bounds forms from below: the function of forms (R, B, *shape) → (R, B) over a walk's values.
+Pull: TypeAlias = Callable[[Walk, Values], Callable[[Mapping[str, Tensor]], Tensor]]
+
 # Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
 # Numbers at a node that samples bounded together may take.
@@ -33,12 +36,17 @@ MOST_VALUES: Final = 2**11
 MOST_WORK: Final = 2e10
 
 
+def plain_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, Tensor]], Tensor]:
+    """Return the backward bounds with the operators' own planes."""
+    return Backward(walk, values).lower
+
+
 def crown_ibp(
     graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
 ) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
     quick = ibp(graph, matrix, arithmetic, device)
-    return _bounder(graph, matrix, arithmetic, device, deadline, _interval_values, quick)
+    return _bounder(graph, matrix, arithmetic, device, deadline, interval_values, quick)
 
 
 def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
@@ -115,15 +123,26 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, dead
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def _interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float) -> Values:
+def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
+    """Return the values by interval bounds alone, whatever the deadline."""
     values = start(walk, boxes)
     for step in walk.steps.values():
         advance(values, step, arithmetic)
     return values
 
 
-def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
-    """Return the values, boxes in front of nonlinear operators tightened by backward bounds until the deadline."""
+def refined_values(
+    walk: Walk,
+    boxes: tuple[Interval, ...],
+    arithmetic: Arithmetic,
+    deadline: float = inf,
+    pull: Pull = plain_pull,
+    known: Values | None = None,
+) -> Values:
+    """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
+
+    `known` are values over the same boxes that all values are intersected with.
+    """
     values = start(walk, boxes)
     refined = set(walk.inputs)
     for step in walk.steps.values():
@@ -131,12 +150,15 @@ def refined_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmet
             for name in step.operands:
                 if name in walk.perturbed and name not in refined:
                     refined.add(name)
-                    _refine(walk, values, name, step.node.operator, deadline)
+                    _refine(walk, values, name, step.node.operator, deadline, pull)
         advance(values, step, arithmetic)
+        if known is not None and step.node.name in walk.perturbed:
+            box = known.box(step.node.name)
+            values.tighten(step.node.name, box.lower, box.upper)
     return values
 
 
-def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float) -> None:
+def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull) -> None:
     """Tighten the elements of a box that matter, those of all samples together."""
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
@@ -145,14 +167,14 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     if not len(wanted):
         return
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    backward = Backward(walk, values)
+    bound = pull(walk, values)
     size = lower.shape[1]
     for part in torch.split(wanted, rows_at_once(walk, batch)):
         if time.monotonic() > deadline:
             break
         forms = _unit_forms(part, batch, size, box.lower)
-        lower[:, part] = torch.fmax(lower[:, part], backward.lower({name: forms}).T)
-        upper[:, part] = torch.fmin(upper[:, part], -backward.lower({name: -forms}).T)
+        lower[:, part] = torch.fmax(lower[:, part], bound({name: forms}).T)
+        upper[:, part] = torch.fmin(upper[:, part], -bound({name: -forms}).T)
     values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
 
 

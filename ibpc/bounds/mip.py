@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import crown, in_parts, intersected, refined_values, walk_of
+from ibpc.bounds.crown import in_parts, intersected, refined_values, walk_of
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -38,21 +39,34 @@ class Least:
 def mip(
     graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
 ) -> Bounder:
-    """Return the bounder; see `Method`. Never looser than CROWN. Raises UsageError without the package highspy."""
+    """Return the bounder; see `Method`. Never looser than α-CROWN. Raises UsageError without the package highspy."""
+    exact = program_bounds(graph, matrix, arithmetic, device, deadline)
+    quick = alpha_crown(graph, matrix, arithmetic, device, deadline)
+
+    def bound(*boxes: Interval) -> Interval:
+        found = exact(*boxes)
+        return intersected(quick(*boxes), found.lower, found.upper)
+
+    return bound
+
+
+def program_bounds(
+    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
+) -> Bounder:
+    """Return the bounder that knows the program alone: the judge of all other methods; see `Method`."""
     _highspy()
     from ibpc.bounds.encoding import Encoding
 
     walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
     rows = matrix.double().cpu().numpy()
-    quick = crown(graph, matrix, arithmetic, device, deadline)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
-        first = quick(*boxes)
         values = refined_values(walk, boxes, arithmetic, deadline)
         if not all(bool(x.lower.isfinite().all() and x.upper.isfinite().all()) for x in _boxes(values.known)):
-            return first
+            nothing = torch.full((1, len(rows)), inf, dtype=torch.float64, device=device)
+            return Interval.bounds(-nothing, nothing)
         encoding = Encoding(walk, values)
         solver = Solver(encoding.program)
         result = encoding.expressions[output]
@@ -61,8 +75,8 @@ def mip(
             forms = [side * row @ result.matrix for row in rows]
             rests = side * (rows @ result.constant) - np.abs(rows) @ result.error
             found = [rest + solver.least(_dense(form), deadline).bound for form, rest in zip(forms, rests, strict=True)]
-            ends.append(torch.tensor([[side * (end - TOLERANCE * (1.0 + abs(end))) for end in found]]))
-        return intersected(first, ends[0].to(first.lower), ends[1].to(first.lower))
+            ends.append([side * (end - TOLERANCE * (1.0 + abs(end))) for end in found])
+        return Interval.bounds(*(torch.tensor([end], dtype=torch.float64, device=device) for end in ends))
 
     return in_parts(bound, 1)
 
@@ -92,8 +106,9 @@ class Solver:
         self._highspy = _highspy()
         self._count = program.count
         self._is_linear = not np.concatenate(program.integer).any()
-        self._highs = self._highspy.Highs()
-        self._highs.silent()
+        # The base class: the constructor of highspy.Highs itself prints a banner that no option keeps back.
+        self._highs = self._highspy.Highs.__base__()
+        self._highs.setOptionValue("output_flag", False)
         for name, value in (
             ("threads", 1),
             ("mip_rel_gap", 0.0),

@@ -9,7 +9,9 @@ rules widen by at least the greatest error at any point of the box (`ibpc.roundi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import torch
@@ -45,6 +47,16 @@ class Walk:
         self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
         self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)
 
+    @cached_property
+    def rough(self) -> Walk:
+        """The same walk with binary32 parameters, for choices that need no guarantee."""
+        rough = copy(self)
+        rough.steps = {
+            name: replace(step, parameters={role: _rough(value) for role, value in step.parameters.items()})
+            for name, step in self.steps.items()
+        }
+        return rough
+
     def _step(self, graph: Graph, node: Node, device: torch.device) -> Step:
         parameters = {
             role: value.double() if value.is_floating_point() else value
@@ -56,6 +68,10 @@ class Walk:
 
 def _parameters(graph: Graph, name: str, device: torch.device) -> dict[str, Tensor]:
     return {role: torch.as_tensor(value).detach().to(device) for role, value in graph.parameters_of(name).items()}
+
+
+def _rough(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 @dataclass
@@ -70,6 +86,16 @@ class Values:
         value = self.known[name]
         assert isinstance(value, Interval)
         return value
+
+    def rough(self) -> Values:
+        """Return the values in binary32, for choices that need no guarantee."""
+        known = {
+            name: Interval.bounds(_rough(value.lower), _rough(value.upper))
+            if isinstance(value, Interval)
+            else _rough(value)
+            for name, value in self.known.items()
+        }
+        return Values(known, {name: None if error is None else _rough(error) for name, error in self.errors.items()})
 
     def tighten(self, name: str, lower: Tensor, upper: Tensor) -> None:
         """Intersect the box of a node with other bounds; what is NaN there says nothing."""

@@ -1,8 +1,9 @@
-"""The command that trains: train."""
+"""Commands that train: train, sweep."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,10 +31,15 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     device: Device = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write event files to the run folder's training/tensorboard/.")
+    ] = False,
 ) -> None:
     """Train a network so that its boxes stay tight."""
     from ibpc import api
     from ibpc.report import progress, terminal
+    from ibpc.report.tensorboard import tensorboard_reporter
+    from ibpc.training.reporting import Several
     from ibpc.workers import joined, own_device
 
     where = own_device(pick_device(device))
@@ -41,18 +47,63 @@ def train(
     dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
     changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
-    with joined(where) as workers, progress.training_progress(workers) as reporter:
-        run = api.train(
-            network,
-            chosen.with_overrides(changes),
-            dataset,
-            output or target,
-            seed=seed,
-            resume=resume,
-            reporter=reporter,
-        )
+    told, out = chosen.with_overrides(changes), output or target
+    with ExitStack() as stack:
+        workers = stack.enter_context(joined(where))
+        reporter = stack.enter_context(progress.training_progress(workers))
+        if tensorboard and workers.is_first:
+            reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
+        run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter)
     if workers.is_first:
         terminal.show_run(run)
+
+
+def sweep(
+    target: Annotated[Path, typer.Argument(help="Artifact to train, once a trial; it is left as it is.")],
+    eps: Eps,
+    ranges: Annotated[
+        list[str] | None,
+        typer.Option("--range", metavar="KEY=LOW..HIGH[log]", help="A value of the recipe to vary; or KEY=A,B,C."),
+    ] = None,
+    ranges_file: Annotated[Path | None, typer.Option("--ranges", help="A JSON file of ranges.")] = None,
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Trials in all, those done before included.")] = 20,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that share the trials.")] = 1,
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    method: Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
+    ] = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path("sweep"),
+    device: Device = "auto",
+) -> None:
+    """Vary a recipe: which nominal and certified accuracies can be had together, on held-out images."""
+    from ibpc import api
+    from ibpc.report import figures, terminal
+    from ibpc.training.ranges import load_ranges, parse_range
+
+    name = data or hinted_dataset(api.load(target), target)
+    dataset = api.load_dataset(name, data_root, download)
+    chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
+    changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
+    plan = api.Sweep(
+        target,
+        chosen.with_overrides(changes),
+        (*(load_ranges(ranges_file) if ranges_file else ()), *map(parse_range, ranges or ())),
+        name,
+        output,
+        seed,
+        data_root,
+        str(pick_device(device)),
+    )
+    outcomes = plan.run(trials, workers, terminal.show_outcome)
+    figures.draw_front(outcomes, eps, output / "front.svg")
+    figures.draw_front(outcomes, eps, output / "front.png")
+    terminal.show_sweep(output, outcomes)
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def sum_of_radii(call: Call, *radii: torch.Tensor | None, offset: float | None) 
     return total if offset is None else total + offset
 
 
+def gain_of_sum(call: Call) -> float:
+    """Return Σ |W| of a sum or a difference: one for each operand."""
+    return float(len(call.operands))
+
+
 def two_terms(call: Call) -> int:
     """Return the number of terms of a sum or a difference."""
     return 2

@@ -23,7 +23,18 @@ import torch
 from ibpc.errors import GraphError, OperatorError, nearest
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Graph, Node, Shape
-from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, Arithmetic, down, guard_overflow, inflation, up, vanishing
+from ibpc.rounding import (
+    ELEMENTARY_ULPS,
+    FLUSHED,
+    RAISED,
+    Arithmetic,
+    down,
+    guard_overflow,
+    inflation,
+    lowered,
+    up,
+    vanishing,
+)
 
 Tensor: TypeAlias = torch.Tensor
 Operand: TypeAlias = Interval | Tensor
@@ -407,17 +418,22 @@ def affine(
     terms: TermsRule,
     magnitude: Callable[..., Tensor | None],
     sharing: Sharing = Sharing.WHEN_STACKED,
+    gain: Callable[..., Tensor | float] | None = None,
 ) -> Rules:
     """Return the rules of y = W x + b, affine in all operands jointly.
 
     Interval rule: center W c + b, radius |W| r (Gowal et al. 2018, arXiv 1810.12715, equation 6): exact per output
-    over a box. In binary32 the operand's radius first grows to (1 + ρ) r + ρ |c| and the result's by ρ |b| more, ρ
-    from `ibpc.rounding.inflation`; that rides along in the same |W| product. Sums that may overflow bound nothing.
+    over a box. In binary32 it is (1 + ρ) (|W| (r + ρ |c|) + ρ |b|), ρ from `ibpc.rounding.inflation`: ρ |c| rides along
+    in the same |W| product, 1 + ρ in the guard against overflow. Sums that may overflow bound nothing.
 
     `absolute(call, *radii, offset, **parameters)` is |W| r + offset, `terms(call)` the number of products summed
     into one output, `magnitude(call, **parameters)` an upper bound of |b| that broadcasts to the output or None.
     Exact operands arrive as plain tensors: `absolute` gets zeros for their radius in binary32-free form, or their
     share of the rounding.
+
+    `gain(call, **parameters)` is Σ |W| of each output, in the form of the offset; with it binary32 costs less. What
+    underflow can change in an operand goes into the offset, which is constant, and not into each radius; and W, if it
+    is the parameter `weight` (`absolute` homogeneous in it), is raised before the product instead of the radius behind.
     """
 
     def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
@@ -426,12 +442,16 @@ def affine(
         if call.arithmetic is Arithmetic.REAL:
             radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
             return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
-        count = terms(call)
-        growth = inflation(count)
-        radii = tuple(_inflated(x, growth) for x in operands)
+        growth, least = inflation(terms(call)), vanishing(terms(call))
+        radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
         bias = magnitude(call, **parameters)
-        offset: Tensor | float = vanishing(count) if bias is None else bias * growth + vanishing(count)
-        return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters)))
+        offset: Tensor | float = least if bias is None else bias * growth + least
+        if gain is not None:
+            offset = gain(call, **parameters) * FLUSHED + offset
+        if gain is None or "weight" not in parameters:
+            return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
+        raised = {**parameters, "weight": parameters["weight"] * RAISED}
+        return Interval.around(center, lowered(absolute(call, *radii, offset=offset * RAISED, **raised), growth))
 
     def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
         pairs = [x for x in operands if isinstance(x, Paired)]
@@ -445,11 +465,13 @@ def affine(
     return Rules(nominal, interval, paired, None, nominal)
 
 
-def _inflated(operand: Operand, growth: float) -> Tensor:
+def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
+    """Return r + ρ |c| + what underflow may change."""
     if isinstance(operand, Interval):
-        # A factor 1 + ρ would read better, but optimizers of exported graphs take it for 1.
-        return torch.add(operand.radius + FLUSHED, operand.radius + operand.center.abs(), alpha=growth)
-    return operand.abs() * growth + FLUSHED
+        total = torch.add(operand.radius, operand.center.abs(), alpha=growth)
+    else:
+        total = operand.abs() * growth
+    return total + flushed if flushed else total
 
 
 def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Rules:

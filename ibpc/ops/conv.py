@@ -87,6 +87,11 @@ def absolute(
     return nominal(call, radius, weight=weight.abs(), bias=offset)
 
 
+def gain(call: Call, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+    """Σ |weight| of each output channel."""
+    return weight.abs().flatten(1).sum(1)
+
+
 def terms(call: Call) -> int:
     """Every output sums (C/group) · kernel products."""
     return prod(call.parameters["weight"][1:])
@@ -159,7 +164,7 @@ OPERATOR = register(
         roles=ROLES,
         shape=shape,
         macs=macs,
-        rules=affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS),
+        rules=affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

@@ -30,7 +30,7 @@ from ibpc.ops.base import (
     affine,
     register,
 )
-from ibpc.rounding import FLUSHED, Arithmetic, guard_overflow, inflation, vanishing
+from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowered, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -91,6 +91,11 @@ def magnitude(
     return None if bias is None else bias.abs()
 
 
+def gain(call: Call, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+    """Σ |W| of each output."""
+    return weight.abs().sum(1)
+
+
 def terms(call: Call) -> int:
     """Every output sums K products (and a specification row M more)."""
     rows, columns = call.parameters["weight"]
@@ -103,22 +108,22 @@ def _elided(
     """Return the box in binary32 with a merged specification S.
 
     The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
-    is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not.
+    is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not. One product
+    of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.base.affine` for the rest.
     """
     growth, least = inflation(terms(call)), vanishing(terms(call))
     center = nominal(call, x.center, weight=weight, specification=specification, **parameters)
-    bias = magnitude(call, **parameters)
     moduli = specification.abs() @ weight.abs()
-    offset = torch.full_like(moduli[:, 0], least)
+    offset = moduli.sum(1) * FLUSHED + least
+    bias = magnitude(call, **parameters)
     if bias is not None:
         offset = offset + (specification.abs() @ bias) * growth
-    rounding = F.linear((x.radius + x.center.abs()) * growth + FLUSHED, moduli, offset)
-    spread = F.linear(x.radius + x.radius * growth, (specification @ weight).abs())
-    total = spread + rounding
-    return Interval.around(center, guard_overflow(total + total * growth))
+    both = torch.cat([(specification @ weight).abs() + moduli * growth, moduli * growth], 1)
+    operand = torch.cat([x.radius, x.center.abs()], -1)
+    return Interval.around(center, lowered(F.linear(operand, both * RAISED, offset * RAISED), growth))
 
 
-_PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS)
+_PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain)
 
 
 def interval(call: Call, x: Operand, **parameters: torch.Tensor) -> Interval:

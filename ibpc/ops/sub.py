@@ -7,6 +7,7 @@ import torch
 from ibpc.ops._elementwise import (
     broadcast_shape,
     export_as,
+    gain_of_sum,
     import_as,
     option_free_layer,
     sum_of_radii,
@@ -29,7 +30,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Sub"),
         macs=no_macs,
-        rules=affine(nominal, sum_of_radii, two_terms, no_magnitude),
+        rules=affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum),
         reads=(import_as("Sub", (7, 13, 14)),),
         writes=export_as("Sub"),
         layers=(option_free_layer("Sub"),),

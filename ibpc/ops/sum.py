@@ -6,7 +6,14 @@ from functools import reduce
 
 import torch
 
-from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer, sum_of_radii
+from ibpc.ops._elementwise import (
+    broadcast_shape,
+    export_as,
+    gain_of_sum,
+    import_as,
+    option_free_layer,
+    sum_of_radii,
+)
 from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
 
 
@@ -29,7 +36,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Sum"),
         macs=no_macs,
-        rules=affine(nominal, sum_of_radii, terms, no_magnitude),
+        rules=affine(nominal, sum_of_radii, terms, no_magnitude, gain=gain_of_sum),
         reads=(import_as("Sum", (6, 8, 13)),),
         writes=export_as("Sum"),
         layers=(option_free_layer("Sum"),),

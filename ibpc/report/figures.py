@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ibpc.artifact import write_atomically
 from ibpc.report.wording import format_eps
 from ibpc.training.records import EpochRecord
+from ibpc.training.sweep import Outcome
 from ibpc.verify.robustness import Robustness, Verdict
 
 NOMINAL: Final = "#1b6ca8"
@@ -76,7 +77,7 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
     order = [verdict for verdict in Verdict if groups[verdict]]
     axes.hist(
         [groups[verdict] for verdict in order],
-        bins=_bins_around_zero([value for values in groups.values() for value in values]),
+        bins=bins_around_zero([value for values in groups.values() for value in values]),
         stacked=True,
         color=[colors[verdict] for verdict in order],
         label=[f"{verdict.value} ({len(groups[verdict]):,})" for verdict in order],
@@ -90,7 +91,39 @@ def _draw_margins(axes: Axes, result: Robustness) -> None:
     axes.legend(loc="upper left")
 
 
-def _bins_around_zero(values: Sequence[float]) -> list[float]:
+def draw_front(outcomes: Sequence[Outcome], eps: float, path: Path) -> None:
+    """Draw nominal against certified accuracy of the trials of a sweep, and the line that no trial is beyond.
+
+    The ending of `path` chooses the format. Raises ArtifactError where it cannot be written.
+    """
+    done = [
+        (found.certified, found.nominal, found)
+        for found in outcomes
+        if found.certified is not None and found.nominal is not None
+    ]
+    front = sorted((certified, nominal) for certified, nominal, found in done if found.on_front)
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+        axes = figure.subplots()
+        axes.scatter([certified for certified, _, _ in done], [nominal for _, nominal, _ in done], s=18, color=MUTED)
+        if front:
+            axes.plot(*zip(*front, strict=True), color=CERTIFIED, marker="o", ms=5, label="no trial is better in both")
+            axes.legend(loc="best")
+        for certified, nominal, found in done:
+            axes.annotate(
+                str(found.number), (certified, nominal), xytext=(4, 4), textcoords="offset points", fontsize=8
+            )
+        axes.set(
+            title=f"{len(done)} trials, on held-out images",
+            xlabel=f"certified accuracy at ε = {format_eps(eps)}",
+            ylabel="nominal accuracy",
+        )
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:.1%}")
+        save_figure(figure, path)
+
+
+def bins_around_zero(values: Sequence[float]) -> list[float]:
     """Return about forty bin edges over finite values, one of them 0, so that no bar mixes proofs with others."""
     finite = [value for value in values if isfinite(value)]
     least, greatest = min([0.0, *finite]), max([0.0, *finite])

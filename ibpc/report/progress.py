@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
@@ -25,44 +25,63 @@ _REFRESH_SECONDS = 0.2
 
 
 class TrainingReporter:
-    """Draws a bar over the steps of a run and prints one line an epoch."""
+    """Draws a bar over the steps of a run, with the present ε, κ and speed, and prints one line an epoch."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
         self._progress = progress
-        self._task = progress.add_task("train", total=None)
+        self._task = progress.add_task("train", total=None, state="")
         self._last = 0.0
+        self._terms: tuple[str, ...] = ()
 
     def started(self, timeline: Timeline, epoch: int) -> None:
-        """Set the length of the bar and print the head of the table."""
+        """Set the length of the bar."""
         self._progress.update(self._task, total=timeline.total, completed=epoch * timeline.per_epoch)
         if epoch:
             self._console.print(f"resumed after epoch {epoch} of {timeline.epochs}", style="dim")
-        if epoch == timeline.epochs:
-            return
-        self._console.print(
-            f"{'':>33}{'training':>10}{'':>12}held out\n"
-            f"epoch      ε     κ     loss   nominal certified   nominal certified  images/s",
-            style="bold",
-        )
 
     def stepped(self, moment: Moment) -> None:
         """Move the bar, at most a few times a second."""
         if monotonic() - self._last < _REFRESH_SECONDS:
             return
         self._last = monotonic()
-        self._progress.update(self._task, completed=moment.step + 1)
+        state = f"ε {moment.eps:.4f}  κ {moment.kappa:.2f}"
+        self._progress.update(self._task, completed=moment.step + 1, state=state)
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Print the epoch's figures."""
-        held = record.validation
-        judged = f"{held.nominal:>9.2%} {held.certified:>9.2%}" if held else " " * 19
-        certified = "" if record.certified_accuracy is None else f"{record.certified_accuracy:.2%}"
+        """Print the epoch's figures, below the head of the table if they are the first."""
         self._progress.update(self._task, completed=record.step)
-        self._console.print(
-            f"{record.epoch:>5} {record.eps:>7.4f} {record.kappa:>5.2f} {record.losses['loss']:>8.4f} "
-            f"{record.nominal_accuracy:>9.2%} {certified:>9} {judged} {record.images_per_second:>9,.0f}"
-        )
+        if not self._terms:
+            self._terms = tuple(record.losses)
+            self._console.print(head_of(self._terms), style="bold", soft_wrap=True)
+        self._console.print(line_of(record, self._terms), soft_wrap=True)
+
+
+def head_of(terms: Sequence[str]) -> str:
+    """Return the head of a table of epochs: two lines, one column for each of the `terms` of the loss."""
+    names = "".join(f"{_short(name):>9}" for name in terms)
+    blank = " " * (20 + len(names))
+    return (
+        f"{blank}{'training':>19}{'held out':>20}\n"
+        f"epoch       ε     κ {names}{'nominal':>10}{'certified':>10}{'nominal':>10}{'certified':>10}  images/s"
+    )
+
+
+def line_of(record: EpochRecord, terms: Sequence[str]) -> str:
+    """Return the line of an epoch below `head_of`; blank where a term, a bound or a look at held-out images is not."""
+    held = record.validation
+    losses = [record.losses.get(name) for name in terms]
+    shares = [record.nominal_accuracy, record.certified_accuracy, *((held.nominal, held.certified) if held else ())]
+    cells = [" " * 9 if loss is None else f"{loss:>9.4f}" for loss in losses]
+    cells += [" " * 10 if share is None else f"{share:>10.2%}" for share in shares]
+    return (
+        f"{record.epoch:>5} {record.eps:>7.4f} {record.kappa:>5.2f} "
+        f"{''.join(cells).ljust(9 * len(losses) + 40)} {record.images_per_second:>9,.0f}"
+    )
+
+
+def _short(name: str) -> str:
+    return name.removesuffix("_loss").replace("_", " ")
 
 
 @contextmanager
@@ -80,6 +99,7 @@ def training_progress(workers: Workers = ALONE) -> Iterator[Reporter]:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
     )
     with Progress(*columns, console=console, transient=True) as progress:
         yield TrainingReporter(console, progress)

@@ -20,6 +20,7 @@ from ibpc.passes import EVALUATION
 from ibpc.report.demonstration import Demonstration
 from ibpc.report.wording import format_eps
 from ibpc.training.runner import TrainingRun
+from ibpc.training.sweep import Outcome
 from ibpc.verify.certificate import Claim
 from ibpc.verify.decide import Decision
 from ibpc.verify.properties import Property
@@ -163,6 +164,37 @@ def show_run(run: TrainingRun) -> None:
             f"certified at ε = {format_eps(run.validation.eps)} {run.validation.certified:.2%} (IBP, real arithmetic)"
         )
     out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}", style="dim")
+
+
+def show_outcome(outcome: Outcome) -> None:
+    """Print one line about a trial of a sweep that has ended."""
+    if outcome.nominal is None or outcome.certified is None:
+        reached = outcome.problem
+    else:
+        reached = f"nominal {outcome.nominal:.2%}, certified {outcome.certified:.2%}"
+    console().print(Text(f"trial {outcome.number}: {_settings(outcome)}: {reached}"))
+
+
+def _settings(outcome: Outcome) -> str:
+    values = (f"{value:.4g}" if isinstance(value, float) else value for value in outcome.values.values())
+    return ", ".join(f"{key} {value}" for key, value in zip(outcome.values, values, strict=True))
+
+
+def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Print the trials that no other beats in both accuracies, and how the others went."""
+    front = sorted((found for found in outcomes if found.on_front), key=lambda found: found.nominal or 0.0)
+    table = Table(title="no trial is better in both", title_justify="left", box=None, pad_edge=False)
+    for heading in ("nominal", "certified"):
+        table.add_column(heading, justify="right")
+    for heading in ("run", "values"):
+        table.add_column(heading, overflow="fold")
+    for found in front:
+        table.add_row(f"{found.nominal:.2%}", f"{found.certified:.2%}", str(found.folder), _settings(found))
+    failed = sum(found.nominal is None for found in outcomes)
+    out = console()
+    out.print(table)
+    trials = "1 trial" if len(outcomes) == 1 else f"{len(outcomes)} trials"
+    out.print(f"{trials}, {failed} failed; figure {folder / 'front.svg'}", style="dim")
 
 
 def show_demonstration(shown: Demonstration) -> None:

@@ -80,9 +80,8 @@ class TrainingGraphs:
 
     @cached_property
     def rectified(self) -> tuple[str, ...]:
-        """The names of the values that a rectifier (Relu, LeakyRelu, PRelu) reads, in order."""
-        nodes = (node for node in self.network.graph.order() if node.operator in _RECTIFIERS)
-        return tuple(dict.fromkeys(self.network.graph.operands(node.name)[0] for node in nodes))
+        """The names of the values that a rectifier reads, in order."""
+        return rectified_values(self.network.graph)
 
     @cached_property
     def _bounds(self) -> fx.GraphModule:
@@ -142,6 +141,12 @@ class TrainingGraphs:
             counts += torch.stack([right.sum(), proved.sum()])
         nominal, proven = (count / len(split) for count in self.workers.total(counts).tolist())
         return Accuracy(len(split), eps, nominal, proven)
+
+
+def rectified_values(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the values that a rectifier (Relu, LeakyRelu, PRelu) reads, in order."""
+    nodes = (node for node in graph.order() if node.operator in _RECTIFIERS)
+    return tuple(dict.fromkeys(graph.operands(node.name)[0] for node in nodes))
 
 
 def untouched(module: nn.Module, *arguments: torch.Tensor) -> Any:

@@ -23,6 +23,7 @@ from ibpc.artifact import TRAINING, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import WEIGHTS_HINT
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.training.constraints import bake
 from ibpc.training.graphs import Accuracy
@@ -78,7 +79,7 @@ def train(
         _check_free(folder, resume)
     told = (reporter if workers.is_first else None) or Silent()
     trainer = Trainer(network.to(device or network.device), recipe, dataset, seed, workers, told)
-    with _stopping_at(out, trainer):
+    with kept_memory(network.device), _stopping_at(out, trainer):
         records = trainer.begin(folder)
         while trainer.epoch < recipe.epochs:
             records.append(trainer.run_epoch())

@@ -11,17 +11,26 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from ibpc.artifact import MANIFEST, sha256_of, tool_versions
 from ibpc.errors import PropertyError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Counterexample, Decision
+from ibpc.verify.proof import Names
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor, Terms
 from ibpc.verify.robustness import Robustness, Verdict
 
-FORMAT_VERSION: Final = 1
+Steps: TypeAlias = list[list[Any]]
+
+FORMAT_VERSION: Final = 2
+_READ_VERSIONS: Final = (1, 2)
+# Methods of which a data set's certificate says enough to bound its margins again: nothing was chosen in them.
+INTERVAL_METHODS: Final = ("ibp",)
+PLANE_METHODS: Final = ("crown-ibp", "crown")
+# How much lower than found a margin is written whose proof is replayed in other orders of summation.
+_ALLOWANCE: Final = 1e-6
 MOST_BYTES: Final = 2**28
 ASSUMPTIONS: Final = {
     Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
@@ -80,27 +89,58 @@ class Claim:
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
-def property_certificate(model: ModelFile, prop: Property, decision: Decision, notes: Sequence[str]) -> dict[str, Any]:
-    """Return the certificate of one property as plain JSON data."""
+def property_certificate(
+    model: ModelFile, prop: Property, decision: Decision, notes: Sequence[str], names: Names | None = None
+) -> dict[str, Any]:
+    """Return the certificate of one property as plain JSON data.
+
+    With the `names` that values have in the model's file it holds a proof of each bound, and margins a little lower
+    than found; a bound without a proof is left out.
+    """
     found = decision.counterexample
+    proofs = None if names is None else _proofs(prop, decision, names)
+    margins = decision.margins if proofs is None else _proved(decision.margins, proofs)
     return {
         **_head("property", model, decision.arithmetic, notes),
         "property": prop.name,
         "verdict": decision.verdict.value,
         "method": decision.method,
         "seconds": round(decision.seconds, 3),
-        "margin_lower": [[_number(margin) for margin in margins] for margins in decision.margins],
+        "margin_lower": [[_number(margin) for margin in row] for row in margins],
         "counterexample": None if found is None else {"inputs": list(found.inputs), "outputs": list(found.outputs)},
         "region": _region(prop),
+        **({} if proofs is None else {"proofs": proofs}),
     }
+
+
+def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps | None]]:
+    return [
+        [None if proof is None else proof.steps(names, rows) for proof, rows in zip(found, case.disjuncts, strict=True)]
+        for found, case in zip(decision.proofs, prop.cases, strict=True)
+    ]
+
+
+def _proved(margins: Sequence[Sequence[float]], proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
+    return [
+        [_lowered(margin) if proof is not None else -inf for margin, proof in zip(*pair, strict=True)]
+        for pair in zip(margins, proofs, strict=True)
+    ]
+
+
+def _lowered(margin: float) -> float:
+    return margin - _ALLOWANCE * max(1.0, abs(margin))
 
 
 def data_certificate(
     model: ModelFile, data: str, data_sha256: str, result: Robustness, notes: Sequence[str]
 ) -> dict[str, Any]:
     """Return the certificate of a set of test images as plain JSON data."""
-    head = _head("data", model, result.arithmetic, notes)
-    return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **result.to_json()}
+    head, found = _head("data", model, result.arithmetic, notes), result.to_json()
+    if result.method not in INTERVAL_METHODS:
+        for example in found["examples"]:
+            known = example["margin_lower"] if result.method in PLANE_METHODS else [None] * len(example["margin_lower"])
+            example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in known]
+    return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **found}
 
 
 def _head(kind: str, model: ModelFile, arithmetic: Arithmetic, notes: Sequence[str]) -> dict[str, Any]:
@@ -157,11 +197,11 @@ def _list(items: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": dict(items)}
 
 
-def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
+def _object(properties: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
     return {
         "type": "object",
         "properties": dict(properties),
-        "required": list(properties),
+        "required": [name for name in properties if name not in optional],
         "additionalProperties": False,
     }
 
@@ -179,7 +219,7 @@ _CASE: Final = _object(
 )
 _TENSOR: Final = _object({"name": _TEXT, "shape": _list({"type": "integer", "minimum": 1})})
 _HEAD: Final = {
-    "certificate": {"const": FORMAT_VERSION},
+    "certificate": {"enum": list(_READ_VERSIONS)},
     "kind": {"enum": ["property", "data"]},
     "model": _TEXT,
     "model_sha256": _TEXT,
@@ -206,16 +246,21 @@ _PROPERTY: Final = _object(
         "margin_lower": _list(_list(_MAYBE_NUMBER)),
         "counterexample": _COUNTEREXAMPLE,
         "region": _object({"inputs": _list(_TENSOR), "outputs": _list(_TENSOR), "cases": _list(_CASE)}),
-    }
+        # The steps of a proof are judged by what replays them.
+        "proofs": _list(_list({"type": ["array", "null"]})),
+    },
+    ("proofs",),
 )
 _EXAMPLE: Final = _object(
     {
+        "counterexample": {"type": ["string", "null"]},
         "index": _INDEX,
         "label": _INDEX,
         "predicted": _INDEX,
         "verdict": _VERDICT,
         "margin_lower": _list(_MAYBE_NUMBER),
-    }
+    },
+    ("counterexample",),
 )
 _SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 _DATA: Final = _object(

@@ -1,12 +1,16 @@
 """Checking a certificate again, trusting nothing but the model file: every claim on its own, by other means.
 
-Bounds are checked by `ibpc.verify.checking`, interval arithmetic in binary64 on the ONNX file with none of the
-compiler's operators or passes; counterexamples by ONNX Runtime and exact arithmetic.
+Bounds are checked by `ibpc.verify.checking`, intervals and planes in binary64 on the ONNX file with none of the
+compiler's operators or passes; those of a proof in each leaf of its tree. Counterexamples are checked by ONNX Runtime
+and exact arithmetic.
 """
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -18,10 +22,20 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.data import Dataset, fit_images
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
-from ibpc.verify.certificate import Claim, ModelFile, decision_of, fingerprint, property_of
+from ibpc.verify.certificate import (
+    INTERVAL_METHODS,
+    PLANE_METHODS,
+    Claim,
+    ModelFile,
+    decision_of,
+    fingerprint,
+    property_of,
+)
 from ibpc.verify.checking import Checker
+from ibpc.verify.checking.checker import EmptyError, Region
+from ibpc.verify.checking.proofs import Leaf, leaves
 from ibpc.verify.decide import Counterexample, Decision
 from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
 from ibpc.verify.replay import Replay
@@ -30,7 +44,6 @@ from ibpc.verify.robustness import Verdict
 # How far a claim in real arithmetic, whose rounding nobody accounts for, may lie above the checker's bound, relative to
 # the ends of the range.
 _UNACCOUNTED: Final = 1e-4
-REPLAYED: Final = "ibp"
 
 
 def check_model(model: ModelFile) -> Claim:
@@ -50,8 +63,8 @@ def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) 
         yield from _check_counterexample(prop, decision.counterexample, model)
     if decision.margins or decision.verdict is Verdict.VERIFIED:
         try:
-            yield from _check_bounds(prop, decision, Checker(model))
-        except ModelError as error:
+            yield from _check_bounds(prop, decision, data.get("proofs"), Checker(model))
+        except (ModelError, PropertyError) as error:
             yield Claim("bounds", False, str(error))
 
 
@@ -68,24 +81,31 @@ def _check_counterexample(prop: Property, found: Counterexample | None, model: o
     yield Claim("ONNX Runtime computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist()))
 
 
-def _check_bounds(prop: Property, decision: Decision, checker: Checker) -> Iterator[Claim]:
-    if decision.method != REPLAYED:
-        found = f"they were made by {decision.method}; the checker computes interval bounds only"
+def _check_bounds(
+    prop: Property, decision: Decision, proofs: Sequence[Sequence[Any]] | None, checker: Checker
+) -> Iterator[Claim]:
+    if proofs is None and decision.method not in INTERVAL_METHODS:
+        found = f"they were made by {decision.method}, and there is no proof of them"
         yield Claim("bounds", False, found)
         return
     if len(decision.margins) != len(prop.cases):
         yield Claim("bounds", False, f"margins for {len(decision.margins)} cases of {len(prop.cases)}")
         return
+    if proofs is not None and len(proofs) != len(prop.cases):
+        yield Claim("bounds", False, f"proofs for {len(proofs)} cases of {len(prop.cases)}")
+        return
     for number, (case, margins) in enumerate(zip(prop.cases, decision.margins, strict=True)):
-        yield from _check_case(f"case {number + 1}", case, margins, decision, prop, checker)
+        if len(margins) != len(case.disjuncts):
+            yield Claim(f"case {number + 1}", False, f"{len(margins)} margins for {len(case.disjuncts)} disjuncts")
+        elif proofs is None:
+            yield from _check_case(f"case {number + 1}", case, margins, decision, prop, checker)
+        else:
+            yield from _check_proofs(f"case {number + 1}", case, margins, proofs[number], decision, prop, checker)
 
 
 def _check_case(
     name: str, case: Case, margins: Sequence[float], decision: Decision, prop: Property, checker: Checker
 ) -> Iterator[Claim]:
-    if len(margins) != len(case.disjuncts):
-        yield Claim(name, False, f"{len(margins)} margins for {len(case.disjuncts)} disjuncts")
-        return
     tried = [[*rows, *_summed(rows)] for rows in case.disjuncts]
     flat = [row for rows in tried for row in rows]
     ends = [side.double().numpy() for side in case.box.outer]
@@ -105,6 +125,95 @@ def _check_case(
         if decision.verdict is Verdict.VERIFIED:
             refuted = any(e is not None and (e > 0 or (row.strict and e == 0)) for row, e in found)
             yield Claim(f"{place}: cannot be met", refuted, f"the checker bounds the margin by {best:.6g}")
+
+
+def _check_proofs(
+    name: str,
+    case: Case,
+    margins: Sequence[float],
+    proofs: Sequence[Any],
+    decision: Decision,
+    prop: Property,
+    checker: Checker,
+) -> Iterator[Claim]:
+    """Replay the proofs of a case's disjuncts, each leaf on its own."""
+    if len(proofs) != len(case.disjuncts):
+        yield Claim(name, False, f"{len(proofs)} proofs for {len(case.disjuncts)} disjuncts")
+        return
+    for index, (rows, margin, steps) in enumerate(zip(case.disjuncts, margins, proofs, strict=True)):
+        place = f"{name}, disjunct {index + 1}"
+        if steps is None:
+            if isfinite(margin) or decision.verdict is Verdict.VERIFIED:
+                yield Claim(place, False, f"there is no proof; what {decision.method} found cannot be replayed")
+            continue
+        try:
+            replayed = _replayed(steps, case, rows, decision.arithmetic, prop, checker)
+        except (ModelError, PropertyError) as error:
+            yield Claim(f"{place}: proof", False, str(error))
+            continue
+        if isfinite(margin):
+            slack = _UNACCOUNTED * max(1.0, abs(margin)) if decision.arithmetic is Arithmetic.REAL else 0.0
+            found = f"its {replayed.leaves:,} leaves are bounded by {replayed.margin:.6g}"
+            yield Claim(f"{place}: margin ≥ {margin:.6g}", margin <= replayed.margin + slack, found)
+        if decision.verdict is Verdict.VERIFIED:
+            found = f"{replayed.open_leaves:,} of {replayed.leaves:,} leaves are open, the least margin is "
+            yield Claim(f"{place}: cannot be met", not replayed.open_leaves, f"{found}{replayed.margin:.6g}")
+
+
+@dataclass(frozen=True)
+class _Replayed:
+    """What a proof shows: the least margin of its leaves, how many there are, and how many do not refute."""
+
+    margin: float
+    leaves: int
+    open_leaves: int
+
+
+def _replayed(
+    steps: Sequence[Any], case: Case, rows: Conjunction, arithmetic: Arithmetic, prop: Property, checker: Checker
+) -> _Replayed:
+    margin, count, unrefuted = float("inf"), 0, 0
+    ends = [side.double().numpy() for side in case.box.outer]
+    for leaf in leaves(steps, checker, ends[0], ends[1], arithmetic.value):
+        count += 1
+        row = _weighted(rows, leaf.weights)
+        bound = _excess(checker, leaf, row, prop, arithmetic)
+        margin = min(margin, float(bound))
+        unrefuted += not (bound > 0 or (row.strict and bound == 0))
+    return _Replayed(margin, count, unrefuted)
+
+
+def _weighted(rows: Conjunction, weights: Sequence[float]) -> Row:
+    """Return the sum of a conjunction's rows times weights ≥ 0: it holds where all rows do.
+
+    Raises PropertyError for weights that do not fit, and for those that add up to nothing.
+    """
+    if len(weights) != len(rows) or not any(weights):
+        raise PropertyError.at("proof", f"weights {list(weights)[:10]}", f"{len(rows)}, not all of them 0")
+    pairs = [(row, Fraction(weight)) for row, weight in zip(rows, weights, strict=True) if weight]
+    scales = [weight for _, weight in pairs]
+    return Row(
+        _added([row.outputs for row, _ in pairs], scales),
+        _added([row.inputs for row, _ in pairs], scales),
+        sum((weight * row.bound for row, weight in pairs), Fraction()),
+        any(row.strict for row, _ in pairs),
+    )
+
+
+def _excess(checker: Checker, leaf: Leaf, row: Row, prop: Property, arithmetic: Arithmetic) -> Fraction | float:
+    """Return a lower bound of Σ c·y + Σ a·x − bound in a leaf; infinite where nothing is there, or nothing known."""
+    scale = _scale(row)
+    if not scale:
+        return -np.inf
+    matrix = np.zeros(prop.output_count)
+    for index, value in row.outputs:
+        matrix[index] = float(value * scale)
+    bound = checker.lower_bound(leaf.region, matrix, arithmetic.value, leaf.multipliers, leaf.choices)
+    if not isfinite(bound):
+        return bound
+    lower, upper = leaf.region.lower, leaf.region.upper
+    least = sum((a * Fraction(float((lower if a > 0 else upper)[i])) for i, a in row.inputs), Fraction())
+    return Fraction(bound) / scale + least - row.bound
 
 
 def _excesses(
@@ -168,6 +277,17 @@ def _added(terms: Sequence[Terms], scales: Sequence[Fraction]) -> Terms:
     return tuple(sorted((index, value) for index, value in total.items() if value))
 
 
+def _linear_bounds(
+    checker: Checker, lower: NDArray[np.float64], upper: NDArray[np.float64], rows: NDArray[np.float64], arithmetic: str
+) -> NDArray[np.float64]:
+    """Return lower bounds of the rows by planes over boxes that were tightened by planes."""
+    try:
+        region = checker.tightened(Region(lower, upper), arithmetic)
+    except EmptyError:
+        return np.full(len(rows), np.inf)
+    return np.array([checker.lower_bound(region, row, arithmetic) for row in rows])
+
+
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:.6g}" for value in values[:10]) + (", …" if len(values) > 10 else "")
 
@@ -181,25 +301,77 @@ def check_data(
     limits: tuple[float, float],
     progress: Callable[[int], object] = int,
 ) -> Iterator[Claim]:
-    """Yield each claim of a data set's certificate: the data, the shares, and every verified example.
+    """Yield each claim of a data set's certificate: the data, the shares, every verified and every falsified example.
 
-    `shape` and `limits` are those of the network's input. A falsified example is a claim about an attack, of which the
-    certificate keeps no trace but where the image itself is misclassified; it is not checked.
+    `shape` and `limits` are those of the network's input.
     """
-    if data["method"] != REPLAYED:
-        found = f"they were made by {data['method']}; the checker computes interval bounds only"
-        yield Claim("bounds", False, found)
-        return
     yield Claim("data", dataset.sha256 == data["data_sha256"], f"SHA-256 {dataset.sha256[:16]}…")
     examples = data["examples"]
     verified = [example for example in examples if example["verdict"] == Verdict.VERIFIED.value]
     share = len(verified) / len(examples) if examples else 0.0
     same = len(examples) == data["n"] and abs(share - data["certified_accuracy"]) < 1e-12
     yield Claim("certified accuracy", same, f"{len(verified):,} of {len(examples):,} examples")
+    falsified = [example for example in examples if example["verdict"] == Verdict.FALSIFIED.value]
+    kept = 1.0 - len(falsified) / len(examples) if examples else 0.0
+    same = abs(kept - data["attack_accuracy"]) < 1e-12
+    yield Claim("attack accuracy", same, f"{len(falsified):,} of {len(examples):,} examples are falsified")
+    yield from _check_falsified(falsified, data["eps"], model, dataset, shape, limits)
     try:
         yield from _check_examples(verified, data, model, dataset, shape, limits, progress)
     except ModelError as error:
         yield Claim("examples", False, str(error))
+
+
+def _check_falsified(
+    falsified: Sequence[Mapping[str, Any]],
+    eps: float,
+    model: onnx.ModelProto,
+    dataset: Dataset,
+    shape: tuple[int, ...],
+    limits: tuple[float, float],
+) -> Iterator[Claim]:
+    """Run every counterexample in ONNX Runtime; certificates of version 1 have none."""
+    known = [example for example in falsified if "counterexample" in example]
+    replay, images = Replay(model), fit_images(dataset.test.floats(), shape)
+    for example in known:
+        index, label = example["index"], example["label"]
+        if not _is_there(example, dataset):
+            yield Claim(f"example {index}", False, "it is not in the data, or its label differs")
+            continue
+        point, x = _unpacked(example["counterexample"], images[index]), images[index].double().numpy()
+        if point is None or not _in_ball(point, x, eps, limits):
+            yield Claim(f"example {index}", False, "its counterexample is not in its box")
+            continue
+        outputs = replay([torch.from_numpy(point)])[: len(example["margin_lower"])]
+        if not bool(outputs[label] <= torch.cat([outputs[:label], outputs[label + 1 :]]).max()):
+            yield Claim(f"example {index}", False, f"ONNX Runtime classifies its counterexample as {label}")
+    if known:
+        yield Claim("counterexamples", True, f"{len(known):,} were run in ONNX Runtime")
+
+
+def _unpacked(text: str | None, like: torch.Tensor) -> NDArray[np.float32] | None:
+    """Return the packed point in the shape of an image, None where it is none."""
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(text or "", validate=True), 4 * like.numel() + 1)
+        return np.frombuffer(unpacked, "<f4").reshape(like.shape).copy()
+    except (ValueError, zlib.error):
+        return None
+
+
+def _in_ball(point: NDArray[np.float32], x: NDArray[np.float64], eps: float, limits: tuple[float, float]) -> bool:
+    """Return whether the point lies in the exact ball around x and within the limits.
+
+    A distance is rounded to binary64, which is not beyond ε if it is below it afterwards; one that equals ε then may
+    be, and counts as outside but for the image itself.
+    """
+    wide = point.astype(np.float64)
+    near = (np.abs(wide - x) < eps) | (wide == x)
+    return bool(np.all(near & (wide >= limits[0]) & (wide <= limits[1])))
+
+
+def _is_there(example: Mapping[str, Any], dataset: Dataset) -> bool:
+    index = int(example["index"])
+    return index < len(dataset.test.labels) and int(example["label"]) == int(dataset.test.labels[index])
 
 
 def _check_examples(
@@ -214,11 +386,11 @@ def _check_examples(
     checker, images = Checker(model), fit_images(dataset.test.floats(), shape)
     for done, example in enumerate(verified):
         progress(done + 1)
-        index, label = example["index"], example["label"]
-        if index >= len(images) or label != int(dataset.test.labels[index]):
+        index = example["index"]
+        if not _is_there(example, dataset):
             yield Claim(f"example {index}", False, "it is not in the data, or its label differs")
             continue
-        claim = _check_example(example, images[index], data["eps"], limits, checker, data["arithmetic"])
+        claim = _check_example(example, images[index], data, limits, checker)
         if not claim.holds:
             yield claim
     yield Claim("examples", True, f"{len(verified):,} verified ones were bounded again")
@@ -227,13 +399,12 @@ def _check_examples(
 def _check_example(
     example: Mapping[str, Any],
     image: torch.Tensor,
-    eps: float,
+    data: Mapping[str, Any],
     limits: tuple[float, float],
     checker: Checker,
-    arithmetic: str,
 ) -> Claim:
-    """Bound z_label − z_other of one example over its box, in binary64."""
-    x = image.double().flatten().numpy()
+    """Bound z_label − z_other of one example over its box, by intervals or, for other methods, by planes."""
+    x, eps, arithmetic = image.double().flatten().numpy(), data["eps"], data["arithmetic"]
     lower, upper = (np.clip(np.nextafter(x + side * eps, side * np.inf), *limits) for side in (-1, 1))
     count, label = len(example["margin_lower"]), example["label"]
     others = [other for other in range(count) if other != label]
@@ -241,10 +412,14 @@ def _check_example(
     rows[:, label] = 1.0
     rows[range(len(others)), others] = -1.0
     bounds, tops = checker.bound_rows([lower], [upper], rows, arithmetic)
+    if data["method"] not in INTERVAL_METHODS:
+        bounds = np.maximum(bounds, _linear_bounds(checker, lower, upper, rows, arithmetic))
     claimed = [example["margin_lower"][other] for other in others]
     slack = _UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
-    holds = all(
-        margin is not None and bound > 0 and margin <= bound + slack * scale
-        for margin, bound, scale in zip(claimed, bounds.tolist(), _scales(bounds, tops).tolist(), strict=True)
-    )
+    verified, method = bool((bounds > 0).all()), data["method"]
+    if not verified and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
+        found = f"{method} chose how to bound it, of which nothing is kept; without that its least margin is"
+        return Claim(f"example {example['index']}", False, f"{found} {bounds.min():.6g}")
+    claims = zip(claimed, bounds.tolist(), _scales(bounds, tops).tolist(), strict=True)
+    holds = verified and all(margin is None or margin <= bound + slack * scale for margin, bound, scale in claims)
     return Claim(f"example {example['index']}", holds, f"the checker bounds its least margin by {bounds.min():.6g}")

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf, prod
 from types import MappingProxyType
 from typing import Final
 
 import torch
 
-from ibpc.bounds import AUTO, METHODS, Method
+from ibpc.bounds import AUTO, METHODS
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Descent, Goal, Points
-from ibpc.verify.branch_and_bound import Branching
+from ibpc.verify.branch_and_bound import Branching, Roots
+from ibpc.verify.proof import Place, Sought, place_of
 from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
-from ibpc.verify.specification import Objective, Specification
+from ibpc.verify.specification import Objective, Refutation, Specification
 
 _ACTIVATIONS: Final = 2**24
 _MOST_ITEMS: Final = 1024
@@ -31,6 +32,7 @@ _FIRST_TURN: Final = 1.0
 _ADAPTIVE_STEP: Final = 0.03
 
 BRANCHING: Final = "bab"
+ATTACK: Final = "attack"
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class Decision:
     """What is known of a property.
 
     `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met, −∞ where nothing is known;
-    verified means that bounds refuted all of them.
+    verified means that bounds refuted all of them. `proofs[c][d]` says how, or how that bound was come by; None where
+    nothing is known. `method` is the one that decided, "attack" for a counterexample.
     """
 
     verdict: Verdict
@@ -55,12 +58,13 @@ class Decision:
     seconds: float
     margins: tuple[tuple[float, ...], ...] = ()
     counterexample: Counterexample | None = None
+    proofs: tuple[tuple[Place | None, ...], ...] = field(default=(), repr=False, compare=False)
 
 
 PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        AUTO: ("ibp", "crown", "alpha-crown", BRANCHING),
-        BRANCHING: ("ibp", "crown", BRANCHING),
+        AUTO: ("ibp", "crown-ibp", BRANCHING),
+        BRANCHING: ("ibp", "crown-ibp", BRANCHING),
         **{name: (name,) for name in METHODS},
     }
 )
@@ -102,6 +106,7 @@ class _Decider:
         self._margins: tuple[tuple[float, ...], ...] = ()
         self._open: list[tuple[int, int]] = []
         self._method = options.plan[0]
+        self._proofs: list[list[Place | None]] = [[None] * len(case.disjuncts) for case in prop.cases]
 
     def decide(self) -> Decision:
         deadline = self._started + self._options.timeout
@@ -128,7 +133,7 @@ class _Decider:
                 decision = self._branch(search, deadline)
                 if decision is not None:
                     return decision
-            elif self._is_refuted(METHODS[name], _share_of(deadline)):
+            elif self._is_refuted(name, _share_of(deadline)):
                 return self._decision(Verdict.VERIFIED)
         self._progress("attack")
         while time.monotonic() < deadline and not search.is_exhausted:
@@ -139,31 +144,50 @@ class _Decider:
 
     def _branch(self, search: _Search, deadline: float) -> Decision | None:
         """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
+        options = self._options
         graph = self._network.snapshot()
-        searches = [
-            Branching(graph, self._property, case, disjunct, self._options.arithmetic, self._device)
-            for case, disjunct in self._open
-        ]
+        roots = Roots(graph, self._property, options.arithmetic, self._device, _shares(deadline))
+        searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
             found = search.round(min(deadline, time.monotonic() + turn))
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             for branching in searches:
-                if not branching.is_over:
+                if not branching.is_over and time.monotonic() < deadline:
                     branching.run(min(deadline, time.monotonic() + turn))
+            self._progress(_wording(searches))
             turn *= 2.0
+        for (case, disjunct), branching in zip(self._open, searches, strict=True):
+            if branching.is_refuted:
+                self._proofs[case][disjunct] = branching.proof
+            self._raise(case, disjunct, branching.margin)
         if all(branching.is_refuted for branching in searches):
             return self._decision(Verdict.VERIFIED)
         return None
 
+    def _raise(self, case: int, disjunct: int, margin: float) -> None:
+        rows = [list(row) for row in self._margins]
+        rows[case][disjunct] = max(rows[case][disjunct], margin)
+        self._margins = tuple(map(tuple, rows))
+
     def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
         seconds = time.monotonic() - self._started
-        return Decision(verdict, self._method, self._options.arithmetic, seconds, self._margins, found)
+        method = ATTACK if found is not None else self._method
+        proofs = tuple(map(tuple, self._proofs))
+        return Decision(verdict, method, self._options.arithmetic, seconds, self._margins, found, proofs)
 
-    def _is_refuted(self, method: Method, deadline: float) -> bool:
+    def _note(self, name: str, case: int, margins: Sequence[float], found: Sequence[Refutation]) -> None:
+        """Keep how the bounds came about that are better than those before."""
+        for disjunct, (old, new) in enumerate(zip(margins, found, strict=True)):
+            if new.margin > old:
+                graph, prop = self._network.graph, self._property
+                claim = Sought(graph, prop, case, disjunct, self._options.arithmetic, self._device)
+                self._proofs[case][disjunct] = place_of(name, claim, new.row)
+
+    def _is_refuted(self, name: str, deadline: float) -> bool:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
-        options, cases = self._options, self._property.cases
+        method, options, cases = METHODS[name], self._options, self._property.cases
         specification = Specification.of(self._property)
         bound = method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device, deadline)
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
@@ -175,11 +199,24 @@ class _Decider:
             found = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))
             for row, case in enumerate(chunk.tolist()):
                 refutations = specification.refutations(case, found.lower[row], found.upper[row])
+                self._note(name, case, margins[case], refutations)
                 margins[case] = [max(old, new.margin) for old, new in zip(margins[case], refutations, strict=True)]
                 still_open.extend((case, d) for d, refutation in enumerate(refutations) if not refutation.refuted)
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
         return not self._open
+
+
+def _wording(searches: Sequence[Branching]) -> str:
+    """Return how far searches are: parts bounded, parts waiting, the least margin that is known."""
+    bounded, waiting = (sum(counts) for counts in zip(*((s.bounded, s.waiting) for s in searches), strict=True))
+    return f"{BRANCHING}: {bounded:,} parts bounded, {waiting:,} waiting, margin {min(s.margin for s in searches):.3g}"
+
+
+def _shares(deadline: float) -> tuple[float, float]:
+    """Return when boxes in between have to be tight, and when sharp: after a quarter and a half of the time left."""
+    now = time.monotonic()
+    return 0.75 * now + 0.25 * deadline, 0.5 * now + 0.5 * deadline
 
 
 def _share_of(deadline: float) -> float:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, TypeAlias
+from zlib import compress
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -16,6 +19,7 @@ from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
@@ -42,7 +46,8 @@ class Example:
 
     A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
 
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label).
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `counterexample` is the point,
+    flat, of a falsified sample.
     """
 
     index: int
@@ -50,6 +55,7 @@ class Example:
     predicted: int
     verdict: Verdict
     margin_lower: tuple[float, ...]
+    counterexample: tuple[float, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -61,7 +67,13 @@ class Example:
             "margin_lower": [
                 value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
             ],
+            "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
         }
+
+
+def packed_point(point: tuple[float, ...]) -> str:
+    """Return a point of binary32 numbers as text: compressed, in base 64."""
+    return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ class Certification:
         started = time.monotonic()
         device = network.device
         examples: list[Example] = []
-        with plain_products():
+        with plain_products(), kept_memory(device):
             judge = _Judge(self, network, device)
             for start in range(0, len(images), self.batch):
                 batch = images[start : start + self.batch].to(device), labels[start : start + self.batch].to(device)
@@ -162,12 +174,16 @@ class _Judge:
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
         with torch.no_grad():
             predicted = self._network.nominal(x).argmax(1)
-        verdicts = self._verdicts(x, box, labels, margins)
+        verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
-            yield Example(first + offset, label, guess, verdict, tuple(row))
+            yield Example(first + offset, label, guess, verdict, tuple(row), found.get(offset))
 
-    def _verdicts(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor) -> list[Verdict]:
+    def _verdicts(
+        self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
+    ) -> tuple[list[Verdict], dict[int, tuple[float, ...]]]:
+        """Return the verdicts, and the counterexamples by their places in the batch; `box` is the one to search."""
+        found: dict[int, tuple[float, ...]] = {}
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
         verified = (((margins > 0) & margins.isfinite()) | ~others).all(1)
         verdicts = [Verdict.VERIFIED if proved else Verdict.UNKNOWN for proved in verified.tolist()]
@@ -178,11 +194,19 @@ class _Judge:
             for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
                 if self._is_misclassified(point, label):
                     verdicts[index] = Verdict.FALSIFIED
-        return verdicts
+                    found[index] = tuple(point.flatten().tolist())
+        return verdicts, found
 
     def _is_misclassified(self, point: torch.Tensor, label: int) -> bool:
         logits = self._replay([point])[None, : self._network.classes]
         return bool(margin(logits, torch.tensor([label])) <= 0)
+
+
+def _inner(x: torch.Tensor, box: Interval) -> Interval:
+    """Return a box inside the exact ball, of which `box` is the one rounded outward: ends one number further in."""
+    point = torch.minimum(torch.maximum(x, box.lower), box.upper)
+    inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)
+    return Interval.bounds(torch.minimum(inward[0], point), torch.maximum(inward[1], point))
 
 
 # ── attacks on margins ──────────────────────────────────────────────────────────────────────────────────────────

@@ -31,11 +31,13 @@ _Key: TypeAlias = tuple[tuple[int, float], ...]
 class Refutation:
     """What bounds say of one conjunction: the best lower bound of a row's excess, and whether that refutes it.
 
-    `margin` is rounded down to binary64, −∞ where nothing finite is known; `refuted` was judged before rounding.
+    `margin` is rounded down to binary64, −∞ where nothing finite is known; `refuted` was judged before rounding. `row`
+    is the row with that excess, counted in the conjunction; −1 is their sum.
     """
 
     margin: float
     refuted: bool
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Specification:
     def __init__(self, cases: Sequence[Case], outputs: int) -> None:
         self._outputs = outputs
         self._keys: dict[_Key, int] = {}
+        self._counts = [[len(rows) for rows in case.disjuncts] for case in cases]
         self._plans = [[[self._plan(row, case) for row in _tried(rows)] for rows in case.disjuncts] for case in cases]
         self.matrix = self._matrix()
 
@@ -88,7 +91,18 @@ class Specification:
     def refutations(self, case: int, lower: torch.Tensor, upper: torch.Tensor) -> tuple[Refutation, ...]:
         """Return what bounds (rows,) of `matrix` · y over the outer box of a case say of each of its disjuncts."""
         low, high = lower.tolist(), upper.tolist()
-        return tuple(_best([(plan.lower(low, high), plan.strict) for plan in rows]) for rows in self._plans[case])
+        return tuple(
+            _best([(plan.lower(low, high), plan.strict) for plan in rows], count)
+            for rows, count in zip(self._plans[case], self._counts[case], strict=True)
+        )
+
+    def column(self, case: int, disjunct: int, row: int) -> tuple[int, int]:
+        """Return the row of `matrix` that a row of a disjunct stands on (the leading one of several), and its sign.
+
+        Row −1 is the sum. A row that is not about outputs has column −1.
+        """
+        plan = self._plans[case][disjunct][row]
+        return (plan.columns[0] if plan.columns else -1), plan.sign
 
     def _plan(self, row: Row, case: Case) -> _Plan:
         rest = case.box.least(row.inputs) - row.bound
@@ -215,10 +229,13 @@ def _parts(integers: Sequence[int], width: int) -> Iterator[list[float]]:
         yield [float(Fraction(value, 2 ** (width - 1))) for value in cut]
 
 
-def _best(bounds: Sequence[tuple[Fraction | None, bool]]) -> Refutation:
-    known = [(value, strict) for value, strict in bounds if value is not None]
-    refuted = any(value > 0 or (strict and value == 0) for value, strict in known)
-    return Refutation(_down(max((value for value, _ in known), default=None)), refuted)
+def _best(bounds: Sequence[tuple[Fraction | None, bool]], count: int) -> Refutation:
+    """Return the best of the bounds of `count` rows and, behind them, their sum."""
+    known = [(value, strict, row) for row, (value, strict) in enumerate(bounds) if value is not None]
+    if not known:
+        return Refutation(-inf, False)
+    value, strict, row = max(known)
+    return Refutation(_down(value), value > 0 or (strict and value == 0), row if row < count else -1)
 
 
 def _down(value: Fraction | None) -> float:

@@ -32,8 +32,8 @@ What a row may state besides (leave them alone unless a property needs it):
   output, and growth · 32 γ(n + 32) · max(|lower|, |upper|, Σ |∂y/∂x| max|x|) for the others.
 - `tolerance=1e-5`: relative and absolute tolerance against ONNX Runtime in float32 (the ONNX reference evaluator runs
   in float64 and must agree to 1e-9 · tolerance / 1e-5).
-- `without={"onnx_runtime": "reason"}`: properties that cannot hold for this row, and why. The names are the keys of
-  `harness.PROPERTIES`; a name or an empty reason that does not fit fails the suite.
+- `without={"onnx_runtime": "reason"}`: properties that fail for this row, and why. The names are the keys of
+  `harness.PROPERTIES`; a name or an empty reason that does not fit fails the suite, and so does one that holds.
 """
 
 from __future__ import annotations

@@ -137,7 +137,6 @@ _LAYERS = (
         {"weight": Uniform((2,))},
         name="pairs",
         evaluations=_EVALUATIONS,
-        without=_UNFOUND,
     ),
 )
 
@@ -223,7 +222,7 @@ _QUOTIENTS = (
         {"size": 3},
         name="defaults",
         evaluations=(response_backwards,),
-        without=_MIXED | _SWAPPED,
+        without=_SWAPPED,
     ),
     Case(
         "LRN",

@@ -19,6 +19,7 @@ from ibpc.data import Dataset, Split
 from ibpc.errors import ArtifactError, DataError, TrainingError
 from ibpc.frontends.initialization import initialize
 from ibpc.network import Network
+from ibpc.training.checkpoint import Checkpoint
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.records import EpochRecord
 from ibpc.training.reporting import Silent
@@ -317,6 +318,17 @@ def test_what_differs_from_the_run_is_named(tmp_path):
     resume(tmp_path)
 
 
+def test_a_run_from_before_a_value_was_added_goes_on(tmp_path):
+    """What a stored recipe leaves out has its default."""
+    interrupted(tmp_path)
+    path = tmp_path / "training/checkpoint.safetensors"
+    stored = Checkpoint.read(path)
+    older = {key: value for key, value in stored.identity.recipe.items() if key != "accumulate"}
+    replace(stored, identity=replace(stored.identity, recipe=older)).write(path)
+    assert "accumulate" not in path.read_bytes().decode("latin-1")
+    resume(tmp_path)
+
+
 def flipped(data: bytes, at: int) -> bytes:
     changed = bytearray(data)
     changed[at] ^= 4
@@ -364,6 +376,40 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "run", reporter=Stops(7))
     assert isinstance(error.value.__cause__, KeyboardInterrupt)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
+
+
+def test_sigterm_is_ctrl_c(tmp_path):
+    """In the middle of the third epoch: what the second left is kept, and goes on to the very same weights."""
+
+    class Terminates(Silent):
+        def stepped(self, moment: Moment) -> None:
+            if moment.step == 12:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    recipe = tiny.recipe(epochs=3)
+    with pytest.raises(TrainingError, match=r"interrupted in epoch 3 of 3; --resume goes on after epoch 2"):
+        train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", reporter=Terminates())
+    assert signal.getsignal(signal.SIGTERM) is before
+    train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", resume=True)
+    train(tiny.network(), recipe, tiny.blobs(), tmp_path / "whole")
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+def test_a_weight_that_breaks_later_stops_with_the_last_good_checkpoint(tmp_path):
+    net = tiny.network()
+
+    class Breaks(Silent):
+        def stepped(self, moment: Moment) -> None:
+            if moment.step == 12:
+                next(net.parameters.parameters()).data[0] = float("nan")
+
+    with pytest.raises(TrainingError, match=r"epoch 3 of 4: .*the weights after epoch 2 are in checkpoint"):
+        train(net, tiny.recipe(), tiny.blobs(), tmp_path / "run", reporter=Breaks())
+    stored = load_file(tmp_path / "run/training/checkpoint.safetensors")
+    assert all(value.isfinite().all() for key, value in stored.items() if key.startswith("model."))
+    train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "run", resume=True)
+    assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
 
 
 def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):

@@ -13,6 +13,7 @@ from math import prod
 from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibpc.verify.checking.values import OWN_UNIT, Array, Box, Constant, Planes, Value
 
@@ -23,6 +24,7 @@ Rows: TypeAlias = dict[str, Array]
 _MOST_NUMBERS: Final = 2**20
 # Numbers that pulling back all rows of one value may take in all; beyond that only its widest elements are bounded.
 _MOST_WORK: Final = 2**28
+_SMALL: Final = 2**23
 
 
 class Total:
@@ -73,7 +75,7 @@ def linear_bounds(values: Values, rows: Rows, choices: Mapping[str, Array]) -> A
     """Return lower bounds (R,) of Σ rows · value over all that the boxes of `values` hold.
 
     `choices` pick among the planes of a value, numbers in [0, 1]: (R, K) for slopes in its fan, (R, 2, K) for what of
-    the lower and the upper plane to take, the rest being constant bounds. Every choice is sound.
+    the lower and the upper plane to take, the rest being constant bounds; R may be 1. Every choice is sound.
     """
     total = Total(len(next(iter(rows.values()))))
     for name in reversed(list(values)):
@@ -141,27 +143,33 @@ def _mixed(offset: Array, constant: Array, share: Array) -> Array:
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def tightened(values: Values, name: str, wanted: Array) -> Box:
-    """Return a value's box with the `wanted` elements (flat indices) bounded by planes as well."""
+def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Array]) -> Box:
+    """Return a value's box with its elements bounded by planes as well, all of them in small networks.
+
+    In larger ones only those that are not a point, or, in front of a function that is `kinked` at 0, may be of either
+    sign, and of these the widest.
+    """
     box = values[name]
     assert isinstance(box, Box)
     lower, upper = box.lower.ravel().copy(), box.upper.ravel().copy()
-    for part in _parts(values, box, wanted):
+    for part in _parts(values, box, kinked):
         units = np.zeros((len(part), lower.size))
         units[range(len(part)), part] = 1.0
-        found = linear_bounds(values, {name: np.concatenate([units, -units])}, {})
+        found = linear_bounds(values, {name: np.concatenate([units, -units])}, choices)
         lower[part] = np.maximum(lower[part], found[: len(part)])
         upper[part] = np.minimum(upper[part], -found[len(part) :])
     return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))
 
 
-def _parts(values: Values, box: Box, wanted: Array) -> Iterator[Array]:
-    """Yield the elements in parts that are pulled back together, only the widest where all would be too many."""
+def _parts(values: Values, box: Box, kinked: bool) -> Iterator[NDArray[np.int64]]:
+    """Yield the elements that are to be bounded, in parts that are pulled back together."""
     sizes = [prod(value.shape) for value in values.values() if isinstance(value, Box)]
-    most = max(1, _MOST_WORK // (2 * max(1, sum(sizes))))
-    if len(wanted) > most:
+    each = 2 * max(1, sum(sizes))
+    loose = (box.lower < 0) & (box.upper > 0) if kinked and each * box.lower.size > _SMALL else box.lower < box.upper
+    wanted = np.flatnonzero(loose)
+    if len(wanted) > _MOST_WORK // each:
         width = (box.upper - box.lower).ravel()[wanted]
-        wanted = wanted[np.argsort(-width, kind="stable")[:most]]
+        wanted = wanted[np.argsort(-width, kind="stable")[: _MOST_WORK // each]]
     at_once = max(1, _MOST_NUMBERS // (2 * max(sizes)))
     for start in range(0, len(wanted), at_once):
         yield wanted[start : start + at_once]

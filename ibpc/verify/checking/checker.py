@@ -37,13 +37,16 @@ class EmptyError(IbpcError):
 class Region:
     """A box of inputs, flat, and what else is known there of values: boxes, and signs of single elements.
 
-    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1.
+    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1. `choices` are those of
+    `linear_bounds` for all rows, flat.
     """
 
     lower: Array
     upper: Array
     known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     signs: tuple[tuple[str, int, int], ...] = ()
+    choices: Mapping[str, Array] = field(default_factory=dict)
+    is_empty: bool = False
 
     @property
     def signs_by_value(self) -> dict[str, list[tuple[int, int]]]:
@@ -90,32 +93,35 @@ class Checker:
             values = self.values(region, arithmetic)
             return affine_bounds(values, self._by_output(values, np.asarray(rows, np.float64)))
 
+    def computes(self, name: str) -> bool:
+        """Whether the model has a value of that name which is no constant of the file."""
+        return name in self._input_names or any(name in node.output for node in self._nodes)
+
     def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
         """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
-        return self._walk(region, MACHINES[arithmetic], lambda values, node: ())
+        return self._walk(region, MACHINES[arithmetic], _as_they_are)
 
     def tightened(self, region: Region, arithmetic: str) -> Region:
         """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.
 
-        Raises EmptyError where a value can be nothing.
+        Planes are picked by the choices of the region. Raises EmptyError where a value can be nothing.
         """
-        done: set[tuple[str, bool]] = set()
+        done: set[str] = set()
 
         def tighten(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
             """Tighten the operands of a node that is not affine; yield which were."""
-            kinked = node.op_type in _KINKED
             for name in dict.fromkeys(node.input):
                 value = values.get(name)
-                if not isinstance(value, Box) or name in self._input_names or (name, kinked) in done:
+                if not isinstance(value, Box) or name in self._input_names or name in done:
                     continue
-                done.add((name, kinked))
-                loose = (value.lower < 0) & (value.upper > 0) if kinked else value.lower < value.upper
-                if bool(loose.any()):
-                    values[name] = _held(name, tightened(values, name, np.flatnonzero(loose)))
-                    yield name
+                done.add(name)
+                chosen = self._shaped(values, {n: c for n, c in region.choices.items() if n in values})
+                values[name] = _held(name, tightened(values, name, node.op_type in _KINKED, chosen))
+                yield name
 
-        values = self._walk(region, MACHINES[arithmetic], tighten)
-        boxes = {name: values[name] for name, _ in done}
+        with np.errstate(all="ignore"):
+            values = self._walk(region, MACHINES[arithmetic], tighten)
+        boxes = {name: values[name] for name in done}
         return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in boxes.items()}})
 
     def lower_bound(
@@ -129,19 +135,24 @@ class Checker:
         """Return a lower bound of row · outputs in a region, infinite where there is nothing in it.
 
         `multipliers` β ≥ 0, one for each sign of the region: where s·v ≥ 0, a row is at least itself minus β s·v.
-        `choices` are those of `linear_bounds`. Raises ModelError where they do not fit.
+        `choices` are those of `linear_bounds`, flat, in place of the region's own. Raises ModelError where they do not
+        fit.
         """
         with np.errstate(all="ignore"):
             try:
-                values = self.values(region, arithmetic)
+                values = None if region.is_empty else self.values(region, arithmetic)
             except EmptyError:
+                values = None
+            if values is None:
                 return np.inf
             rows = self._by_output(values, np.asarray(row, np.float64)[None])
             plain = affine_bounds(values, dict(rows))[0]
             for (name, element, side), multiplier in zip(region.signs, multipliers, strict=False):
-                rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].lower.size))
+                rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
-            return float(max(plain[0], linear_bounds(values, rows, self._shaped(values, choices))[0]))
+            return float(
+                max(plain[0], linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0])
+            )
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
         """Return choices of one row, for each value one number an element or two."""
@@ -155,7 +166,7 @@ class Checker:
         return shaped
 
     # ── forward ─────────────────────────────────────────────────────────────────────────────────────────────────
-    def _input_boxes(self, lower: Array, upper: Array, machine: Machine) -> dict[str, Value]:
+    def _input_boxes(self, lower: Array, upper: Array, machine: Machine) -> dict[str, Box]:
         shapes = {value.name: _shape(value) for value in self._inputs}
         sizes = [int(np.prod(shape)) for shape in shapes.values()]
         if not lower.shape == upper.shape == (sum(sizes),):
@@ -224,6 +235,11 @@ class Checker:
         for name, part in zip(names, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True):
             result[name] = result[name] + part if name in result else part
         return result
+
+
+def _as_they_are(_values: dict[str, Value], _node: onnx.NodeProto) -> Iterable[str]:
+    """Change no operand."""
+    return ()
 
 
 # ── regions ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -117,7 +117,7 @@ def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ..
         pulled = shaped @ matrix if slot == 0 else matrix @ shaped
         along = tuple(axis + 1 for axis, length in enumerate(shape) if length == 1 != pulled.shape[axis + 1])
         summed = pulled.sum(along, keepdims=True)
-        return (np.swapaxes(summed, -1, -2) if turned else summed).reshape(len(rows), size)
+        return np.asarray(np.swapaxes(summed, -1, -2) if turned else summed).reshape(len(rows), size)
 
     return pull
 

@@ -391,16 +391,28 @@ def extreme(step: Step) -> Sketch:
 
 @planes("MaxPool")
 def max_pool(step: Step) -> Sketch:
-    """Return planes of the greatest element of each window."""
+    """Return planes of the greatest element of each window.
+
+    Below: the element of greatest lower bound. Above: the same one where no other reaches that bound, else the
+    greatest upper bound. What lies outside the padded data is no element.
+    """
     x = step.box(0)
     windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
     rank = len(windows.kernel)
     sources = windows.views(windows.padded(np.arange(float(x.lower.size)).reshape(x.shape), -1.0))
-    columns = sources.reshape(*sources.shape[: sources.ndim - rank], -1)
-    columns = np.moveaxis(columns, -1, 0).reshape(columns.shape[-1], -1).astype(np.int64)
+    flat = sources.reshape(*sources.shape[: sources.ndim - rank], -1)
+    columns = np.moveaxis(flat, -1, 0).reshape(flat.shape[-1], -1).astype(np.int64)
     lowers, uppers = (np.where(columns >= 0, side.ravel()[columns], -np.inf) for side in (x.lower, x.upper))
-    spreads = [_window_spread(column, x.lower.size) for column in columns]
-    return _greatest(lowers, uppers, [0] * len(columns), spreads, 1)
+    sizes = np.where(columns >= 0, x.magnitude.ravel()[columns], 0.0)
+    picked = np.arange(len(columns))[:, None] == lowers.argmax(0)[None]
+    rivals = np.where(picked, -np.inf, uppers).max(0)
+    alone = lowers.max(0) >= rivals
+    missing = ((columns >= 0) & ~np.isfinite(lowers + uppers)).any(0)
+    parts = [
+        Part(0, _window_spread(column, x.lower.size), np.where(missing, np.nan, chosen), 1.0 * (chosen & alone), size)
+        for column, chosen, size in zip(columns, picked, sizes, strict=True)
+    ]
+    return Sketch(parts, np.zeros(lowers.shape[1]), np.where(alone, 0.0, uppers.max(0)))
 
 
 def _window_spread(sources: NDArray[np.int64], size: int) -> Pull:

@@ -171,7 +171,7 @@ def _transposed_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...],
     ]
     after = [size - begin - inner for size, begin, inner in zip(full, windows.before, output, strict=True)]
     around = replace(windows, after=tuple(after))
-    kept = (..., *(slice(size) for size in spatial), *(slice(None) for _ in spatial))
+    kept: tuple[Any, ...] = (..., *(slice(size) for size in spatial), *(slice(None) for _ in spatial))
 
     def pull(rows: Array) -> Array:
         outputs = rows.reshape(len(rows) * shape[0], -1, *output)
@@ -179,7 +179,7 @@ def _transposed_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...],
         rank = len(spatial)
         ordered = views.transpose(0, 1, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
         columns = ordered.reshape(len(outputs), groups, -1, prod(spatial))
-        return (matrix.wide @ columns).reshape(len(rows), -1)
+        return np.asarray(matrix.wide @ columns).reshape(len(rows), -1)
 
     return pull
 

@@ -1,0 +1,178 @@
+"""Verdicts on properties that others made, beside the known ones: one Markdown table.
+
+    python benchmarks/vnncomp.py FOLDER [--timeout 60] [--jobs 2] [--log LINES.jsonl]
+
+Each property runs in a process of its own, from importing the file to the verdict within the time limit; one that does
+not end by itself is killed. With `--log` finished properties are kept, one JSON line each, and not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from benchmarks.nets import Instance, listed
+
+EXPECTED = {"unsat": "verified", "sat": "falsified"}
+GRACE = 1.5
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one property: `stages` lists what was tried; `bound` is the least margin that is still open."""
+
+    network: str
+    prop: str
+    known: str
+    verdict: str
+    by: str
+    seconds: float
+    bound: str
+    certificate: str = ""
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the verdict is known to be wrong."""
+        return self.known in EXPECTED and self.verdict in EXPECTED.values() and self.verdict != EXPECTED[self.known]
+
+
+def main() -> None:
+    """Run what is not in the log yet and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a folder with instances.csv")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds a property")
+    parser.add_argument("--jobs", type=int, default=1, help="properties at once")
+    parser.add_argument("--method", default="auto", help="how to bound")
+    parser.add_argument("--only", default="", help="networks and properties whose path contains this")
+    parser.add_argument("--certificates", type=Path, help="write certificates here and check them")
+    parser.add_argument("--log", type=Path, help="JSON lines of what is done")
+    options = parser.parse_args()
+    instances = [
+        item
+        for item in listed(options.folder)
+        if item.prop is not None and options.only in f"{item.network} {item.prop}"
+    ]
+    done = {(outcome.network, outcome.prop): outcome for outcome in logged(options.log)}
+
+    def run(instance: Instance) -> Outcome:
+        name, prop = names(options.folder, instance)
+        if (name, prop) in done:
+            return done[name, prop]
+        outcome = judged(options.folder, instance, options.method, options.timeout, options.certificates)
+        if options.log is not None:
+            with options.log.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        print(f"{name} {prop}: {outcome.verdict} in {outcome.seconds:.1f} s", file=sys.stderr, flush=True)
+        return outcome
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        outcomes = list(pool.map(run, instances))
+    for line in table(outcomes):
+        print(line)
+
+
+def names(folder: Path, instance: Instance) -> tuple[str, str]:
+    """Return the names of network and property in the table."""
+    assert instance.prop is not None
+    return str(instance.network.relative_to(folder)), instance.prop.name
+
+
+def logged(path: Path | None) -> list[Outcome]:
+    """Return the outcomes in a log, the last of each property counting."""
+    if path is None or not path.exists():
+        return []
+    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+# ── one property ────────────────────────────────────────────────────────────────────────────────────────────────
+def judged(folder: Path, instance: Instance, method: str, timeout: float, certificates: Path | None) -> Outcome:
+    """Return the outcome of one property in a process of its own."""
+    name, prop = names(folder, instance)
+    arguments = (str(instance.network), str(instance.prop), method, timeout, str(certificates or ""))
+    command = [sys.executable, "-c", f"from benchmarks.vnncomp import one; one(*{arguments!r})"]
+    started = time.monotonic()
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parents[1],
+            timeout=None if certificates else GRACE * timeout + 10,
+        )
+    except subprocess.TimeoutExpired:
+        return Outcome(name, prop, instance.known, "killed", "", time.monotonic() - started, "")
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
+        return Outcome(name, prop, instance.known, "refused", "", time.monotonic() - started, last[0])
+    return Outcome(name, prop, instance.known, **json.loads(done.stdout.splitlines()[-1]))
+
+
+def one(model: str, prop: str, method: str, timeout: float, certificates: str) -> None:
+    """Decide one property and print the outcome as JSON; importing the libraries is not counted."""
+    import torch
+
+    import ibpc
+    from ibpc.errors import IbpcError
+
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    try:
+        network, stated = ibpc.compile(model), ibpc.load_vnnlib(prop)
+        left = timeout - (time.monotonic() - started)
+        decision = ibpc.decide(network, stated, method=method, timeout=left)
+    except IbpcError as error:
+        sys.exit(" / ".join(str(problem) for problem in error.problems))
+    seconds = time.monotonic() - started
+    checked = ""
+    if certificates and decision.verdict.value in EXPECTED.values():
+        path = Path(certificates) / f"{Path(model).name}-{Path(prop).name}.json"
+        ibpc.write_certificate(path, Path(model), network, stated, decision)
+        checked = "confirmed" if all(claim.holds for claim in ibpc.check(path)) else "FAILED"
+    margins = [margin for case in decision.margins for margin in case]
+    bound = f"{min(margins):.3g}" if margins and decision.verdict.value not in EXPECTED.values() else ""
+    print(
+        json.dumps(
+            {
+                "verdict": decision.verdict.value,
+                "by": decision.method,
+                "seconds": seconds,
+                "bound": bound,
+                "certificate": checked,
+            }
+        )
+    )
+
+
+# ── the table ───────────────────────────────────────────────────────────────────────────────────────────────────
+def table(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield the table, and what it comes to over the properties whose verdict is undisputed."""
+    yield "| network | property | known | verdict | by | seconds | open margin | certificate |"
+    yield "|---|---|---|---|---|---:|---:|---|"
+    for outcome in outcomes:
+        verdict = f"{outcome.verdict}{' CONTRADICTION' if outcome.contradicts else ''}"
+        yield (
+            f"| {outcome.network} | {outcome.prop} | {outcome.known} | {verdict} | {outcome.by} | "
+            f"{outcome.seconds:.1f} | {outcome.bound} | {outcome.certificate} |"
+        )
+    counts = Counter(outcome.verdict for outcome in outcomes)
+    undisputed = [outcome for outcome in outcomes if outcome.known in EXPECTED]
+    decided = sum(outcome.verdict == EXPECTED[outcome.known] for outcome in undisputed)
+    yield ""
+    wrong = sum(outcome.contradicts for outcome in outcomes)
+    yield (
+        f"{', '.join(f'{count} {verdict}' for verdict, count in sorted(counts.items()))}. "
+        f"Of {len(undisputed)} undisputed properties {decided} are decided; {wrong} contradictions."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What a report measures on a run: verdicts at several radii, widths of boxes layer by layer, maps of features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ibpc.bounds import AUTO, method_named
+from ibpc.data import Dataset, fit_images
+from ibpc.interval import Interval
+from ibpc.ir import INPUT, Graph, Node
+from ibpc.lowering import lower_interval, lower_nominal
+from ibpc.network import Network
+from ibpc.ops import operators
+from ibpc.passes.normalize_input import PIXELS
+from ibpc.report.runs import Run
+from ibpc.report.wording import format_eps
+from ibpc.rounding import Arithmetic
+from ibpc.verify.attack import Attack
+from ibpc.verify.robustness import Certification, Robustness
+
+SHARES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
+ATTACK: Final = Attack(steps=20, restarts=1)
+AFTER_CONVOLUTIONS: Final = "after the convolutions"
+BEFORE_LAST: Final = "before the last layer"
+PLACES: Final = (AFTER_CONVOLUTIONS, BEFORE_LAST)
+_FALLBACK: Final = "ibp"
+_BATCH: Final = 50
+_WIDTH_IMAGES: Final = 100
+_MAP_IMAGES: Final = 500
+_COMPONENTS: Final = 50
+_PERPLEXITY: Final = 30
+
+Told = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Width:
+    """How wide a layer's boxes are: the mean over units and images, and that in units of the activations' spread."""
+
+    layer: str
+    mean: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Features of images in the plane: `points` (M, 2), and the class of each, (M,)."""
+
+    place: str
+    points: NDArray[Any] = field(repr=False)
+    labels: NDArray[Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A run on test images: `curve` at ascending radii, `result` at the report's, widths of boxes, maps of features.
+
+    `images` are the indices of the certified images in the test split, in the order of the examples.
+    """
+
+    run: Run
+    images: tuple[int, ...] = field(repr=False)
+    result: Robustness
+    curve: tuple[Robustness, ...]
+    widths: tuple[Width, ...]
+    maps: tuple[FeatureMap, ...]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What to measure: the radius, images to certify, and the bounding method."""
+
+    eps: float
+    limit: int
+    method: str = AUTO
+
+    def run(self, run: Run, dataset: Dataset, told: Told = str) -> Measurement:
+        """Measure one run; `told` learns what is being done. Raises DataError, PropertyError or UsageError."""
+        network = run.network
+        chosen = evenly(self.limit, len(dataset.test))
+        split = dataset.test.take(torch.tensor(chosen))
+        images, labels = split.floats(), split.labels
+        name = _FALLBACK if self.method == AUTO else self.method
+        certification = Certification(name, method_named(name), Arithmetic.FLOAT32, ATTACK, _BATCH)
+        curve = []
+        for eps in sorted({min(1.0, share * self.eps) for share in SHARES}):
+            told(f"{run.name}: certify at ε = {format_eps(eps)}")
+            curve.append(certification.run(network, images, labels, eps))
+        result = next(found for found in curve if found.eps == min(1.0, self.eps))
+        told(f"{run.name}: bounds through the layers")
+        widths = layer_widths(network, images[evenly(_WIDTH_IMAGES, len(images))], self.eps)
+        told(f"{run.name}: maps of features")
+        shown = dataset.test.take(torch.tensor(evenly(_MAP_IMAGES, len(dataset.test))))
+        maps = tuple(feature_maps(network, shown.floats(), shown.labels))
+        return Measurement(run, tuple(chosen), result, tuple(curve), widths, maps)
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """Return `count` indices (at most all) spread evenly over `total`: a test split may be sorted by class."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]
+
+
+# ── widths ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Width, ...]:
+    """Return the widths of the boxes at each layer that computes something, in order, the input first.
+
+    By interval bounds in real arithmetic, over the balls of radius `eps` around images (B, …) within the range of the
+    input. A layer whose activations do not vary has no relative width (NaN).
+    """
+    graph = network.graph
+    names = [graph.inputs[0], *(node.name for node in graph.order() if _computes(graph, node))]
+    bounded = lower_interval(graph, network.parameters, outputs=names)
+    nominal = lower_nominal(graph, network.parameters, outputs=names)
+    fitted = fit_images(images, network.input_shape).to(network.device)
+    widths: list[list[float]] = []
+    values: list[tuple[torch.Tensor, ...]] = []
+    with torch.no_grad():
+        for x in torch.split(fitted, _BATCH):
+            box = Interval.ball(x, eps, network.input_range or PIXELS)
+            ends = bounded(box.lower, box.upper)
+            widths.append([float((ends[i + 1] - ends[i]).mean()) * len(x) for i in range(0, len(ends), 2)])
+            found = nominal(x)
+            values.append(found if isinstance(found, tuple) else (found,))
+    means = [sum(column) / len(fitted) for column in zip(*widths, strict=True)]
+    spreads = [float(torch.cat(column).std(0).mean()) for column in zip(*values, strict=True)]
+    rows = zip(names, means, spreads, strict=True)
+    return tuple(Width(name, mean, mean / spread if spread > 0 else float("nan")) for name, mean, spread in rows)
+
+
+def _computes(graph: Graph, node: Node) -> bool:
+    """Return whether a node has weights of its own or bends its input: what only moves numbers is no layer."""
+    if node.operator == INPUT or node.name not in graph.descendants(graph.inputs[:1]):
+        return False
+    return bool(graph.parameters_of(node.name)) or not operators()[node.operator].is_affine
+
+
+# ── maps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+def feature_maps(network: Network, images: torch.Tensor, labels: torch.Tensor) -> Iterator[FeatureMap]:
+    """Yield the features of images (B, …) at up to two places of the network, laid out in the plane by t-SNE.
+
+    Van der Maaten, Hinton 2008, after the first fifty principal components; the same images give the same map.
+    """
+    places = feature_places(network.graph)
+    if len(images) < 4 or not places:
+        return
+    lowered = lower_nominal(network.graph, network.parameters, outputs=list(places.values()))
+    fitted = fit_images(images, network.input_shape).to(network.device)
+    with torch.no_grad():
+        parts = [found if isinstance(found := lowered(x), tuple) else (found,) for x in torch.split(fitted, _BATCH)]
+    for place, column in zip(places, zip(*parts, strict=True), strict=True):
+        yield FeatureMap(place, _in_the_plane(torch.cat(column).flatten(1).cpu().double().numpy()), labels.numpy())
+
+
+def feature_places(graph: Graph) -> dict[str, str]:
+    """Return which node has the features of each place; places that the network does not have are left out."""
+    weighted = [node for node in graph.order() if _has_weights(graph, node)]
+    if not weighted:
+        return {}
+    last = graph.operands(weighted[-1].name)[0]
+    hidden = graph.ancestors([last]) | {last}
+    spatial = [node.name for node in graph.order() if node.name in hidden and len(node.shape) > 2]
+    places = {}
+    if spatial and any(_has_weights(graph, graph.node(name)) for name in spatial):
+        places[AFTER_CONVOLUTIONS] = spatial[-1]
+    if last not in graph.inputs and last not in places.values():
+        places[BEFORE_LAST] = last
+    return places
+
+
+def _has_weights(graph: Graph, node: Node) -> bool:
+    trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+    return bool(trainable & graph.parameters_of(node.name).keys()) and bool(graph.operands(node.name))
+
+
+def _in_the_plane(features: NDArray[Any]) -> NDArray[Any]:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if not np.ptp(features, axis=0).any():
+        return np.zeros((len(features), 2))
+    count = min(_COMPONENTS, *features.shape)
+    reduced = PCA(count, svd_solver="full").fit_transform(features) if features.shape[1] > count else features
+    start = "pca" if reduced.shape[1] > 1 else "random"
+    tsne = TSNE(perplexity=min(_PERPLEXITY, (len(features) - 1) / 3), init=start, random_state=0, n_jobs=1)
+    points: NDArray[Any] = tsne.fit_transform(reduced)
+    return points
+
+
+def chosen_examples(measurements: Sequence[Measurement], count: int) -> list[int]:
+    """Return the places of up to `count` examples so that every combination of verdicts is seen, rare ones too."""
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for index, examples in enumerate(zip(*(found.result.examples for found in measurements), strict=True)):
+        key = tuple((example.verdict, example.predicted == example.label) for example in examples)
+        groups.setdefault(key, []).append(index)
+    chosen: list[int] = []
+    depth = 0
+    while len(chosen) < count and any(len(group) > depth for group in groups.values()):
+        chosen.extend(group[depth] for group in groups.values() if len(group) > depth)
+        depth += 1
+    return sorted(chosen[:count])

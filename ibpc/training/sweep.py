@@ -1,0 +1,271 @@
+"""A sweep: many short runs whose recipes Optuna varies, to see how nominal accuracy pays for certified accuracy.
+
+Everything is in one folder: `sweep.json` (what is swept), `study.journal` (Optuna's log), `trial-NNNN/` (a run each).
+Processes that are started on the same folder share the study. A process that was killed leaves its trial to the next
+one, which resumes it. The values of a trial depend on the seed, its number and the trials before it, so one process
+alone makes the same sweep again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from ibpc.artifact import TRAINING
+from ibpc.data import load_dataset
+from ibpc.errors import IbpcError, TrainingError, UsageError
+from ibpc.frontends.strict_json import read_json
+from ibpc.network import Network
+from ibpc.training.locking import locked, take
+from ibpc.training.ranges import Choices, Range, check_ranges
+from ibpc.training.recipe import Recipe
+from ibpc.training.records import CHECKPOINT, write_json
+from ibpc.training.runner import train
+
+if TYPE_CHECKING:
+    from optuna import Study, Trial
+
+SWEEP: Final = "sweep.json"
+JOURNAL: Final = "study.journal"
+_LOCK: Final = ".lock"
+_LOCKS: Final = ".trials"
+_PROBLEM: Final = "problem"
+_STUDY: Final = "sweep"
+_RANDOM_TRIALS: Final = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One trial: its values by name, the two accuracies on the held-out images, or what went wrong."""
+
+    number: int
+    folder: Path
+    values: Mapping[str, Any]
+    nominal: float | None
+    certified: float | None
+    on_front: bool
+    problem: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What to sweep: an artifact, the recipe to start from, what varies, the data, and the folder of it all."""
+
+    artifact: Path
+    recipe: Recipe
+    ranges: tuple[Range, ...]
+    data: str
+    out: Path
+    seed: int = 0
+    data_root: Path | None = None
+    device: str = "cpu"
+
+    def run(self, trials: int, workers: int = 1, watcher: Callable[[Outcome], object] = repr) -> tuple[Outcome, ...]:
+        """Run until the study has `trials` trials, in `workers` processes; return all trials that have ended.
+
+        A trial that fails or diverges is one of them. `watcher` learns of the trials of this process. Raises the
+        errors of a bad artifact, data set or range, UsageError without Optuna, TrainingError where another sweep is
+        in the way or this one is interrupted.
+        """
+        check_ranges(self.ranges, self.recipe)
+        worker = _Worker(self)
+        context = multiprocessing.get_context("spawn")
+        helpers = [context.Process(target=_help, args=(self, trials)) for _ in range(workers - 1)]
+        for helper in helpers:
+            helper.start()
+        try:
+            worker.work(trials, watcher)
+        finally:
+            for helper in helpers:
+                helper.join()
+        if any(helper.exitcode for helper in helpers):
+            raise TrainingError.at(self.out, "a worker ended early", remedy="the same command goes on")
+        return worker.outcomes()
+
+
+def _help(sweep: Sweep, trials: int) -> None:
+    """Work on a sweep in a process of its own."""
+    try:
+        _Worker(sweep).work(trials, repr)
+    except (IbpcError, KeyboardInterrupt):
+        sys.exit(1)
+
+
+class _Worker:
+    """One process at work on a sweep."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._optuna = _optuna()
+        self._sweep = sweep
+        self._dataset = load_dataset(sweep.data, sweep.data_root)
+        self._network = Network.load(sweep.artifact)
+        self._held: dict[int, IO[bytes]] = {}
+        held_out = sweep.recipe.validation
+        if not len(self._dataset.hold_out(held_out.images, held_out.seed)[1]):
+            raise UsageError.at("sweep", "no held-out images to compare trials by", "validation.images above 0")
+        self._claim()
+        self._study = self._open()
+
+    # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────────
+    def _claim(self) -> None:
+        """Write down what the folder sweeps, or compare."""
+        out = self._sweep.out
+        if out.exists() and not out.is_dir():
+            raise TrainingError.at(out, "not a folder", "a new folder, or one of a sweep")
+        if out.is_dir() and not (out / _LOCK).exists() and any(out.iterdir()):
+            raise TrainingError.at(out, "the folder holds other files", "a new folder, or one of a sweep")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / _LOCK).touch()
+        except OSError as error:
+            raise TrainingError.at(out, f"cannot be written: {error.strerror}", "a writable folder") from error
+        with locked(out / _LOCK):
+            if not (out / SWEEP).exists():
+                write_json(out / SWEEP, self._identity())
+            found, wanted = read_json(out / SWEEP), self._identity()
+        if found != wanted:
+            differing = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
+            what = f"a sweep that differs in: {', '.join(differing)}"
+            raise TrainingError.at(out, what, "the same sweep, to go on with it", "choose another folder")
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must not change while a sweep goes on, as JSON data."""
+        sweep = self._sweep
+        identity = {
+            "network": hashlib.sha256(self._network.graph.to_text().encode()).hexdigest(),
+            "data": {"name": self._dataset.name, "sha256": self._dataset.sha256},
+            "recipe": sweep.recipe.to_json(),
+            "ranges": {entry.key: entry.to_json() for entry in sweep.ranges},
+            "seed": sweep.seed,
+        }
+        plain: dict[str, Any] = json.loads(json.dumps(identity))
+        return plain
+
+    def _open(self) -> Study:
+        optuna, path = self._optuna, self._sweep.out / JOURNAL
+        try:
+            storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+            study: Study = optuna.create_study(
+                storage=storage, study_name=_STUDY, directions=["maximize", "maximize"], load_if_exists=True
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError.at(path, f"damaged: {error}", "the log of a sweep") from error
+        return study
+
+    def _folder(self, number: int) -> Path:
+        return self._sweep.out / f"trial-{number:04}"
+
+    def _take(self, number: int) -> bool:
+        """Return whether the trial is now this process's own; it is until it is given up, or the process ends."""
+        locks = self._sweep.out / _LOCKS
+        locks.mkdir(exist_ok=True)
+        held = take(locks / f"{number:04}")
+        if held is not None:
+            self._held[number] = held
+        return held is not None
+
+    def _give_up(self, number: int) -> None:
+        self._held.pop(number).close()
+
+    # ── trials ──────────────────────────────────────────────────────────────────────────────────────────────────
+    def work(self, trials: int, watcher: Callable[[Outcome], object]) -> None:
+        """Finish the trials that nobody works on any more, then take new ones until there are enough."""
+        for trial in self._left_behind():
+            watcher(self._finish(trial))
+        while (new := self._next(trials)) is not None:
+            watcher(self._finish(new))
+
+    def _next(self, trials: int) -> Trial | None:
+        """Return a new trial with its values, None if there are enough."""
+        with locked(self._sweep.out / _LOCK):
+            if len(self._study.get_trials(deepcopy=False)) >= trials:
+                return None
+            trial = self._study.ask()
+            self._take(trial.number)
+            seed = _mixed(self._sweep.seed, trial.number)
+            self._study.sampler = self._optuna.samplers.TPESampler(
+                seed=seed, n_startup_trials=_RANDOM_TRIALS, multivariate=False
+            )
+            for entry in self._sweep.ranges:
+                entry.suggest(trial)
+        return trial
+
+    def _left_behind(self) -> Iterator[Trial]:
+        """Yield the trials that a process took and did not live to finish."""
+        states = self._optuna.trial.TrialState
+        keys = {entry.key for entry in self._sweep.ranges}
+        for found in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            with locked(self._sweep.out / _LOCK):
+                is_mine = self._take(found.number)
+                now = self._study.get_trials(deepcopy=False)[found.number]
+            if not is_mine:
+                continue
+            if now.state.is_finished():
+                self._give_up(found.number)
+            elif now.params.keys() == keys:
+                yield self._optuna.Trial(self._study, now._trial_id)
+            else:
+                self._study.tell(now.number, state=states.FAIL)
+                self._give_up(found.number)
+
+    def _finish(self, trial: Trial) -> Outcome:
+        """Train a trial's network and tell the study what came of it."""
+        sweep, folder = self._sweep, self._folder(trial.number)
+        try:
+            recipe = sweep.recipe.with_overrides(self._values(trial.params))
+            resume = (folder / TRAINING / CHECKPOINT).exists()
+            network = Network.load(sweep.artifact).to(sweep.device)
+            run = train(network, recipe, self._dataset, folder, seed=sweep.seed, resume=resume)
+        except IbpcError as error:
+            if isinstance(error.__cause__, KeyboardInterrupt):
+                raise TrainingError.at(sweep.out, "interrupted", remedy="the same command goes on") from error
+            trial.set_user_attr(_PROBLEM, str(error))
+            self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+        else:
+            assert run.validation is not None
+            self._study.tell(trial, [run.validation.nominal, run.validation.certified])
+        finally:
+            self._give_up(trial.number)
+        return next(outcome for outcome in self.outcomes() if outcome.number == trial.number)
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return all trials that have ended, in order."""
+        front = {trial.number for trial in self._study.best_trials}
+        ended = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        return tuple(
+            Outcome(
+                number=trial.number,
+                folder=self._folder(trial.number),
+                values=self._values(trial.params),
+                nominal=trial.values[0] if trial.values else None,
+                certified=trial.values[1] if trial.values else None,
+                on_front=trial.number in front,
+                problem=trial.user_attrs.get(_PROBLEM, "" if trial.values else "abandoned"),
+            )
+            for trial in ended
+        )
+
+    def _values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a trial's values for the recipe: the study keeps choices as JSON text."""
+        chosen = {entry.key for entry in self._sweep.ranges if isinstance(entry, Choices)}
+        return {key: json.loads(value) if key in chosen else value for key, value in parameters.items()}
+
+
+def _mixed(seed: int, number: int) -> int:
+    """Return a seed of 32 bits that differs for every pair."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UsageError.at("sweep", "optuna is not installed", remedy="pip install 'ibpc[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

@@ -1,0 +1,126 @@
+"""Replaying a proof that a set of outputs is out of reach: a tree of regions, and a linear bound in each leaf.
+
+A proof is a list of steps, a tree in preorder. It starts with one region that is still open, the whole box; a step
+takes the region that was opened last and
+
+    ["tighten", choices]                    bounds the boxes in front of nonlinear functions by planes, and keeps them
+    ["input", index, at]                    cuts input x at a number: opens x ≤ at and, after that, x ≥ at
+    ["sign", value, element]                cuts a value of the file at 0: opens v ≤ 0 and, after that, v ≥ 0
+    ["leaf", weights, choices, multipliers] closes it: the rows, added up with weights ≥ 0, cannot all hold there
+
+Whatever the numbers are, the regions cover the box, for every execution has a value on one side of each cut. At a leaf
+they only decide how good the bound is, and they are refused where they would make it wrong. `choices` pick among the
+planes of a value, those of a "tighten" also in the leaves below where they have none of their own. `multipliers` β ≥ 0
+belong to the signs of the region in the order in which it was cut.
+
+With the slopes of lower planes fixed, smaller boxes never make a bound looser; so the checker, whose boxes are at least
+as small, gets at least as far as the search did, which would not be so if each chose its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from ibpc.errors import PropertyError
+from ibpc.verify.checking.checker import Checker, EmptyError, Region
+from ibpc.verify.checking.values import Array
+
+# Choices are whole numbers of this, two bytes each.
+LEVELS: Final = 2**16 - 1
+_MOST_BYTES: Final = 2**26
+_LARGEST: Final = 1e30
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A region with what its bound is made of: weights of the rows, choices of planes, multipliers of signs."""
+
+    region: Region
+    weights: tuple[float, ...]
+    choices: Mapping[str, Array]
+    multipliers: tuple[float, ...]
+
+
+def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, arithmetic: str) -> Iterator[Leaf]:
+    """Yield the leaves of a proof over a box, flat ends (n,), as they come. They cover it if no error is raised.
+
+    Raises PropertyError for a step that is malformed, for leaves that are missing, and for steps behind the last.
+    """
+    regions = [Region(lower, upper)]
+    for number, step in enumerate(steps):
+        if not regions:
+            _refuse(number, "it comes after the last leaf")
+        region = regions.pop()
+        match step:
+            case ["tighten", dict(choices)]:
+                picked = {name: _decoded(number, text) for name, text in choices.items()}
+                regions.append(_tightened(replace(region, choices=picked), checker, arithmetic))
+            case ["input", int(index), int(at) | float(at)]:
+                regions += _cut_input(number, region, index, float(at))
+            case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):
+                regions += [replace(region, signs=(*region.signs, (value, element, side))) for side in (1, -1)]
+            case ["leaf", list(weights), dict(choices), list(multipliers)]:
+                yield _leaf(number, region, weights, choices, multipliers)
+            case _:
+                _refuse(number, "it is none")
+    if regions:
+        raise PropertyError.at("proof", f"{len(regions)} regions without a leaf", "leaves that cover the box")
+
+
+def _tightened(region: Region, checker: Checker, arithmetic: str) -> Region:
+    if region.is_empty:
+        return region
+    try:
+        return checker.tightened(region, arithmetic)
+    except EmptyError:
+        return replace(region, is_empty=True)
+
+
+def _cut_input(number: int, region: Region, index: int, at: float) -> list[Region]:
+    if not 0 <= index < len(region.lower) or not region.lower[index] <= at <= region.upper[index]:
+        _refuse(number, f"a cut of input {index} at {at}, which is not in the region")
+    below, above = region.upper.copy(), region.lower.copy()
+    below[index] = above[index] = at
+    return [replace(region, lower=above), replace(region, upper=below)]
+
+
+def _leaf(
+    number: int, region: Region, weights: Sequence[Any], choices: Mapping[str, Any], multipliers: Sequence[Any]
+) -> Leaf:
+    for name, numbers in (("weights", weights), ("multipliers", multipliers)):
+        if not all(_is_factor(value) for value in numbers):
+            _refuse(number, f"its {name}", "finite numbers of at least 0")
+    if multipliers and len(multipliers) != len(region.signs):
+        _refuse(number, f"{len(multipliers)} multipliers", f"{len(region.signs)}, one for each sign")
+    picked = {name: _decoded(number, text) for name, text in choices.items()}
+    return Leaf(region, tuple(map(float, weights)), picked, tuple(map(float, multipliers)))
+
+
+def _is_factor(value: Any) -> bool:
+    return type(value) in (int, float) and isfinite(value) and 0 <= value <= _LARGEST
+
+
+def encoded(choices: Array) -> str:
+    """Return choices, numbers of [0, 1], as text: whole numbers of 16 bits, compressed, in base 64."""
+    whole = np.rint(np.clip(choices, 0.0, 1.0) * LEVELS).astype("<u2")
+    return base64.b64encode(zlib.compress(whole.tobytes(), 6)).decode()
+
+
+def _decoded(number: int, text: Any) -> Array:
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
+        return np.frombuffer(unpacked, "<u2").astype(np.float64) / LEVELS
+    except (TypeError, ValueError, binascii.Error, zlib.error):
+        _refuse(number, "its choices", "compressed numbers of 16 bits in base 64")
+
+
+def _refuse(number: int, found: str, expected: str = "a step of a proof") -> NoReturn:
+    raise PropertyError.at(f"proof, step {number + 1}", found, expected)

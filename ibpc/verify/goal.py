@@ -1,0 +1,40 @@
+"""One disjunct of a property as linear forms: what a search bounds, and what bounds say of it."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TypeAlias
+
+import torch
+
+from ibpc.verify.properties import Case, Conjunction
+from ibpc.verify.specification import Refutation, Specification
+
+Tensor: TypeAlias = torch.Tensor
+
+
+class Goal:
+    """One disjunct of one case as forms: what to bound, and what bounds say of it."""
+
+    def __init__(self, case: Case, disjunct: Conjunction, outputs: int, device: torch.device) -> None:
+        self._specification = Specification([Case(case.box, (disjunct,))], outputs)
+        self._from_below, self._from_above = self._specification.sides
+        matrix = self._specification.matrix.to(device, torch.float64)
+        self._rows = len(matrix)
+        self.forms = torch.cat([matrix[self._from_below], -matrix[self._from_above]])
+
+    def judge(self, lower: Tensor) -> list[Refutation]:
+        """Return what lower bounds (R, B) of the forms say of each part."""
+        count = len(self._from_below)
+        low = lower.new_full((lower.shape[1], self._rows), -inf)
+        high = lower.new_full((lower.shape[1], self._rows), inf)
+        low[:, self._from_below] = lower[:count].nan_to_num(-inf).T
+        high[:, self._from_above] = -lower[count:].nan_to_num(-inf).T
+        return [self._specification.refutations(0, *ends)[0] for ends in zip(low.cpu(), high.cpu(), strict=True)]
+
+    def form_of(self, row: int) -> int:
+        """Return the form that a row of the disjunct stands on (−1 is the sum), −1 where it is not about outputs."""
+        column, sign = self._specification.column(0, 0, row)
+        if column < 0:
+            return -1
+        return self._from_below.index(column) if sign > 0 else len(self._from_below) + self._from_above.index(column)

@@ -1,0 +1,236 @@
+"""What a search found out, written down as it goes: the tree of cuts, and in each leaf what its bound was made of.
+
+A place is one region of the search: cut in two, closed by evidence, or still open. `steps` writes the tree in the form
+that `ibpc.verify.checking.proofs` replays, with the values named as the ONNX file names them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, TypeAlias
+
+import onnx
+import torch
+
+from ibpc.bounds.alpha_crown import STEPS
+from ibpc.bounds.ascent import ascend
+from ibpc.bounds.backward import plain_planes
+from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.values import Values, Walk
+from ibpc.frontends.onnx import translate
+from ibpc.interval import Interval
+from ibpc.ir import Graph
+from ibpc.rounding import Arithmetic
+from ibpc.verify.checking.proofs import encoded
+from ibpc.verify.goal import Goal
+from ibpc.verify.properties import Conjunction, Property
+
+Tensor: TypeAlias = torch.Tensor
+
+_RECTIFIERS: Final = ("Relu", "LeakyRelu")
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What closes a region: the row of the disjunct that was bounded, how its planes were chosen, and multipliers.
+
+    `row` counts the disjunct's rows, −1 is their sum. `choices` are by the IR node of a nonlinear operator, encoded;
+    `multipliers` β ≥ 0, one for each sign on the way to the region.
+    """
+
+    row: int
+    choices: Mapping[str, str] = field(default_factory=dict)
+    multipliers: tuple[float, ...] = ()
+
+
+class Place:
+    """A region of a search: open, cut in two, or closed."""
+
+    __slots__ = ("_cut", "_evidence", "_parts", "_tight")
+
+    def __init__(self) -> None:
+        self._cut: tuple[Any, ...] = ()
+        self._parts: tuple[Place, ...] = ()
+        self._evidence: Evidence | Callable[[], Evidence] | None = None
+        self._tight: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
+
+    @classmethod
+    def closed(cls, evidence: Evidence | Callable[[], Evidence]) -> Place:
+        """Return a place that is closed from the start."""
+        place = cls()
+        place.close(evidence)
+        return place
+
+    def tighten(self, lines: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Place:
+        """Note that the boxes in front of nonlinear operators were bounded backward here, and are kept below.
+
+        `lines` are the choices of planes that it was done with; see `lines_of`.
+        """
+        self._tight = lines
+        return self
+
+    def cut_input(self, index: int, at: float) -> tuple[Place, Place]:
+        """Cut flat input `index`; return the places of x ≤ at and of x ≥ at."""
+        return self._opened("input", index, at)
+
+    def cut_sign(self, operator: str, element: int) -> tuple[Place, Place]:
+        """Cut the operand of an operator (an IR node) at 0; return the places of v ≤ 0 and of v ≥ 0."""
+        return self._opened("sign", operator, element)
+
+    def close(self, evidence: Evidence | Callable[[], Evidence]) -> None:
+        """Close the place; evidence that takes time may be made when it is asked for."""
+        self._evidence = evidence
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no part is open."""
+        return all(not place._is_open for place in self._walk())
+
+    def steps(self, names: Names, disjunct: Conjunction) -> list[list[Any]] | None:
+        """Return the tree in preorder, or None where a part is open or a value has no name in the file."""
+        result: list[list[Any]] = []
+        for place in self._walk():
+            if place._is_open:
+                return None
+            if place._tight is not None:
+                lines = place._tight() if callable(place._tight) else place._tight
+                result.append(["tighten", names.results(lines)])
+            step = place._step(names, disjunct)
+            if step is None:
+                return None
+            result.append(step)
+        return result
+
+    @property
+    def _is_open(self) -> bool:
+        return not self._parts and self._evidence is None
+
+    def _opened(self, *cut: Any) -> tuple[Place, Place]:
+        self._cut, self._parts = cut, (Place(), Place())
+        return self._parts[0], self._parts[1]
+
+    def _walk(self) -> Iterator[Place]:
+        waiting = [self]
+        while waiting:
+            place = waiting.pop()
+            yield place
+            waiting += place._parts[::-1]
+
+    def _step(self, names: Names, disjunct: Conjunction) -> list[Any] | None:
+        if self._parts:
+            kind, where, at = self._cut
+            value = names.operand(where) if kind == "sign" else where
+            return None if value is None else [kind, value, at]
+        assert self._evidence is not None
+        evidence = self._evidence() if callable(self._evidence) else self._evidence
+        choices = names.results(evidence.choices)
+        return ["leaf", _weights(evidence.row, disjunct), choices, list(evidence.multipliers)]
+
+
+def _weights(row: int, disjunct: Conjunction) -> list[int]:
+    """Return what the rows of a disjunct are multiplied by: one of them by 1, or all that are about outputs."""
+    if row < 0:
+        return [int(bool(one.outputs)) for one in disjunct]
+    return [int(number == row) for number in range(len(disjunct))]
+
+
+class Names:
+    """How an ONNX model names what the nodes of the IR compute that was imported from it."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        """Import the model. Raises ModelError."""
+        found = translate(model, "certificate")
+        self._values = {node: value for value, node in found.values.items()}
+        self._operands = {name: node.input[0] for node in model.graph.node for name in node.output if node.input}
+
+    def results(self, choices: Mapping[str, str]) -> dict[str, str]:
+        """Return what is known by node by the names of the nodes' results, less what has no name."""
+        return {self._values[node]: text for node, text in choices.items() if node in self._values}
+
+    def operand(self, node: str) -> str | None:
+        """Return the name of a node's first operand."""
+        value = self._values.get(node)
+        return None if value is None else self._operands.get(value)
+
+
+# ── evidence from tensors ───────────────────────────────────────────────────────────────────────────────────────
+def packed(choices: Mapping[str, Tensor], form: int, part: int) -> dict[str, str]:
+    """Return the choices (R, B, …) of one form and part, encoded."""
+    return {name: encoded(value[form, part].flatten().cpu().numpy()) for name, value in choices.items()}
+
+
+def multipliers_of(
+    signs: Sequence[tuple[str, int]], found: Mapping[str, Tensor], form: int, part: int
+) -> tuple[float, ...]:
+    """Return the multipliers (R, B, *shape) of one form and part at single elements, in order."""
+    return tuple(float(found[name][form, part].flatten()[element]) for name, element in signs)
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """A disjunct of a case to be refuted, the network's graph, the arithmetic of the claim, and where to compute."""
+
+    graph: Graph
+    prop: Property
+    case: int
+    disjunct: int
+    arithmetic: Arithmetic
+    device: torch.device
+
+
+def place_of(method: str, sought: Sought, row: int) -> Place:
+    """Return the proof by a bounding method, which is bounded once more where it has to say how."""
+    if method in ("ibp", "crown-ibp"):
+        return Place.closed(Evidence(row))
+    evidence = partial(_ascended, sought, row) if method == "alpha-crown" else Evidence(row)
+    return Place.closed(evidence).tighten(partial(_lines, sought))
+
+
+def lines_of(walk: Walk, values: Values) -> dict[str, Tensor]:
+    """Return for rectifiers whether their lower planes are those of slope 1, (B, *shape).
+
+    Which of the two a box gets depends on the box: a smaller one may get the other, and a looser bound.
+    """
+    result = {}
+    for name, step in walk.steps.items():
+        operands = tuple(values.known[operand] for operand in step.operands)
+        if step.node.operator in _RECTIFIERS and isinstance(operands[0], Interval):
+            result[name] = (plain_planes(step, operands).lower.slopes[0] == 1.0).double()
+    return result
+
+
+def packed_lines(lines: Mapping[str, Tensor], part: int) -> dict[str, str]:
+    """Return the lines (B, …) of one part, encoded."""
+    return packed({name: line[None] for name, line in lines.items()}, 0, part)
+
+
+@torch.no_grad()
+def _lines(sought: Sought) -> dict[str, str]:
+    """Return the lines that CROWN takes over the whole box."""
+    walk, values = _root(sought)
+    return packed_lines(lines_of(walk, values), 0)
+
+
+@torch.no_grad()
+def _ascended(sought: Sought, row: int) -> Evidence:
+    """Return the slopes that α-CROWN finds for a row."""
+    chosen = sought.prop.cases[sought.case]
+    goal = Goal(chosen, chosen.disjuncts[sought.disjunct], sought.prop.output_count, sought.device)
+    form = goal.form_of(row)
+    if form < 0:
+        return Evidence(row)
+    walk, values = _root(sought)
+    (output,) = walk.graph.outputs
+    found = ascend(walk, values, {output: goal.forms[form][None, None]}, STEPS)
+    return Evidence(row, packed(found.choices, 0, 0))
+
+
+def _root(sought: Sought) -> tuple[Walk, Values]:
+    """Return the values over the whole box, tightened as the bounding methods do."""
+    walk = walk_of(sought.graph, sought.device)
+    ends = [end.double().to(sought.device)[None] for end in sought.prop.cases[sought.case].box.outer]
+    shapes = [sought.graph.node(name).shape[1:] for name in sought.graph.inputs]
+    parts = [sought.prop.split(end, shapes) for end in ends]
+    return walk, refined_values(walk, tuple(map(Interval.bounds, *parts)), sought.arithmetic)

@@ -1,0 +1,196 @@
+"""Sweeps: ranges, the front, what a stopped sweep leaves, failures, several processes, and folders that are others'."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ibpc import api
+from ibpc.errors import IbpcError, SpecError, TrainingError, UsageError
+from ibpc.training.ranges import Choices, Span, check_ranges, load_ranges, parse_range
+from ibpc.training.recipe import Recipe
+from ibpc.training.sweep import Outcome, Sweep, _Worker
+
+pytest.importorskip("optuna")
+SPEC = Path(__file__).parents[2] / "specs" / "digits_small.json"
+RECIPE = Recipe.default("ibp", 0.05, "digits").with_overrides({"epochs": 1, "schedule.ramp": 0.5, "batch_size": 256})
+RATE = parse_range("optimizer.learning_rate=1e-4..1e-2log")
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("artifact") / "compiled"
+    api.compile(SPEC).save(path)
+    return path
+
+
+@pytest.fixture
+def sweep(artifact, tmp_path):
+    """Make a sweep of the learning rate, or of something else."""
+
+    def make(name: str = "sweep", ranges=(RATE,), recipe: Recipe = RECIPE, seed: int = 0) -> Sweep:
+        return Sweep(artifact, recipe, tuple(ranges), "digits", tmp_path / name, seed)
+
+    return make
+
+
+def reached(outcomes: tuple[Outcome, ...]) -> list[tuple]:
+    return [(found.number, found.values, found.nominal, found.certified) for found in outcomes]
+
+
+# ── ranges ──────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("schedule.kappa_end=0..1", Span("schedule.kappa_end", 0, 1)),
+        ("optimizer.learning_rate=1e-4..1e-2log", Span("optimizer.learning_rate", 1e-4, 1e-2, True)),
+        ("optimizer.learning_rate=.5..2. log", Span("optimizer.learning_rate", 0.5, 2.0, True)),
+        ("method=ibp,fast-ibp", Choices("method", ("ibp", "fast-ibp"))),
+        ("clip_norm=null,8", Choices("clip_norm", (None, 8))),
+    ],
+)
+def test_ranges_are_read(text, expected):
+    assert parse_range(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "a", "=1..2", "a=", "a=1..", "a=1..2..3", "a=x..y", "a=1..2lag"])
+def test_what_is_no_range_is_refused(text):
+    with pytest.raises(UsageError, match="--range"):
+        parse_range(text)
+
+
+def test_a_file_of_ranges(tmp_path):
+    path = tmp_path / "ranges.json"
+    data = {"schedule.kappa_end": {"low": 0.1, "high": 0.9}, "method": {"choices": ["ibp", "sabr"]}}
+    path.write_text(json.dumps(data))
+    assert load_ranges(path) == (Span("schedule.kappa_end", 0.1, 0.9), Choices("method", ("ibp", "sabr")))
+    for bad in (
+        "[]",
+        "{}",
+        '{"a": {"low": 1}}',
+        '{"a": {"choices": []}}',
+        '{"a": {"low": 1, "high": 2, "lag": 1}}',
+        "{",
+    ):
+        path.write_text(bad)
+        with pytest.raises(SpecError, match=r"ranges\.json"):
+            load_ranges(path)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "words"),
+    [
+        ([], "nothing to vary"),
+        (["eps=0..1"], "compared by"),
+        (["validation.images=1..2"], "compared by"),
+        (["schedule.kappa_end=0..2"], "schedule.kappa_end"),
+        (["schedule.kapa_end=0..1"], "did you mean 'schedule.kappa_end'"),
+        (["schedule.kappa_end=1..0"], "a rising interval"),
+        (["optimizer.learning_rate=0..1log"], "above 0 with log"),
+        (["method=ibp,magic"], "magic"),
+        (["batch_size=8..16", "batch_size=8..16"], "given twice"),
+        (["batch_size=8.5..16"], "batch_size"),
+    ],
+)
+def test_impossible_ranges_are_refused_before_anything_runs(ranges, words):
+    with pytest.raises(IbpcError, match=words):
+        check_ranges([parse_range(text) for text in ranges], RECIPE)
+
+
+def test_whole_values_stay_whole():
+    class Taken:
+        def suggest_int(self, name, low, high, *, log):
+            return ("int", name, low, high, log)
+
+        def suggest_float(self, name, low, high, *, log):
+            return ("float", name, low, high, log)
+
+    assert parse_range("batch_size=8..64log").suggest(Taken()) == ("int", "batch_size", 8, 64, True)
+    assert parse_range("schedule.kappa_end=0..1").suggest(Taken()) == ("float", "schedule.kappa_end", 0, 1, False)
+
+
+# ── sweeps ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def is_beaten(found: Outcome, outcomes: tuple[Outcome, ...]) -> bool:
+    return any(
+        other.nominal >= found.nominal
+        and other.certified >= found.certified
+        and (other.nominal, other.certified) != (found.nominal, found.certified)
+        for other in outcomes
+    )
+
+
+def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(sweep):
+    whole, part = sweep("whole").run(2), sweep("part")
+    worker = _Worker(part)
+    left = worker._next(1)
+    assert left is not None
+    worker._give_up(left.number)  # as if its process had been killed
+    seen: list[Outcome] = []
+    assert reached(part.run(2, watcher=seen.append)) == reached(whole)
+    assert [found.number for found in seen] == [0, 1]
+    assert len({found.values["optimizer.learning_rate"] for found in whole}) == 2
+    assert all((found.folder / "training" / "receipt.json").is_file() for found in whole)
+    assert all(found.on_front != is_beaten(found, whole) for found in whole)
+
+
+def test_a_trial_that_someone_works_on_is_left_alone(sweep):
+    plan = sweep()
+    other = _Worker(plan)
+    taken = other._next(1)
+    assert taken is not None
+    assert plan.run(1) == ()
+    other._give_up(taken.number)
+
+
+def test_a_trial_that_diverges_is_recorded(sweep):
+    rates = parse_range("optimizer.learning_rate=1e30,1e-3")
+    outcomes = sweep(ranges=[rates], seed=1).run(3)
+    failed = [found for found in outcomes if found.nominal is None]
+    assert failed and len(failed) < 3
+    assert all(found.values["optimizer.learning_rate"] == 1e30 and "finite" in found.problem for found in failed)
+    assert not any(found.on_front for found in failed)
+
+
+def test_processes_share_a_sweep(sweep):
+    seen: list[Outcome] = []
+    outcomes = sweep().run(2, workers=2, watcher=seen.append)
+    assert [found.number for found in outcomes] == [0, 1]
+    assert all(found.nominal is not None for found in outcomes)
+
+
+# ── in the way ──────────────────────────────────────────────────────────────────────────────────────────────────
+def test_another_sweep_is_not_gone_on_with(sweep):
+    _Worker(sweep())
+    with pytest.raises(TrainingError, match="differs in: ranges, seed"):
+        sweep(ranges=[parse_range("schedule.kappa_end=0..1")], seed=3).run(1)
+
+
+def test_a_folder_of_something_else_is_left_alone(sweep):
+    plan = sweep()
+    plan.out.mkdir()
+    (plan.out / "mine.txt").write_text("mine")
+    with pytest.raises(TrainingError, match="holds other files"):
+        plan.run(1)
+    assert [path.name for path in plan.out.iterdir()] == ["mine.txt"]
+
+
+def test_a_damaged_log_is_one_clear_error(sweep):
+    plan = sweep()
+    _Worker(plan)
+    (plan.out / "study.journal").write_text("{}\n{]\n" * 3)
+    with pytest.raises(TrainingError, match="study.journal"):
+        plan.run(1)
+
+
+def test_trials_need_held_out_images(sweep):
+    with pytest.raises(UsageError, match="held-out"):
+        sweep(recipe=RECIPE.with_overrides({"validation.images": 0})).run(1)
+
+
+def test_without_optuna_it_says_so(sweep, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match="optuna is not installed"):
+        sweep().run(1)

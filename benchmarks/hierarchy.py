@@ -23,7 +23,7 @@ from ibpc.rounding import Arithmetic
 
 ACTIVATIONS = {
     "relu": torch.nn.ReLU,
-    "leaky": lambda: torch.nn.LeakyReLU(0.1),
+    "leaky": lambda: torch.nn.LeakyReLU(0.125),
     "hardtanh": torch.nn.Hardtanh,
 }
 CHAINS = (("ibp", "forward"), ("ibp", "crown-ibp", "crown", "alpha-crown", "exact"))

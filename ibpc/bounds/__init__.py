@@ -7,11 +7,13 @@ from typing import Final
 from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder, Method
 from ibpc.bounds.crown import crown, crown_ibp
+from ibpc.bounds.forward import forward
 from ibpc.bounds.ibp import ibp
+from ibpc.bounds.mip import mip
 from ibpc.errors import UsageError, nearest
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
-    {"ibp": ibp, "crown-ibp": crown_ibp, "crown": crown, "alpha-crown": alpha_crown}
+    {"ibp": ibp, "forward": forward, "crown-ibp": crown_ibp, "crown": crown, "alpha-crown": alpha_crown, "mip": mip}
 )
 AUTO: Final = "auto"
 QUICK: Final = "ibp"

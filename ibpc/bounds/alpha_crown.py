@@ -13,8 +13,7 @@ import torch
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
-from ibpc.bounds.ibp import ibp
+from ibpc.bounds.crown import crown_ibp, in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -31,7 +30,7 @@ def alpha_crown(
     walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
     rows = matrix.to(device, torch.float64)
-    quick = ibp(graph, matrix, arithmetic, device)
+    quick = crown_ibp(graph, matrix, arithmetic, device, deadline)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:

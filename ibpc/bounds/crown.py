@@ -45,12 +45,17 @@ def crown_ibp(
     graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
 ) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
-    return _bounder(graph, matrix, arithmetic, device, deadline, interval_values)
+    quick = ibp(graph, matrix, arithmetic, device)
+    return _bounder(graph, matrix, arithmetic, device, deadline, interval_values, quick)
 
 
 def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
-    """Return the bounder with backward bounds in between; see `Method`."""
-    return _bounder(graph, matrix, arithmetic, device, deadline, refined_values)
+    """Return the bounder with backward bounds in between; see `Method`.
+
+    Tighter boxes choose other slopes, which may bound the end less tightly: the bounds of `crown_ibp` count as well.
+    """
+    quick = crown_ibp(graph, matrix, arithmetic, device, deadline)
+    return _bounder(graph, matrix, arithmetic, device, deadline, refined_values, quick)
 
 
 def _bounder(
@@ -60,10 +65,10 @@ def _bounder(
     device: torch.device,
     deadline: float,
     propagate: Propagation,
+    quick: Bounder,
 ) -> Bounder:
     walk = walk_of(graph, device)
     rows = matrix.to(device, torch.float64)
-    quick = ibp(graph, matrix, arithmetic, device)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:

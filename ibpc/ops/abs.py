@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ibpc.interval import Interval
@@ -31,6 +33,11 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(below(torch.abs, tangent, points), above(torch.abs, secant, points))
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return where the slope changes: at 0."""
+    return (0.0,)
+
+
 OPERATOR = register(
     Operator(
         name="Abs",
@@ -40,7 +47,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
         reads=(import_as("Abs", (6, 13)),),
         writes=export_as("Abs"),
         layers=(option_free_layer("Abs"),),

@@ -104,6 +104,7 @@ class Planes:
 
 RelaxationRule: TypeAlias = Callable[..., Planes]
 TunedRule: TypeAlias = Callable[..., Planes]
+KinksRule: TypeAlias = Callable[..., tuple[Tensor | float, ...]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,9 @@ class Rules:
     *boxes)` gives planes for any t in [0, 1], elementwise, one of them at least as tight as those of the relaxation; an
     operator without it is tuned between its relaxation and its constant bounds. `scaling(call, x)`, of operators whose
     training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
+
+    What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
+    between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
     """
 
     nominal: NominalRule
@@ -123,6 +127,8 @@ class Rules:
     training: NominalRule
     tuned: TunedRule | None = None
     scaling: ScalingRule | None = None
+    kinks: KinksRule | None = None
+    selects: bool = False
 
 
 # ── parameters, layers of a spec, ONNX ──────────────────────────────────────────────────────────────────────────

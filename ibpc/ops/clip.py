@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import inf, isfinite
 from typing import Any, Final
 
@@ -121,6 +122,11 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
     return writer.node("Clip", [*operands, *constants])
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return the ends of the range that are there; they may lie in either order (see `ends`)."""
+    return tuple(sorted(end for end in ends(call) if isfinite(end)))
+
+
 OPERATOR = register(
     Operator(
         name="Clip",
@@ -130,7 +136,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
         reads=(OnnxImport("Clip", (6, 11, 12, 13), read),),
         writes=write,
         layers=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from math import prod
 
@@ -39,7 +40,7 @@ OPERATOR = register(
         roles=(),
         shape=partial(global_shape, "GlobalMaxPool"),
         macs=no_macs,
-        rules=monotone(nominal, relaxation, ulps=0),
+        rules=replace(monotone(nominal, relaxation, ulps=0), selects=True),
         reads=(import_as("GlobalMaxPool", (1, 22)),),
         writes=export_as("GlobalMaxPool"),
         layers=tuple(global_layer("AdaptiveMaxPool", dimensions) for dimensions in (1, 2, 3)),

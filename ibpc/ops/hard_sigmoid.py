@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import inf
 from typing import Any, Final
 
@@ -77,6 +78,11 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     return LayerPlan({"alpha": 1.0 / 6.0, "beta": 0.5})
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return where the pieces meet."""
+    return tuple(piece.end for piece in pieces(call)[:-1])
+
+
 OPERATOR = register(
     Operator(
         name="HardSigmoid",
@@ -86,7 +92,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
         reads=(OnnxImport("HardSigmoid", (6, 22), read),),
         writes=export_as("HardSigmoid", "alpha", "beta"),
         layers=(Layer("Hardsigmoid", {}, plan),),

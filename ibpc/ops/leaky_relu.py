@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
@@ -35,6 +37,11 @@ def interval(call: Call, x: Interval) -> Interval:
     return leaky_interval(call, x, lambda point: nominal(call, point), ulps=2)
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return where the slope changes: at 0."""
+    return (0.0,)
+
+
 OPERATOR = register(
     Operator(
         name="LeakyRelu",
@@ -44,7 +51,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
         reads=(import_number("LeakyRelu", (6, 16), "alpha", 0.01),),
         writes=export_as("LeakyRelu", "alpha"),
         layers=(

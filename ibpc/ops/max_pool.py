@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -107,7 +108,7 @@ OPERATOR = register(
         roles=(),
         shape=partial(pooled_shape, "MaxPool"),
         macs=no_macs,
-        rules=monotone(nominal, relaxation, ulps=0),
+        rules=replace(monotone(nominal, relaxation, ulps=0), selects=True),
         reads=(OnnxImport("MaxPool", (1, 8, 10, 11, 12, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

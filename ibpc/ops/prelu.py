@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -100,6 +101,11 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
     return writer.node("PRelu", [*operands, writer.constant(slopes(call, parameters["weight"]))])
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return where the slope changes: at 0."""
+    return (0.0,)
+
+
 OPERATOR = register(
     Operator(
         name="PRelu",
@@ -109,7 +115,7 @@ OPERATOR = register(
         roles=(Role("weight", Fill.QUARTER),),
         shape=shape,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
         reads=(OnnxImport("PRelu", (7, 9, 16), read),),
         writes=write,
         layers=(

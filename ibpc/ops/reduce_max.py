@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ibpc.ops._reductions import maximum_planes, reduction
@@ -18,6 +20,6 @@ OPERATOR = register(
         "ReduceMax",
         "The greatest element over some axes",
         (1, 11, 12, 13, 18, 20),
-        monotone(nominal, maximum_planes, ulps=0),
+        replace(monotone(nominal, maximum_planes, ulps=0), selects=True),
     )
 )

@@ -42,6 +42,11 @@ def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
     return Planes(Plane((below,), planes.lower.offset), planes.upper)
 
 
+def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+    """Return where the slope changes: at 0."""
+    return (0.0,)
+
+
 class _StackedRelu(torch.autograd.Function):
     """Relu of a stack [nominal; center] with its radius, in as few passes over memory as the formula allows."""
 
@@ -101,7 +106,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(_RULES, paired=paired, tuned=tuned),
+        rules=replace(_RULES, paired=paired, tuned=tuned, kinks=kinks),
         reads=(import_as("Relu", (1, 6, 13, 14)),),
         writes=export_as("Relu"),
         layers=(option_free_layer("ReLU"),),

@@ -44,7 +44,6 @@ from ibpc.verify.robustness import Verdict
 # How far a claim in real arithmetic, whose rounding nobody accounts for, may lie above the checker's bound, relative to
 # the ends of the range.
 _UNACCOUNTED: Final = 1e-4
-# Methods whose proofs of single examples are not written down.
 
 
 def check_model(model: ModelFile) -> Claim:

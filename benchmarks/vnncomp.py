@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds a property")
     parser.add_argument("--jobs", type=int, default=1, help="properties at once")
     parser.add_argument("--method", default="auto", help="how to bound")
+    parser.add_argument("--arithmetic", default="float32", choices=["float32", "real"], help="what bounds hold for")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
     parser.add_argument("--certificates", type=Path, help="write certificates here and check them")
     parser.add_argument("--log", type=Path, help="JSON lines of what is done")
@@ -66,7 +67,7 @@ def main() -> None:
         name, prop = names(options.folder, instance)
         if (name, prop) in done:
             return done[name, prop]
-        outcome = judged(options.folder, instance, options.method, options.timeout, options.certificates)
+        outcome = judged(options.folder, instance, options)
         if options.log is not None:
             with options.log.open("a") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
@@ -93,10 +94,12 @@ def logged(path: Path | None) -> list[Outcome]:
 
 
 # ── one property ────────────────────────────────────────────────────────────────────────────────────────────────
-def judged(folder: Path, instance: Instance, method: str, timeout: float, certificates: Path | None) -> Outcome:
+def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Outcome:
     """Return the outcome of one property in a process of its own."""
     name, prop = names(folder, instance)
-    arguments = (str(instance.network), str(instance.prop), method, timeout, str(certificates or ""))
+    certificates = str(options.certificates or "")
+    network, stated, timeout = str(instance.network), str(instance.prop), options.timeout
+    arguments = (network, stated, options.method, options.arithmetic, timeout, certificates)
     command = [sys.executable, "-c", f"from benchmarks.vnncomp import one; one(*{arguments!r})"]
     started = time.monotonic()
     try:
@@ -116,7 +119,7 @@ def judged(folder: Path, instance: Instance, method: str, timeout: float, certif
     return Outcome(name, prop, instance.known, **json.loads(done.stdout.splitlines()[-1]))
 
 
-def one(model: str, prop: str, method: str, timeout: float, certificates: str) -> None:
+def one(model: str, prop: str, method: str, arithmetic: str, timeout: float, certificates: str) -> None:
     """Decide one property and print the outcome as JSON; importing the libraries is not counted."""
     import torch
 
@@ -128,7 +131,7 @@ def one(model: str, prop: str, method: str, timeout: float, certificates: str) -
     try:
         network, stated = ibpc.compile(model), ibpc.load_vnnlib(prop)
         left = timeout - (time.monotonic() - started)
-        decision = ibpc.decide(network, stated, method=method, timeout=left)
+        decision = ibpc.decide(network, stated, method=method, arithmetic=ibpc.Arithmetic(arithmetic), timeout=left)
     except IbpcError as error:
         sys.exit(" / ".join(str(problem) for problem in error.problems))
     seconds = time.monotonic() - started

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import onnx
 import torch
 from torch import nn
 
 from ibpc import artifact
-from ibpc.artifact import Source
-from ibpc.bounds import AUTO, METHODS, method_named
+from ibpc.artifact import Source, tool_versions, write_atomically
+from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset, read_array
 from ibpc.errors import ModelError, PropertyError, UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
@@ -33,13 +34,19 @@ from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
+from ibpc.verify.competition import result_text
+from ibpc.verify.dataset import DataCertification
 from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
+from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.replay import runnable_model
 from ibpc.verify.robustness import Certification, Robustness, Verdict
+from ibpc.workers import present
 
 __all__ = [
+    "AUTO",
     "METHODS",
+    "QUICK",
     "Arithmetic",
     "Attack",
     "Claim",
@@ -68,6 +75,7 @@ __all__ = [
     "train",
     "write_certificate",
     "write_report",
+    "write_result",
     "write_verdicts",
 ]
 
@@ -160,9 +168,13 @@ def write_verdicts(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> None:
-    """Write a result with its verdict for every example as a certificate. Raises ArtifactError where that fails."""
+    """Write a result with its verdict for every example as a certificate, and remove the journals beside it.
+
+    Raises ArtifactError where that fails.
+    """
     about = ModelFile.of(Path(model), mean, std)
     write_json(Path(path), data_certificate(about, dataset.name, dataset.sha256, result, network.notes))
+    remove_journals(Path(path))
 
 
 def load_vnnlib(path: str | Path) -> Property:
@@ -229,6 +241,11 @@ def write_certificate(
     write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 
+def write_result(path: str | Path, decision: Decision) -> None:
+    """Write what was decided of a property as VNN-COMP wants it. Raises ArtifactError where that fails."""
+    write_atomically(Path(path), result_text(decision).encode())
+
+
 def check(
     path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = int
 ) -> tuple[Claim, ...]:
@@ -271,22 +288,58 @@ def certify(
     data: Dataset | str,
     eps: float,
     *,
-    method: str = AUTO,
+    method: str = QUICK,
     arithmetic: Arithmetic = Arithmetic.FLOAT32,
     attack: Attack = _ATTACK,
     limit: int | None = None,
     batch: int = 250,
+    timeout: float = 60.0,
+    seed: int = 0,
+    report: str | Path | None = None,
     progress: Callable[[int], object] = int,
 ) -> Robustness:
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 
-    Raises DataError for missing data, PropertyError for data that do not fit, UsageError for an unknown method.
+    A `method` that is a plan ("auto", "bab") begins with its first bounds on all images and goes on with each that is
+    left open, for at most `timeout` seconds. Verdicts are kept in journals beside the file `report` as they come, and
+    a call that finds those of the same job goes on with it; `write_verdicts` writes the report itself. The processes of
+    torch.distributed share the images, if there are several. Raises DataError for missing data, PropertyError for data
+    that do not fit and for journals of another job, UsageError for an unknown method.
     """
     dataset = load_dataset(data) if isinstance(data, str) else data
-    name = "ibp" if method == AUTO else method
-    certification = Certification(name, method_named(method), arithmetic, attack, batch)
+    first, *rest = plan_named(method)
+    options = Deciding(tuple(rest), arithmetic, timeout=timeout)
+    certification = DataCertification(
+        method,
+        Certification(first, method_named(first), arithmetic, replace(attack, seed=attack.seed + seed), batch),
+        replace(options, attack=replace(options.attack, seed=seed)) if rest else None,
+    )
     images, labels = dataset.test.floats()[:limit], dataset.test.labels[:limit]
-    return certification.run(network, images, labels, eps, progress)
+    job = _job(network, dataset, eps, certification, len(images))
+    workers = present()
+    journal = Journal(None if report is None else Path(report), job, workers.rank)
+    return certification.run(network, images, labels, eps, journal, workers, progress)
+
+
+def _job(network: Network, dataset: Dataset, eps: float, how: DataCertification, count: int) -> dict[str, Any]:
+    """Return what verdicts depend on, as plain JSON data: journals of another job are not mixed with its own."""
+    state = network.snapshot()
+    digest = sha256(state.to_text().encode())
+    for key in sorted(state.state):
+        digest.update(torch.as_tensor(state.state[key]).contiguous().numpy().tobytes())
+    return {
+        "job": "certify",
+        "network": digest.hexdigest(),
+        "data": dataset.sha256,
+        "eps": eps,
+        "n": count,
+        "method": how.name,
+        "arithmetic": how.first.arithmetic.value,
+        "attack": str(how.first.attack),
+        "batch": how.first.batch,
+        "timeout": None if how.rest is None else how.rest.timeout,
+        "versions": tool_versions(),
+    }
 
 
 def write_report(

@@ -17,7 +17,7 @@ from torch import fx, nn
 from ibpc.interval import Interval, Paired
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import call_of
+from ibpc.ops.base import Call, call_of
 from ibpc.rounding import Arithmetic
 
 
@@ -148,15 +148,18 @@ def lower_paired(
     nominal: Sequence[str],
     bounded: Sequence[str],
     inputs: Sequence[str] | None = None,
+    scaled: Sequence[str] = (),
 ) -> fx.GraphModule:
     """Return the training graph (x, l, u per input) → (y per `nominal` node, then l, u per `bounded` node).
 
-    Where a node serves both sides they run through its weight together; where only one side needs it, only that side
-    is emitted. BatchNormalization normalizes both by the nominal batch.
+    For each node of `scaled`, whose training rule is not its nominal one, the a and b of the a · x + b that it was in
+    this step follow: it must lie between the inputs and the `bounded` nodes. Where a node serves both sides they run
+    through its weight together; where only one side needs it, only that side is emitted. BatchNormalization normalizes
+    both by the nominal batch.
     """
     emission = _Emission("Paired", parameters)
     starts = graph.inputs if inputs is None else tuple(inputs)
-    sides = _Sides(graph, starts, nominal, bounded)
+    sides = _Sides(graph, starts, nominal, bounded, scaled)
     for name in starts:
         x, lower, upper = (emission.placeholder(f"{name}{suffix}") for suffix in ("", "_lower", "_upper"))
         sides.place(name, Paired.separate(x, Interval.bounds(lower, upper)))
@@ -164,14 +167,24 @@ def lower_paired(
         sides.run(node, emission.parameters_of(graph, node.name))
     values = [sides.nominal(name) for name in nominal]
     boxes = [sides.interval(name) for name in bounded]
-    return emission.finish([*values, *(bound for box in boxes for bound in (box.lower, box.upper))])
+    bounds = [bound for box in boxes for bound in (box.lower, box.upper)]
+    return emission.finish([*values, *bounds, *(part for name in scaled for part in sides.scalings[name])])
 
 
 class _Sides:
     """The values of a paired graph under construction, and which side of each node somebody needs."""
 
-    def __init__(self, graph: Graph, starts: Sequence[str], nominal: Sequence[str], bounded: Sequence[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        starts: Sequence[str],
+        nominal: Sequence[str],
+        bounded: Sequence[str],
+        scaled: Sequence[str] = (),
+    ) -> None:
         self._graph = graph
+        self._scaled = frozenset(scaled)
+        self.scalings: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._perturbed = graph.descendants(starts)
         self._interval_needed = graph.ancestors(bounded)
         self._nominal_needed = graph.ancestors([*nominal, *self._batch_dependent()])
@@ -192,6 +205,8 @@ class _Sides:
         both = node.name in self._nominal_needed and node.name in self._interval_needed
         if node.name not in self._perturbed:
             self._values[node.name] = rules.nominal(call, *map(self.nominal, names), **parameters)
+        elif both and node.name in self._scaled:
+            self._values[node.name] = self._scale(node.name, call, self._values[names[0]], parameters)
         elif both:
             self._values[node.name] = rules.paired(call, *map(self._operand, names), **parameters)
         elif node.name in self._interval_needed:
@@ -199,6 +214,13 @@ class _Sides:
             self._values[node.name] = rules.interval(call, *operands, **parameters)
         else:
             self._values[node.name] = rules.training(call, *map(self.nominal, names), **parameters)
+
+    def _scale(self, name: str, call: Call, x: Any, parameters: Mapping[str, torch.Tensor]) -> Paired:
+        rule = operators()[self._graph.node(name).operator].rules.scaling
+        assert rule is not None
+        scale, shift = self.scalings[name] = rule(call, x.nominal, **parameters)
+        box = Interval.around(x.interval.center * scale + shift, x.radius * scale.abs())
+        return Paired.separate(x.nominal * scale + shift, box)
 
     def _operand(self, name: str) -> Paired | torch.Tensor:
         value = self._values[name]

@@ -9,12 +9,15 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from datetime import timedelta
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import distributed
 
 from ibpc.errors import TrainingError, UsageError
+
+T = TypeVar("T")
 
 _COUNT: Final = "WORLD_SIZE"
 _LOCAL: Final = "LOCAL_RANK"
@@ -53,6 +56,17 @@ class Workers:
             return
         for tensor in tensors:
             distributed.broadcast(tensor.detach(), src=0)
+
+    def gathered(self, item: T) -> list[T]:
+        """Return what every process hands in, in the order of their numbers. Raises TrainingError if one is gone."""
+        if self.count == 1:
+            return [item]
+        items: list[Any] = [None] * self.count
+        try:
+            distributed.all_gather_object(items, item)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return items
 
     def wait(self) -> None:
         """Wait until every process is here. Raises TrainingError if one is gone."""
@@ -98,10 +112,11 @@ def own_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Workers]:
+def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[Workers]:
     """Join the processes that torchrun started, to exchange tensors of `device`, and part with them at the end.
 
-    Without torchrun this process is alone. Raises UsageError where the others cannot be reached.
+    `patience` is how long one may wait for the others (default: torch.distributed's own limit). Without torchrun this
+    process is alone. Raises UsageError where the others cannot be reached.
     """
     if int(os.environ.get(_COUNT, "1")) == 1 or present().count > 1:
         yield present()
@@ -110,7 +125,7 @@ def joined(device: torch.device) -> Iterator[Workers]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        distributed.init_process_group(backend)
+        distributed.init_process_group(backend, timeout=patience)
     except (RuntimeError, ValueError) as error:
         found = f"{backend} cannot be reached: {(str(error).splitlines() or [''])[0]}"
         raise UsageError.at("torchrun", found, "processes that reach each other") from error

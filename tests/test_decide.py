@@ -221,6 +221,11 @@ def test_a_certificate_carries_its_property_exactly(certified):
     assert prop.cases[0].box.upper == (Fraction(1), Fraction(1))
 
 
+def reachable(data):
+    """Make the unsafe set one that the network reaches: |x₀ − x₁| ≥ 9/10."""
+    data["region"]["cases"][0]["disjuncts"][0][0].update(bound="-9/10")
+
+
 def tampered(path, change):
     data = json.loads(path.read_text())
     change(data)
@@ -232,15 +237,15 @@ def tampered(path, change):
     ("name", "change", "failing"),
     [
         ("verified", lambda data: data.update(model_sha256="0" * 64), "model"),
-        ("verified", lambda data: data["margin_lower"][0].__setitem__(0, 0.02), "margin"),
+        ("verified", lambda data: data["margin_lower"][0].__setitem__(0, 1.02), "margin"),
         (
             "verified",
-            lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(bound="-19/10"),
+            reachable,
             "cannot be met",
         ),
-        ("verified", lambda data: data["region"]["cases"][0]["upper"].__setitem__(0, "2"), "cannot be met"),
+        ("verified", lambda data: data["region"]["cases"][0]["upper"].__setitem__(0, "3"), "cannot be met"),
         ("verified", lambda data: data.update(margin_lower=[]), "bounds"),
-        ("unknown", lambda data: data.update(verdict="verified"), "cannot be met"),
+        ("unknown", lambda data: (data.update(verdict="verified"), reachable(data)), "cannot be met"),
         ("falsified", lambda data: data["counterexample"]["inputs"].__setitem__(0, 1.5), "lies in the box"),
         ("falsified", lambda data: data["counterexample"].update(inputs=[0.5, 0.5]), "unsafe"),
         ("falsified", lambda data: data.update(counterexample=None), "counterexample"),
@@ -258,7 +263,7 @@ def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):
     [
         lambda data: data.pop("region"),
         lambda data: data.update(verdict="proved"),
-        lambda data: data.update(certificate=2),
+        lambda data: data.update(certificate=3),
         lambda data: data["region"]["cases"][0].update(lower=["0"]),
         lambda data: data["region"]["cases"][0].update(lower=["1/0", "0"]),
         lambda data: data["region"]["cases"][0].update(lower=["9" * 5000, "0"]),

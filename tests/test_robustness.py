@@ -86,7 +86,15 @@ def test_json_has_what_the_contract_names(linear):
     data = judged(linear, [[0.9, 0.1]], [0], 0.1).to_json()
     assert data.keys() >= {"n", "eps", "nominal_accuracy", "attack_accuracy", "certified_accuracy", "method"}
     assert data["arithmetic"] == "float32"
-    assert data["examples"][0].keys() == {"index", "label", "predicted", "verdict", "margin_lower"}
+    assert data["examples"][0].keys() == {
+        "index",
+        "label",
+        "predicted",
+        "verdict",
+        "method",
+        "margin_lower",
+        "counterexample",
+    }
 
 
 @pytest.mark.parametrize(

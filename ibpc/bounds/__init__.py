@@ -16,15 +16,14 @@ METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {"ibp": ibp, "forward": forward, "crown-ibp": crown_ibp, "crown": crown, "alpha-crown": alpha_crown, "mip": mip}
 )
 AUTO: Final = "auto"
+QUICK: Final = "ibp"
 
 
 def method_named(name: str) -> Method:
-    """Return a bounding method; "auto" is the tightest that answers at once. Raises UsageError for an unknown name."""
-    if name == AUTO:
-        return ibp
+    """Return a bounding method. Raises UsageError for an unknown name."""
     if name not in METHODS:
-        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, [AUTO, *METHODS]))
+        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, METHODS))
     return METHODS[name]
 
 
-__all__ = ["AUTO", "METHODS", "Bounder", "Method", "method_named"]
+__all__ = ["AUTO", "METHODS", "QUICK", "Bounder", "Method", "method_named"]

@@ -3,7 +3,7 @@
 An affine operator pulls a form back by the vjp of its nominal rule. A nonlinear one is replaced by its lower plane
 where the form's coefficient is positive and by its upper plane where it is negative (Zhang et al. 2018, CROWN, arXiv
 1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
-see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `_SLACK` of
+see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `slack` of
 every coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it
 can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
 """
@@ -11,11 +11,11 @@ can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_W
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import ClassVar, Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.values import Step, Values, Walk
+from ibpc.bounds.values import Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.base import Operand, Plane, Planes
@@ -23,7 +23,6 @@ from ibpc.ops.base import Operand, Plane, Planes
 Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 
-_SLACK: Final = 2.0**-44
 _WIDENED: Final = 1.0 + 2.0**-8
 
 
@@ -37,10 +36,13 @@ class Backward:
     """Lower bounds of linear forms over boxes whose values are known.
 
     Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
-    the last call had at the inputs and at the results of nonlinear operators.
+    the last call had at the inputs and at the results of nonlinear operators. A kind of backward pass whose bounds
+    prove nothing may set `slack`, the share of every product that pays for its rounding, to 0.
     """
 
-    def __init__(self, walk: Walk, values: Values, planes_of: PlanesOf = plain_planes) -> None:
+    slack: ClassVar[float] = 2.0**-44
+
+    def __init__(self, walk: Steps, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
         self._planes: dict[str, Planes] = {}
         self.forms: dict[str, Tensor] = {}
@@ -71,7 +73,7 @@ class Backward:
         known = self._values.known[name]
         if not isinstance(known, Interval):
             return _summed(form * known)
-        constant = -_loss(form, known, self._values.errors[name])
+        constant = -_loss(form, known, self._values.errors[name], self.slack)
         operands = tuple(self._values.known[operand] for operand in step.operands)
         if step.operator.is_affine or _is_linear_here(step, operands):
             return constant + self._affine(step, operands, form, pending)
@@ -93,6 +95,8 @@ class Backward:
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope in zip(names, slopes, strict=True):
             _add(pending, name, slope.reshape(rows, batch, *slope.shape[1:]))
+        if _is_trained(step, operands):
+            return _summed(form * _at_zero(step, operands))
         return (flat * result.detach()).reshape(rows, batch, -1).sum(2)
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
@@ -104,23 +108,26 @@ class Backward:
         self.forms[name] = form
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
         constant = _summed(_times(above, planes.lower.offset) + _times(below, planes.upper.offset))
-        loss = torch.zeros_like(constant)
         for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
             slope = _pulled(above, below, planes, slot, x)
             if isinstance(x, Interval):
                 _add(pending, operand, slope)
             else:
                 constant = constant + _summed(slope * x)
-            loss = loss + _planes_loss(above, below, planes, slot, x)
+        return constant - self._planes_loss(above, below, planes, operands) if self.slack else constant
+
+    def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
+        """Return what the rounding of the products with both planes can take from a form, (R, B)."""
         offsets = _times(above, planes.lower.offset.abs()) - _times(below, planes.upper.offset.abs())
-        return constant - (loss + _SLACK * _summed(offsets))
+        sizes = (_planes_size(above, below, planes, slot, x) for slot, x in enumerate(operands))
+        return self.slack * sum(sizes, start=_summed(offsets))
 
     def _concretized(self, name: str, form: Tensor) -> Tensor:
         """Return the least value of a form over the box of an input."""
         box = self._values.box(name)
         center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
         least = _summed(form * center) - _summed(form.abs() * radius)
-        return least - _SLACK * _summed(form.abs() * (center.abs() + radius))
+        return least - self.slack * _summed(form.abs() * (center.abs() + radius)) if self.slack else least
 
 
 def _is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
@@ -129,9 +136,23 @@ def _is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
     return isinstance(step.operator.rules, BilinearRules) and boxes == 1
 
 
-def _loss(form: Tensor, box: Interval, error: Tensor | None) -> Tensor:
+def _is_trained(step: Step, operands: tuple[Operand, ...]) -> bool:
+    """Return whether the step's value at zero has a gradient that somebody wants."""
+    tensors = (*step.parameters.values(), *(x for x in operands if isinstance(x, Tensor)))
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
+    """Return the value (1, …) of an affine operator where what is not exact is zero."""
+    zeros = [x.lower.new_zeros(1, *x.lower.shape[1:]) if isinstance(x, Interval) else x for x in operands]
+    return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
+
+
+def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float) -> Tensor:
     """Return what rounding at a node can take from a form: |a| E, and the slack of binary64."""
-    size = torch.maximum(box.lower.abs(), box.upper.abs()) * _SLACK
+    if error is None and not slack:
+        return form.new_zeros(form.shape[:2])
+    size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
     if error is not None:
         size = size + error * _WIDENED
     return _summed(_times(form.abs(), size))
@@ -185,8 +206,8 @@ def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
     return summed.expand(rows, batch, *shape)
 
 
-def _planes_loss(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
-    """Return the slack of binary64 for slope · operand in both planes."""
+def _planes_size(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
+    """Return the greatest sum of moduli of slope · operand in both planes, weighted by a form."""
     size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
     total = above.new_zeros(above.shape[:2])
     for side, plane in ((above, planes.lower), (-below, planes.upper)):
@@ -195,7 +216,7 @@ def _planes_loss(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Ope
         else:
             share = plane.slopes[slot].abs() * size
         total = total + _summed(_times(side, share))
-    return total * _SLACK
+    return total
 
 
 def _summed(form: Tensor) -> Tensor:

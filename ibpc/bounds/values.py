@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import torch
 
@@ -36,6 +36,20 @@ class Step:
     call: Call
     operands: tuple[str, ...]
     parameters: Mapping[str, Tensor]
+
+
+class Steps(Protocol):
+    """The nodes that forms are pulled back through, in order, and the inputs where they arrive."""
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """The steps by node, operands first."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        ...
 
 
 class Walk:

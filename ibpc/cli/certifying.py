@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from ibpc.data import Dataset
     from ibpc.network import Network
     from ibpc.verify.properties import Property
+    from ibpc.workers import Workers
+
+# How long the processes that share a data set wait for the last of them.
+PATIENCE: Final = timedelta(days=30)
 
 
 def certify(
@@ -45,41 +50,54 @@ def certify(
     data_root: DataRoot = None,
     download: Download = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
-    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    method: Annotated[
+        str | None, typer.Option("--method", help="Bounding method; default: auto, and ibp for a data set.")
+    ] = None,
     arithmetic: Annotated[
         str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
     ] = "float32",
-    timeout: Annotated[float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property, or one image.")
+    ] = 60.0,
     mean: Annotated[
         str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")
     ] = None,
     std: Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write a certificate to this file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
+    ] = None,
+    result: Annotated[
+        Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
     """Prove a property of a network, or its robustness on an input or on the test images of a data set."""
     from ibpc import api
+    from ibpc.workers import joined, own_device
 
-    check_question(vnnlib, point, eps, label, data)
+    check_question(vnnlib, point, eps, label, data, result)
     network = api.open_network(target)
     means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if means or stds:
         network = api.normalized(network, means or [0.0], stds or [1.0])
-    network = network.to(pick_device(device))
+    where = own_device(pick_device(device))
+    network = network.to(where)
     claim = parse_arithmetic(arithmetic)
     if vnnlib or point:
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
-        decide(
-            target, network, prop, (means, stds), output, method=method, arithmetic=claim, timeout=timeout, seed=seed
-        )
-    else:
-        dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
-        certify_data(target, network, dataset, (means, stds), output, eps or 0.0, limit, method, claim)
+        options = {"method": method or api.AUTO, "arithmetic": claim, "timeout": timeout, "seed": seed}
+        decide(target, network, prop, (means, stds), output, result, **options)
+        return
+    dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+    options = {"method": method or api.QUICK, "arithmetic": claim, "timeout": timeout, "seed": seed, "limit": limit}
+    with joined(where, PATIENCE) as workers:
+        certify_data(target, network, dataset, (means, stds), output, workers, eps=eps or 0.0, **options)
 
 
 def check_question(
-    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None
+    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None, result: Path | None
 ) -> None:
     """Raise UsageError unless the options ask exactly one question."""
     asked = [name for name, value in (("--vnnlib", vnnlib), ("--input", point), ("--data", data)) if value is not None]
@@ -89,6 +107,8 @@ def check_question(
         raise UsageError.at("--eps", "a VNN-LIB file has its own box", "--vnnlib without --eps")
     if vnnlib is None and eps is None:
         raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
+    if result is not None and vnnlib is None and point is None:
+        raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
 
@@ -99,9 +119,10 @@ def decide(
     prop: Property,
     normalization: tuple[list[float] | None, list[float] | None],
     output: Path | None,
+    result: Path | None,
     **options: Any,
 ) -> None:
-    """Decide one property, show the verdict and write the certificate."""
+    """Decide one property, show the verdict and write the certificate and the competition's result."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
@@ -109,6 +130,8 @@ def decide(
         decision = api.decide(network, prop, progress=show_stage, **options)
     if output:
         api.write_certificate(output, target, network, prop, decision, *normalization)
+    if result:
+        api.write_result(result, decision)
     terminal.show_decision(target, prop, decision)
 
 
@@ -118,20 +141,18 @@ def certify_data(
     dataset: Dataset,
     normalization: tuple[list[float] | None, list[float] | None],
     output: Path | None,
-    eps: float,
-    limit: int | None,
-    method: str,
-    arithmetic: Any,
+    workers: Workers,
+    **options: Any,
 ) -> None:
-    """Certify a data set, show the accuracies and write the certificate."""
+    """Certify a data set, show the accuracies and write the certificate: the first process does, for all."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
-    total = min(limit or len(dataset.test), len(dataset.test))
-    with progress.certification_progress(total) as show_progress:
-        result = api.certify(
-            network, dataset, eps, method=method, arithmetic=arithmetic, limit=limit, progress=show_progress
-        )
+    total = min(options["limit"] or len(dataset.test), len(dataset.test))
+    with progress.certification_progress(total, workers) as show_progress:
+        result = api.certify(network, dataset, report=output, progress=show_progress, **options)
+    if not workers.is_first:
+        return
     if output:
         api.write_verdicts(output, target, network, dataset, result, *normalization)
     terminal.show_robustness(target, dataset, result)

@@ -66,6 +66,7 @@ def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) 
     return Call(node.attributes, operands, parameters, node.shape, arithmetic)
 
 
+ScalingRule: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
 ShapeRule: TypeAlias = Callable[[Attributes, tuple[Shape, ...], Mapping[str, Shape]], Shape]
 NominalRule: TypeAlias = Callable[..., Tensor]
 IntervalRule: TypeAlias = Callable[..., Interval]
@@ -112,7 +113,8 @@ class Rules:
 
     `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
     *boxes)` gives planes for any t in [0, 1], elementwise, one of them at least as tight as those of the relaxation; an
-    operator without it is tuned between its relaxation and its constant bounds.
+    operator without it is tuned between its relaxation and its constant bounds. `scaling(call, x)`, of operators whose
+    training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
 
     What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
     between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
@@ -124,6 +126,7 @@ class Rules:
     relaxation: RelaxationRule | None
     training: NominalRule
     tuned: TunedRule | None = None
+    scaling: ScalingRule | None = None
     kinks: KinksRule | None = None
     selects: bool = False
 
@@ -371,6 +374,8 @@ def _defects(operator: Operator) -> Iterator[str]:
             yield f"its rule {name!r} is missing"
     if rules.relaxation is not None and not callable(rules.relaxation):
         yield "its rule 'relaxation' is neither a function nor None (affine)"
+    if (rules.training is rules.nominal) != (rules.scaling is None):
+        yield "it has a rule 'scaling' exactly if its training rule is not the nominal one"
     for read in operator.reads:
         taken = [other.name for other in _REGISTRY.values() if any(read.type == r.type for r in other.reads)]
         if taken:

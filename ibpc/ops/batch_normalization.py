@@ -159,15 +159,21 @@ def training(
     return normalize_by_batch(x, running_mean, running_var, weight, bias, call["momentum"], call["epsilon"])
 
 
-def paired(
+def scaling(
     call: Call,
-    x: PairedOperand,
+    x: torch.Tensor,
     *,
     weight: torch.Tensor,
     bias: torch.Tensor,
     running_mean: torch.Tensor,
     running_var: torch.Tensor,
-) -> Paired:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the a and b of y = a x + b that normalizes by the statistics of the batch x; update the running ones."""
+    found = batch_statistics(x, running_mean, running_var, call["momentum"])
+    return normalized(found[0], found[1], weight, bias, call["epsilon"], len(call.operands[0]))
+
+
+def paired(call: Call, x: PairedOperand, **parameters: torch.Tensor) -> Paired:
     """Normalize nominal value and box by the statistics of the nominal batch, with gradients through them.
 
     (Shi et al. 2021, section 3.3, normalize both passes by the clean batch: so the box stays a box of the function
@@ -175,8 +181,7 @@ def paired(
     """
     assert isinstance(x, Paired)
     clean = x.nominal
-    found = batch_statistics(clean, running_mean, running_var, call["momentum"])
-    slope, shift = normalized(found[0], found[1], weight, bias, call["epsilon"], len(call.operands[0]))
+    slope, shift = scaling(call, clean, **parameters)
     radius = x.radius * slope.abs()
     if x.is_stacked:
         return Paired.stacked(x.stack * slope + shift, radius)
@@ -253,7 +258,7 @@ OPERATOR = register(
         ),
         shape=shape,
         macs=no_macs,
-        rules=Rules(nominal, _EVALUATION.interval, paired, None, training),
+        rules=Rules(nominal, _EVALUATION.interval, paired, None, training, scaling=scaling),
         reads=(OnnxImport("BatchNormalization", (1, 6, 7, 9, 14, 15), read),),
         writes=write,
         layers=(

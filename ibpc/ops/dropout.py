@@ -37,13 +37,19 @@ def training(call: Call, x: torch.Tensor) -> torch.Tensor:
     return F.dropout(x, call["ratio"], training=True)
 
 
+def scaling(call: Call, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a mask of 0 and 1 / (1 − ratio) for x, and an offset of 0."""
+    mask = training(call, torch.ones_like(x))
+    return mask, torch.zeros_like(mask)
+
+
 def paired(call: Call, x: PairedOperand) -> Paired:
     """Multiply both by one mask of 0 and 1 / (1 − ratio): so the box stays one of what the nominal pass computes."""
     assert isinstance(x, Paired)
     if x.is_stacked:
-        mask = training(call, torch.ones_like(x.radius))
+        mask, _ = scaling(call, x.radius)
         return Paired.stacked(x.stack * torch.cat([mask, mask]), x.radius * mask)
-    mask = training(call, torch.ones_like(x.nominal))
+    mask, _ = scaling(call, x.nominal)
     return Paired.separate(x.nominal * mask, _scaled(x.interval, mask))
 
 
@@ -78,7 +84,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=Rules(nominal, passthrough(nominal).interval, paired, None, training),
+        rules=Rules(nominal, passthrough(nominal).interval, paired, None, training, scaling=scaling),
         reads=(OnnxImport("Dropout", (7, 10, 12, 13, 22), read),),
         writes=write,
         layers=(

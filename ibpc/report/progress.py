@@ -106,8 +106,14 @@ def training_progress(workers: Workers = ALONE) -> Iterator[Reporter]:
 
 
 @contextmanager
-def certification_progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes how many of `total` examples are done, and draws a bar on standard error."""
+def certification_progress(total: int, workers: Workers = ALONE) -> Iterator[Callable[[int], object]]:
+    """Yield a function that takes how many of `total` examples are done, and draws a bar on standard error.
+
+    Of several processes the first draws, for its share alone.
+    """
+    if not workers.is_first:
+        yield int
+        return
     columns = (
         TextColumn("certify"),
         BarColumn(),

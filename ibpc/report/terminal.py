@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -111,11 +112,19 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
         ("attack", len(result.examples) - falsified, "no counterexample found: at most this could be certified"),
         ("certified", verified, f"proved for the whole box ({result.method}, {result.arithmetic.value} arithmetic)"),
     )
-    for name, count, meaning in rows:
+    for name, count, meaning in (*rows, *_shares_of_methods(result)):
         table.add_row(name, f"{count / len(result.examples):.2%}", f"{count:,}", meaning)
     out = console()
     out.print(table)
     out.print(f"{result.seconds:.1f} s", style="dim")
+
+
+def _shares_of_methods(result: Robustness) -> list[tuple[str, int, str]]:
+    """Return what each method proved, where the plan has several."""
+    counts = Counter(example.method for example in result.examples if example.verdict is Verdict.VERIFIED)
+    if set(counts) <= {result.method}:
+        return []
+    return [(f"  {name}", count, "of these") for name, count in counts.most_common()]
 
 
 _STYLES: Final = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -50,13 +51,19 @@ class Bounding:
 
     def __call__(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, moment: Moment) -> Bounded:
         """Return the logits at x (B, …), the bounds of the margins over the box, and the regularization."""
-        strength = self._strength(moment)
-        if strength == 0:
+        if self._strength(moment) == 0:
             return Bounded(*self._graphs.paired(x, box, labels), None)
         logits, margins, boxes = self._graphs.observed(x, box, labels)
+        return Bounded(logits, margins, self.regularization(box, boxes, moment))
+
+    def regularization(self, box: Interval, boxes: Sequence[Interval], moment: Moment) -> torch.Tensor | None:
+        """Return the weighted regularization of the boxes that rectifiers read, None once it has faded out."""
+        strength = self._strength(moment)
+        if strength == 0:
+            return None
         tight = tightness(box, boxes, self._options.tolerance)
         balanced = balance(boxes, self._options.tolerance)
-        return Bounded(logits, margins, strength * (self._options.tightness * tight + self._options.balance * balanced))
+        return strength * (self._options.tightness * tight + self._options.balance * balanced)
 
     def _strength(self, moment: Moment) -> float:
         if not self._is_on or self._final == 0:

@@ -21,6 +21,7 @@ from ibpc.training.attack import Attack, SmallBox
 from ibpc.training.averaging import Averaging
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
 from ibpc.training.latent import Cut
+from ibpc.training.linear import Linear
 from ibpc.training.methods import method_named, methods
 from ibpc.training.objectives import Combination
 from ibpc.training.optimizers import Optimization
@@ -105,6 +106,7 @@ class Recipe:
         default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
     )
     cut: Cut = field(default_factory=Cut, metadata=section("Where and how taps and staps part the network"))
+    linear: Linear = field(default_factory=Linear, metadata=section("What crown-ibp bounds by linear bounds"))
     averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
     validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
 

@@ -20,7 +20,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Counterexample, Decision
 from ibpc.verify.proof import Names
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor, Terms
-from ibpc.verify.robustness import Robustness, Verdict
+from ibpc.verify.robustness import ATTACKED, Robustness, Verdict
 
 Steps: TypeAlias = list[list[Any]]
 
@@ -136,10 +136,11 @@ def data_certificate(
 ) -> dict[str, Any]:
     """Return the certificate of a set of test images as plain JSON data."""
     head, found = _head("data", model, result.arithmetic, notes), result.to_json()
-    if result.method not in INTERVAL_METHODS:
-        for example in found["examples"]:
-            known = example["margin_lower"] if result.method in PLANE_METHODS else [None] * len(example["margin_lower"])
-            example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in known]
+    for example in found["examples"]:
+        if example["method"] not in (*INTERVAL_METHODS, ATTACKED):
+            known = example["margin_lower"]
+            kept = known if example["method"] in PLANE_METHODS else [None] * len(known)
+            example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in kept]
     return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **found}
 
 
@@ -258,9 +259,10 @@ _EXAMPLE: Final = _object(
         "label": _INDEX,
         "predicted": _INDEX,
         "verdict": _VERDICT,
+        "method": _TEXT,
         "margin_lower": _list(_MAYBE_NUMBER),
     },
-    ("counterexample",),
+    ("counterexample", "method"),
 )
 _SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 _DATA: Final = _object(

@@ -412,11 +412,12 @@ def _check_example(
     rows[:, label] = 1.0
     rows[range(len(others)), others] = -1.0
     bounds, tops = checker.bound_rows([lower], [upper], rows, arithmetic)
-    if data["method"] not in INTERVAL_METHODS:
+    method = example.get("method", data["method"])
+    if method not in INTERVAL_METHODS:
         bounds = np.maximum(bounds, _linear_bounds(checker, lower, upper, rows, arithmetic))
     claimed = [example["margin_lower"][other] for other in others]
     slack = _UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
-    verified, method = bool((bounds > 0).all()), data["method"]
+    verified = bool((bounds > 0).all())
     if not verified and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
         found = f"{method} chose how to bound it, of which nothing is kept; without that its least margin is"
         return Claim(f"example {example['index']}", False, f"{found} {bounds.min():.6g}")

@@ -153,9 +153,10 @@ class _Decider:
             found = search.round(min(deadline, time.monotonic() + turn))
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
-            for branching in searches:
-                if not branching.is_over and time.monotonic() < deadline:
-                    branching.run(min(deadline, time.monotonic() + turn))
+            waiting = [branching for branching in searches if not branching.is_over]
+            for branching in waiting:
+                if time.monotonic() < deadline:
+                    branching.run(min(deadline, time.monotonic() + turn / len(waiting)))
             self._progress(_wording(searches))
             turn *= 2.0
         for (case, disjunct), branching in zip(self._open, searches, strict=True):

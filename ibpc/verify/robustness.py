@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from base64 import b64encode
-from collections.abc import Callable, Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import nan
 from typing import Any, Final, TypeAlias
-from zlib import compress
+from zlib import compress, decompress
+from zlib import error as zlib_error
 
 import numpy as np
 import torch
@@ -29,6 +31,9 @@ from ibpc.verify.replay import Replay
 Logits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 TARGETS: Final = 3
+# Parts that few images are split into at least, so that several processes have work.
+SHARES: Final = 8
+ATTACKED: Final = "attack"
 
 
 class Verdict(Enum):
@@ -46,8 +51,9 @@ class Example:
 
     A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
 
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `counterexample` is the point,
-    flat, of a falsified sample.
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `method` is what gave the
+    verdict, or what was tried last; where it is a search, the margins are the bounds from before it. `counterexample`
+    is the point, flat, of a falsified sample.
     """
 
     index: int
@@ -55,7 +61,17 @@ class Example:
     predicted: int
     verdict: Verdict
     margin_lower: tuple[float, ...]
+    method: str
     counterexample: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Example:
+        """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
+        margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
+        index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
+        found = data["counterexample"]
+        point = None if found is None else unpacked_point(str(found))
+        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]), point)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -64,6 +80,7 @@ class Example:
             "label": self.label,
             "predicted": self.predicted,
             "verdict": self.verdict.value,
+            "method": self.method,
             "margin_lower": [
                 value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
             ],
@@ -74,6 +91,14 @@ class Example:
 def packed_point(point: tuple[float, ...]) -> str:
     """Return a point of binary32 numbers as text: compressed, in base 64."""
     return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
+
+
+def unpacked_point(text: str) -> tuple[float, ...]:
+    """Return the point that `packed_point` wrote. Raises ValueError or TypeError for other text."""
+    try:
+        return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
+    except zlib_error as problem:
+        raise ValueError(str(problem)) from problem
 
 
 @dataclass(frozen=True)
@@ -144,17 +169,35 @@ class Certification:
         outside its classes.
         """
         images = fit_images(images, network.input_shape)
-        _check(network, images, labels, eps)
+        self.check(network, images, labels, eps)
         started = time.monotonic()
-        device = network.device
         examples: list[Example] = []
+        for found in self.judge(network, images, labels, eps, self.batches(len(images))):
+            examples += found
+            progress(len(examples))
+        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+
+    def check(self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
+        """Raise PropertyError for a bad radius, no images, or labels outside the network's classes."""
+        _check(network, images, labels, eps)
+
+    def batches(self, count: int) -> list[range]:
+        """Return the batches of `count` images, smaller ones where there are few: processes share them."""
+        size = max(1, min(self.batch, -(-count // SHARES)))
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def judge(
+        self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float, batches: Sequence[range]
+    ) -> Iterator[list[Example]]:
+        """Yield the examples of each batch of images (B, …) that fit the network."""
+        if not batches:
+            return
+        device = network.device
         with plain_products(), kept_memory(device):
             judge = _Judge(self, network, device)
-            for start in range(0, len(images), self.batch):
-                batch = images[start : start + self.batch].to(device), labels[start : start + self.batch].to(device)
-                examples.extend(judge.examples(*batch, eps, start))
-                progress(len(examples))
-        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+            for batch in batches:
+                part = slice(batch.start, batch.stop)
+                yield list(judge.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
 
 
 class _Judge:
@@ -177,7 +220,8 @@ class _Judge:
         verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
-            yield Example(first + offset, label, guess, verdict, tuple(row), found.get(offset))
+            method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
+            yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
     def _verdicts(
         self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor

@@ -29,7 +29,7 @@ from tests.training.test_graphs import NORMALIZED, batch, leaves, reference
 from tests.training.test_runner import EVERYTHING, Stops, equal, state_of
 
 EPS = 0.05
-BOUNDED = ("ibp", "fast-ibp", "convex-polygon", "mtl-ibp", "cc-ibp", "exp-ibp", "taps")
+BOUNDED = ("ibp", "fast-ibp", "crown-ibp", "convex-polygon", "mtl-ibp", "cc-ibp", "exp-ibp", "taps")
 RANDOM = ("pgd", "sabr", "mtl-ibp", "cc-ibp", "exp-ibp", "taps", "staps")
 RESIDUAL: dict[str, Any] = {
     "nodes": {
@@ -113,6 +113,8 @@ CLEAN, WORST = cross_entropy(0.2), cross_entropy(0.0)
         ("ibp", {"schedule__kappa_end": 0.25}, 0.25 * CLEAN + 0.75 * WORST),
         ("fast-ibp", {}, WORST),
         ("convex-polygon", {}, WORST),
+        ("crown-ibp", {"linear__beta_end": 1.0, "linear__rows": "margins"}, 0.5 * CLEAN + 0.5 * WORST),
+        ("crown-ibp", {"linear__beta_end": 1.0}, 0.5 * CLEAN + 0.5 * WORST),
         ("pgd", {}, WORST),
         ("pgd", {"attack__eps_factor": 2.0}, cross_entropy(-0.2)),
         # the box of radius 0.04 inside the ball next to (0.5, 0.5) is around (0.54, 0.46): its worst point is that one

@@ -99,7 +99,8 @@ class Checker:
 
     def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
         """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
-        return self._walk(region, MACHINES[arithmetic], _as_they_are)
+        with np.errstate(all="ignore"):
+            return self._walk(region, MACHINES[arithmetic], _as_they_are)
 
     def tightened(self, region: Region, arithmetic: str) -> Region:
         """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.

@@ -1,0 +1,208 @@
+"""Linear bounds in a training step: a backward pass between the boxes of interval propagation.
+
+(CROWN-IBP: Zhang et al. 2020, arXiv 1906.06316; loss fusion: Xu et al. 2020, arXiv 2002.12920, section 3.3.) The
+pass is that of certification (`ibpc.bounds.backward`) in the precision of the weights and with gradients into them:
+through the coefficients, and through the boxes that the planes are chosen by. It pays for no rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Final, cast
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from ibpc.bounds.backward import Backward
+from ibpc.bounds.values import Step, Values
+from ibpc.interval import Interval
+from ibpc.ir import INPUT, Graph, Node
+from ibpc.lowering import lower_paired
+from ibpc.margins import margins_of
+from ibpc.ops import operators
+from ibpc.ops.base import Call, Operand, Operator, call_of
+from ibpc.training.fields import value
+from ibpc.training.graphs import TrainingGraphs
+
+MARGINS: Final = "margins"
+LOSS: Final = "loss"
+# Planes of a narrower box have slopes without a usable gradient.
+_NARROWEST: Final = 1e-8
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What linear bounds are taken of, and how much they count."""
+
+    rows: str = value(
+        LOSS,
+        "What goes back through the network: the loss of a sample, bounded as one value (Xu et al. 2020), or each of "
+        "its K − 1 margins, K − 1 times the work (Zhang et al. 2020)",
+        enum=[LOSS, MARGINS],
+    )
+    beta_start: float = value(
+        1.0, "Weight of linear bounds before the ramp, the rest is that of IBP", type="number", minimum=0, maximum=1
+    )
+    beta_end: float = value(
+        0.0,
+        "Weight of linear bounds after the ramp (Zhang et al. 2020: 0, and 1 for CIFAR-10 at 2/255)",
+        type="number",
+        minimum=0,
+        maximum=1,
+    )
+
+
+class _RoughBackward(Backward):
+    """A backward pass that pays for no rounding."""
+
+    slack = 0.0
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The steps of one batch."""
+
+    steps: Mapping[str, Step]
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Propagated:
+    """What interval propagation gives: logits (B, K), the margins' box (B, pairs), and boxes by name of their node."""
+
+    logits: torch.Tensor
+    differences: Interval
+    boxes: Mapping[str, Interval]
+    _backward: Backward
+    _output: str
+
+    def lower(self, forms: torch.Tensor) -> torch.Tensor:
+        """Return lower bounds (R, B) over the box of the linear forms (R, B, K) of the logits."""
+        return self._backward.lower({self._output: forms})
+
+
+class LinearGraphs:
+    """Boxes and linear bounds of a training step, over the parameters of `graphs`."""
+
+    def __init__(self, graphs: TrainingGraphs) -> None:
+        merged = graphs.merged
+        self._output, margins = merged.outputs
+        self._graphs, self._merged = graphs, merged
+        needed = merged.ancestors([self._output]) | {self._output}
+        self._nodes = [node for node in merged.order() if node.name in needed and node.operator != INPUT]
+        self._calls = {node.name: call_of(merged, node) for node in self._nodes}
+        self._perturbed = merged.descendants(merged.inputs) | set(merged.inputs)
+        rules = {node.name: operators()[node.operator].rules for node in self._nodes}
+        self._scaled = [name for name, rule in rules.items() if rule.scaling and name in self._perturbed]
+        bent = [name for name, rule in rules.items() if rule.relaxation and name in self._perturbed]
+        operands = (name for node in bent for name in merged.operands(node))
+        self._boxed = [name for name in dict.fromkeys(operands) if name in self._perturbed]
+        bounded = [margins, *self._boxed]
+        self._paired = graphs.prepared(lower_paired(merged, graphs.tree, [self._output], bounded, scaled=self._scaled))
+
+    def __call__(self, x: torch.Tensor, box: Interval) -> Propagated:
+        """Return everything about x (B, …) and a box, in training."""
+        with parametrize.cached():
+            logits, *rest = self._paired(x, box.lower, box.upper)
+            parameters = {node.name: self._parameters(node) for node in self._nodes}
+        pairs = list(zip(rest[::2], rest[1::2], strict=True))
+        differences, *found = [Interval.bounds(*pair) for pair in pairs[: 1 + len(self._boxed)]]
+        scalings = dict(zip(self._scaled, pairs[1 + len(self._boxed) :], strict=True))
+        boxes = dict(zip(self._boxed, found, strict=True))
+        steps = {node.name: self._step(node, parameters[node.name], scalings) for node in self._nodes}
+        (start,) = self._merged.inputs
+        known = self._known(steps, {**{name: _widened(box) for name, box in boxes.items()}, start: box})
+        backward = _RoughBackward(_Steps(steps, (start,)), Values(known, dict.fromkeys(known)))
+        return Propagated(logits, differences, boxes, backward, self._output)
+
+    def _parameters(self, node: Node) -> dict[str, torch.Tensor]:
+        roles = self._merged.parameters_of(node.name)
+        return {role: _entry(self._graphs.tree, self._merged, f"{node.name}.{role}") for role in roles}
+
+    def _step(
+        self,
+        node: Node,
+        parameters: Mapping[str, torch.Tensor],
+        scalings: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    ) -> Step:
+        operator, call = operators()[node.operator], self._calls[node.name]
+        operands = self._merged.operands(node.name)
+        if node.name in scalings:
+            scale, shift = scalings[node.name]
+            return Step(node, _fixed(operator), call, operands, {"scale": scale, "shift": shift})
+        return Step(node, operator, call, operands, parameters)
+
+    def _known(self, steps: Mapping[str, Step], boxes: dict[str, Interval]) -> dict[str, Operand]:
+        """Return boxes and constants by node; of boxes that no plane depends on nothing but the shape is known."""
+        known: dict[str, Operand] = dict(boxes)
+        like = next(iter(boxes.values())).lower
+        for name, step in steps.items():
+            if name in known:
+                continue
+            if name in self._perturbed:
+                ends = (like.new_full((), end).expand(len(like), *step.node.shape[1:]) for end in (-inf, inf))
+                known[name] = Interval.bounds(*ends)
+            else:
+                operands = [known[operand] for operand in step.operands]
+                known[name] = step.operator.rules.nominal(step.call, *operands, **step.parameters)
+        return known
+
+
+def _entry(tree: nn.Module, graph: Graph, key: str) -> torch.Tensor:
+    owner, _, role = graph.source_of(key).rpartition(".")
+    return cast(torch.Tensor, getattr(tree.get_submodule(owner), role))
+
+
+def _widened(box: Interval) -> Interval:
+    return Interval.bounds(box.lower, torch.maximum(box.upper, box.lower + _NARROWEST))
+
+
+def _fixed(operator: Operator) -> Operator:
+    """Return the operator with `scale` · x + `shift` as its nominal rule."""
+    return replace(operator, rules=replace(operator.rules, nominal=_scale))
+
+
+def _scale(call: Call, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """Return a · x + b for x (R B, …) or (1, …), where a and b may be (B, …) or the same for all samples."""
+    if scale.dim() < x.dim():
+        return x * scale + shift
+    rows = x.reshape(-1, min(len(x), len(scale)), *x.shape[1:])
+    return (rows * scale + shift).flatten(0, 1)
+
+
+# ── what is bounded ─────────────────────────────────────────────────────────────────────────────────────────────
+def margin_bounds(found: Propagated, labels: torch.Tensor) -> torch.Tensor:
+    """Return lower bounds (B, K) of the margins z_label − z_j by one backward pass of K − 1 rows; 0 at the label."""
+    classes = found.logits.shape[1]
+    others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+    own = torch.zeros_like(found.logits).scatter(1, labels[:, None], 1.0)
+    picked = found.logits.new_zeros(classes - 1, *found.logits.shape).scatter(2, others.T[:, :, None], 1.0)
+    lower = found.lower(own - picked)
+    return torch.zeros_like(found.logits).scatter(1, others, lower.T)
+
+
+def fused_losses(found: Propagated, labels: torch.Tensor, index: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return upper bounds (B,) of the cross-entropy log Σ exp(−margin), 0 at the label included, over the box.
+
+    Over the margins' box [l, u] of interval propagation exp(−m) ≤ exp(−l) − s (m − l), s the modulus of the chord's
+    slope; the sum of the right sides is one linear form of the logits, pulled back as one row. The bound of the sum
+    is mixed, β of it and 1 − β of Σ exp(−l), before its logarithm is taken (Xu et al. 2020, section 3.3). All is
+    computed relative to the greatest exp(−l), so nothing overflows.
+    """
+    box = found.differences
+    lower = margins_of(box.lower, box.upper, labels, index)
+    upper = -margins_of(-box.upper, -box.lower, labels, index)
+    greatest = (-lower).amax(1, keepdim=True).detach()
+    high, low = torch.exp(-lower - greatest), torch.exp(-upper - greatest)
+    width = (upper - lower).clamp_min(_NARROWEST)
+    slope = (high - low) / width
+    own = torch.zeros_like(slope).scatter(1, labels[:, None], 1.0) * slope.sum(1, keepdim=True)
+    linear = found.lower((own - slope)[None])[0]
+    fused = (high + slope * lower).sum(1) - linear
+    certain = high.sum(1)
+    total = certain + beta * (torch.minimum(fused, certain) - certain)
+    least = torch.exp(-greatest[:, 0]).clamp_min(torch.finfo(total.dtype).tiny)
+    return greatest[:, 0] + torch.log(torch.maximum(total, least))

@@ -1,0 +1,83 @@
+"""CROWN-IBP: linear bounds between interval bounds, the more the smaller ε is (Zhang et al. 2020, arXiv 1906.06316).
+
+While ε climbs the weight β of the linear bounds falls; where it is 0 the objective is that of IBP, and costs no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import torch
+
+from ibpc.margins import margins_of
+from ibpc.training.bounding import Bounding, final_eps
+from ibpc.training.draws import Draws
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.linear import LOSS, MARGINS, LinearGraphs, Propagated, fused_losses, margin_bounds
+from ibpc.training.methods import ibp
+from ibpc.training.methods.base import Method, Objective, Terms, register
+from ibpc.training.objectives import blend, nominal_loss, robust_loss
+from ibpc.training.schedules import Moment
+
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
+
+# From what was propagated, interval margins (B, K), labels (B,), the index of margins and β: the loss, and margins.
+Robust: TypeAlias = Callable[
+    [Propagated, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
+]
+
+
+def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
+    """Return the objective."""
+    plain = ibp.build(graphs, recipe)
+    bounding, linear = Bounding(graphs, recipe), LinearGraphs(graphs)
+    robust_of = _ROWS[recipe.linear.rows]
+
+    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        beta = weight(recipe, moment)
+        if moment.eps == 0 or beta == 0:
+            return plain(x, labels, moment, draws)
+        box = graphs.ball(x, moment.eps)
+        found = linear(x, box)
+        certain = margins_of(found.differences.lower, found.differences.upper, labels, graphs.index)
+        robust, margins = robust_of(found, certain, labels, graphs.index, beta)
+        nominal = nominal_loss(found.logits, labels)
+        warm_up = bounding.regularization(box, [found.boxes[name] for name in graphs.rectified], moment)
+        loss = blend(nominal, robust, moment.kappa)
+        parts = {"nominal_loss": nominal, "robust_loss": robust}
+        if warm_up is None:
+            return Terms(loss, found.logits, margins, parts)
+        return Terms(loss + warm_up, found.logits, margins, {**parts, "warm_up_loss": warm_up})
+
+    return objective
+
+
+def weight(recipe: Recipe, moment: Moment) -> float:
+    """Return β at a moment: it moves with ε."""
+    final = final_eps(recipe)
+    start, end = recipe.linear.beta_start, recipe.linear.beta_end
+    return start + (end - start) * min(1.0, moment.eps / final) if final else start
+
+
+def _by_margins(
+    found: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the loss at (1 − β) · interval + β · linear margins, and these margins."""
+    margins = certain + beta * (torch.maximum(margin_bounds(found, labels), certain) - certain)
+    return robust_loss(margins, labels), margins
+
+
+def _by_loss(
+    found: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the bound of the loss as a whole; of single margins nothing but the interval bounds is known."""
+    return fused_losses(found, labels, index, beta).mean(), certain
+
+
+_ROWS: Final[Mapping[str, Robust]] = MappingProxyType({MARGINS: _by_margins, LOSS: _by_loss})
+_DEFAULTS: Final = {"schedule.shape": "smooth", "schedule.kappa_start": 1.0, "schedule.kappa_end": 0.5}
+
+METHOD = register(Method("crown-ibp", "Linear bounds between interval bounds, faded out as ε climbs", build, _DEFAULTS))

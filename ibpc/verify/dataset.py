@@ -1,0 +1,101 @@
+"""Certifying a data set by a plan: the first method on all examples in batches, the others on those it leaves open.
+
+Batches, the order of examples and the seeds do not depend on how many processes share the work, nor on where a job was
+interrupted: a job that was resumed gives the verdicts of one that ran through, up to what time limits cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+
+from ibpc.data import fit_images
+from ibpc.network import Network
+from ibpc.passes.normalize_input import PIXELS
+from ibpc.verify.decide import Deciding
+from ibpc.verify.journal import Journal
+from ibpc.verify.properties import Property
+from ibpc.verify.robustness import ATTACKED, Certification, Example, Robustness, Verdict
+from ibpc.workers import ALONE, Workers
+
+
+@dataclass(frozen=True)
+class DataCertification:
+    """How to certify a data set: `first` on all examples, then `rest` on each that is still open.
+
+    `name` is what the report calls the plan.
+    """
+
+    name: str
+    first: Certification
+    rest: Deciding | None = None
+
+    def run(
+        self,
+        network: Network,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        eps: float,
+        journal: Journal,
+        workers: Workers = ALONE,
+        progress: Callable[[int], object] = int,
+    ) -> Robustness:
+        """Certify all images (B, …) in the units of `eps`; each of the `workers` takes its share of the batches.
+
+        What the journal knows is not done again. `progress` is told how many of all examples have a verdict, as far
+        as this process knows. Every process returns the whole result. Raises what `Certification.run` does.
+        """
+        images = fit_images(images, network.input_shape)
+        self.first.check(network, images, labels, eps)
+        started = time.monotonic()
+        for example in self._judged(network, images, labels, eps, journal, workers):
+            journal.add(example)
+            progress(len(journal.examples))
+        found = dict(sorted(pair for part in workers.gathered(journal.examples) for pair in part.items()))
+        seconds = time.monotonic() - started
+        return Robustness(eps, self.name, self.first.arithmetic, seconds, tuple(found.values()))
+
+    def _judged(
+        self,
+        network: Network,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        eps: float,
+        journal: Journal,
+        workers: Workers,
+    ) -> Iterator[list[Example]]:
+        """Yield examples with their last verdict: first those that the first method decides, then one by one."""
+        mine = [
+            batch
+            for number, batch in enumerate(self.first.batches(len(images)))
+            if number % workers.count == workers.rank and not all(index in journal.examples for index in batch)
+        ]
+        waiting: list[Example] = []
+        for examples in self.first.judge(network, images, labels, eps, mine):
+            new = [example for example in examples if example.index not in journal.examples]
+            still = [example for example in new if self.rest is not None and example.verdict is Verdict.UNKNOWN]
+            waiting += still
+            yield [example for example in new if example not in still]
+        for example in waiting:
+            yield [self._decided(network, images[example.index], eps, example)]
+
+    def _decided(self, network: Network, image: torch.Tensor, eps: float, example: Example) -> Example:
+        """Return the example with what the rest of the plan finds out."""
+        assert self.rest is not None
+        limits = network.input_range or PIXELS
+        prop = Property.from_ball(image, eps, example.label, network.classes, limits)
+        decision = self.rest.run(network, prop)
+        others = [other for other in range(network.classes) if other != example.label]
+        margins = list(example.margin_lower)
+        for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):
+            if isfinite(margin):
+                margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
+        name = ATTACKED if decision.verdict is Verdict.FALSIFIED else decision.method
+        point = None if decision.counterexample is None else decision.counterexample.inputs
+        return replace(
+            example, verdict=decision.verdict, method=name, margin_lower=tuple(margins), counterexample=point
+        )

@@ -1,0 +1,107 @@
+"""Verdicts on disk as they come: one JSON line an example, so that a process that is killed loses nothing it wrote.
+
+A report FILE has journals FILE.0.jsonl, FILE.1.jsonl, … beside it, one a process. The first line of each says what
+job it belongs to. They are read when the job begins again, by any number of processes, and removed once FILE is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from ibpc.errors import ArtifactError, PropertyError
+from ibpc.verify.robustness import Example
+
+
+class Journal:
+    """The examples of one job that have a verdict, by index; `add` writes them through to the disk.
+
+    Without a `path` nothing is written and nothing is known at first.
+    """
+
+    def __init__(self, path: Path | None, identity: Mapping[str, Any], rank: int = 0) -> None:
+        """Read what the journals of the job know. Raises PropertyError for those of another job or damaged ones."""
+        self.examples: dict[int, Example] = {}
+        self._identity = dict(identity)
+        self._own = None if path is None else path.with_name(f"{path.name}.{rank}.jsonl")
+        for journal in _journals(path):
+            self.examples.update((example.index, example) for example in self._read(journal))
+        if self._own is not None:
+            self._open(self._own)
+
+    def add(self, examples: Iterable[Example]) -> None:
+        """Keep examples; they are on the disk when this returns. Raises ArtifactError where that fails."""
+        new = list(examples)
+        self.examples.update((example.index, example) for example in new)
+        if new and self._own is not None:
+            self._append(self._own, "".join(map(_line, (example.to_json() for example in new))))
+
+    def _read(self, journal: Path) -> Iterator[Example]:
+        """Yield the examples of the whole lines; what a kill cut off has no end of line."""
+        lines = journal.read_bytes().split(b"\n")[:-1]
+        if not lines:
+            return
+        if _data(journal, 1, lines[0]) != self._identity:
+            remedy = "finish that job, or remove the file"
+            raise PropertyError.at(journal, "the verdicts of another job", "those of this one", remedy)
+        for number, line in enumerate(lines[1:], start=2):
+            data = _data(journal, number, line)
+            try:
+                yield Example.from_json(data)
+            except (KeyError, TypeError, ValueError):
+                raise _damaged(journal, number) from None
+
+    def _open(self, journal: Path) -> None:
+        """Cut off what is not a whole line, and write the first one where there is none."""
+        try:
+            journal.parent.mkdir(parents=True, exist_ok=True)
+            with journal.open("ab+") as file:
+                file.seek(0)
+                whole = file.read().rfind(b"\n") + 1
+                file.truncate(whole)
+        except OSError as error:
+            raise _unwritable(journal, error) from error
+        if whole == 0:
+            self._append(journal, _line(self._identity))
+
+    def _append(self, journal: Path, text: str) -> None:
+        try:
+            with journal.open("ab") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _unwritable(journal, error) from error
+
+
+def remove_journals(report: Path) -> None:
+    """Remove the journals of all processes: the report is whole."""
+    for journal in _journals(report):
+        journal.unlink(missing_ok=True)
+
+
+def _journals(report: Path | None) -> list[Path]:
+    return [] if report is None else sorted(report.parent.glob(f"{escape(report.name)}.*.jsonl"))
+
+
+def _line(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, ensure_ascii=False) + "\n"
+
+
+def _data(journal: Path, number: int, line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        raise _damaged(journal, number) from None
+
+
+def _damaged(journal: Path, number: int) -> PropertyError:
+    return PropertyError.at(f"{journal}: line {number}", "no verdict", "one as certify writes it", "remove the file")
+
+
+def _unwritable(journal: Path, error: OSError) -> ArtifactError:
+    return ArtifactError.at(journal, f"cannot be written: {error.strerror or error}", "a writable place")

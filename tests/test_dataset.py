@@ -1,0 +1,170 @@
+"""Certifying a data set by a plan, killed, gone on with, and shared by processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import ibpc
+from ibpc.errors import PropertyError, UsageError
+from ibpc.verify.journal import Journal
+from ibpc.verify.robustness import Example, Verdict
+from tests.training.test_workers import torchrun
+
+EPS = 0.03
+LIMIT = 16
+OPTIONS = {"method": "auto", "limit": LIMIT, "timeout": 20.0}
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory) -> Path:
+    """A perceptron that knows digits well but was not trained for boxes: intervals leave much open."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), torch.nn.Linear(8, 10))
+    split = ibpc.load_dataset("digits").train
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    for _ in range(80):
+        optimizer.zero_grad()
+        F.cross_entropy(module(split.floats()), split.labels).backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("data") / "digits"
+    ibpc.compile(module.eval(), torch.zeros(1, 1, 8, 8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(artifact) -> ibpc.Robustness:
+    """What `auto` finds in one go."""
+    return ibpc.certify(ibpc.load(artifact), "digits", EPS, **OPTIONS)
+
+
+def test_the_plan_goes_on_where_intervals_end(artifact, whole):
+    quick = ibpc.certify(ibpc.load(artifact), "digits", EPS, limit=LIMIT)
+    assert quick.method == "ibp"
+    for before, after in zip(quick.examples, whole.examples, strict=True):
+        assert (before.index, before.label, before.predicted) == (after.index, after.label, after.predicted)
+        assert before.verdict in (Verdict.UNKNOWN, after.verdict)
+        assert all(new >= old for old, new in zip(before.margin_lower, after.margin_lower, strict=True))
+    methods = Counter(example.method for example in whole.examples if example.verdict is Verdict.VERIFIED)
+    assert methods["ibp"] == sum(example.verdict is Verdict.VERIFIED for example in quick.examples) > 0
+    assert whole.certified_accuracy > quick.certified_accuracy + 0.2
+    assert whole.certified_accuracy <= whole.attack_accuracy <= whole.nominal_accuracy
+
+
+def test_no_attack_leaves_what_was_verified(artifact, whole):
+    network, data = ibpc.load(artifact), ibpc.load_dataset("digits").test
+    generator = torch.Generator().manual_seed(0)
+    for example in whole.examples:
+        if example.verdict is Verdict.VERIFIED:
+            noise = torch.rand(500, 1, 8, 8, generator=generator).round() * 2 - 1
+            points = (data.floats()[example.index] + EPS * noise).clamp(0, 1)
+            assert (network.nominal(points).argmax(1) == example.label).all()
+
+
+def test_an_unknown_plan_is_refused(artifact):
+    with pytest.raises(UsageError, match="did you mean 'auto'"):
+        ibpc.certify(ibpc.load(artifact), "digits", EPS, method="aut")
+
+
+# ── killed, and gone on with ────────────────────────────────────────────────────────────────────────────────────
+# Kills itself while it writes verdicts for the n-th time, in the middle of a line.
+KILLED = """
+import os, signal, sys
+import ibpc
+from ibpc.verify.journal import Journal
+left = int(sys.argv[3])
+append = Journal._append
+def dying(self, journal, text):
+    global left
+    left -= 1
+    if left < 0:
+        with journal.open("ab") as file:
+            file.write(text.encode()[: len(text) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    append(self, journal, text)
+Journal._append = dying
+from tests.test_dataset import EPS, OPTIONS
+ibpc.certify(ibpc.load(sys.argv[1]), "digits", EPS, report=sys.argv[2], **OPTIONS)
+"""
+
+
+def lines(path: Path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_what_a_killed_process_wrote_is_not_done_again(artifact, whole, tmp_path, monkeypatch):
+    report, journal = tmp_path / "report [1].json", tmp_path / "report [1].json.0.jsonl"
+    written = []
+    for writes in (3, 5):
+        command = [sys.executable, "-c", KILLED, artifact, report, writes]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        written.append(lines(journal))
+    assert len(written[0]) < len(written[1])
+    assert written[1][: len(written[0]) - 1] == written[0][:-1]
+    result = ibpc.certify(ibpc.load(artifact), "digits", EPS, report=report, **OPTIONS)
+    assert without_times(result) == without_times(whole)
+    assert lines(journal)[: len(written[1]) - 1] == written[1][:-1]
+    assert len(lines(journal)) == LIMIT + 1
+    again = ibpc.certify(ibpc.load(artifact), "digits", EPS, report=report, **OPTIONS)
+    assert len(lines(journal)) == LIMIT + 1
+    assert without_times(again) == without_times(whole)
+    ibpc.write_verdicts(report, artifact, ibpc.load(artifact), ibpc.load_dataset("digits"), again)
+    assert [path.name for path in tmp_path.iterdir()] == [report.name]
+
+
+def without_times(result: ibpc.Robustness) -> dict:
+    return {key: value for key, value in result.to_json().items() if key != "seconds"}
+
+
+@pytest.mark.parametrize("change", [{"eps": 0.02}, {"limit": 2}, {"timeout": 19.0}, {"method": "bab"}, {"seed": 1}])
+def test_the_verdicts_of_another_job_are_refused(artifact, tmp_path, change):
+    job = {"eps": EPS, **OPTIONS}
+    Journal(tmp_path / "r.json", {"job": "another"})
+    with pytest.raises(PropertyError, match="the verdicts of another job"):
+        ibpc.certify(ibpc.load(artifact), "digits", report=tmp_path / "r.json", **job)
+    (tmp_path / "r.json.0.jsonl").unlink()
+    first = {**job, "limit": 1, "timeout": 0.0} | change
+    ibpc.certify(ibpc.load(artifact), "digits", report=tmp_path / "r.json", **first)
+    with pytest.raises(PropertyError, match="finish that job, or remove the file"):
+        ibpc.certify(ibpc.load(artifact), "digits", report=tmp_path / "r.json", **{**job, "limit": 1, "timeout": 0.0})
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"index": 1}', '{"index": "x", "label": 0}'])
+def test_a_damaged_journal_is_refused(tmp_path, line):
+    Journal(tmp_path / "r.json", {"job": 1})
+    with (tmp_path / "r.json.0.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(PropertyError, match="line 2: no verdict"):
+        Journal(tmp_path / "r.json", {"job": 1})
+
+
+def test_examples_survive_the_journal_unchanged(tmp_path):
+    examples = [Example(0, 1, 1, Verdict.VERIFIED, (0.1, 0.0, 1e-300), "crown")]
+    examples.append(Example(7, 0, 2, Verdict.TIMEOUT, (0.0, float("-inf"), -1 / 3), "bab"))
+    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25)))
+    Journal(tmp_path / "r.json", {"job": 1}, rank=3).add(examples)
+    found = Journal(tmp_path / "r.json", {"job": 1}).examples
+    assert [found[index].to_json() for index in (0, 7, 8)] == [example.to_json() for example in examples]
+
+
+# ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
+    report = tmp_path / "report.json"
+    command = f"-m ibpc certify {artifact} --data digits --eps {EPS} --method auto --limit {LIMIT} --timeout 20"
+    torchrun(*command.split(), "--device", "cpu", "--json", report)
+    data = json.loads(report.read_text())
+    for written, found in zip(data["examples"], whole.to_json()["examples"], strict=True):
+        assert written.pop("margin_lower") == pytest.approx(found.pop("margin_lower"), rel=1e-5, abs=1e-5)
+        assert written == found
+    assert [path.name for path in tmp_path.iterdir()] == [report.name]

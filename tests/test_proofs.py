@@ -1,0 +1,332 @@
+"""Proofs: what each method proved is replayed by the checker, and what was tampered with is refused."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import ibpc
+from ibpc.bounds import METHODS
+from ibpc.exports import nominal_model
+from ibpc.interval import Interval
+from ibpc.rounding import Arithmetic
+from ibpc.verify import branch_and_bound
+from ibpc.verify.checking.backward import linear_bounds, tightened
+from ibpc.verify.checking.checker import Checker, Region
+from ibpc.verify.checking.planes import PLANES
+from ibpc.verify.checking.proofs import LEVELS, encoded
+from ibpc.verify.checking.values import RULES, Box
+from ibpc.verify.properties import Box as InputBox
+from ibpc.verify.properties import Case, Property, Row, Tensor
+from tests.onnx_models import chain, model, runtime
+from tests.test_conformance import free_inputs, official_cases, with_constants
+
+
+def network(seed: int, layers: Callable[[], list[torch.nn.Module]], shape: tuple[int, ...]) -> ibpc.Network:
+    torch.manual_seed(seed)
+    return ibpc.compile(torch.nn.Sequential(*layers()).eval(), torch.zeros(1, *shape))
+
+
+def dense() -> list[torch.nn.Module]:
+    nn = torch.nn
+    return [nn.Linear(4, 10), nn.ReLU(), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 2)]
+
+
+def mixed() -> list[torch.nn.Module]:
+    nn = torch.nn
+    first = [nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.LeakyReLU(0.2), nn.MaxPool2d(2), nn.Flatten()]
+    return [*first, nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)]
+
+
+FAMILIES = {"dense": (dense, (4,)), "mixed": (mixed, (1, 5, 5))}
+
+
+def below(net: ibpc.Network, size: int, gap: float) -> Property:
+    """Unsafe: y₀ − y₁ is above what samples of [0, 1]ⁿ reach by `gap`."""
+    points = torch.rand(4000, *net.input_shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        outputs = net.nominal(points)
+    most = float((outputs[:, 0] - outputs[:, 1]).max()) + gap
+    row = Row(((0, Fraction(-1)), (1, Fraction(1))), (), -Fraction(most))
+    other = Row(((0, Fraction(-1)),), ((0, Fraction(-1)),), Fraction(10**6))
+    case = Case(InputBox((Fraction(0),) * size, (Fraction(1),) * size), ((row, other),))
+    return Property("p", (Tensor("X", (size,)),), (Tensor("Y", (2,)),), (case,))
+
+
+def gap_of(net: ibpc.Network, size: int, method: str, arithmetic: Arithmetic) -> float:
+    """Return a gap that a bounding method just proves."""
+    bound = METHODS[method](net.snapshot(), torch.tensor([[-1.0, 1.0]]), arithmetic, torch.device("cpu"))
+    box = Interval.bounds(torch.zeros(1, *net.input_shape), torch.ones(1, *net.input_shape))
+    reached = -below(net, size, 0.0).cases[0].disjuncts[0][0].bound
+    return 1e-3 - float(bound(box).lower) - float(reached)
+
+
+def proved(net: ibpc.Network, prop: Property, folder: Path, **options: Any) -> Path:
+    net.save(folder / "model")
+    decision = ibpc.decide(net, prop, timeout=600, **options)
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    ibpc.write_certificate(folder / "c.json", folder / "model", net, prop, decision)
+    return folder / "c.json"
+
+
+def failing(path: Path) -> list[str]:
+    return [f"{claim.name}: {claim.detail}" for claim in ibpc.check(path) if not claim.holds]
+
+
+# ── what was proved is confirmed ────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("method", ["ibp", "crown-ibp", "crown", "alpha-crown"])
+def test_what_bounds_just_prove_is_confirmed(method, family, seed, tmp_path):
+    layers, shape = FAMILIES[family]
+    net, size, arithmetic = network(seed, layers, shape), int(np.prod(shape)), tuple(Arithmetic)[seed]
+    prop = below(net, size, gap_of(net, size, method, arithmetic))
+    assert failing(proved(net, prop, tmp_path, method=method, arithmetic=arithmetic)) == []
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("cut", ["inputs", "signs"])
+def test_what_a_search_proved_is_confirmed(cut, seed, tmp_path, monkeypatch):
+    if cut == "signs":
+        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+    net = network(seed, dense, (4,))
+    crown = gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+    path = proved(net, below(net, 4, 0.6 * crown), tmp_path, method="bab")
+    kinds = {step[0] for step in json.loads(path.read_text())["proofs"][0][0]}
+    assert kinds == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
+    assert failing(path) == []
+
+
+def test_a_search_on_acas_xu_is_confirmed(tmp_path):
+    shared = os.environ.get("IBPC_SHARED")
+    if not shared:
+        pytest.skip("IBPC_SHARED is not set")
+    folder = Path(shared) / "nets" / "vnncomp2021" / "acasxu"
+    path = folder / "ACASXU_run2a_1_1_batch_2000.onnx"
+    net, prop = ibpc.compile(path), ibpc.load_vnnlib(folder / "prop_1.vnnlib")
+    decision = ibpc.decide(net, prop, timeout=120)
+    assert decision.verdict is ibpc.Verdict.VERIFIED and decision.method == "bab"
+    ibpc.write_certificate(tmp_path / "c.json", path, net, prop, decision)
+    assert failing(tmp_path / "c.json") == []
+
+
+# ── what was tampered with is refused ───────────────────────────────────────────────────────────────────────────
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+        net = network(0, dense, (4,))
+        gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+        return proved(net, below(net, 4, gap), folder, method="bab")
+
+
+def steps_of(data: dict[str, Any], kind: str) -> list[Any]:
+    return [step for step in data["proofs"][0][0] if step[0] == kind]
+
+
+def without(data: dict[str, Any], kind: str) -> None:
+    data["proofs"][0][0].remove(steps_of(data, kind)[-1])
+
+
+def flipped(data: dict[str, Any]) -> None:
+    """Swap the two sides of a cut: each leaf then stands for the other side."""
+    leaves = [number for number, step in enumerate(data["proofs"][0][0]) if step[0] == "leaf"]
+    steps = data["proofs"][0][0]
+    for one, two in zip(leaves[::2], leaves[1::2], strict=False):
+        steps[one], steps[two] = steps[two], steps[one]
+
+
+TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a leaf is dropped": (lambda data: without(data, "leaf"), "without a leaf"),
+    "a cut is dropped": (lambda data: without(data, "sign"), "proof, step"),
+    "a leaf too many": (lambda data: data["proofs"][0][0].append(["leaf", [1, 0], {}, []]), "after the last leaf"),
+    "all is claimed by one leaf": (
+        lambda data: data["proofs"][0].__setitem__(0, [["leaf", [1, 0], {}, []]]),
+        "are open",
+    ),
+    "no proof": (lambda data: data["proofs"][0].__setitem__(0, None), "there is no proof"),
+    "no proofs": (lambda data: data.pop("proofs"), "there is no proof"),
+    "a negative multiplier": (lambda data: steps_of(data, "leaf")[0][3].__setitem__(0, -0.5), "multipliers"),
+    "an infinite multiplier": (lambda data: steps_of(data, "leaf")[0][3].__setitem__(0, 1e300), "multipliers"),
+    "a multiplier too many": (lambda data: steps_of(data, "leaf")[0][3].append(0.5), "multipliers"),
+    "a negative weight": (lambda data: steps_of(data, "leaf")[0][1].__setitem__(0, -1), "weights"),
+    "no weight": (lambda data: steps_of(data, "leaf")[0].__setitem__(1, [0, 0]), "weights"),
+    "the row that says nothing": (lambda data: steps_of(data, "leaf")[0].__setitem__(1, [0, 1]), "are open"),
+    "choices of another size": (
+        lambda data: steps_of(data, "leaf")[0].__setitem__(2, dict.fromkeys(("nothing",), encoded(np.ones(3)))),
+        "do not fit",
+    ),
+    "choices that are no text": (lambda data: steps_of(data, "tighten")[0][1].update(relu_1="?"), "choices"),
+    "a value that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(1, "nothing"), "it is none"),
+    "an element that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 10**6), "element"),
+    "another element": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 9), "are open"),
+    "sides that changed": (flipped, "proof, step"),
+    "a wider box": (lambda data: data["region"]["cases"][0].update(upper=["3"] * 4), "are open"),
+    "a lower threshold": (
+        lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(bound="100"),
+        "are open",
+    ),
+    "a greater margin": (lambda data: data["margin_lower"][0].__setitem__(0, 5.0), "margin"),
+    "an unknown step": (lambda data: data["proofs"][0][0].insert(0, ["trust me"]), "it is none"),
+}
+
+
+@pytest.mark.parametrize("change", TAMPERING)
+def test_what_was_tampered_with_is_refused(searched, change, tmp_path):
+    data = copy.deepcopy(json.loads(searched.read_text()))
+    alter, wanted = TAMPERING[change]
+    alter(data)
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    found = failing(tmp_path / "c.json")
+    assert any(wanted in text for text in found), found
+
+
+def test_input_cuts_lie_in_the_box(tmp_path):
+    net = network(1, dense, (4,))
+    gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+    path = proved(net, below(net, 4, gap), tmp_path, method="bab")
+    for change in ([0, 1.5], [0, -0.5], [7, 0.5], [0, "0.5"]):
+        data = json.loads(path.read_text())
+        steps_of(data, "input")[0][1:] = change
+        (tmp_path / "other.json").write_text(json.dumps(data))
+        assert any("proof, step" in text for text in failing(tmp_path / "other.json"))
+
+
+def test_choices_outside_the_unit_interval_cannot_be_written_and_are_refused():
+    assert np.frombuffer(np.array([LEVELS], "<u2").tobytes(), "<u2")[0] / LEVELS == 1.0
+    proto = chain(("Relu",), start=[1, 2], constants={})
+    region = Region(np.array([-1.0, -1.0]), np.array([1.0, 1.0]))
+    for choice in (-0.1, 1.1, np.nan):
+        with pytest.raises(ibpc.errors.ModelError, match="do not fit"):
+            Checker(proto).lower_bound(region, np.ones(2), "real", choices={"y": np.full(2, choice)})
+
+
+# ── the checker's planes ────────────────────────────────────────────────────────────────────────────────────────
+def planar_cases() -> list[Any]:
+    kinds = [*sorted(PLANES), "Conv", "ConvTranspose", "Gemm", "MatMul", "AveragePool", "GlobalAveragePool", "Pad"]
+    kinds += ["ReduceSum", "ReduceMean", "Concat", "Slice", "Gather", "Add", "Sub", "Mean", "BatchNormalization"]
+    return [pytest.param(case, id=case.name) for kind in kinds for case in official_cases().get(kind, [])[:12]]
+
+
+@pytest.mark.parametrize("case", planar_cases())
+def test_linear_bounds_hold_samples(case):
+    """Rows with signs of both kinds, over boxes of several sizes, with plain planes and with choices of all kinds."""
+    arrays = case.data_sets[0][0]
+    if not all(isinstance(array, np.ndarray) for array in arrays):
+        pytest.skip("operands that are no arrays")
+    names = [value.name for value in case.model.graph.input]
+    values = dict(zip(names, map(np.asarray, arrays), strict=False))
+    free = free_inputs(case.model, values)
+    if not free:
+        pytest.skip("no floating input")
+    proto, rng = with_constants(case.model, values, free), np.random.default_rng(0)
+    checker = Checker(proto)
+    for radius in (0.03, 0.7, 3.0):
+        lows, highs = ([np.asarray(values[name], np.float64) + side * radius for name in free] for side in (-1, 1))
+        region = Region(*(np.concatenate([part.ravel() for part in side]) for side in (lows, highs)))
+        try:
+            found = checker.values(region, "float32")
+        except ibpc.errors.ModelError as error:
+            pytest.skip(str(error))
+        (output,) = [value.name for value in proto.graph.output][:1]
+        size = found[output].lower.size
+        rows = rng.normal(size=(5, size)) * (rng.random((5, size)) < 0.5)
+        picked = [{}, {output: rng.random((5, size))}, {output: rng.random((5, 2, size))}]
+        with np.errstate(all="ignore"):
+            bounds = [linear_bounds(found, {output: rows}, choices) for choices in picked]
+        session = runtime(proto)
+        for _ in range(6):
+            share = rng.random(lows[0].shape) if rng.random() < 0.7 else rng.integers(0, 2, lows[0].shape)
+            points = [
+                low + share * (high - low) if low.shape == share.shape else low
+                for low, high in zip(lows, highs, strict=True)
+            ]
+            feeds = {
+                name: np.clip(point, low, high).astype(values[name].dtype)
+                for name, point, low, high in zip(free, points, lows, highs, strict=True)
+            }
+            inside = all(
+                (low <= feeds[n]).all() and (feeds[n] <= high).all()
+                for n, low, high in zip(free, lows, highs, strict=True)
+            )
+            value = np.asarray(session.run(None, feeds)[0], np.float64).ravel()
+            if not inside or not np.isfinite(value).all():
+                continue
+            for bound in bounds:
+                assert (bound <= rows @ value + 1e-12 * (np.abs(rows) @ np.abs(value))).all()
+
+
+def test_kinds_of_planes_are_those_of_rules():
+    assert set(PLANES) <= set(RULES)
+
+
+def test_multipliers_use_the_signs_of_a_region():
+    """|x| = relu(x) + relu(−x) over [−1, 1] is at most 1: with the sign of x known, linear bounds are exact."""
+    nodes = [
+        onnx.helper.make_node("Neg", ["x"], ["n"]),
+        onnx.helper.make_node("Relu", ["x"], ["p"]),
+        onnx.helper.make_node("Relu", ["n"], ["q"]),
+        onnx.helper.make_node("Add", ["p", "q"], ["y"]),
+    ]
+    checker, ends = Checker(model(nodes, {"x": [1, 1]})), (np.array([-1.0]), np.array([1.0]))
+    row = np.array([-1.0])
+    assert checker.lower_bound(Region(*ends), row, "real") == pytest.approx(-1.0)
+    for side in (1, -1):
+        region = Region(*ends, signs=(("x", 0, side),))
+        assert checker.lower_bound(region, row, "real") == pytest.approx(-1.0)
+        shifted = checker.lower_bound(region, -row, "real", [1.0], {"p": np.zeros(1), "q": np.zeros(1)})
+        assert -1.0 - 1e-9 <= shifted <= 1e-9
+
+
+def test_a_region_of_nothing_is_refuted():
+    proto = chain(("Relu",), start=[1, 1], constants={})
+    region = Region(np.array([1.0]), np.array([2.0]), signs=(("x", 0, -1),))
+    assert Checker(proto).lower_bound(region, np.array([1.0]), "float32") == np.inf
+
+
+def test_tightened_boxes_hold_what_is_computed():
+    """In binary32, over boxes of several widths; and they are smaller than boxes of intervals."""
+    net = network(3, mixed, (1, 5, 5))
+    checker, gained = Checker(nominal_model(net.snapshot())), 0.0
+    for radius in (0.05, 0.5):
+        ends = np.full(25, 0.5 - radius), np.full(25, 0.5 + radius)
+        plain, region = Region(*ends), checker.tightened(Region(*ends), "float32")
+        before, after = checker.values(plain, "float32"), checker.values(region, "float32")
+        for name in region.known:
+            one, other = before[name], after[name]
+            assert isinstance(one, Box) and isinstance(other, Box)
+            assert (one.lower <= other.lower).all() and (other.upper <= one.upper).all()
+            gained += float((one.upper - one.lower - other.upper + other.lower).sum())
+        points = torch.rand(500, 1, 5, 5, generator=torch.Generator().manual_seed(1)) * 2 * radius + 0.5 - radius
+        rows = np.random.default_rng(0).normal(size=(8, 2))
+        least = (
+            net.nominal(points.clamp(*map(float, (ends[0][0], ends[1][0])))).detach().double().numpy() @ rows.T
+        ).min(0)
+        for row, value in zip(rows, least, strict=True):
+            assert checker.lower_bound(region, row, "float32") <= value
+    assert gained > 0
+
+
+def test_elements_are_chosen_where_all_would_be_too_many(monkeypatch):
+    """A large network has its widest elements tightened only; what is left keeps its box."""
+    from ibpc.verify.checking import backward
+
+    monkeypatch.setattr(backward, "_MOST_WORK", 200)
+    net = network(0, dense, (4,))
+    checker = Checker(nominal_model(net.snapshot()))
+    values = checker.values(Region(np.zeros(4), np.ones(4)), "real")
+    name = [node.input[0] for node in nominal_model(net.snapshot()).graph.node if node.op_type == "Relu"][-1]
+    box = tightened(values, name, True, {})
+    changed = (box.lower != values[name].lower) | (box.upper != values[name].upper)
+    assert 0 < changed.sum() < changed.size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ibpc.api import METHODS as METHODS
     from ibpc.api import Arithmetic as Arithmetic
     from ibpc.api import Attack as Attack
+    from ibpc.api import Ball as Ball
     from ibpc.api import Claim as Claim
     from ibpc.api import Counterexample as Counterexample
     from ibpc.api import Dataset as Dataset
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ibpc.api import Sweep as Sweep
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
+    from ibpc.api import ball as ball
     from ibpc.api import ball_property as ball_property
     from ibpc.api import certify as certify
     from ibpc.api import check as check
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from ibpc.api import load_vnnlib as load_vnnlib
     from ibpc.api import normalized as normalized
     from ibpc.api import open_network as open_network
+    from ibpc.api import radius as radius
+    from ibpc.api import spread_balls as spread_balls
     from ibpc.api import train as train
     from ibpc.api import write_certificate as write_certificate
     from ibpc.api import write_report as write_report

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import nn
 from ibpc import artifact
 from ibpc.artifact import Source, tool_versions, write_atomically
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
-from ibpc.data import Dataset, load_dataset, read_array
+from ibpc.data import Dataset, fit_images, load_dataset, read_array
 from ibpc.errors import ModelError, PropertyError, UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
 from ibpc.frontends.onnx import import_onnx
@@ -39,6 +39,7 @@ from ibpc.verify.dataset import DataCertification
 from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
+from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.replay import runnable_model
 from ibpc.verify.robustness import Certification, Robustness, Verdict
 from ibpc.workers import present
@@ -49,6 +50,7 @@ __all__ = [
     "QUICK",
     "Arithmetic",
     "Attack",
+    "Ball",
     "Claim",
     "Counterexample",
     "Dataset",
@@ -61,6 +63,7 @@ __all__ = [
     "Sweep",
     "TrainingRun",
     "Verdict",
+    "ball",
     "ball_property",
     "certify",
     "check",
@@ -72,6 +75,8 @@ __all__ = [
     "load_vnnlib",
     "normalized",
     "open_network",
+    "radius",
+    "spread_balls",
     "train",
     "write_certificate",
     "write_report",
@@ -184,14 +189,22 @@ def load_vnnlib(path: str | Path) -> Property:
     return load_vnnlib(Path(path))
 
 
-def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
-    """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
+@dataclass(frozen=True)
+class Ball:
+    """An input of a network without batch, and the class that it should have; `index` is its place in a data set."""
 
-    The ball is clipped to the range of the network's input, [0, 1] if it states none. Without `label` the network's
-    own answer is meant. Raises DataError for a file that is no such array, PropertyError for one that does not fit,
-    GraphError for a network without logits.
+    point: torch.Tensor
+    label: int
+    index: int = 0
+
+
+def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
+    """Return the input in a `.npy` file, of class `label` or else of the network's own answer.
+
+    Raises DataError for a file that is no such array, PropertyError for one that does not fit, GraphError for a network
+    without logits.
     """
-    x, classes = read_array(Path(path)), network.classes
+    x = read_array(Path(path))
     if len(network.graph.outputs) != 1:
         raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
@@ -202,7 +215,50 @@ def ball_property(network: Network, path: str | Path, eps: float, label: int | N
     if label is None:
         with torch.no_grad():
             label = int(network.nominal(point[None].float().to(network.device)).argmax(1))
-    return Property.from_ball(point, eps, label, classes, network.input_range or PIXELS)
+    return Ball(point, label)
+
+
+def spread_balls(network: Network, data: Dataset, limit: int) -> list[Ball]:
+    """Return `limit` test images, spread evenly over the data set. Raises DataError where they do not fit."""
+    count = len(data.test)
+    chosen = [number * count // min(limit, count) for number in range(min(limit, count))]
+    images = fit_images(data.test.floats()[chosen], network.input_shape)
+    labels = data.test.labels[chosen].tolist()
+    return [Ball(image, label, index) for image, label, index in zip(images, labels, chosen, strict=True)]
+
+
+def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
+    """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
+
+    The ball is clipped to the range of the network's input, [0, 1] if it states none; otherwise see `ball`.
+    """
+    found = ball(network, path, label)
+    return Property.from_ball(found.point, eps, found.label, network.classes, network.input_range or PIXELS)
+
+
+def radius(
+    network: Network,
+    around: Ball,
+    *,
+    most: float = 0.5,
+    tolerance: float = 0.001,
+    method: str = AUTO,
+    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    timeout: float = 10.0,
+    seed: int = 0,
+) -> Radius:
+    """Return the largest radius at most `most` at which an input is certified, to `tolerance`, in pixels of [0, 1].
+
+    Each radius that is tried may take `timeout` seconds. Raises PropertyError where the input does not fit, UsageError
+    for an unknown method or an impossible range.
+    """
+    limits = network.input_range or PIXELS
+
+    def verdict_at(eps: float) -> Verdict:
+        prop = Property.from_ball(around.point, eps, around.label, network.classes, limits)
+        return decide(network, prop, method=method, arithmetic=arithmetic, timeout=timeout, seed=seed).verdict
+
+    return largest_radius(verdict_at, most, tolerance)
 
 
 def decide(

@@ -9,12 +9,13 @@ import typer
 
 from ibpc.cli.certifying import certify, check
 from ibpc.cli.compiling import compile, export, ops, show
+from ibpc.cli.measuring import radius
 from ibpc.cli.reporting import demo, report
 from ibpc.cli.training import sweep, train
 from ibpc.errors import IbpcError
 
 # In the order of `ibpc --help`.
-COMMANDS: Final = (compile, show, ops, train, sweep, certify, check, export, report, demo)
+COMMANDS: Final = (compile, show, ops, train, sweep, certify, radius, check, export, report, demo)
 
 app = typer.Typer(
     name="ibpc",

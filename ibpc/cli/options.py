@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from ibpc.network import Network
 
 
-def parse_eps(text: str) -> float:
+def parse_eps(text: str | float) -> float:
     """Return a radius written as `0.1` or `2/255`. Raises typer.BadParameter for anything else."""
     try:
-        value = float(Fraction(text.replace(" ", "")))
+        value = float(Fraction(str(text).replace(" ", "")))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise typer.BadParameter(f"found {text!r}, expected a number such as 0.1 or 2/255") from None
     if value < 0 or value != value or value == float("inf"):

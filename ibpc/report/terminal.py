@@ -25,6 +25,7 @@ from ibpc.training.sweep import Outcome
 from ibpc.verify.certificate import Claim
 from ibpc.verify.decide import Decision
 from ibpc.verify.properties import Property
+from ibpc.verify.radius import Radius
 from ibpc.verify.robustness import Robustness, Verdict
 
 
@@ -89,6 +90,22 @@ def show_compiled(network: Network, path: Path) -> None:
     console().print(
         f"compiled [bold]{network.name}[/bold] → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
     )
+
+
+def show_radii(model: Path, method: str, found: Sequence[tuple[str, Radius]]) -> None:
+    """Print the radius up to which each input is certified, and from where on it is falsified."""
+    title = f"{model}: certified radius in pixels of [0, 1] ({method})"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    table.add_column("")
+    for name in ("certified up to", "falsified from", "decisions"):
+        table.add_column(name, justify="right")
+    for name, one in found:
+        falsified = "" if one.falsified is None else f"{one.falsified:.4f}"
+        table.add_row(name, f"{one.certified:.4f}", falsified, str(one.decisions))
+    if len(found) > 1:
+        mean = sum(one.certified for _, one in found) / len(found)
+        table.add_row("mean", f"{mean:.4f}", "", "", style="bold")
+    console().print(table)
 
 
 def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:

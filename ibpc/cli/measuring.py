@@ -1,0 +1,67 @@
+"""The command that measures: radius."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ibpc.cli.options import (
+    Data,
+    DataRoot,
+    Device,
+    Download,
+    Seed,
+    hinted_dataset,
+    parse_arithmetic,
+    parse_eps,
+    pick_device,
+)
+
+
+def radius(
+    target: Annotated[Path, typer.Argument(help="Artifact or MODEL.onnx.")],
+    point: Annotated[
+        Path | None, typer.Option("--input", metavar="X.npy", help="This input; default: test images.")
+    ] = None,
+    label: Annotated[
+        int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
+    ] = None,
+    data: Data = None,
+    data_root: DataRoot = None,
+    download: Download = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="So many test images, spread evenly.")] = 10,
+    most: Annotated[
+        float, typer.Option("--most", parser=parse_eps, metavar="E", help="No radius above this one is tried.")
+    ] = 0.5,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", parser=parse_eps, metavar="E", help="How exact the answer has to be.")
+    ] = 0.001,
+    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    arithmetic: Annotated[
+        str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
+    ] = "float32",
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one radius of one input.")
+    ] = 10.0,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Find the largest radius at which inputs are certified, and the smallest at which they are falsified."""
+    from ibpc import api
+    from ibpc.report import progress, terminal
+
+    network = api.open_network(target).to(pick_device(device))
+    options = {"method": method, "arithmetic": parse_arithmetic(arithmetic), "timeout": timeout, "seed": seed}
+    if point is not None:
+        balls = [("input", api.ball(network, point, label))]
+    else:
+        dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+        balls = [(f"image {ball.index}", ball) for ball in api.spread_balls(network, dataset, limit)]
+    found = []
+    with progress.stages() as show_stage:
+        for name, ball in balls:
+            show_stage(name)
+            found.append((name, api.radius(network, ball, most=most, tolerance=tolerance, **options)))
+    terminal.show_radii(target, method, found)

@@ -1,0 +1,54 @@
+"""The largest radius at which an input is certified, by bisection over verdicts.
+
+A box lies in every larger one around the same point, so what holds at ε holds below it, and a counterexample within ε
+stays one above: verdicts bracket the radius from both sides, whatever method gave them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isfinite
+
+from ibpc.errors import UsageError
+from ibpc.verify.robustness import Verdict
+
+
+@dataclass(frozen=True)
+class Radius:
+    """What is known of one input: certified up to `certified`, falsified from `falsified` on (None: nowhere found).
+
+    Both in pixels of [0, 1]. `certified` is 0 where not even the smallest radius tried is certified.
+    """
+
+    certified: float
+    falsified: float | None
+    decisions: int
+
+    @property
+    def gap(self) -> float:
+        """How far the two ends lie apart; infinite where no counterexample was found."""
+        return float("inf") if self.falsified is None else self.falsified - self.certified
+
+
+def largest_radius(verdict_at: Callable[[float], Verdict], most: float, tolerance: float) -> Radius:
+    """Return the bracket of the certified radius in [0, most], the certified end exact to `tolerance`.
+
+    `verdict_at(eps)` decides robustness at a radius. Raises UsageError for a range or tolerance that is not positive.
+    """
+    for name, value in (("--most", most), ("--tolerance", tolerance)):
+        if not (isfinite(value) and value > 0):
+            raise UsageError.at(name, f"found {value:g}", "a number above 0")
+    low, high, falsified, decisions = 0.0, most, None, 0
+    tried = most
+    while True:
+        verdict = verdict_at(tried)
+        decisions += 1
+        if verdict is Verdict.VERIFIED:
+            low = tried
+        else:
+            high = tried
+            falsified = tried if verdict is Verdict.FALSIFIED else falsified
+        if high - low <= tolerance or low == most:
+            return Radius(low, falsified, decisions)
+        tried = 0.5 * (low + high)

@@ -1,0 +1,64 @@
+"""The certified radius: brackets of a known one, whatever the verdicts in between."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ibpc
+from ibpc.cli import app
+from ibpc.errors import UsageError
+from ibpc.verify.radius import largest_radius
+from ibpc.verify.robustness import Verdict
+
+
+@pytest.mark.parametrize("truth", [0.0004, 0.1, 0.2371, 0.4999])
+def test_the_bracket_holds_the_truth(truth):
+    found = largest_radius(lambda eps: Verdict.VERIFIED if eps < truth else Verdict.FALSIFIED, 0.5, 1e-3)
+    assert found.certified <= truth <= found.falsified
+    assert found.gap <= 1e-3
+
+
+def test_what_is_unknown_is_neither_certified_nor_falsified():
+    def verdict_at(eps: float) -> Verdict:
+        return Verdict.VERIFIED if eps < 0.1 else Verdict.UNKNOWN if eps < 0.2 else Verdict.FALSIFIED
+
+    found = largest_radius(verdict_at, 0.5, 1e-4)
+    assert 0.1 - 1e-4 <= found.certified < 0.1
+    assert found.falsified >= 0.2
+
+
+def test_the_whole_range_may_be_certified():
+    found = largest_radius(lambda _: Verdict.VERIFIED, 0.5, 1e-3)
+    assert (found.certified, found.falsified, found.decisions) == (0.5, None, 1)
+
+
+@pytest.mark.parametrize(("most", "tolerance"), [(0.0, 0.1), (0.5, 0.0), (float("nan"), 0.1), (0.5, float("inf"))])
+def test_an_impossible_range_is_refused(most, tolerance):
+    with pytest.raises(UsageError, match="above 0"):
+        largest_radius(lambda _: Verdict.VERIFIED, most, tolerance)
+
+
+def linear_network() -> ibpc.Network:
+    """Logits x₀ and x₁: the answer at (0.9, 0.5) changes at ε = 0.2."""
+    module = torch.nn.Linear(2, 2, bias=False)
+    module.weight.data = torch.eye(2)
+    return ibpc.compile(torch.nn.Sequential(module).eval(), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "auto"])
+def test_a_linear_network_is_certified_up_to_its_radius(method):
+    found = ibpc.radius(linear_network(), ibpc.Ball(torch.tensor([0.9, 0.5]), 0), method=method, timeout=2)
+    assert found.certified == pytest.approx(0.2, abs=1.1e-3)
+    assert found.certified < 0.2 < found.falsified
+
+
+def test_the_command_shows_the_radius(tmp_path):
+    linear_network().save(tmp_path / "model")
+    np.save(tmp_path / "x.npy", np.array([0.9, 0.5], np.float32))
+    command = ["radius", str(tmp_path / "model"), "--input", str(tmp_path / "x.npy"), "--tolerance", "1/100"]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "certified up to" in result.output and "0.19" in result.output

@@ -206,8 +206,8 @@ def test_an_unknown_recipe_value(ibpc):
 
 def test_an_unknown_method_device_and_arithmetic(ibpc):
     ibpc("compile", DIGITS)
-    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--method", "ipb"), "ibp")
-    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ipb"), "ibp")
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--device", "tpu9"), "--device")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
 

@@ -118,7 +118,7 @@ def test_images_of_another_size_are_refused(linear):
 
 def test_an_unknown_method_names_the_nearest(linear):
     with pytest.raises(UsageError, match="did you mean 'ibp'"):
-        ibpc.certify(linear, "digits", 0.1, method="ipb")
+        ibpc.certify(linear, "digits", 0.1, method="ibpp")
 
 
 def test_batches_do_not_change_verdicts():

@@ -143,7 +143,7 @@ class Encoding:
         for part in _parts(used, max(1, _MOST_NUMBERS // largest)):
             chunks = [None if e is None else self.program.widened(e.matrix)[:, part].T.toarray() for e in found]
             blocks.append(_placed(applied(chunks) - zero, part, self.program.count))
-        matrix = sum(blocks[1:], blocks[0]) if blocks else sparse.csr_array((len(zero), self.program.count))
+        matrix: Matrix = sum(blocks[1:], blocks[0]) if blocks else sparse.csr_array((len(zero), self.program.count))
         if any(e is not None and e.error.any() for e in found):
             error = self._spread(found, applied, zero)
         return Expression(sparse.csr_array(matrix), constant, error)

@@ -146,3 +146,10 @@ def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
     method = METHODS[name](network.snapshot(), torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
     box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
     assert not (box.lower > -torch.inf).any() and not (box.upper < torch.inf).any()
+
+
+@pytest.mark.parametrize("top", [(0.03, 0.56), (0.29, 0.97), (0.8, 0.03)])
+def test_the_search_finds_what_no_gradient_leads_to(top):
+    """Beside a narrow tent the network is 0 with slope 0: only the boxes that are left tell where its top is."""
+    decision = ibpc.decide(tent(list(top), 0.002), at_least(0.5, inputs=2), timeout=20)
+    assert decision.verdict is ibpc.Verdict.FALSIFIED

@@ -49,6 +49,7 @@ _PATIENCE: Final = 200
 # Numbers that the parts of one search may store while they wait, 4 bytes each.
 _STORED: Final = 2.0**28
 _MOST_ROOTS: Final = 16
+_SUSPECTS: Final = 64
 
 
 class Roots:
@@ -121,7 +122,7 @@ class Branching:
 
     def __init__(self, roots: Roots, case: int, disjunct: int) -> None:
         chosen = roots.prop.cases[case]
-        self._roots, self._case = roots, case
+        self._roots, self._case, self.item = roots, case, (case, disjunct)
         self._goal = Goal(chosen, chosen.disjuncts[disjunct], roots.prop.output_count, roots.device)
         self._parts: _Parts | None = None
         self.bounded = 0
@@ -136,6 +137,11 @@ class Branching:
     def margin(self) -> float:
         """A lower bound of the margin over the whole box: the least one of a part that waits."""
         return -inf if self._parts is None else self._parts.margin
+
+    def suspects(self) -> Tensor:
+        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+        lower, _ = self._roots.ends(self._case)
+        return lower.new_zeros(0, len(lower)) if self._parts is None else self._parts.suspects()
 
     @property
     def is_refuted(self) -> bool:
@@ -184,6 +190,10 @@ class _Parts(ABC):
         """The number of parts on the stack."""
 
     @abstractmethod
+    def suspects(self) -> Tensor:
+        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+
+    @abstractmethod
     def advance(self, deadline: float) -> int:
         """Bound the parts on top of the stack and cut those that are not refuted; return how many were bounded."""
 
@@ -202,6 +212,12 @@ class _Boxes(_Parts):
     @property
     def waiting(self) -> int:
         return len(self._lower)
+
+    def suspects(self) -> Tensor:
+        """Return the centers of the boxes that are furthest from being refuted."""
+        margins = torch.tensor(self._margins)
+        worst = margins.topk(min(_SUSPECTS, len(margins)), largest=False).indices.to(self._lower.device)
+        return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
 
     def advance(self, deadline: float) -> int:
         """Bound the boxes on top by CROWN and halve those that are left where the form changes most."""
@@ -282,6 +298,11 @@ class _Signs(_Parts):
     @property
     def waiting(self) -> int:
         return len(self._stack)
+
+    def suspects(self) -> Tensor:
+        """Return none: signs of neurons do not say where in the box they hold."""
+        lower, _ = self._roots.ends(self._case)
+        return lower.new_zeros(0, len(lower))
 
     def advance(self, deadline: float) -> int:
         """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""

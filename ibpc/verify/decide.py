@@ -157,6 +157,9 @@ class _Decider:
             for branching in waiting:
                 if time.monotonic() < deadline:
                     branching.run(min(deadline, time.monotonic() + turn / len(waiting)))
+                found = search.look(branching.suspects(), branching.item)
+                if found is not None:
+                    return self._decision(Verdict.FALSIFIED, found)
             self._progress(_wording(searches))
             turn *= 2.0
         for (case, disjunct), branching in zip(self._open, searches, strict=True):
@@ -272,6 +275,22 @@ class _Search:
                 break
         return None
 
+    @torch.no_grad()
+    def look(self, points: torch.Tensor, item: tuple[int, int]) -> Counterexample | None:
+        """Return one of some flat points (n, inputs) as a counterexample to a disjunct of a case."""
+        if not len(points):
+            return None
+        number = self._objective.items.index(item)
+        ends = (self._lower[number].to(self._device), self._upper[number].to(self._device))
+        inside = torch.minimum(torch.maximum(points.to(ends[0]), ends[0]), ends[1])
+        items = torch.full([len(points)], number, device=self._device)
+        scores = self._score(self._property.split(inside, self._shapes), items)
+        for index in (scores <= 0).nonzero()[:4, 0].tolist():
+            found = self._replayed(inside[index].cpu())
+            if found is not None:
+                return found
+        return None
+
     def _promising(self, attack: Attack, items: torch.Tensor, deadline: float) -> Iterator[torch.Tensor]:
         """Yield the flat points that PyTorch takes for counterexamples, at most a few."""
         lower, upper = self._lower[items].to(self._device), self._upper[items].to(self._device)
@@ -281,16 +300,20 @@ class _Search:
         wanted = items.to(self._device)
 
         def score(points: Points, chosen: torch.Tensor) -> torch.Tensor:
-            outputs = self._network.nominal(*points)
-            listed = outputs if isinstance(outputs, tuple) else (outputs,)
-            flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
-            inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
-            return self._objective(inputs, flat, wanted[chosen]) + self._slack
+            return self._score(points, wanted[chosen]) + self._slack
 
         found = attack.run(score, starts, boxes, deadline)
         flat = torch.cat([point.reshape(len(point), -1) for point in found.points], 1)
         for index in (found.scores <= 0).nonzero()[:, 0][:4].tolist():
             yield flat[index].cpu()
+
+    def _score(self, points: Points, items: torch.Tensor) -> torch.Tensor:
+        """Return how far points (B, …) are from being counterexamples to the items (B,), at most 0 where they are."""
+        outputs = self._network.nominal(*points)
+        listed = outputs if isinstance(outputs, tuple) else (outputs,)
+        flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
+        inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
+        return self._objective(inputs, flat, items)
 
     def _replayed(self, point: torch.Tensor) -> Counterexample | None:
         """Return the point as a counterexample if ONNX Runtime confirms it, exactly."""

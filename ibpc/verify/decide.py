@@ -29,6 +29,8 @@ _MOST_ITEMS: Final = 1024
 _FIRST_SLACK: Final = 1e-6
 _LARGEST_SLACK: Final = 1e-2
 _FIRST_TURN: Final = 1.0
+# The share of the time that may pass before anything is bounded.
+_FIRST_ATTACK: Final = 0.25
 _ADAPTIVE_STEP: Final = 0.03
 
 BRANCHING: Final = "bab"
@@ -115,7 +117,7 @@ class _Decider:
         with plain_products():
             search = _Search(self._options.attack, self._network, self._property, self._shapes, self._device)
             self._progress("attack")
-            found = search.round(deadline)
+            found = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             if time.monotonic() >= deadline:

@@ -204,13 +204,13 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
     Raises DataError for a file that is no such array, PropertyError for one that does not fit, GraphError for a network
     without logits.
     """
-    x = read_array(Path(path))
+    x, classes = read_array(Path(path)), network.classes
     if len(network.graph.outputs) != 1:
         raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
     if len(shapes) != 1 or x.size != prod(shapes[0]):
         wanted = " and ".join(format_shape(shape) for shape in shapes)
-        raise PropertyError.at(path, f"an array of shape {x.shape}", f"one input of shape {wanted}")
+        raise PropertyError.at(path, f"an array of shape {x.shape}", f"one input of shape {wanted}, {classes} classes")
     point = torch.from_numpy(x).reshape(shapes[0])
     if label is None:
         with torch.no_grad():

@@ -21,8 +21,8 @@ from ibpc.verify.robustness import Example, Verdict
 from tests.training.test_workers import torchrun
 
 EPS = 0.03
-LIMIT = 16
-OPTIONS = {"method": "auto", "limit": LIMIT, "timeout": 20.0}
+LIMIT = 8
+OPTIONS = {"method": "auto", "limit": LIMIT, "timeout": 6.0}
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_examples_survive_the_journal_unchanged(tmp_path):
 # ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
     report = tmp_path / "report.json"
-    command = f"-m ibpc certify {artifact} --data digits --eps {EPS} --method auto --limit {LIMIT} --timeout 20"
+    command = f"-m ibpc certify {artifact} --data digits --eps {EPS} --method auto --limit {LIMIT} --timeout 6"
     torchrun(*command.split(), "--device", "cpu", "--json", report)
     data = json.loads(report.read_text())
     for written, found in zip(data["examples"], whole.to_json()["examples"], strict=True):

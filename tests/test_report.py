@@ -35,8 +35,8 @@ def test_no_bin_straddles_zero(values):
 def test_the_overview_is_drawn(tmp_path, ending, magic):
     record = EpochRecord(1, 5, 0.1, 0.5, 1e-3, {"loss": 1.0}, 0.9, 0.5, Accuracy(10, 0.1, 0.9, 0.4), 1.0, 10.0)
     examples = (
-        Example(0, 1, 1, Verdict.VERIFIED, (1.0, 0.0)),
-        Example(1, 0, 1, Verdict.FALSIFIED, (0.0, -1.0)),
+        Example(0, 1, 1, Verdict.VERIFIED, (1.0, 0.0), "ibp"),
+        Example(1, 0, 1, Verdict.FALSIFIED, (0.0, -1.0), "ibp"),
         Example(2, 0, 0, Verdict.UNKNOWN, (0.0, float("-inf"))),
     )
     path = tmp_path / f"overview.{ending}"

@@ -176,7 +176,7 @@ def test_places_of_features():
 
 
 def example(index: int, verdict: Verdict, label: int = 0, predicted: int = 0) -> Example:
-    return Example(index, label, predicted, verdict, (0.0, 1.0, -1.0))
+    return Example(index, label, predicted, verdict, (0.0, 1.0, -1.0), "ibp")
 
 
 def test_standings_and_class_counts():

@@ -37,7 +37,7 @@ def test_the_overview_is_drawn(tmp_path, ending, magic):
     examples = (
         Example(0, 1, 1, Verdict.VERIFIED, (1.0, 0.0), "ibp"),
         Example(1, 0, 1, Verdict.FALSIFIED, (0.0, -1.0), "ibp"),
-        Example(2, 0, 0, Verdict.UNKNOWN, (0.0, float("-inf"))),
+        Example(2, 0, 0, Verdict.UNKNOWN, (0.0, float("-inf")), "ibp"),
     )
     path = tmp_path / f"overview.{ending}"
     draw_overview([record], Robustness(0.1, "ibp", Arithmetic.FLOAT32, 1.0, examples), "title", path)

@@ -159,8 +159,11 @@ def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float) -> Te
 
 
 def _times(form: Tensor, factor: Tensor) -> Tensor:
-    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
-    if bool(factor.isfinite().all()):
+    """Return the product, 0 where the coefficient is 0 although the factor is not finite.
+
+    Looking whether one is not finite saves two passes, but would have a training step wait for the device.
+    """
+    if not torch.is_grad_enabled() and bool(factor.isfinite().all()):
         return form * factor
     return torch.where(form == 0, torch.zeros_like(form), form * factor)
 

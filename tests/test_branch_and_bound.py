@@ -14,10 +14,11 @@ from ibpc.bounds import METHODS
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify import branch_and_bound
-from ibpc.verify.branch_and_bound import Branching, Roots
 from ibpc.verify.decide import PLANS, plan_named
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.search import branching
+from ibpc.verify.search.branching import Branching
+from ibpc.verify.search.roots import Roots
 
 SEEDS = range(4)
 
@@ -64,7 +65,7 @@ def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
 def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed, cut, monkeypatch):
     if cut == "signs":
-        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     network = random_network(seed)
     most = greatest(network)
     assert searched(network, at_least(most + 0.01), 60).is_refuted
@@ -121,7 +122,7 @@ def tent(top: list[float], width: float) -> ibpc.Network:
 def test_no_part_of_a_box_is_left_out(cut, monkeypatch):
     """A counterexample may hide anywhere: tops of narrow tents all over the box are never refuted."""
     if cut == "signs":
-        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     for top in ((0.03, 0.56), (0.29, 0.97), (0.56, 0.8), (0.8, 0.03), (0.97, 0.29)):
         prop = at_least(0.9, inputs=2)
         found = Branching(Roots(tent(list(top), 0.02).snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)

@@ -20,7 +20,6 @@ from ibpc.bounds import METHODS
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify import branch_and_bound
 from ibpc.verify.checking.backward import linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker, Region
 from ibpc.verify.checking.planes import PLANES
@@ -28,6 +27,7 @@ from ibpc.verify.checking.proofs import LEVELS, encoded
 from ibpc.verify.checking.values import RULES, Box
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor
+from ibpc.verify.search import branching
 from tests.onnx_models import chain, model, runtime
 from tests.test_conformance import free_inputs, official_cases, with_constants
 
@@ -98,7 +98,7 @@ def test_what_bounds_just_prove_is_confirmed(method, family, seed, tmp_path):
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
 def test_what_a_search_proved_is_confirmed(cut, seed, tmp_path, monkeypatch):
     if cut == "signs":
-        monkeypatch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     net = network(seed, dense, (4,))
     crown = gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
     path = proved(net, below(net, 4, 0.6 * crown), tmp_path, method="bab")
@@ -125,7 +125,7 @@ def test_a_search_on_acas_xu_is_confirmed(tmp_path):
 def searched(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(branch_and_bound, "MOST_INPUTS", 0)
+        patch.setattr(branching, "MOST_INPUTS", 0)
         net = network(0, dense, (4,))
         gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
         return proved(net, below(net, 4, gap), folder, method="bab")

@@ -17,11 +17,12 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Descent, Goal, Points
-from ibpc.verify.branch_and_bound import Branching, Roots
 from ibpc.verify.proof import Place, Sought, place_of
 from ibpc.verify.properties import Property, check_names
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict
+from ibpc.verify.search.branching import Branching
+from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Objective, Refutation, Specification
 
 _ACTIVATIONS: Final = 2**24

@@ -1,0 +1,81 @@
+"""The search for one proof: along the inputs where they are few, else along the signs of neurons.
+
+Networks of few inputs are cut along them, which decides these networks whatever their operators; the least margin of
+what waits bounds the whole box at any time.
+"""
+
+from __future__ import annotations
+
+import time
+from math import inf
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.verify.goal import Goal
+from ibpc.verify.proof import Place
+from ibpc.verify.search.boxes import BoxParts
+from ibpc.verify.search.parts import Parts, size
+from ibpc.verify.search.roots import Roots
+from ibpc.verify.search.signs import SignParts
+
+Tensor: TypeAlias = torch.Tensor
+
+# What is cut along its inputs: so few of them, and so few values in all.
+MOST_INPUTS: Final = 20
+MOST_VALUES_OF_BOXES: Final = 2**13
+
+
+class Branching:
+    """The search for a proof of one disjunct over one case's box, which may be interrupted and go on.
+
+    Soundness rests on the bounds alone: the parts cover the box, and each is refuted or still waiting.
+    """
+
+    def __init__(self, roots: Roots, case: int, disjunct: int) -> None:
+        chosen = roots.prop.cases[case]
+        self._roots, self._case, self.item = roots, case, (case, disjunct)
+        self._goal = Goal(chosen, chosen.disjuncts[disjunct], roots.prop.output_count, roots.device)
+        self._parts: Parts | None = None
+        self.bounded = 0
+        self.proof = Place()
+
+    @property
+    def waiting(self) -> int:
+        """The number of parts that are not refuted yet; 1 before the search begins."""
+        return 1 if self._parts is None else self._parts.waiting
+
+    @property
+    def margin(self) -> float:
+        """A lower bound of the margin over the whole box: the least one of a part that waits."""
+        return -inf if self._parts is None else self._parts.margin
+
+    def suspects(self) -> Tensor:
+        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+        lower, _ = self._roots.ends(self._case)
+        return lower.new_zeros(0, len(lower)) if self._parts is None else self._parts.suspects()
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether no part is left."""
+        return self._parts is not None and not self._parts.waiting
+
+    @property
+    def is_over(self) -> bool:
+        """Whether going on would change nothing: refuted, or nothing left to cut."""
+        return self._parts is not None and (not self._parts.waiting or self._parts.is_stuck)
+
+    @torch.no_grad()
+    def run(self, deadline: float) -> None:
+        """Go on until the search is over or the time is."""
+        if self._parts is None:
+            self._parts = self._first_part()
+        while not self.is_over and time.monotonic() < deadline:
+            self.bounded += self._parts.advance(deadline)
+
+    def _first_part(self) -> Parts:
+        lower, upper = self._roots.ends(self._case)
+        is_small = size(self._roots.walk) <= MOST_VALUES_OF_BOXES
+        if int((lower < upper).sum()) <= MOST_INPUTS and is_small:
+            return BoxParts(self._roots, self._goal, lower, upper, self.proof)
+        return SignParts(self._roots, self._goal, self._case, self.proof)

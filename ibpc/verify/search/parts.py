@@ -1,0 +1,45 @@
+"""What a search is cut into, whatever it is cut along."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from math import inf, prod
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.values import Walk
+
+Tensor: TypeAlias = torch.Tensor
+
+_NUMBERS: Final = 2**22
+
+
+class Parts(ABC):
+    """Parts that wait to be bounded."""
+
+    margin: float = inf
+    is_stuck: bool = False
+
+    @property
+    @abstractmethod
+    def waiting(self) -> int:
+        """The number of parts on the stack."""
+
+    @abstractmethod
+    def suspects(self) -> Tensor:
+        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+
+    @abstractmethod
+    def advance(self, deadline: float) -> int:
+        """Bound the parts on top of the stack and cut those that are not refuted; return how many were bounded."""
+
+
+def width(walk: Walk, most: int) -> int:
+    """Return how many parts are bounded together."""
+    return max(1, min(most, _NUMBERS // max(1, size(walk))))
+
+
+def size(walk: Walk) -> int:
+    """Return how many values the network has at one point."""
+    return sum(prod(step.node.shape[1:]) for step in walk.steps.values())

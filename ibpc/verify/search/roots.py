@@ -1,0 +1,82 @@
+"""What the searches over one property share: its network, and the boxes of values over a few whole cases."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.alpha_crown import sharp_pull
+from ibpc.bounds.crown import interval_values, refined_values, walk_of
+from ibpc.bounds.values import Values
+from ibpc.interval import Interval
+from ibpc.ir import Graph
+from ibpc.rounding import Arithmetic
+from ibpc.verify.properties import Property
+
+Tensor: TypeAlias = torch.Tensor
+
+_MOST_ROOTS: Final = 16
+
+
+class Roots:
+    """What the searches over one property share: the network, and the tightened boxes of a few whole cases."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        prop: Property,
+        arithmetic: Arithmetic,
+        device: torch.device,
+        deadlines: tuple[float, float] = (inf, inf),
+    ) -> None:
+        """Prepare; tightening boxes ends at the first deadline, sharpening them at the second."""
+        self.walk = walk_of(graph, device)
+        self.prop, self.arithmetic, self.device = prop, arithmetic, device
+        self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
+        self._deadlines = deadlines
+        self._values: dict[int, Values] = {}
+        self._sharp: set[int] = set()
+
+    def ends(self, case: int) -> tuple[Tensor, Tensor]:
+        """Return the box of a case, flat."""
+        lower, upper = (end.double().to(self.device) for end in self.prop.cases[case].box.outer)
+        return lower, upper
+
+    def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Interval, ...]:
+        """Return the box of each input from flat ends (B, n)."""
+        ends = (self.prop.split(end, self._shapes) for end in (lower, upper))
+        return tuple(Interval.bounds(low, high) for low, high in zip(*ends, strict=True))
+
+    def plain(self, case: int) -> Values:
+        """Return the boxes of all values over the box of a case by interval bounds."""
+        lower, upper = self.ends(case)
+        return interval_values(self.walk, self.boxes(lower[None], upper[None]), self.arithmetic)
+
+    def values(self, case: int) -> Values:
+        """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
+        if case not in self._values:
+            while len(self._values) >= _MOST_ROOTS:
+                oldest = next(iter(self._values))
+                del self._values[oldest]
+                self._sharp.discard(oldest)
+            lower, upper = self.ends(case)
+            boxes = self.boxes(lower[None], upper[None])
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadlines[0])
+        return self._values[case]
+
+    def is_sharp(self, case: int) -> bool:
+        """Whether the boxes of a case have been sharpened, by this search or another one."""
+        return case in self._sharp
+
+    def sharpened(self, case: int) -> Values:
+        """Return the boxes of `values`, tightened once more with slopes of their own until the deadline."""
+        known = self.values(case)
+        if case not in self._sharp:
+            self._sharp.add(case)
+            lower, upper = self.ends(case)
+            boxes = self.boxes(lower[None], upper[None])
+            deadline = self._deadlines[1]
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, sharp_pull, known)
+        return self._values[case]

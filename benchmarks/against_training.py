@@ -1,9 +1,17 @@
 """Training and certifying by intervals against auto_LiRPA: the same network, batch and machine, in turns.
 
     python benchmarks/against_training.py --lirpa PYTHON [--specs mnist_small …] [--rounds 7]
+    PYTHONPATH=auto_LiRPA python benchmarks/against_training.py --device cuda [--tf32]
 
-PYTHON is the interpreter of an environment that has the rival, and torch. Rows: a training step (forward, loss with
-elided margins, backward), and bounds of the margins of 10,000 images. All on one thread.
+Rows: a training step (forward, loss with elided margins, backward), and bounds of the margins of 10,000 images. The
+rival does what its training examples do: logits, then `compute_bounds(IBP=True)` with each sample's own matrix C. (The
+loss as a part of the network, its other form, bounds less and is not converted with torch 2.14.)
+
+On a CPU every contestant is a process of its own with one thread, and CPU time counts; PYTHON is the interpreter of an
+environment that has the rival, and torch. On a GPU all take turns in this process, and the time from an idle device to
+an idle device counts, steps in a row for at least a tenth of a second; the rival is a checkout of
+https://github.com/Verified-Intelligence/auto_LiRPA on PYTHONPATH, with appdirs and graphviz, and what else it imports
+ibpc needs too. Without `--tf32` all multiply in float32. All graphs train with their BatchNormalization, if any.
 """
 
 from __future__ import annotations
@@ -11,21 +19,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from contest import compete, perform
+from contest import compete, perform, take_turns
 from torch import nn
 from torch.nn import functional as F
 
 SPECS = Path(__file__).parents[1] / "specs"
-SPEC_NAMES = ["mnist_small", "cifar_small", "mnist_medium", "cifar_medium", "cifar_large", "cnn7_cifar"]
+SPEC_NAMES = ["mnist_small", "cifar_small", "mnist_medium", "cifar_medium", "mnist_large", "cifar_large", "cnn7_cifar"]
 EPS = 2 / 255
 KAPPA = 0.5
 CERTIFIED = 10_000
-CERTIFICATION_BATCH = 250
+CERTIFICATION_BATCH = {"cpu": 250, "cuda": 1000}
+CUDA_BATCH = 256
+
+Step: TypeAlias = Callable[[], object]
 
 
 # ── the same network for all ────────────────────────────────────────────────────────────────────────────────────
@@ -57,28 +68,33 @@ class Normalization(nn.Module):
         return (x - self.mean) / self.std
 
 
-def batch_of(spec: dict[str, Any], size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
+def read_spec(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = json.loads((SPECS / f"{name}.json").read_text())
+    return spec
+
+
+def batch_of(name: str, size: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    spec, generator = read_spec(name), torch.Generator().manual_seed(0)
     x = torch.rand(size, *spec["input"]["shape"], generator=generator)
-    return x, torch.randint(spec["classes"], (size,), generator=generator)
+    return x.to(device), torch.randint(spec["classes"], (size,), generator=generator).to(device)
 
 
 # ── ours ────────────────────────────────────────────────────────────────────────────────────────────────────────
-def our_network(name: str) -> Any:
+def our_network(name: str, device: torch.device) -> Any:
     import ibpc
 
     torch.manual_seed(0)
-    return ibpc.compile(SPECS / f"{name}.json")
+    return ibpc.compile(SPECS / f"{name}.json").to(device)
 
 
-def our_step(name: str, size: int) -> Callable[[], object]:
+def our_step(name: str, size: int, device: torch.device) -> Step:
     from ibpc.training.graphs import TrainingGraphs
     from ibpc.training.objectives import blend, nominal_loss, robust_loss
 
-    network = our_network(name)
+    network = our_network(name, device)
     graphs = TrainingGraphs(network)
     network.parameters.train()
-    x, labels = batch_of(json.loads((SPECS / f"{name}.json").read_text()), size)
+    x, labels = batch_of(name, size, device)
 
     def step() -> None:
         network.parameters.zero_grad(set_to_none=True)
@@ -88,10 +104,10 @@ def our_step(name: str, size: int) -> Callable[[], object]:
     return step
 
 
-def nominal_step(name: str, size: int) -> Callable[[], object]:
-    network = our_network(name)
+def nominal_step(name: str, size: int, device: torch.device) -> Step:
+    network = our_network(name, device)
     network.parameters.train()
-    x, labels = batch_of(json.loads((SPECS / f"{name}.json").read_text()), size)
+    x, labels = batch_of(name, size, device)
 
     def step() -> None:
         network.parameters.zero_grad(set_to_none=True)
@@ -100,61 +116,90 @@ def nominal_step(name: str, size: int) -> Callable[[], object]:
     return step
 
 
-def our_certification(name: str, size: int) -> Callable[[], object]:
-    """Bounds in real arithmetic, as the rival's are."""
-    from ibpc.bounds import method_named
+def our_certification(name: str, size: int, device: torch.device) -> Step:
+    """Bounds in real arithmetic, as the rival's are; to prepare the graph counts too."""
     from ibpc.interval import Interval
-    from ibpc.margins import class_differences, margin_index, margins_of
-    from ibpc.rounding import Arithmetic
+    from ibpc.margins import margin_index, margins_of
 
-    network = our_network(name)
-    network.parameters.eval()
-    x, labels = batch_of(json.loads((SPECS / f"{name}.json").read_text()), size)
-    index = margin_index(network.classes)
+    network, prepare = our_bounds(name, device)
+    x, labels = batch_of(name, size, device)
+    index = margin_index(network.classes).to(device)
+    batch = CERTIFICATION_BATCH[device.type]
 
     def step() -> None:
-        bound = method_named("ibp")(
-            network.snapshot(), class_differences(network.classes), Arithmetic.REAL, torch.device("cpu")
-        )
-        for images, own in zip(x.split(CERTIFICATION_BATCH), labels.split(CERTIFICATION_BATCH), strict=True):
+        bound = prepare()
+        for images, own in zip(x.split(batch), labels.split(batch), strict=True):
             found = bound(Interval.ball(images, EPS, network.input_range))
             margins_of(found.lower, found.upper, own, index)
 
     return step
 
 
+def our_preparation(name: str, size: int, device: torch.device) -> Step:
+    """Fold BatchNormalization, merge the margins, take |W|: what the certification begins with."""
+    return our_bounds(name, device)[1]
+
+
+def our_bounds(name: str, device: torch.device) -> tuple[Any, Callable[[], Any]]:
+    from ibpc.bounds import method_named
+    from ibpc.margins import class_differences
+    from ibpc.rounding import Arithmetic
+
+    network = our_network(name, device)
+    network.parameters.eval()
+    differences = class_differences(network.classes)
+    return network, lambda: method_named("ibp")(network.snapshot(), differences, Arithmetic.REAL, device)
+
+
+def captured(builder: Callable[[str, int, torch.device], Step]) -> Callable[[str, int, torch.device], Step]:
+    """Return the builder of the same step as a CUDA graph."""
+
+    def build(name: str, size: int, device: torch.device) -> Step:
+        step = builder(name, size, device)
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream(device).wait_stream(aside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    return build
+
+
 # ── auto_LiRPA ──────────────────────────────────────────────────────────────────────────────────────────────────
-def lirpa(name: str, size: int) -> tuple[Any, Any, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the bounded module, the perturbation, images, labels, and the matrix of each label's margins (B, K, K)."""
-    from auto_LiRPA import BoundedModule, PerturbationLpNorm
+def around(images: torch.Tensor) -> Any:
+    """Return the images with their clipped balls, as the rival takes them."""
+    from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
-    spec = json.loads((SPECS / f"{name}.json").read_text())
+    ends = {"x_L": (images - EPS).clamp(0, 1), "x_U": (images + EPS).clamp(0, 1)}
+    return BoundedTensor(images, PerturbationLpNorm(norm=float("inf"), eps=EPS, **ends))
+
+
+def lirpa(name: str, size: int, device: torch.device) -> tuple[Any, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the bounded module, images, labels, and the matrix of each label's margins (B, K − 1, K)."""
+    from auto_LiRPA import BoundedModule
+
     torch.manual_seed(0)
-    x, labels = batch_of(spec, size)
-    model = BoundedModule(module_of(spec), x[:2], device="cpu", bound_opts={"conv_mode": "patches"})
-
-    def around(images: torch.Tensor) -> Any:
-        return PerturbationLpNorm(
-            norm=float("inf"), eps=EPS, x_L=(images - EPS).clamp(0, 1), x_U=(images + EPS).clamp(0, 1)
-        )
-
-    classes = spec["classes"]
-    margins = torch.eye(classes)[labels].unsqueeze(1) - torch.eye(classes)
-    return model, around, x, labels, margins
+    x, labels = batch_of(name, size, device)
+    model = BoundedModule(module_of(read_spec(name)).to(device), x[:2], device=device)
+    classes = read_spec(name)["classes"]
+    margins = torch.eye(classes, device=device)[labels].unsqueeze(1) - torch.eye(classes, device=device)
+    rows = margins[~F.one_hot(labels, classes).bool()].reshape(size, classes - 1, classes)
+    return model, x, labels, rows
 
 
-def lirpa_step(name: str, size: int) -> Callable[[], object]:
+def lirpa_step(name: str, size: int, device: torch.device) -> Step:
     """Do what its examples do: logits, IBP margins of each sample by its own matrix C, cross-entropies."""
-    from auto_LiRPA import BoundedTensor
-
-    model, around, x, labels, margins = lirpa(name, size)
+    model, x, labels, rows = lirpa(name, size, device)
     model.train()
-    others = ~F.one_hot(labels, margins.shape[1]).bool()
-    rows = margins[others].reshape(len(x), -1, margins.shape[2])
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        logits = model(BoundedTensor(x, around(x)))
+        logits = model(around(x))
         lower, _ = model.compute_bounds(IBP=True, C=rows, method=None, bound_upper=False)
         worst = torch.cat([lower.new_zeros(len(x), 1), -lower], 1)
         loss = F.cross_entropy(worst, torch.zeros_like(labels))
@@ -163,45 +208,64 @@ def lirpa_step(name: str, size: int) -> Callable[[], object]:
     return step
 
 
-def lirpa_certification(name: str, size: int) -> Callable[[], object]:
-    from auto_LiRPA import BoundedTensor
-
-    model, around, x, labels, margins = lirpa(name, size)
+def lirpa_certification(name: str, size: int, device: torch.device) -> Step:
+    model, x, _, rows = lirpa(name, size, device)
     model.eval()
-    others = ~F.one_hot(labels, margins.shape[1]).bool()
-    rows = margins[others].reshape(len(x), -1, margins.shape[2])
+    batch = CERTIFICATION_BATCH[device.type]
 
+    @torch.no_grad()
     def step() -> None:
-        with torch.no_grad():
-            for images, own in zip(x.split(CERTIFICATION_BATCH), rows.split(CERTIFICATION_BATCH), strict=True):
-                model.compute_bounds(x=(BoundedTensor(images, around(images)),), IBP=True, C=own, method=None)
+        for images, own in zip(x.split(batch), rows.split(batch), strict=True):
+            model.compute_bounds(x=(around(images),), IBP=True, C=own, method=None)
 
     return step
 
 
 # ── taking part ──────────────────────────────────────────────────────────────────────────────────────────────────
-ROLES: dict[str, Callable[[str, int], Callable[[], object]]] = {
+ROLES: dict[str, Callable[[str, int, torch.device], Step]] = {
     "nominal": nominal_step,
     "ours": our_step,
+    "nominal captured": captured(nominal_step),
+    "ours captured": captured(our_step),
     "lirpa": lirpa_step,
     "our certification": our_certification,
+    "our preparation": our_preparation,
     "lirpa certification": lirpa_certification,
 }
 
 
 def play(role: str, name: str, size: int, memory: str) -> None:
     torch.set_num_threads(1)
-    step = ROLES[role](name, size)
+    device = torch.device("cpu")
+    step = ROLES[role](name, size, device)
     if memory == "system":
         perform(step)
         return
     from ibpc.memory import kept_memory
 
-    with kept_memory(torch.device("cpu")):
+    with kept_memory(device):
         perform(step)
 
 
+def on_cpu(roles: Mapping[str, tuple[str, str, str]], name: str, size: int, rounds: int) -> dict[str, float]:
+    """Return the milliseconds of contestants on a CPU, by column: each has a role, its memory and its interpreter."""
+    commands = {
+        column: [python, __file__, "--play", role, name, str(size), memory]
+        for column, (role, memory, python) in roles.items()
+    }
+    return compete(commands, rounds)
+
+
+def on_gpu(roles: Mapping[str, str], name: str, size: int, rounds: int, device: torch.device) -> dict[str, float]:
+    """Return the milliseconds of contestants on a GPU, by column: each has a role."""
+    found = take_turns({column: ROLES[role](name, size, device) for column, role in roles.items()}, rounds, device)
+    torch.cuda.empty_cache()
+    return found
+
+
+# ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def batch_for(name: str) -> int:
+    """Return a batch whose nominal step takes a core a fraction of a second."""
     import ibpc
     from ibpc.ops import operators
     from ibpc.ops.base import call_of
@@ -211,11 +275,81 @@ def batch_for(name: str) -> int:
     return max(8, min(256, 2 ** int(3e9 / macs).bit_length() // 2))
 
 
+def row(*cells: object) -> None:
+    print(
+        "| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in cells) + " |", flush=True
+    )
+
+
+def heads(*cells: str) -> None:
+    row(*cells)
+    print("|---|" + "---:|" * (len(cells) - 1))
+
+
+def cpu_tables(specs: list[str], rounds: int, images: int, batch: int | None, lirpa: str) -> None:
+    ours = sys.executable
+    training = {
+        "nominal": ("nominal", "kept", ours),
+        "paired, memory handed back": ("ours", "system", ours),
+        "paired": ("ours", "kept", ours),
+        "auto_LiRPA": ("lirpa", "system", lirpa),
+    }
+    heads("spec", "batch", *training, "paired / nominal", "speed-up")
+    for name in specs:
+        size = batch or batch_for(name)
+        found = on_cpu(training, name, size, rounds)
+        pair = found["paired"]
+        ratios = pair / found["nominal"], found["auto_LiRPA"] / pair
+        row(name, size, *(f"{value:.1f}" for value in found.values()), *ratios)
+    if not images:
+        return
+    certifying = {
+        "ours": ("our certification", "kept", ours),
+        "of it preparation": ("our preparation", "kept", ours),
+        "auto_LiRPA": ("lirpa certification", "system", lirpa),
+    }
+    print(f"\nIBP margins of {images:,} images:\n")
+    heads("spec", *certifying, "speed-up")
+    for name in specs:
+        found = on_cpu(certifying, name, images, max(1, rounds // 3))
+        row(name, *(f"{value:.0f}" for value in found.values()), found["auto_LiRPA"] / found["ours"])
+
+
+def gpu_tables(specs: list[str], rounds: int, images: int, batch: int | None, device: torch.device) -> None:
+    training = {
+        "nominal": "nominal",
+        "paired": "ours",
+        "nominal, captured": "nominal captured",
+        "paired, captured": "ours captured",
+        "auto_LiRPA": "lirpa",
+    }
+    heads("spec", "batch", *training, "paired / nominal", "captured", "speed-up", "captured")
+    for name in specs:
+        size = batch or CUDA_BATCH
+        found = on_gpu(training, name, size, rounds, device)
+        pair = found["paired, captured"]
+        ratios = [found["paired"] / found["nominal"], pair / found["nominal, captured"]]
+        ratios += [found["auto_LiRPA"] / found["paired"], found["auto_LiRPA"] / pair]
+        row(name, size, *found.values(), *ratios)
+    if not images:
+        return
+    certifying = {"ours": "our certification", "of it preparation": "our preparation"}
+    certifying["auto_LiRPA"] = "lirpa certification"
+    print(f"\nIBP margins of {images:,} images:\n")
+    heads("spec", *certifying, "speed-up")
+    for name in specs:
+        found = on_gpu(certifying, name, images, rounds, device)
+        row(name, *found.values(), found["auto_LiRPA"] / found["ours"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--lirpa", default=sys.executable, help="interpreter with auto_LiRPA")
+    parser.add_argument("--lirpa", default=sys.executable, help="interpreter with auto_LiRPA, on a CPU")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--tf32", action="store_true", help="let all contestants multiply in TF32 on a GPU")
     parser.add_argument("--specs", nargs="+", default=SPEC_NAMES)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, help="images of a training step; default: 256 on a GPU, fewer on a CPU")
     parser.add_argument("--images", type=int, default=CERTIFIED, help="images to certify; 0: none")
     parser.add_argument("--play", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -223,41 +357,13 @@ def main() -> None:
         role, name, size, memory = options.play
         play(role, name, int(size), memory)
         return
-
-    def command(role: str, name: str, size: int, memory: str, python: str = sys.executable) -> list[str]:
-        return [python, __file__, "--play", role, name, str(size), memory]
-
-    print("| spec | batch | nominal | paired, memory handed back | paired | auto_LiRPA | paired / nominal | speed-up |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for name in options.specs:
-        size = batch_for(name)
-        found = compete(
-            {
-                "nominal": command("nominal", name, size, "kept"),
-                "before": command("ours", name, size, "system"),
-                "paired": command("ours", name, size, "kept"),
-                "lirpa": command("lirpa", name, size, "system", options.lirpa),
-            },
-            options.rounds,
-        )
-        times = " | ".join(f"{value:.1f}" for value in found.values())
-        ratios = f"{found['paired'] / found['nominal']:.2f} | {found['lirpa'] / found['paired']:.2f}"
-        print(f"| {name} | {size} | {times} | {ratios} |", flush=True)
-    if not options.images:
-        return
-    print(
-        f"\n| spec | IBP margins of {options.images:,} images, ms | auto_LiRPA, ms | speed-up |\n|---|---:|---:|---:|"
-    )
-    for name in options.specs:
-        found = compete(
-            {
-                "ours": command("our certification", name, options.images, "kept"),
-                "lirpa": command("lirpa certification", name, options.images, "system", options.lirpa),
-            },
-            max(1, options.rounds // 3),
-        )
-        ratio = found["lirpa"] / found["ours"]
-        print(f"| {name} | {found['ours']:.0f} | {found['lirpa']:.0f} | {ratio:.2f} |", flush=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "one thread, CPU time"
+    print(f"torch {torch.__version__}, {where}, medians of {options.rounds} rounds, ms\n")
+    if options.device == "cuda":
+        gpu_tables(options.specs, options.rounds, options.images, options.batch, torch.device("cuda"))
+    else:
+        cpu_tables(options.specs, options.rounds, options.images, options.batch, options.lirpa)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 A contestant is a script that prints a line when it is ready, then does one step for each line that it reads and prints
 the seconds of CPU time that it took (of one thread: waiting for a busy machine does not count). It may run in an
 environment of its own, so that a rival's dependencies stay out of ours.
+
+On a GPU all take turns in one process (`take_turns`), and what counts is the time from an idle device to an idle one.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
+
 WARM_UP = 2
+TURN_SECONDS = 0.1
 
 
 def compete(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, float]:
@@ -52,3 +57,35 @@ def perform(step: Callable[[], object]) -> None:
         started = time.process_time()
         step()
         print(f"contest {time.process_time() - started}", flush=True)
+
+
+def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Return the median milliseconds of each step over the rounds, in which all take turns in this process.
+
+    A turn is as many steps in a row as take a tenth of a second.
+    """
+    counts: dict[str, int] = {}
+    for name, step in steps.items():
+        for _ in range(WARM_UP):
+            once = _elapsed(step, 1, device)
+        counts[name] = max(1, round(TURN_SECONDS / once))
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            times[name].append(_elapsed(step, counts[name], device) / counts[name] * 1e3)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def _elapsed(step: Callable[[], object], count: int, device: torch.device) -> float:
+    """Return the seconds of so many steps, from when the device is idle to when it is again."""
+    _wait(device)
+    started = time.perf_counter()
+    for _ in range(count):
+        step()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

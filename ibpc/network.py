@@ -120,7 +120,7 @@ class Network:
     def _value(self, key: str) -> torch.Tensor:
         owner, _, role = key.rpartition(".")
         value: torch.Tensor = getattr(self.parameters.get_submodule(owner), role)
-        return value.detach().cpu().clone()
+        return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
     def to(self, device: torch.device | str) -> Network:
         """Move the parameters to a device, in place, and return the network."""

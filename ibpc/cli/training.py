@@ -31,6 +31,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")] = False,
     device: Device = "auto",
+    engine: Annotated[
+        str, typer.Option("--compile", metavar="ENGINE", help="auto, eager, inductor or cuda-graph.")
+    ] = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write event files to the run folder's training/tensorboard/.")
     ] = False,
@@ -53,7 +56,7 @@ def train(
         reporter = stack.enter_context(progress.training_progress(workers))
         if tensorboard and workers.is_first:
             reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
-        run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter)
+        run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter, engine=engine)
     if workers.is_first:
         terminal.show_run(run)
 

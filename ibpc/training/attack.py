@@ -18,7 +18,8 @@ from ibpc.interval import Interval
 from ibpc.training.draws import Draws
 from ibpc.training.fields import value
 
-Score: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Values: TypeAlias = Callable[..., torch.Tensor]
+Repeated: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 
 
 # ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
@@ -77,29 +78,49 @@ class SmallBox:
 
 
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
-def ascend(score: Score, box: Interval, attack: Attack, draws: Draws) -> torch.Tensor:
+class Score:
+    """What an attack makes great: `values(points, *others)` maps points (B, …) to (B,), each row apart from the others.
+
+    `others` are tensors that the values depend on too, such as labels. `repeat` returns a function of tensors as the
+    engine runs it.
+    """
+
+    def __init__(self, values: Values, repeat: Callable[[Repeated], Repeated] = lambda function: function) -> None:
+        self._values = values
+        self.at = repeat(self._at)
+        self.slopes_at = repeat(self._slopes_at)
+
+    @torch.no_grad()
+    def _at(self, points: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self._values(points, *others),)
+
+    @torch.enable_grad()
+    def _slopes_at(self, points: torch.Tensor, *others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        leaf = points.detach().requires_grad_(True)
+        values = self._values(leaf, *others)
+        (slopes,) = torch.autograd.grad(values.sum(), leaf)
+        return values.detach(), slopes
+
+
+def ascend(score: Score, box: Interval, attack: Attack, draws: Draws, *others: torch.Tensor) -> torch.Tensor:
     """Return points (B, …) of the box with a great score, without gradients.
 
-    `score` maps points (B, …) to (B,), each row apart from the others. Starts are uniform in the box. Of all points
-    that were visited the best is returned; the single step of a single search is taken without looking back.
+    `others` are what the score depends on besides the points. Starts are uniform in the box. Of all points that were
+    visited the best is returned; the single step of a single search is taken without looking back.
     """
     lower, upper = box.lower.detach(), box.upper.detach()
     radius = (upper - lower) / 2
     best = _Best()
-    with torch.enable_grad():
-        for _ in range(attack.restarts):
-            noise = draws.uniform(lower)
-            points = project(lower + noise * (upper - lower), lower, upper)
-            for number in range(attack.steps):
-                leaf = points.requires_grad_(True)
-                scores = score(leaf)
-                (slope,) = torch.autograd.grad(scores.sum(), leaf)
-                points = project(leaf.detach() + attack.length(number) * radius * slope.sign(), lower, upper)
-                best.offer(leaf.detach(), scores.detach())
-            if attack.steps * attack.restarts == 1:
-                return points
-            with torch.no_grad():
-                best.offer(points, score(points))
+    for _ in range(attack.restarts):
+        noise = draws.uniform(lower)
+        points = project(lower + noise * (upper - lower), lower, upper)
+        for number in range(attack.steps):
+            scores, slopes = score.slopes_at(points, *others)
+            best.offer(points, scores)
+            points = project(points + attack.length(number) * radius * slopes.sign(), lower, upper)
+        if attack.steps * attack.restarts == 1:
+            return points
+        best.offer(points, *score.at(points, *others))
     return best.points
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
 import torch
-from torch import fx, nn
-from torch.func import functional_call
+from torch import fx
 from torch.nn import functional as F
 
 from ibpc.data import Split, fit_images, to_unit
@@ -19,12 +19,14 @@ from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, pa
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.passes.merge_specification import merge_specification
-from ibpc.training.attack import Attack, ascend, evaluating
+from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws
+from ibpc.training.engine import Engine, Precision, Products, in_bfloat16, repeating, running
 from ibpc.training.objectives import certified, correct
 from ibpc.training.synchronization import synchronized
 from ibpc.workers import ALONE, Workers
 
+_BATCH_NORMALIZATION: Final = "BatchNormalization"
 _RECTIFIERS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
@@ -47,11 +49,18 @@ class TrainingGraphs:
     Raises TrainingError unless the network has one input and one output, a row of logits.
     """
 
-    def __init__(self, network: Network, workers: Workers = ALONE) -> None:
+    def __init__(
+        self,
+        network: Network,
+        workers: Workers = ALONE,
+        engine: Engine = Engine.EAGER,
+        precision: Precision = Precision(),  # noqa: B008
+    ) -> None:
         if len(network.graph.inputs) != 1 or len(network.graph.outputs) != 1:
             found = f"{len(network.graph.inputs)} inputs and {len(network.graph.outputs)} outputs"
             raise TrainingError.at(f"network {network.name}", found, "one input and one output")
         self.network, self.workers = network, workers
+        self._engine, self._precision = engine, precision
         self.merged: Graph = merge_specification(
             network.graph, class_differences(network.classes), name=network.graph.fresh_name("margins")
         ).graph
@@ -59,24 +68,38 @@ class TrainingGraphs:
         self.index = margin_index(network.classes).to(network.device)
 
     def prepared(self, module: fx.GraphModule) -> fx.GraphModule:
-        """Return a training graph as it is to be run: BatchNormalization sees the batch of all processes."""
-        return synchronized(module, self.workers)
+        """Return a training graph in the recipe's precision; BatchNormalization sees the batch of all processes."""
+        whole = synchronized(module, self.workers)
+        return in_bfloat16(whole) if self._precision.products == Products.BFLOAT16.value else whole
+
+    def run(self, module: fx.GraphModule) -> Callable[..., Any]:
+        """Return a training graph, prepared, as the engine runs it: to be called once a step (`engine.py`)."""
+        return running(self._engine, self.prepared(module))
+
+    def repeat(self, function: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
+        """Return a function without gradients outside itself as the engine runs it, to be called at any time."""
+        return repeating(self._engine, function)
 
     @cached_property
-    def nominal(self) -> fx.GraphModule:
+    def nominal(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The graph x → logits in training."""
-        return self.prepared(lower_nominal(self.network.graph, self.network.parameters, Phase.TRAINING))
+        return self.run(lower_nominal(self.network.graph, self.network.parameters, Phase.TRAINING))
 
     @cached_property
-    def _paired(self) -> fx.GraphModule:
+    def logits_of(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The graph points → logits in training, normalized by their own batch; running statistics stay."""
+        return self.run(lower_nominal(still(self.network.graph), self.network.parameters, Phase.TRAINING))
+
+    @cached_property
+    def _paired(self) -> Callable[..., Any]:
         logits, margins = self.merged.outputs
-        return self.prepared(lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins]))
+        return self.run(lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins]))
 
     @cached_property
-    def _observed(self) -> fx.GraphModule:
+    def _observed(self) -> Callable[..., Any]:
         logits, margins = self.merged.outputs
         bounded = [margins, *self.rectified]
-        return self.prepared(lower_paired(self.merged, self.tree, nominal=[logits], bounded=bounded))
+        return self.run(lower_paired(self.merged, self.tree, nominal=[logits], bounded=bounded))
 
     @cached_property
     def rectified(self) -> tuple[str, ...]:
@@ -111,17 +134,15 @@ class TrainingGraphs:
 
         The attacked network is that of evaluation: it normalizes by running statistics and leaves them alone.
         """
+        with evaluating(self.network.parameters):
+            return ascend(self._errors, self.ball(x, eps * attack.eps_factor), attack, draws, labels)
 
-        def score(points: torch.Tensor) -> torch.Tensor:
+    @cached_property
+    def _errors(self) -> Score:
+        def score(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(self.network.nominal(points), labels, reduction="none")
 
-        with evaluating(self.network.parameters):
-            return ascend(score, self.ball(x, eps * attack.eps_factor), attack, draws)
-
-    def logits_of(self, points: torch.Tensor) -> torch.Tensor:
-        """Return the logits (B, K) at `points` in training, normalized by their own batch; running statistics stay."""
-        logits: torch.Tensor = untouched(self.nominal, points)
-        return logits
+        return Score(score, self.repeat)
 
     @torch.no_grad()
     def accuracy(self, split: Split, eps: float, batch: int) -> Accuracy:
@@ -149,6 +170,10 @@ def rectified_values(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph.operands(node.name)[0] for node in nodes))
 
 
-def untouched(module: nn.Module, *arguments: torch.Tensor) -> Any:
-    """Call a graph on copies of its buffers: what it writes to them (running statistics) is dropped."""
-    return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, arguments)
+def still(graph: Graph) -> Graph:
+    """Return a copy of a graph whose BatchNormalization, in training, leaves its running statistics as they are."""
+    result = graph.copy()
+    for node in graph.order():
+        if node.operator == _BATCH_NORMALIZATION:
+            result.replace(node.name, attributes={**node.attributes, "momentum": 1.0})
+    return result

@@ -13,10 +13,10 @@ from ibpc.ir import Graph
 from ibpc.lowering import lower_nominal, lower_paired
 from ibpc.margins import margins_of
 from ibpc.ops import operators
-from ibpc.training.attack import Attack, ascend, evaluating
+from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws
 from ibpc.training.fields import value
-from ibpc.training.graphs import TrainingGraphs, untouched
+from ibpc.training.graphs import TrainingGraphs, still
 
 _NARROW: Final = 1e-5
 
@@ -99,9 +99,10 @@ class CutGraphs:
         self._softness = cut.softness
         merged, tree, start = graphs.merged, graphs.tree, [self.name]
         front = lower_paired(merged, tree, nominal=[logits, self.name], bounded=[self.name, margins])
-        behind = lower_paired(merged, tree, nominal=[], bounded=[margins], inputs=start)
-        self._front, self._behind = graphs.prepared(front), graphs.prepared(behind)
+        behind = lower_paired(still(merged), tree, nominal=[], bounded=[margins], inputs=start)
+        self._front, self._behind = graphs.run(front), graphs.run(behind)
         self._attacked = lower_nominal(merged, tree, inputs=start, outputs=[logits])
+        self._gains = Score(self._gain, graphs.repeat)
 
     def front(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> Front:
         """Return everything about x (B, …) and a box, in training."""
@@ -120,7 +121,7 @@ class CutGraphs:
         points = connect(self._search(front.box, labels, others, attack, draws), front.box, self._softness)
         flat, own = points.flatten(0, 1), labels.repeat_interleave(classes - 1)
         latent = front.latent.repeat_interleave(classes - 1, dim=0)
-        lower, upper = untouched(self._behind, latent, flat, flat)
+        lower, upper = self._behind(latent, flat, flat)
         margins = margins_of(lower, upper, own, self._graphs.index).gather(1, others.reshape(-1, 1))
         return torch.zeros_like(front.logits).scatter(1, others, margins.reshape(others.shape))
 
@@ -131,14 +132,14 @@ class CutGraphs:
         count = others.shape[1]
         own = labels.repeat_interleave(count)[:, None]
         wide = Interval.bounds(*_repeated((box.lower, box.upper), count))
-
-        def score(points: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self._attacked(points)
-            return (logits.gather(1, others.reshape(-1, 1)) - logits.gather(1, own))[:, 0]
-
         with evaluating(self._graphs.network.parameters):
-            points = ascend(score, wide, attack, draws)
+            points = ascend(self._gains, wide, attack, draws, others.reshape(-1, 1), own)
         return points.reshape(*others.shape, *points.shape[1:])
+
+    def _gain(self, points: torch.Tensor, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        """Return what the logits of the classes `others` (B, 1) have over those of `own`, (B,)."""
+        logits: torch.Tensor = self._attacked(points)
+        return (logits.gather(1, others) - logits.gather(1, own))[:, 0]
 
 
 def _repeated(tensors: Iterable[torch.Tensor], count: int) -> tuple[torch.Tensor, torch.Tensor]:

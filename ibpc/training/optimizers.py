@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import nn
@@ -29,16 +29,27 @@ class Optimization:
         return _BUILDERS[self.name](self, parameters)
 
 
+def _common(options: Optimization, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    """Return what all optimizers take. On a GPU one kernel moves all parameters."""
+    moved = list(parameters)
+    return {
+        "params": moved,
+        "lr": options.learning_rate,
+        "weight_decay": options.weight_decay,
+        "fused": all(parameter.is_cuda for parameter in moved) or None,
+    }
+
+
 def _adam(options: Optimization, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.Adam(**_common(options, parameters))
 
 
 def _adamw(options: Optimization, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, options.learning_rate, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(**_common(options, parameters))
 
 
 def _sgd(options: Optimization, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, options.learning_rate, options.momentum, weight_decay=options.weight_decay)
+    return torch.optim.SGD(**_common(options, parameters), momentum=options.momentum)
 
 
 _BUILDERS: Final[Mapping[str, Callable[[Optimization, Iterable[nn.Parameter]], torch.optim.Optimizer]]] = (

@@ -19,6 +19,7 @@ from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
 from ibpc.training.attack import Attack, SmallBox
 from ibpc.training.averaging import Averaging
+from ibpc.training.engine import Precision
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
 from ibpc.training.latent import Cut
 from ibpc.training.linear import Linear
@@ -107,6 +108,7 @@ class Recipe:
     )
     cut: Cut = field(default_factory=Cut, metadata=section("Where and how taps and staps part the network"))
     linear: Linear = field(default_factory=Linear, metadata=section("What crown-ibp bounds by linear bounds"))
+    precision: Precision = field(default_factory=Precision, metadata=section("The numbers that are computed with"))
     averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
     validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
 

@@ -26,12 +26,13 @@ from ibpc.frontends.initialization import WEIGHTS_HINT
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.training.constraints import bake
+from ibpc.training.engine import AUTO, chosen_engine, computing
 from ibpc.training.graphs import Accuracy
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import RECEIPT, EpochRecord, command, hardware, versions, write_json
 from ibpc.training.reporting import Reporter, Silent
 from ibpc.training.trainer import Trainer
-from ibpc.workers import Workers, present
+from ibpc.workers import present
 
 TRAINED: Final = "trained"
 
@@ -62,14 +63,15 @@ def train(
     resume: bool = False,
     device: torch.device | str | None = None,
     reporter: Reporter | None = None,
+    engine: str = AUTO,
 ) -> TrainingRun:
     """Train the network in place by the recipe and save it as an artifact with its run in `out`.
 
-    `device` is where to train (default: where the network is). With `resume` the run in `out` goes on from its last
-    checkpoint, if it has one. Where torch.distributed has a default group, its processes train together: each gets an
-    equal part of every batch, and all must see `out`. Raises DataError for missing data, TrainingError for a run that
-    is in the way, differs from the one to resume, diverges or is interrupted, ArtifactError where `out` cannot be
-    written.
+    `device` is where to train (default: where the network is), `engine` one of `ibpc.training.engine.ENGINES`. With
+    `resume` the run in `out` goes on from its last checkpoint, if it has one. Where torch.distributed has a default
+    group, its processes train together: each gets an equal part of every batch, and all must see `out`. Raises
+    DataError for missing data, UsageError for an engine that is not there, TrainingError for a run that is in the way,
+    differs from the one to resume, diverges or is interrupted, ArtifactError where `out` cannot be written.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     workers, folder = present(), Path(out) / TRAINING
@@ -78,8 +80,10 @@ def train(
         recover(Path(out))
         _check_free(folder, resume)
     told = (reporter if workers.is_first else None) or Silent()
-    trainer = Trainer(network.to(device or network.device), recipe, dataset, seed, workers, told)
-    with kept_memory(network.device), _stopping_at(out, trainer):
+    network = network.to(device or network.device)
+    chosen = chosen_engine(engine, network.device, workers.count)
+    trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
+    with kept_memory(network.device), computing(recipe.precision), _stopping_at(out, trainer):
         records = trainer.begin(folder)
         while trainer.epoch < recipe.epochs:
             records.append(trainer.run_epoch())
@@ -163,10 +167,14 @@ def _receipt(trainer: Trainer, records: list[EpochRecord]) -> dict[str, Any]:
         "seconds": round(trainer.seconds, 1),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command(),
-        "hardware": _hardware(trainer.network, trainer.workers),
+        "hardware": _hardware(trainer),
         "versions": versions(),
     }
 
 
-def _hardware(network: Network, workers: Workers) -> dict[str, Any]:
-    return {**hardware(network.device), "processes": workers.count}
+def _hardware(trainer: Trainer) -> dict[str, Any]:
+    return {
+        **hardware(trainer.network.device),
+        "processes": trainer.workers.count,
+        "engine": trainer.engine.value,
+    }

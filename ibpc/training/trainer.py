@@ -26,6 +26,7 @@ from ibpc.training.averaging import POPULATION, WeightAverage, population_statis
 from ibpc.training.checkpoint import Checkpoint, Identity
 from ibpc.training.constraints import bake, constrain
 from ibpc.training.draws import Draws
+from ibpc.training.engine import Engine, arrange
 from ibpc.training.figures import Figures, Totals
 from ibpc.training.graphs import Accuracy, TrainingGraphs
 from ibpc.training.methods import Terms, method_named
@@ -44,12 +45,20 @@ class Trainer:
     """All that changes from step to step, and the parts that change it."""
 
     def __init__(
-        self, network: Network, recipe: Recipe, dataset: Dataset, seed: int, workers: Workers, reporter: Reporter
+        self,
+        network: Network,
+        recipe: Recipe,
+        dataset: Dataset,
+        seed: int,
+        workers: Workers,
+        reporter: Reporter,
+        engine: Engine = Engine.EAGER,
     ) -> None:
         torch.manual_seed(seed)
         bake(network)
         _initialize(network, recipe, seed)
         constrain(network)
+        arrange(network.parameters.parameters())
         training, validation = dataset.hold_out(recipe.validation.images, recipe.validation.seed)
         self.network, self.recipe, self.dataset, self.seed = network, recipe, dataset, seed
         self.workers, self.reporter = workers, reporter
@@ -65,7 +74,7 @@ class Trainer:
             recipe.epochs,
             per_epoch,
         )
-        self.graphs = TrainingGraphs(network, workers)
+        self.engine, self.graphs = engine, TrainingGraphs(network, workers, engine, recipe.precision)
         self.objective = method_named(recipe.method).build(self.graphs, recipe)
         self.optimizer = recipe.optimizer.build(network.parameters.parameters())
         self.average = WeightAverage(recipe.averaging, network.parameters, self.timeline.total)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibpc.interval import Interval
-from ibpc.training.attack import Attack, ascend, small_box
+from ibpc.training.attack import Attack, Score, ascend, small_box
 from ibpc.training.draws import Draws
 from ibpc.training.latent import connect
 
@@ -18,7 +18,7 @@ def interval(lower: list[float], upper: list[float]) -> Interval:
 def test_ascent_of_a_linear_score_ends_in_its_corner():
     box = interval([-1.0, 0.0, 2.0], [1.0, 0.0, 6.0])
     weights = torch.tensor([1.0, 1.0, -1.0])
-    points = ascend(lambda x: x @ weights, box, Attack(steps=8, step=0.5), Draws(torch.Generator()))
+    points = ascend(Score(lambda x: x @ weights), box, Attack(steps=8, step=0.5), Draws(torch.Generator()))
     assert points.tolist() == [[1.0, 0.0, 2.0]]
     assert not points.requires_grad
 
@@ -28,13 +28,15 @@ def test_the_best_visited_point_is_kept():
     box = interval([-1.0], [1.0])
     start = torch.rand(1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     long = Attack(steps=5, step=4.0)
-    points = ascend(lambda x: -x[:, 0].abs(), box, long, Draws(torch.Generator().manual_seed(0)))
+    points = ascend(Score(lambda x: -x[:, 0].abs()), box, long, Draws(torch.Generator().manual_seed(0)))
     assert points.item() == pytest.approx(start.item())
 
 
 def test_a_single_step_is_taken_without_looking_back():
     box = interval([-1.0], [1.0])
-    points = ascend(lambda x: -x[:, 0].abs(), box, Attack(steps=1, step=4.0), Draws(torch.Generator().manual_seed(0)))
+    points = ascend(
+        Score(lambda x: -x[:, 0].abs()), box, Attack(steps=1, step=4.0), Draws(torch.Generator().manual_seed(0))
+    )
     assert points.abs().item() == 1.0
 
 
@@ -45,7 +47,8 @@ def test_restarts_find_the_higher_of_two_peaks():
         return torch.where(x[:, 0] > 0.2, 2.0 * x[:, 0], -x[:, 0])
 
     found = [
-        (ascend(score, box, Attack(steps=20, restarts=n), Draws(torch.Generator())) > 0).sum().item() for n in (1, 8)
+        (ascend(Score(score), box, Attack(steps=20, restarts=n), Draws(torch.Generator())) > 0).sum().item()
+        for n in (1, 8)
     ]
     assert found[0] < 40
     assert found[1] > 60

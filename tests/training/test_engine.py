@@ -1,0 +1,130 @@
+"""Engines and precisions: the same steps however the graphs run, and products that are rounded as they say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ibpc.errors import UsageError
+from ibpc.interval import Interval
+from ibpc.network import Network
+from ibpc.training.draws import Draws
+from ibpc.training.engine import ENGINES, Engine, Precision, chosen_engine, computing
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.methods import methods
+from ibpc.training.recipe import Recipe
+from ibpc.training.runner import train
+from ibpc.training.schedules import Moment
+from tests.training.tiny import blobs, network, recipe
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CONVOLUTIONAL = (
+    {"type": "Conv2d", "out_channels": 4, "kernel_size": 3},
+    {"type": "BatchNorm2d"},
+    {"type": "ReLU"},
+    {"type": "Flatten"},
+    {"type": "Linear", "out_features": 8},
+    {"type": "ReLU"},
+    {"type": "Linear", "out_features": 3},
+)
+BFLOAT16 = Precision("bfloat16")
+
+
+def gradients(net: Network, method: str, engine: Engine, precision: Precision, steps: int = 1) -> list[torch.Tensor]:
+    """Return the gradients of the last of some steps, on other images each, and the buffers after it."""
+    graphs = TrainingGraphs(net, engine=engine, precision=precision)
+    objective = methods()[method].build(graphs, Recipe.default(method, eps=0.1))
+    generator = torch.Generator(net.device).manual_seed(1)
+    net.parameters.train()
+    for number in range(steps):
+        x = torch.rand(6, *net.input_shape, generator=torch.Generator().manual_seed(number)).to(net.device)
+        labels = (torch.arange(6) % 3).to(net.device)
+        net.parameters.zero_grad(set_to_none=True)
+        moment = Moment(number, eps=0.05, kappa=0.5, learning_rate=0.0)
+        objective(x, labels, moment, Draws(generator)).loss.backward()
+    found = [parameter.grad for parameter in net.parameters.parameters()]
+    return [tensor.detach().cpu() for tensor in (*found, *net.parameters.buffers()) if tensor is not None]
+
+
+@pytest.mark.parametrize("name", ["warp", "", "CUDA"])
+def test_an_unknown_engine_is_refused(name):
+    with pytest.raises(UsageError, match="engine"):
+        chosen_engine(name, CPU)
+
+
+def test_engines_fit_their_device():
+    assert chosen_engine("auto", CPU) is Engine.EAGER
+    assert chosen_engine("auto", torch.device("cuda")) is Engine.CUDA_GRAPH
+    assert chosen_engine("auto", torch.device("cuda"), processes=2) is Engine.EAGER
+    assert {chosen_engine(name, torch.device("cuda")) for name in ENGINES} == set(Engine)
+    for device, processes in ((CPU, 1), (torch.device("cuda"), 2)):
+        with pytest.raises(UsageError, match="one process on a CUDA device"):
+            chosen_engine("cuda-graph", device, processes)
+
+
+def test_operands_of_products_are_rounded_and_nothing_else():
+    net = network(({"type": "Flatten"}, {"type": "Linear", "out_features": 3}))
+    x, weight = torch.rand(5, 1, 4, 4), net.parameters.get_submodule("linear1").weight
+    bias = net.parameters.get_submodule("linear1").bias
+    logits = TrainingGraphs(net, precision=BFLOAT16).nominal(x)
+    expected = F.linear(x.flatten(1).bfloat16(), weight.bfloat16(), bias.bfloat16()).float()
+    torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", ["ibp", "sabr"])
+def test_gradients_in_bfloat16_are_near_those_in_float32(method):
+    rough, exact = (
+        torch.cat([tensor.flatten() for tensor in gradients(network(CONVOLUTIONAL), method, Engine.EAGER, precision)])
+        for precision in (BFLOAT16, Precision())
+    )
+    assert F.cosine_similarity(rough, exact, dim=0) > 0.9
+    assert not torch.equal(rough, exact)
+
+
+def test_a_narrow_box_keeps_its_width_in_bfloat16():
+    """A center of 1 with a radius of 1e-4 would be a point, were their sums rounded too."""
+    net = network(({"type": "Flatten"}, {"type": "Linear", "out_features": 3}), shape=(1, 2, 2))
+    x = torch.ones(1, 1, 2, 2)
+    _, wide = TrainingGraphs(net, precision=BFLOAT16).paired(x, Interval.ball(x, 1e-4), torch.tensor([0]))
+    _, point = TrainingGraphs(net, precision=BFLOAT16).paired(x, Interval.ball(x, 0.0), torch.tensor([0]))
+    assert (wide[0, 1:] < point[0, 1:]).all()
+
+
+def test_settings_are_restored():
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    with computing(Precision("float32")):
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert not torch.backends.cudnn.allow_tf32
+    after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    assert before == after
+
+
+def test_a_run_in_bfloat16_learns(tmp_path):
+    run = train(network(CONVOLUTIONAL), recipe(precision__products="bfloat16", epochs=6), blobs(), tmp_path / "run")
+    assert run.records[-1].losses["loss"] < run.records[0].losses["loss"]
+    assert run.receipt["hardware"]["engine"] == "eager"
+
+
+@needs_cuda
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_captured_steps_have_the_gradients_of_eager_ones(method):
+    exact = Precision("float32")
+    with computing(exact):
+        eager, captured = (
+            gradients(network(CONVOLUTIONAL).to("cuda"), method, engine, exact, steps=3)
+            for engine in (Engine.EAGER, Engine.CUDA_GRAPH)
+        )
+    for expected, found in zip(eager, captured, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@needs_cuda
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_on_a_gpu_can_be_certified(engine, tmp_path):
+    run = train(network(CONVOLUTIONAL).to("cuda"), recipe(epochs=8), blobs(), tmp_path / "run", engine=engine)
+    assert run.validation is not None
+    assert run.validation.nominal > 0.5
+    assert Network.load(tmp_path / "run").nominal(torch.rand(2, 1, 4, 4)).shape == (2, 3)

@@ -64,6 +64,37 @@ def test_a_bound_of_zero_is_no_proof_where_no_attack_finds_its_point(linear):
     assert (example.margin_lower[1], example.verdict) == (0.0, Verdict.UNKNOWN)
 
 
+def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear):
+    """TF32 and cuDNN's own algorithms are off while bounds are compiled and computed, and on again for the attack."""
+    seen = {}
+
+    def note(what):
+        seen[what] = torch.backends.cudnn.enabled, torch.get_float32_matmul_precision()
+
+    def spied(*arguments):
+        note("compiled")
+        inner = METHODS["ibp"](*arguments)
+
+        def bound(*boxes):
+            note("bounded")
+            return inner(*boxes)
+
+        return bound
+
+    class SpiedAttack(Attack):
+        def run(self, *arguments):
+            note("attacked")
+            return super().run(*arguments)
+
+    torch.set_float32_matmul_precision("high")
+    try:
+        attack = SpiedAttack(steps=2, restarts=1)
+        Certification("ibp", spied, attack=attack).run(linear, torch.tensor([[0.6, 0.5]]), torch.tensor([0]), 0.1)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert seen == {"compiled": (False, "highest"), "bounded": (False, "highest"), "attacked": (True, "high")}
+
+
 def test_the_box_is_clipped_to_pixels(linear):
     """At (1, 0.85) the ball of radius 0.1 spans [0.9, 1] × [0.75, 0.95]: the margin is at least 1.8 − 1.9."""
     (example,) = judged(linear, [[1.0, 0.85]], [0], 0.1).examples

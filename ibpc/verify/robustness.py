@@ -193,7 +193,7 @@ class Certification:
         if not batches:
             return
         device = network.device
-        with plain_products(), kept_memory(device):
+        with kept_memory(device):
             judge = _Judge(self, network, device)
             for batch in batches:
                 part = slice(batch.start, batch.stop)
@@ -201,22 +201,27 @@ class Certification:
 
 
 class _Judge:
-    """The compiled parts of one certification."""
+    """The compiled parts of one certification.
+
+    Bounds are made of plain products. The attack may use any, what it finds is replayed: on a GPU that is far faster.
+    """
 
     def __init__(self, options: Certification, network: Network, device: torch.device) -> None:
         self._options = options
         self._network = network
-        self._bound = options.method(network.snapshot(), class_differences(network.classes), options.arithmetic, device)
+        differences = class_differences(network.classes)
+        with plain_products():
+            self._bound = options.method(network.snapshot(), differences, options.arithmetic, device)
         self._index = margin_index(network.classes).to(device)
         self._replay = Replay.of(network)
 
     def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
         lower, upper = outer_ball(x, eps, self._network.input_range or PIXELS)
         box = Interval.bounds(lower, upper)
-        differences = self._bound(box)
-        margins = margins_of(differences.lower, differences.upper, labels, self._index)
-        with torch.no_grad():
+        with plain_products(), torch.no_grad():
+            differences = self._bound(box)
             predicted = self._network.nominal(x).argmax(1)
+        margins = margins_of(differences.lower, differences.upper, labels, self._index)
         verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):

@@ -21,6 +21,7 @@ import torch
 from ibpc.errors import GraphError
 
 UNIT: Final = 2.0**-24
+WIDE_UNIT: Final = 2.0**-53
 SMALLEST: Final = 2.0**-126
 ELEMENTARY_ULPS: Final = 8
 # By how much radii are raised while they are summed, and lowered afterwards: so they overflow before any sum does.
@@ -50,14 +51,17 @@ def gamma(terms: int) -> float:
     return product / (1.0 - product)
 
 
-def inflation(terms: int) -> float:
+def inflation(terms: int, own: float = UNIT) -> float:
     """Return the relative growth ρ that an affine operator of `terms` products needs in binary32.
 
-    Four errors of at most γ (|W||x| + |b|) each have to be covered, with γ = gamma(terms) and |x| ≤ |c| + r:
-    the network's own sum, the bound's center, the bound's radius, and the conversion between center/radius and
-    lower/upper on either side (2u). Sixteen more terms pay for the products of (1 + δ) left out above.
+    `own` is the unit roundoff in which the bound itself is computed. In binary32, four errors of at most
+    γ (|W||x| + |b|) each have to be covered, with γ = gamma(terms) and |x| ≤ |c| + r: the network's own sum, the
+    bound's center, the bound's radius, and the conversion between center/radius and lower/upper on either side (2u).
+    Sixteen more terms pay for the products of (1 + δ) left out above. In binary64 only the network's own is left,
+    γ(n + 1) and up to forty roundings that passes fused into it (`ibpc.passes._roundings`); the bound's own are 2⁻²⁹
+    of that, less than one of the seven terms that are left.
     """
-    return 4.0 * gamma(terms + 16)
+    return 4.0 * gamma(terms + 16) if own == UNIT else gamma(terms + 48)
 
 
 def vanishing(terms: int) -> float:

@@ -24,6 +24,7 @@ from ibpc.ops.base import Call
 from ibpc.rounding import (
     SMALLEST,
     UNIT,
+    WIDE_UNIT,
     Arithmetic,
     down,
     gamma,
@@ -231,6 +232,13 @@ class TestValues:
                 assert float(box.lower) <= value <= float(box.upper) or allowed == float("inf")
                 assert allowed == float("inf") or abs(Fraction(value) - exact) <= Fraction(allowed)
 
+    @pytest.mark.parametrize("terms", [1, 2000])
+    def test_the_error_is_that_of_one_sum(self, terms: int) -> None:
+        box, error = _value_of_a_row(([1.0] * terms, [1.0] * terms, [2.0] * terms, 0.0), Arithmetic.FLOAT32)
+        assert error is not None
+        assert gamma(terms + 1) * 2 * terms <= float(error) <= 1.01 * gamma(terms + 48) * 2 * terms
+        assert float(box.upper) - 2 * terms == pytest.approx(float(error), rel=1e-6)
+
     @pytest.mark.parametrize(
         ("weight", "x"),
         [
@@ -271,6 +279,12 @@ class TestTerms:
     def test_the_growth_covers_four_sums(self, terms: int) -> None:
         assert inflation(terms) >= 4 * gamma(terms + 1)
         assert inflation(terms) <= 4.1 * gamma(terms + 32)
+
+    @pytest.mark.parametrize("terms", [1, 27, 4096, 2**20])
+    def test_in_binary64_it_covers_the_sum_of_the_network_alone(self, terms: int) -> None:
+        own = (3 * terms + 64) * Fraction(WIDE_UNIT)
+        assert Fraction(inflation(terms, WIDE_UNIT)) >= Fraction(gamma(terms + 1)) + own
+        assert inflation(terms, WIDE_UNIT) <= 1.01 * gamma(terms + 48)
 
     def test_every_term_may_vanish(self) -> None:
         assert vanishing(100) >= 100 * SMALLEST

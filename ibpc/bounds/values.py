@@ -20,7 +20,7 @@ from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
 from ibpc.ops.base import Call, Operand, Operator, call_of
-from ibpc.rounding import UNIT, Arithmetic
+from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -137,7 +137,7 @@ def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
     if arithmetic is Arithmetic.REAL:
         values.known[name], values.errors[name] = Interval.bounds(real.lower, real.upper), None
         return
-    call = replace(step.call, arithmetic=Arithmetic.FLOAT32)
+    call = replace(step.call, arithmetic=Arithmetic.FLOAT32, own=WIDE_UNIT)
     widened = step.operator.rules.interval(call, *operands, **step.parameters)
     error = torch.maximum(real.lower - widened.lower, widened.upper - real.upper)
     values.known[name], values.errors[name] = _in_range(widened, error)

@@ -27,6 +27,7 @@ from ibpc.rounding import (
     ELEMENTARY_ULPS,
     FLUSHED,
     RAISED,
+    UNIT,
     Arithmetic,
     down,
     guard_overflow,
@@ -47,6 +48,7 @@ class Call:
     """One application of an operator, with everything that is known before any value is.
 
     `operands`, `parameters` and `output` are shapes (dimension 0 is `BATCH` where the value depends on an input).
+    `own` is the unit roundoff in which bounds are computed.
     """
 
     attributes: Attributes
@@ -54,6 +56,7 @@ class Call:
     parameters: Mapping[str, Shape]
     output: Shape
     arithmetic: Arithmetic = Arithmetic.REAL
+    own: float = UNIT
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]
@@ -447,7 +450,7 @@ def affine(
         if call.arithmetic is Arithmetic.REAL:
             radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
             return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
-        growth, least = inflation(terms(call)), vanishing(terms(call))
+        growth, least = inflation(terms(call), call.own), vanishing(terms(call))
         radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
         bias = magnitude(call, **parameters)
         offset: Tensor | float = least if bias is None else bias * growth + least

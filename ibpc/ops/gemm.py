@@ -111,7 +111,7 @@ def _elided(
     is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not. One product
     of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.base.affine` for the rest.
     """
-    growth, least = inflation(terms(call)), vanishing(terms(call))
+    growth, least = inflation(terms(call), call.own), vanishing(terms(call))
     center = nominal(call, x.center, weight=weight, specification=specification, **parameters)
     moduli = specification.abs() @ weight.abs()
     offset = moduli.sum(1) * FLUSHED + least

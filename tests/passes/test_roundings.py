@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW
-from ibpc.rounding import SMALLEST, inflation
+from ibpc.rounding import SMALLEST, WIDE_UNIT, inflation
 
 U = Fraction(1, 2**24)
 
@@ -31,6 +31,15 @@ SIZES = [*range(1, 200), *(2**power + offset for power in range(8, 22) for offse
 @pytest.mark.parametrize("fused", [0, 14, MOST_ROUNDINGS])
 def test_the_inflation_covers_what_is_fused(fused: int) -> None:
     assert all(covers(n, fused) for n in SIZES)
+
+
+@pytest.mark.parametrize("fused", [0, 14, MOST_ROUNDINGS])
+def test_the_inflation_of_binary64_bounds_covers_what_is_fused(fused: int) -> None:
+    """The original execution, and 4 n + 64 roundings of the bound's own."""
+    wide = Fraction(WIDE_UNIT)
+    for n in SIZES:
+        if n + 48 < 2**22:
+            assert Fraction(inflation(n, WIDE_UNIT)) >= gamma(n + 1 + fused) + (4 * n + 64) * wide
 
 
 def test_and_not_much_more() -> None:

@@ -11,6 +11,7 @@ can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_W
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import ClassVar, Final, TypeAlias
 
 import torch
@@ -24,6 +25,8 @@ Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 
 _WIDENED: Final = 1.0 + 2.0**-8
+# Multiply-accumulates of all forms of an affine operator from which on they are pulled back from a single point.
+_WORTH_A_SINGLE_POINT: Final = 1e7
 
 
 def plain_planes(step: Step, operands: tuple[Operand, ...]) -> Planes:
@@ -80,21 +83,28 @@ class Backward:
         return constant + self._planar(step, operands, form, pending)
 
     def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
-        """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part."""
+        """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part.
+
+        An affine function has one vjp everywhere, so all forms may go back together from a single point. Preparing
+        that takes time of its own: it pays where evaluating the rule at as many points as there are forms takes more.
+        """
         rows, batch = form.shape[:2]
         flat = form.flatten(0, 1)
+        single = step.operator.macs(step.call) * rows * batch >= _WORTH_A_SINGLE_POINT
+        count = 1 if single else rows * batch
         points = [
-            x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_() if isinstance(x, Interval) else x
+            x.lower.new_zeros(count, *x.lower.shape[1:]).requires_grad_() if isinstance(x, Interval) else x
             for x in operands
         ]
         through = torch.is_grad_enabled()
         with torch.enable_grad():
             result = step.operator.rules.nominal(step.call, *points, **step.parameters)
             boxes = [point for point, x in zip(points, operands, strict=True) if isinstance(x, Interval)]
-            slopes = torch.autograd.grad(result, boxes, flat, create_graph=through)
+            pull = partial(torch.autograd.grad, result, boxes, create_graph=through)
+            slopes = torch.func.vmap(pull)(flat.unsqueeze(1)) if single else pull(flat)
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
-        for name, slope in zip(names, slopes, strict=True):
-            _add(pending, name, slope.reshape(rows, batch, *slope.shape[1:]))
+        for name, slope, point in zip(names, slopes, boxes, strict=True):
+            _add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
         if _is_trained(step, operands):
             return _summed(form * _at_zero(step, operands))
         return (flat * result.detach()).reshape(rows, batch, -1).sum(2)
@@ -107,7 +117,7 @@ class Backward:
         planes = self._planes[name]
         self.forms[name] = form
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
-        constant = _summed(_times(above, planes.lower.offset) + _times(below, planes.upper.offset))
+        constant = _weighed(above, planes.lower.offset) + _weighed(below, planes.upper.offset)
         for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
             slope = _pulled(above, below, planes, slot, x)
             if isinstance(x, Interval):
@@ -118,9 +128,8 @@ class Backward:
 
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
         """Return what the rounding of the products with both planes can take from a form, (R, B)."""
-        offsets = _times(above, planes.lower.offset.abs()) - _times(below, planes.upper.offset.abs())
-        sizes = (_planes_size(above, below, planes, slot, x) for slot, x in enumerate(operands))
-        return self.slack * sum(sizes, start=_summed(offsets))
+        lower, upper = (_plane_size(plane, operands) for plane in (planes.lower, planes.upper))
+        return self.slack * (_weighed(above, lower) - _weighed(below, upper))
 
     def _concretized(self, name: str, form: Tensor) -> Tensor:
         """Return the least value of a form over the box of an input."""
@@ -155,17 +164,19 @@ def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float) -> Te
     size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
     if error is not None:
         size = size + error * _WIDENED
-    return _summed(_times(form.abs(), size))
+    return _weighed(form.abs(), size)
 
 
 def _times(form: Tensor, factor: Tensor) -> Tensor:
-    """Return the product, 0 where the coefficient is 0 although the factor is not finite.
-
-    Looking whether one is not finite saves two passes, but would have a training step wait for the device.
-    """
-    if not torch.is_grad_enabled() and bool(factor.isfinite().all()):
+    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
+    if _is_finite(factor):
         return form * factor
     return torch.where(form == 0, torch.zeros_like(form), form * factor)
+
+
+def _is_finite(factor: Tensor) -> bool:
+    """Return whether a factor is known to be finite: a training step would have to wait for the device to say so."""
+    return not torch.is_grad_enabled() and bool(factor.isfinite().all())
 
 
 def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
@@ -209,17 +220,21 @@ def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
     return summed.expand(rows, batch, *shape)
 
 
-def _planes_size(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
-    """Return the greatest sum of moduli of slope · operand in both planes, weighted by a form."""
-    size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
-    total = above.new_zeros(above.shape[:2])
-    for side, plane in ((above, planes.lower), (-below, planes.upper)):
-        if plane.views:
-            share = (plane.slopes[slot].abs() * plane.views[slot](size)).sum(-1)
-        else:
-            share = plane.slopes[slot].abs() * size
-        total = total + _summed(_times(side, share))
+def _plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
+    """Return the greatest sum of moduli that make a plane: of its offset and of slope · operand."""
+    total = plane.offset.abs()
+    for slot, x in enumerate(operands):
+        size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
+        slope = plane.slopes[slot].abs()
+        total = total + ((slope * plane.views[slot](size)).sum(-1) if plane.views else slope * size)
     return total
+
+
+def _weighed(form: Tensor, factor: Tensor) -> Tensor:
+    """Return the sum of `_times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
+    if form.dim() > 2 and factor.dim() == form.dim() - 1 and _is_finite(factor):
+        return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
+    return _summed(_times(form, factor))
 
 
 def _summed(form: Tensor) -> Tensor:

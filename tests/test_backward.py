@@ -1,0 +1,80 @@
+"""Pulling linear forms back: what is done to save time changes no bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ibpc
+from ibpc.bounds import backward
+from ibpc.bounds.ascent import Start, ascend
+from ibpc.bounds.backward import Backward
+from ibpc.bounds.crown import interval_values, walk_of
+from ibpc.interval import Interval
+from ibpc.rounding import Arithmetic
+
+
+class Residual(nn.Module):
+    """Convolutions with stride, groups and padding, a sum, pooling, a transposed convolution, and a matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 1, 1, groups=2)
+        self.back, self.last = nn.ConvTranspose2d(4, 2, 2, 2), nn.Linear(32, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        y = torch.relu(self.second(y) + y)
+        return self.last(nn.functional.avg_pool2d(self.back(y), 2).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(3)
+    x = torch.rand(2, 2, 8, 8)
+    walk = walk_of(ibpc.compile(Residual().eval(), x).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
+    forms = {walk.graph.outputs[0]: torch.randn(4, 1, 3, dtype=torch.float64).expand(-1, 2, -1)}
+    return walk, values, forms
+
+
+def pulled(walk, values, forms):
+    kind = Backward(walk, values)
+    with torch.no_grad():
+        return [kind.lower(forms), *kind.forms.values()]
+
+
+def test_one_point_for_all_forms_gives_what_a_point_for_each_gives(network, monkeypatch):
+    monkeypatch.setattr(backward, "_WORTH_A_SINGLE_POINT", torch.inf)
+    many = pulled(*network)
+    monkeypatch.setattr(backward, "_WORTH_A_SINGLE_POINT", 0.0)
+    single = pulled(*network)
+    assert len(many) == len(single) > 3
+    for one, other in zip(single, many, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_slopes_climb_alike_from_one_point_and_from_many(network, monkeypatch):
+    walk, values, forms = network
+    found = []
+    for worth in (torch.inf, 0.0):
+        monkeypatch.setattr(backward, "_WORTH_A_SINGLE_POINT", worth)
+        found.append(ascend(walk, values, forms, 5, start=Start()).lower)
+    assert (found[0] > pulled(*network)[0]).any(), "the ascent climbs nowhere"
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (1, 5), (3, 2, 5)], ids=["batch", "shared", "rows"])
+@pytest.mark.parametrize("worst", [0.0, torch.inf, torch.nan])
+def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):
+    generator = torch.Generator().manual_seed(0)
+    form = torch.randn(3, 2, 5, generator=generator, dtype=torch.float64)
+    factor = torch.rand(shape, generator=generator, dtype=torch.float64)
+    form[1, :, 2] = 0.0
+    factor[..., 2] = worst
+    expected = torch.where(form == 0, 0.0, form * factor).sum(2)
+    for gradients in (False, True):
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(backward._weighed(form, factor), expected, equal_nan=True)
+    assert bool(expected[1].isfinite().all()), "a coefficient of 0 meets the worst factor"

@@ -171,13 +171,21 @@ def _optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iter
 
 
 def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    names = [name for name, _ in model.named_parameters()]
+    parameters = dict(model.named_parameters())
+    names = list(parameters)
     states: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, entry = key.rpartition(".")
-        states.setdefault(names.index(name), {})[entry] = tensor
+        states.setdefault(names.index(name), {})[entry] = _laid_out_as(parameters[name], tensor)
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+
+def _laid_out_as(parameter: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
+    """Return an entry on its parameter's device, a tensor of its shape also in its layout, as fused optimizers want."""
+    if entry.shape != parameter.shape:
+        return entry
+    return torch.empty_like(parameter, dtype=entry.dtype).copy_(entry)
 
 
 # ── random generators ───────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ backward passes through it**. What needs a second call in one step has a graph o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -161,9 +162,12 @@ class _Captured:
         samples = tuple(a.detach().clone().requires_grad_(a.requires_grad) for a in arguments)
         buffers = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
         held = _Held(self._module)
-        captured: Callable[..., Any] = torch.cuda.make_graphed_callables(
-            held, samples, num_warmup_iters=_WARM_UPS, allow_unused_input=True
-        )
+        with warnings.catch_warnings():
+            # The parameters' nodes may belong to another graph of this step; here nothing is accumulated into them.
+            warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
+            captured: Callable[..., Any] = torch.cuda.make_graphed_callables(
+                held, samples, num_warmup_iters=_WARM_UPS, allow_unused_input=True
+            )
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)

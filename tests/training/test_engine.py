@@ -6,14 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ibpc.errors import UsageError
+from ibpc.errors import TrainingError, UsageError
 from ibpc.interval import Interval
 from ibpc.network import Network
+from ibpc.training.averaging import Averaging, WeightAverage
+from ibpc.training.checkpoint import Checkpoint, Identity
 from ibpc.training.draws import Draws
 from ibpc.training.engine import ENGINES, Engine, Precision, chosen_engine, computing
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods import methods
+from ibpc.training.optimizers import Optimization
 from ibpc.training.recipe import Recipe
+from ibpc.training.reporting import Silent
 from ibpc.training.runner import train
 from ibpc.training.schedules import Moment
 from tests.training.tiny import blobs, network, recipe
@@ -109,6 +113,44 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 
 
 @needs_cuda
+@pytest.mark.parametrize("averaging", ["none", "ema"])
+def test_a_run_on_a_gpu_can_be_resumed(averaging, tmp_path):
+    """The weights, and what the optimizer keeps of them, come back in the layout that the GPU works in."""
+    told = recipe(epochs=4, averaging__kind=averaging, averaging__start=0.2, averaging__every=1)
+    whole = train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "whole")
+
+    class Stop(Silent):
+        def finished_epoch(self, record):
+            if record.epoch == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(TrainingError, match="--resume goes on after epoch 2"):
+        train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "halved", reporter=Stop())
+    rest = train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "halved", resume=True)
+    assert rest.records[-1].losses["loss"] == pytest.approx(whole.records[-1].losses["loss"], rel=0.05)
+
+
+def test_what_an_optimizer_keeps_comes_back_in_the_layout_of_its_parameter(tmp_path):
+    """Fused optimizers refuse any other one."""
+    net = network(CONVOLUTIONAL, shape=(2, 4, 4))
+    model, generator = net.parameters, torch.Generator()
+    weight = model.get_submodule("conv1").weight
+    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    optimizer = Optimization().build(model.parameters())
+    net.nominal_training(torch.rand(4, 2, 4, 4)).sum().backward()
+    optimizer.step()
+    average = WeightAverage(Averaging(), model, 10)
+    kept = optimizer.state[weight]["exp_avg"].clone()
+    identity = Identity({"method": "ibp", "eps": 0.1}, 0, "", "")
+    Checkpoint.take(identity, 1, 0.0, model, optimizer, generator, average).write(tmp_path / "kept")
+    fresh = Optimization().build(model.parameters())
+    Checkpoint.read(tmp_path / "kept").restore(model, fresh, generator, average)
+    found = fresh.state[weight]["exp_avg"]
+    assert found.stride() == weight.stride() != found.contiguous().stride()
+    assert torch.equal(found, kept)
+
+
+@needs_cuda
 @pytest.mark.parametrize("method", sorted(methods()))
 def test_captured_steps_have_the_gradients_of_eager_ones(method):
     exact = Precision("float32")
@@ -122,6 +164,7 @@ def test_captured_steps_have_the_gradients_of_eager_ones(method):
 
 
 @needs_cuda
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor imports what its own torch deprecates
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_on_a_gpu_can_be_certified(engine, tmp_path):
     run = train(network(CONVOLUTIONAL).to("cuda"), recipe(epochs=8), blobs(), tmp_path / "run", engine=engine)

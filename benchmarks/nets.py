@@ -151,8 +151,8 @@ def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float =
                 noise = noise.round() if number % 2 else noise
                 x = case.box.clip(ends[0] + noise * (ends[1] - ends[0]))
                 y = replay([part[0] for part in prop.split(x[None], shapes)])
-                inside = (found.lower[0].double() <= y) & (y <= found.upper[0].double())
-                done, bad = done + 1, bad + int(not inside.all())
+                beyond = (y < found.lower[0].double()) | (y > found.upper[0].double())  # a NaN bound claims nothing
+                done, bad = done + 1, bad + int(beyond.any())
             if done >= points or time.monotonic() - started >= seconds:
                 break
     return done, bad

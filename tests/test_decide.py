@@ -258,6 +258,13 @@ def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):
     assert any(failing in claim.name for claim in failed)
 
 
+def test_where_nothing_is_known_nothing_is_claimed(certified):
+    """A counterexample found after bounding leaves margins of −∞ behind, and no proof of them."""
+    claims = tampered(certified["falsified"], lambda data: data.update(margin_lower=[[None]], method="attack"))
+    assert len(claims) == 3
+    assert all(claim.holds for claim in claims)
+
+
 @pytest.mark.parametrize(
     "change",
     [

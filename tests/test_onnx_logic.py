@@ -7,11 +7,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from ibpc.bounds import METHODS
 from ibpc.errors import ModelError
 from ibpc.exports import nominal_model
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.network import Network
+from ibpc.rounding import Arithmetic
 from tests.onnx_models import expect_same_function, model, normal, runtime
 
 node = helper.make_node
@@ -224,6 +226,28 @@ def test_boxes_contain_what_onnx_runtime_computes(row):
             value = torch.from_numpy(np.asarray(value, dtype=np.float32)).reshape(box.lower.shape)
             slack = 1e-4 * (1 + value.abs())
             assert ((box.lower - slack <= value) & (value <= box.upper + slack)).all()
+
+
+@pytest.mark.parametrize("method", ["crown-ibp", "crown", "alpha-crown"])
+def test_linear_bounds_hold_of_constants_with_a_dimension_for_the_batch(method):
+    """In a file of batch 1 a constant of the shape of a value has the batch in it, and is no sample's."""
+    nodes = [
+        node("Greater", ["x", "zero"], ["positive"]),
+        node("Where", ["positive", "k", "x"], ["h"]),
+        node("Max", ["h", "m"], ["g"]),
+        node("MatMul", ["g", "w"], ["y"]),
+    ]
+    constants = {"zero": np.float32(0), "k": normal(1, 3, seed=1), "m": normal(1, 3, seed=2), "w": normal(3, 2)}
+    proto = model(nodes, {"x": (1, 3)}, constants=constants, opset=13)
+    network = Network(graph_from_onnx(proto, "test"))
+    session = runtime(proto)
+    center = torch.from_numpy(normal(2, 3, seed=5))
+    bound = METHODS[method](network.snapshot(), torch.eye(2), Arithmetic.FLOAT32, torch.device("cpu"))
+    box = bound(Interval.ball(center, 0.5))
+    for seed in range(40):
+        x = center + 0.5 * (torch.rand(center.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1)
+        found = torch.from_numpy(np.concatenate([session.run(None, {"x": row[None].numpy()})[0] for row in x]))
+        assert ((box.lower <= found) & (found <= box.upper)).all()
 
 
 # ── what is refused ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -24,7 +24,6 @@ FILES = sorted(NETS.rglob("*.onnx*")) if SHARED else []
 # What no import can take, with the reason that it must give.
 REFUSED = {
     "dropout_training_mode_true.onnx": "random",
-    "patch-1.onnx.gz": "depends on numbers that the network computes",
 }
 
 

@@ -210,6 +210,30 @@ def test_an_attack_without_gradients_samples_the_box():
     assert Attack(restarts=6).run(score, (x,), (box,)).scores.item() == 0.0
 
 
+@pytest.mark.parametrize(("samples", "least"), [(1, 1.0), (200, 0.0)])
+def test_a_start_is_the_best_of_several_samples(samples, least):
+    """One number in a hundred scores 0, and no slope leads there."""
+    x, box = torch.zeros(1, 1), Interval.bounds(torch.zeros(1, 1), torch.full((1, 1), 100.0))
+
+    def score(points, items):
+        return (points[0][:, 0] * 0.0 + 1.0) - (points[0][:, 0].detach().floor() == 17).float()
+
+    assert Attack(restarts=1, steps=3, samples=samples).run(score, (x,), (box,)).scores.item() == least
+
+
+def test_a_descent_ends_where_nothing_moves():
+    """The only feature with a slope is fixed: further steps would look at the same point again."""
+    x, calls = torch.zeros(1, 2), []
+    box = Interval.bounds(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))
+
+    def score(points, items):
+        calls.append(points[0].requires_grad)
+        return 1.0 + points[0][:, 0]
+
+    Attack(restarts=1, steps=50).run(score, (x,), (box,))
+    assert sum(calls) == 1
+
+
 def test_an_attack_stops_at_its_deadline(linear):
     x, labels = torch.tensor([[0.9, 0.1]]), torch.tensor([0])
     box = Interval.ball(x, 0.2, (0, 1))

@@ -190,9 +190,9 @@ def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand)
 
 
 def _reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
-    """Sum over what the operand was broadcast along."""
+    """Sum over what the operand was broadcast along. A constant may have a dimension of 1 in place of the batch."""
     rows, batch = weighted.shape[:2]
-    inner = shape[1:] if batched else shape
+    inner = shape[1:] if batched or len(shape) == weighted.dim() - 1 else shape
     wanted = (rows, batch, *[1] * (weighted.dim() - 2 - len(inner)), *inner)
     return weighted.sum_to_size(wanted).reshape(rows, batch, *inner)
 

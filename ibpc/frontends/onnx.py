@@ -9,7 +9,7 @@ The batch is found as `ibpc.frontends.onnx_batch` says. All nodes that cannot be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +25,7 @@ from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
 from ibpc.frontends.onnx_fold import Array, Tracer
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.onnx_types import unfit_type
+from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
 from ibpc.ir import Graph, format_shape
 from ibpc.ops import operators
@@ -104,11 +105,13 @@ class _Importer:
         self._graph = Graph(_network_name(where))
         self._builder = GraphBuilder(self._graph)
         self._tracer = Tracer(model.proto, model.opset, where)
+        self._windows = Windows(model.proto.graph, self._tracer.values)
         self._constants: dict[str, Traced] = {}
         self._entries: dict[str, _Entry] = {}
         self._refused: dict[tuple[str, str], list[str]] = {}
         graph = model.proto.graph
         self._needed = {value.name for value in graph.output} | {name for node in graph.node for name in node.input}
+        self._named = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
         self._readings = {reading.type: reading for record in operators().values() for reading in record.reads}
 
     def run(self) -> Translation:
@@ -122,7 +125,8 @@ class _Importer:
         for value in graph.input:
             self._import_input(value.name)
         for node in graph.node:
-            self._import_node(node)
+            for part in self._parts(node):
+                self._import_node(part)
         raise_all(ModelError, self._problems())
         self._graph.outputs = tuple(self._output(value.name) for value in graph.output)
         self._finish()
@@ -133,6 +137,16 @@ class _Importer:
         sizes = self._tracer.values[name].shape
         form = preferred_form(sizes)
         self._entries[name] = _Entry(sizes, {form: self._builder.input(name, form.shape(sizes))})
+
+    def _parts(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
+        """Return the nodes to import in place of one: others where it has to do with windows at computed positions."""
+        if not self._windows.concerns(node):
+            return [node]
+        try:
+            return self._windows.rewritten(node)
+        except ValueError as error:
+            self._report(node, str(error))
+            return []
 
     def _import_node(self, node: onnx.NodeProto) -> None:
         if any(name not in self._tracer.values for name in node.input if name):
@@ -165,6 +179,10 @@ class _Importer:
         for (kind, reason), names in self._refused.items():
             listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
             yield Problem(f"{self._where}: node{'s' * (len(names) > 1)} {listed} ({kind})", reason)
+        for value in self._model.proto.graph.output:
+            if value.name in self._windows:
+                found = "its shape depends on numbers that the network computes"
+                yield Problem(f"{self._where}: output {value.name}", found, "a static shape")
 
     def _version(self, node: onnx.NodeProto) -> int:
         """Return the operator version that the file's opset decides, 0 for what is not ONNX's."""
@@ -339,7 +357,12 @@ class _Importer:
             value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, known.elem_type, None))
 
     def _node_names(self) -> dict[str, str]:
-        return {name: next(iter(entry.forms.values())).node for name, entry in self._entries.items()}
+        """Return the nodes of the file's own values, less windows, which have another shape there."""
+        return {
+            name: next(iter(entry.forms.values())).node
+            for name, entry in self._entries.items()
+            if name in self._named and name not in self._windows
+        }
 
 
 def _onnx_types() -> frozenset[str]:

@@ -56,7 +56,7 @@ class Attack:
 
     The step is `step` of the box's width (per feature) and falls to a tenth of that over the run; `momentum` is the
     weight of the gradients before; `descent` is what a step makes of them. Starts are uniform in the box and, every
-    other time, corners of it.
+    other time, corners of it: each is the best of `samples` such points. A descent ends early where nothing moves.
     """
 
     steps: int = 40
@@ -66,6 +66,7 @@ class Attack:
     seed: int = 0
     goal: Goal = Goal.EVERY
     descent: Descent = Descent.SIGNED
+    samples: int = 1
 
     def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
         """Return for each item the point of its box with the least score found; at most 0 is success.
@@ -83,8 +84,12 @@ class Attack:
             if self._is_reached(least) or time.monotonic() >= deadline:
                 break
             parts = [Interval.bounds(box.lower[left], box.upper[left]) for box in boxes]
-            begin = tuple(_random(part, generator, corner=restart % 2) for part in parts)
-            found = self._descend(score, begin, parts, left, deadline)
+
+            def draw(corner: int = restart % 2, parts: Sequence[Interval] = parts) -> Points:
+                """Return a random point of each box that is left."""
+                return tuple(_random(part, generator, corner) for part in parts)
+
+            found = self._descend(score, self._drawn(draw, score, left, deadline), parts, left, deadline)
             better = found.scores < least[left]
             least[left] = torch.where(better, found.scores, least[left])
             for x, point in zip(best, found.points, strict=True):
@@ -94,6 +99,18 @@ class Attack:
     def _is_reached(self, scores: torch.Tensor) -> bool:
         success = scores <= 0
         return bool(success.any() if self.goal is Goal.ONE else success.all())
+
+    @torch.no_grad()
+    def _drawn(self, draw: Callable[[], Points], score: Score, items: torch.Tensor, deadline: float) -> Points:
+        """Return the point of least score among `samples` of each item."""
+        if self.samples == 1:
+            return draw()
+        best = Found(first := draw(), score(first, items))
+        for _ in range(self.samples - 1):
+            if time.monotonic() >= deadline or self._is_reached(best.scores):
+                break
+            best = _better(best, Found(other := draw(), score(other, items)))
+        return best.points
 
     def _descend(
         self, score: Score, points: Points, boxes: Sequence[Interval], items: torch.Tensor, deadline: float
@@ -110,6 +127,8 @@ class Attack:
             gradients = torch.autograd.grad(scores.sum(), leaves, allow_unused=True)
             slopes = [torch.zeros_like(x) if g is None else g for x, g in zip(leaves, gradients, strict=True)]
             moves = [direction(slope) for direction, slope in zip(directions, slopes, strict=True)]
+            if not any(bool((move * box.width).any()) for move, box in zip(moves, boxes, strict=True)):
+                break
             size = self.step * (1.0 - 0.9 * step / max(self.steps, 1))
             points = tuple(
                 _project(x.detach() - size * box.width * move, box)

@@ -61,7 +61,7 @@ def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) 
     prop, decision = property_of(data, where), decision_of(data)
     if decision.counterexample is not None or decision.verdict is Verdict.FALSIFIED:
         yield from _check_counterexample(prop, decision.counterexample, model)
-    if decision.margins or decision.verdict is Verdict.VERIFIED:
+    if decision.verdict is Verdict.VERIFIED or any(isfinite(margin) for row in decision.margins for margin in row):
         try:
             yield from _check_bounds(prop, decision, data.get("proofs"), Checker(model))
         except (ModelError, PropertyError) as error:

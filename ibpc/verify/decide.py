@@ -32,7 +32,12 @@ _LARGEST_SLACK: Final = 1e-2
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
+# The share of a turn of the search that goes into attacks.
+_ATTACK_SHARE: Final = 0.25
 _ADAPTIVE_STEP: Final = 0.03
+# Random points before each descent, in boxes of so few dimensions that they fill them.
+_SAMPLES: Final = 64
+_FEW_INPUTS: Final = 20
 
 BRANCHING: Final = "bab"
 ATTACK: Final = "attack"
@@ -153,7 +158,7 @@ class _Decider:
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            found = search.round(min(deadline, time.monotonic() + turn))
+            found = search.rounds(time.monotonic() + _ATTACK_SHARE * turn, min(deadline, time.monotonic() + turn))
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             waiting = [branching for branching in searches if not branching.is_over]
@@ -255,12 +260,21 @@ class _Search:
         self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
         ends = [prop.cases[case].box.inner for case, _ in self._objective.items]
         self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))
+        if int((self._lower < self._upper).sum(1).max()) <= _FEW_INPUTS:
+            self._attack = replace(attack, samples=_SAMPLES)
 
     @property
     def is_exhausted(self) -> bool:
         """Whether another round could find nothing new: no box holds more than one point."""
         points = (self._lower == self._upper).all(1)
         return self._rounds > 0 and bool(points[self._items].all())
+
+    def rounds(self, enough: float, deadline: float) -> Counterexample | None:
+        """Attack once, and again until there has been enough time for it."""
+        found = self.round(deadline)
+        while found is None and time.monotonic() < enough and not self.is_exhausted:
+            found = self.round(deadline)
+        return found
 
     def round(self, deadline: float) -> Counterexample | None:
         """Attack every disjunct once more, from its center in the first round and from random starts as well."""

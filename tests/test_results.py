@@ -83,6 +83,15 @@ def test_the_best_row_of_a_task_stands_alone_and_all_stand_together(tables, tmp_
     assert whole.index("results/b.json") < whole.index("results/a.json")
 
 
+def test_the_best_row_beats_the_replication_in_both_accuracies_if_one_does(tables, tmp_path):
+    lopsided = receipt(certified=0.99, method="sabr")
+    lopsided["certification"]["nominal_accuracy"] = 0.95
+    put(tmp_path / "results", a=lopsided, b=receipt(certified=0.965))
+    assert "results/b.json" in document(tables, tmp_path, "best")
+    put(tmp_path / "results", b=receipt(certified=0.9599))
+    assert "results/a.json" in document(tables, tmp_path, "best")
+
+
 def test_seeds_make_one_row_with_their_spread(tables, tmp_path):
     put(tmp_path / "results", a=receipt(certified=0.94, seed=0), b=receipt(certified=0.96, seed=1))
     text = document(tables, tmp_path, "all")

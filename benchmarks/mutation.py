@@ -316,6 +316,27 @@ MUTATIONS = (
         "final.lower @ positive.T + final.lower @ negative.T,",
         "tests/test_branch_and_bound.py tests/test_exact.py -k 'tight or inside'",
     ),
+    Mutation(
+        "what is cubic in a product of quadratic forms left out",
+        "ibpc/bounds/quadratic.py",
+        "higher + off + slack",
+        "off + slack",
+        "tests/test_quadratic.py -k below_its_form",
+    ),
+    Mutation(
+        "a form that is curved down taken for convex",
+        "ibpc/bounds/quadratic.py",
+        "at_zero = self.constant - count * shift",
+        "at_zero = self.constant",
+        "tests/test_quadratic.py -k curved",
+    ),
+    Mutation(
+        "half of a slab that holds counterexamples left out",
+        "ibpc/verify/search/products.py",
+        "lower[:, axis] + down",
+        "lower[:, axis] + 0.5 * down",
+        "tests/test_quadratic.py -k 'slab or reach'",
+    ),
     # ── properties and verdicts ─────────────────────────────────────────────────────────────────────────────────
     Mutation(
         "a class difference looked up with the other sign",

@@ -32,6 +32,14 @@ class Goal:
         high[:, self._from_above] = -lower[count:].nan_to_num(-inf).T
         return [self._specification.refutations(0, *ends)[0] for ends in zip(low.cpu(), high.cpu(), strict=True)]
 
+    def excesses(self) -> tuple[Tensor, Tensor]:
+        """Return rows (T, K) and offsets (T,): where one of row · y + offset is above 0, the disjunct is not met.
+
+        See `Specification.excesses`.
+        """
+        rows, offsets = self._specification.excesses(0, 0)
+        return rows.to(self.forms.device), offsets.to(self.forms.device)
+
     def form_of(self, row: int) -> int:
         """Return the form that a row of the disjunct stands on (−1 is the sum), −1 where it is not about outputs."""
         column, sign = self._specification.column(0, 0, row)

@@ -96,6 +96,19 @@ class Specification:
             for rows, count in zip(self._plans[case], self._counts[case], strict=True)
         )
 
+    def excesses(self, case: int, disjunct: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows (T, K) and offsets (T,) in binary64: row · y + offset is at most the excess of what is tried.
+
+        That is each row of the disjunct and their sum. It may be above the excess by the rounding of the coefficients,
+        a few units in their last place.
+        """
+        plans = self._plans[case][disjunct]
+        rows = torch.zeros(len(plans), self._outputs, dtype=torch.float64)
+        for number, plan in enumerate(plans):
+            for column in plan.columns:
+                rows[number] += float(plan.sign * plan.scale) * self.matrix[column].double()
+        return rows, torch.tensor([_down(plan.rest) for plan in plans], dtype=torch.float64)
+
     def column(self, case: int, disjunct: int, row: int) -> tuple[int, int]:
         """Return the row of `matrix` that a row of a disjunct stands on (the leading one of several), and its sign.
 

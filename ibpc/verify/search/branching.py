@@ -16,6 +16,7 @@ from ibpc.verify.goal import Goal
 from ibpc.verify.proof import Place
 from ibpc.verify.search.boxes import BoxParts
 from ibpc.verify.search.parts import Parts, size
+from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.search.signs import SignParts
 
@@ -75,7 +76,10 @@ class Branching:
 
     def _first_part(self) -> Parts:
         lower, upper = self._roots.ends(self._case)
+        varying = int((lower < upper).sum())
         is_small = size(self._roots.walk) <= MOST_VALUES_OF_BOXES
-        if int((lower < upper).sum()) <= MOST_INPUTS and is_small:
+        if varying <= MOST_VARIABLES and is_small and has_products(self._roots.walk):
+            return ProductParts(self._roots, self._goal, lower, upper)
+        if varying <= MOST_INPUTS and is_small:
             return BoxParts(self._roots, self._goal, lower, upper, self.proof)
         return SignParts(self._roots, self._goal, self._case, self.proof)

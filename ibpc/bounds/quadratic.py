@@ -1,0 +1,287 @@
+"""Quadratic forms of a few inputs around every value: what linear bounds lose where perturbed values are multiplied.
+
+Over a box x = c + r δ, δ ∈ [−1, 1]ⁿ, every value is a quadratic form of δ give or take a radius. Affine operators map
+the coefficients by their interval rule; a product of two forms is their product, what is cubic in it and more going
+into the radius; any other operator is replaced by the mean of its two planes, the distance from which is bounded over
+its box. So xᵀ M x is exact, where planes of its products lose Σ |Mᵢⱼ| rᵢ rⱼ (Makino and Berz 2003: Taylor models, here
+of order 2). Each box is the intersection of what the form gives and the interval rule.
+
+Arithmetic as in `ibpc.bounds.forward`: binary64, E for binary32, and for the rounding of binary64 `_SLACK` of all
+moduli.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.backward import plain_planes
+from ibpc.bounds.values import Step, Walk, advance, start
+from ibpc.interval import Interval
+from ibpc.ops._products import BilinearRules
+from ibpc.ops.base import Operand
+from ibpc.rounding import Arithmetic
+
+Tensor: TypeAlias = torch.Tensor
+
+_SLACK: Final = 2.0**-40
+_WIDENED: Final = 1.0 + 2.0**-8
+# How far below the computed eigenvalues the true ones are taken to be, as a share of the largest.
+_EIGEN: Final = 2.0**-30
+_DESCENT: Final = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Quadratics:
+    """Rows that are at least constant + slope · δ + δᵀ square δ: (R, B), (R, B, n), (R, B, n, n).
+
+    The constant is that of the form less `radius` (R, B), by which it may be off.
+    """
+
+    constant: Tensor
+    slope: Tensor
+    square: Tensor
+    radius: Tensor
+
+    def weighted(self, weights: Tensor) -> Quadratics:
+        """Return sums of the rows, weights ≥ 0 of shape (S, R, B)."""
+        slack = _SLACK * torch.einsum("srb,rb->sb", weights, self.size())
+        return Quadratics(
+            torch.einsum("srb,rb->sb", weights, self.constant) - slack,
+            torch.einsum("srb,rbn->sbn", weights, self.slope),
+            torch.einsum("srb,rbnm->sbnm", weights, self.square),
+            torch.einsum("srb,rb->sb", weights, self.radius),
+        )
+
+    def size(self) -> Tensor:
+        """Return the sum of the moduli of all coefficients, (R, B)."""
+        return self.constant.abs() + self.slope.abs().sum(2) + self.square.abs().flatten(2).sum(2)
+
+    def least(self) -> tuple[Tensor, Tensor]:
+        """Return a number (R, B) and a slope (R, B, n) with row ≥ number + slope · δ + Σ |slope| all over the box.
+
+        With α at least minus the least eigenvalue, δᵀ Q δ ≥ δᵀ (Q + α) δ − n α, which is convex, so it lies above its
+        tangent at any point; the point is found by projected descent.
+        """
+        count = self.slope.shape[-1]
+        finite = self.size().isfinite()
+        square = torch.where(finite[..., None, None], self.square, torch.zeros_like(self.square))
+        slope = torch.where(finite[..., None], self.slope, torch.zeros_like(self.slope))
+        eigen = torch.linalg.eigvalsh(square)
+        shift = (_EIGEN * eigen.abs().amax(-1) - eigen[..., 0]).clamp(min=0.0)
+        convex = square + torch.diag_embed(shift[..., None].expand(*shift.shape, count))
+        rate = 1.0 / (2.0 * (eigen[..., -1] + shift)).clamp(min=1e-200)[..., None]
+        point = torch.zeros_like(slope)
+        for _ in range(_DESCENT):
+            point = (point - rate * (slope + 2.0 * _applied(convex, point))).clamp(-1.0, 1.0)
+        tangent = slope + 2.0 * _applied(convex, point)
+        at_zero = self.constant - count * shift - (_applied(convex, point) * point).sum(-1)
+        slack = _SLACK * (self.size() + 2.0 * count * shift)
+        return torch.where(finite, at_zero - tangent.abs().sum(-1) - slack, -torch.inf), tangent
+
+
+def quadratics(
+    walk: Walk, boxes: tuple[Interval, ...], axes: Sequence[int], arithmetic: Arithmetic, rows: Tensor
+) -> Quadratics:
+    """Return rows (R, K) of the output as forms of the flat inputs `axes`; others are known by their boxes alone.
+
+    Differentiable with respect to the boxes where gradients are on.
+    """
+    pushed = _Pushed(walk, boxes, axes, arithmetic)
+    (output,) = walk.graph.outputs
+    form = pushed.forms[output]
+    weighed, radius = form.coefficients @ rows.T, (form.radius + _SLACK * form.size()) @ rows.abs().T
+    count = len(axes)
+    first, second = pushed.pairs
+    half = torch.where(pushed.is_square, 1.0, 0.5).to(weighed)
+    mixed = weighed[count + 1 :].permute(2, 1, 0) * half
+    square = mixed.new_zeros(*mixed.shape[:2], count, count)
+    square[..., first, second] = mixed
+    square[..., second, first] = mixed
+    return Quadratics(weighed[0].T - radius.T, weighed[1 : count + 1].permute(2, 1, 0), square, radius.T)
+
+
+def monomials(count: int) -> int:
+    """Return how many coefficients a form of `count` inputs has."""
+    return 1 + count + count * (count + 1) // 2
+
+
+@dataclass(frozen=True, eq=False)
+class _Form:
+    """A value: coefficients (1 + n + n (n + 1) / 2, B, *shape) of 1, δᵢ and δᵢ δⱼ, i ≤ j, give or take a radius."""
+
+    coefficients: Tensor
+    radius: Tensor
+
+    def size(self) -> Tensor:
+        """Return the greatest modulus the form allows."""
+        return self.coefficients.abs().sum(0) + self.radius
+
+
+class _Pushed:
+    """The forms of all values, pushed from node to node."""
+
+    def __init__(self, walk: Walk, boxes: tuple[Interval, ...], axes: Sequence[int], arithmetic: Arithmetic) -> None:
+        self._count = len(axes)
+        self.pairs = torch.triu_indices(self._count, self._count, device=boxes[0].lower.device).unbind(0)
+        self.is_square = self.pairs[0] == self.pairs[1]
+        self._values = start(walk, boxes)
+        self.forms = self._of_inputs(walk, axes)
+        for name, step in walk.steps.items():
+            advance(self._values, step, arithmetic)
+            if isinstance(self._values.known[name], Interval):
+                self.forms[name] = self._paid(self._through(step), name)
+                self._values.tighten(name, *self._range(self.forms[name]))
+
+    def _of_inputs(self, walk: Walk, axes: Sequence[int]) -> dict[str, _Form]:
+        first, forms = 0, {}
+        for name in walk.inputs:
+            box = self._values.box(name)
+            center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
+            flat = radius.flatten(1)
+            slopes, rest = [], torch.ones_like(flat)
+            for axis in axes:
+                unit = torch.zeros_like(flat)
+                if 0 <= axis - first < flat.shape[1]:
+                    unit[:, axis - first] = 1.0
+                    rest[:, axis - first] = 0.0
+                slopes.append((unit * flat).reshape(radius.shape))
+            nothing = torch.zeros_like(center)
+            parts = [center, *slopes, *[nothing] * len(self.pairs[0])]
+            slack = _SLACK * (center.abs() + radius)
+            forms[name] = _Form(torch.stack(parts), radius * rest.reshape(radius.shape) + slack)
+            first += flat.shape[1]
+        return forms
+
+    def _through(self, step: Step) -> _Form:
+        operands = [self._values.known[operand] for operand in step.operands]
+        known = [self.forms.get(operand) for operand in step.operands]
+        products = isinstance(step.operator.rules, BilinearRules)
+        if step.operator.is_affine or (products and sum(form is not None for form in known) == 1):
+            return _affine(step, operands, known)
+        if products:
+            left, right = known
+            assert left is not None
+            assert right is not None
+            return self._product(step, left, right)
+        return _planar(step, operands, known)
+
+    def _product(self, step: Step, left: _Form, right: _Form) -> _Form:
+        """Multiply (p ± ρ)(q ± σ) = p q ± (|p| σ + ρ |q| + ρ σ); in p q, what is cubic or more is bounded."""
+
+        def times(x: Tensor, y: Tensor) -> Tensor:
+            result: Tensor = step.operator.rules.nominal(step.call, x, y, **step.parameters)
+            return result
+
+        (one, linear, mixed), (other, slopes, crossed) = self._parts(left), self._parts(right)
+        count, pairs = self._count, len(self.is_square)
+        grid = _each(times, linear.repeat_interleave(count, 0), slopes.repeat(count, *_ones(slopes)))
+        first, second = self.pairs
+        there, back = grid[first * count + second], grid[second * count + first]
+        back = torch.where(self.is_square.reshape(-1, *_ones(back)), torch.zeros_like(back), back)
+        square = there + back + _each(times, mixed, _copies(other, pairs)) + _each(times, _copies(one, pairs), crossed)
+        slope = _each(times, linear, _copies(other, count)) + _each(times, _copies(one, count), slopes)
+        spread, width = linear.abs().sum(0), slopes.abs().sum(0)
+        bend, curve = mixed.abs().sum(0), crossed.abs().sum(0)
+        size, length = one.abs() + spread + bend, other.abs() + width + curve
+        higher = times(spread, curve) + times(bend, width) + times(bend, curve)
+        off = times(left.radius, length) + times(size, right.radius) + times(left.radius, right.radius)
+        slack = _SLACK * times(left.size(), right.size())
+        return _Form(torch.cat([times(one, other)[None], slope, square]), higher + off + slack)
+
+    def _parts(self, form: _Form) -> tuple[Tensor, Tensor, Tensor]:
+        coefficients = form.coefficients
+        return coefficients[0], coefficients[1 : self._count + 1], coefficients[self._count + 1 :]
+
+    def _range(self, form: _Form) -> tuple[Tensor, Tensor]:
+        """Return bounds of a form over the box: δᵢ² lies in [0, 1], all other products in [−1, 1]."""
+        constant, linear, mixed = self._parts(form)
+        alone = self.is_square.reshape(-1, *_ones(mixed))
+        below = torch.where(alone, mixed.clamp(max=0.0), -mixed.abs()).sum(0)
+        above = torch.where(alone, mixed.clamp(min=0.0), mixed.abs()).sum(0)
+        spread = linear.abs().sum(0) + form.radius + _SLACK * form.size()
+        return constant - spread + below, constant + spread + above
+
+    def _paid(self, form: _Form, name: str) -> _Form:
+        """Return a form that holds for binary32 too; what is not finite gives way to the box."""
+        error, box = self._values.errors[name], self._values.box(name)
+        radius = form.radius if error is None else form.radius + error * _WIDENED
+        finite = form.coefficients.isfinite().all(0) & radius.isfinite()
+        known = box.lower.isfinite() & box.upper.isfinite()
+        lower, upper = (torch.where(known, end, torch.zeros_like(end)) for end in (box.lower, box.upper))
+        spread = 0.5 * upper - 0.5 * lower + _SLACK * (lower.abs() + upper.abs())
+        constant = torch.where(finite, form.coefficients[:1], 0.5 * lower + 0.5 * upper)
+        rest = torch.where(finite, form.coefficients[1:], torch.zeros_like(form.coefficients[1:]))
+        given = torch.where(known, spread, torch.full_like(spread, torch.inf))
+        return _Form(torch.cat([constant, rest]), torch.where(finite, radius, given))
+
+
+def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
+    """Push coefficients as so many samples through the interval rule, and radii and moduli through |W|."""
+
+    def applied(centers: Sequence[Tensor | None], radii: Sequence[Tensor | None]) -> Interval:
+        given = [
+            x if center is None or radius is None else Interval.around(center, radius)
+            for x, center, radius in zip(operands, centers, radii, strict=True)
+        ]
+        result: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
+        return result
+
+    flat = [None if form is None else form.coefficients.flatten(0, 1) for form in known]
+    nothing = [None if form is None else torch.zeros_like(form.radius) for form in known]
+    count, batch = next(form for form in known if form is not None).coefficients.shape[:2]
+    mapped = applied(flat, [None if x is None else torch.zeros_like(x) for x in flat]).center
+    spread = applied(nothing, [None if form is None else form.radius for form in known])
+    sizes = applied(nothing, [None if form is None else form.size() for form in known])
+    mapped = mapped.reshape(count, batch, *mapped.shape[1:])
+    coefficients = torch.cat([mapped[:1], mapped[1:] - spread.center])
+    return _Form(coefficients, spread.radius + _SLACK * (sizes.radius + spread.center.abs()))
+
+
+def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
+    """Push the forms through the mean slope of both planes; the radius is the distance of the planes from that."""
+    planes = plain_planes(step, tuple(operands))
+    lower, upper = planes.lower.offset, planes.upper.offset
+    boxed = next(form for form in known if form is not None)
+    if planes.lower.views:
+        lacking = torch.full_like(lower, torch.nan)
+        return _Form(lacking.expand(boxed.coefficients.shape[0], *lower.shape), lacking)
+    total: Tensor | None = None
+    radius, size = torch.zeros_like(lower), lower.abs() + upper.abs()
+    for slot, (x, form) in enumerate(zip(operands, known, strict=True)):
+        below, above = planes.lower.slopes[slot], planes.upper.slopes[slot]
+        if not isinstance(x, Interval) or form is None:
+            assert isinstance(x, Tensor)
+            lower, upper, size = lower + below * x, upper + above * x, size + (below.abs() + above.abs()) * x.abs()
+            continue
+        mean = 0.5 * below + 0.5 * above
+        under, over = below - mean, above - mean
+        lower = lower + torch.minimum(under * x.lower, under * x.upper)
+        upper = upper + torch.maximum(over * x.lower, over * x.upper)
+        total = mean * form.coefficients if total is None else total + mean * form.coefficients
+        radius = radius + mean.abs() * form.radius
+        size = size + (below.abs() + above.abs()) * form.size()
+    assert total is not None
+    coefficients = torch.cat([total[:1] + (0.5 * lower + 0.5 * upper), total[1:]])
+    return _Form(coefficients, radius + (0.5 * upper - 0.5 * lower).clamp(min=0.0) + _SLACK * size)
+
+
+def _each(times: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
+    """Multiply two stacks (k, B, …) as so many samples."""
+    result = times(left.flatten(0, 1), right.flatten(0, 1))
+    return result.reshape(*left.shape[:2], *result.shape[1:])
+
+
+def _copies(value: Tensor, count: int) -> Tensor:
+    return value.expand(count, *value.shape)
+
+
+def _ones(stack: Tensor) -> list[int]:
+    return [1] * (stack.dim() - 1)
+
+
+def _applied(square: Tensor, point: Tensor) -> Tensor:
+    return (square @ point.unsqueeze(-1)).squeeze(-1)

@@ -1,0 +1,166 @@
+"""Cutting a box along its inputs where the network multiplies values of them: quadratic forms refute and shrink boxes.
+
+Every row of a disjunct, and sums of two of them, have a quadratic form below. Where one of these is above 0 all over a
+box, no counterexample is in it; where its tangent is above 0 on a slab of the box, none is in the slab, which is left
+out (Zhou et al. 2025, Clip-and-Verify). What remains is halved where that narrows the form most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from math import inf
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.quadratic import Quadratics, monomials, quadratics
+from ibpc.bounds.values import Walk
+from ibpc.interval import Interval
+from ibpc.ops._products import BilinearRules
+from ibpc.verify.goal import Goal
+from ibpc.verify.search.parts import Parts, size
+from ibpc.verify.search.roots import Roots
+
+Tensor: TypeAlias = torch.Tensor
+
+# What quadratic forms are of: so few inputs.
+MOST_VARIABLES: Final = 8
+_MOST_BOXES: Final = 2048
+_NUMBERS: Final = 2**24
+_SUSPECTS: Final = 64
+# Weights of the second of two rows, both of size 1, and up to how many rows are added up in pairs.
+_SHARES: Final = (2.0**-6, 2.0**-4, 2.0**-2, 1.0, 4.0)
+_MOST_PAIRED: Final = 3
+# Slabs are left out a little less far than the tangent says.
+_SLACK: Final = 2.0**-40
+
+
+def has_products(walk: Walk) -> bool:
+    """Return whether two values that depend on the inputs are multiplied somewhere."""
+    return any(
+        isinstance(step.operator.rules, BilinearRules) and all(name in walk.perturbed for name in step.operands)
+        for step in walk.steps.values()
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """What quadratic forms say of boxes: what is tried is at least `least` + slope · δ + Σ |slope|; S is what is tried.
+
+    `weights` (S, R, B) make what is tried of the rows; `margin` (B,) is the best lower bound of a row by itself.
+    """
+
+    least: Tensor
+    slope: Tensor
+    weights: Tensor
+    margin: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """What is nearest to refuting each box, (B,)."""
+        return self.least.argmax(0)
+
+
+class ProductParts(Parts):
+    """Parts are boxes of inputs, flat ends (B, n), that only the inputs `axes` extend along."""
+
+    def __init__(self, roots: Roots, goal: Goal, lower: Tensor, upper: Tensor) -> None:
+        self._roots, self._walk = roots, roots.walk
+        self._rows, self._offsets = goal.excesses()
+        self._axes = (lower < upper).nonzero()[:, 0].tolist()
+        self._lower, self._upper, self._margins = lower[None], upper[None], lower.new_full((1,), -inf)
+        numbers = size(roots.walk) * monomials(len(self._axes))
+        self._at_once = max(1, min(_MOST_BOXES, _NUMBERS // max(1, numbers)))
+
+    @property
+    def waiting(self) -> int:
+        """The number of parts on the stack."""
+        return len(self._lower)
+
+    def suspects(self) -> Tensor:
+        """Return the centers of the boxes that are furthest from being refuted."""
+        worst = self._margins.topk(min(_SUSPECTS, len(self._margins)), largest=False).indices
+        return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
+
+    def advance(self, deadline: float) -> int:  # noqa: ARG002
+        """Bound the boxes on top, leave out what is refuted, and halve what remains."""
+        count = min(self._at_once, len(self._lower))
+        lower, upper = self._lower[-count:], self._upper[-count:]
+        self._lower, self._upper, self._margins = (
+            stack[:-count] for stack in (self._lower, self._upper, self._margins)
+        )
+        found = self._bounded(lower, upper)
+        low, high = self._clipped(lower, upper, found)
+        left = ((found.least.amax(0) <= 0) & (low <= high).all(1)).nonzero()[:, 0]
+        if len(left):
+            low, high = low[left], high[left]
+            weights = found.weights.gather(0, found.best[None, None].expand(1, *found.weights.shape[1:]))[0, :, left]
+            self._cut(low, high, found.margin[left], weights)
+        self.margin = float(self._margins.amin()) if len(self._margins) else inf
+        return count
+
+    def _forms(self, lower: Tensor, upper: Tensor) -> Quadratics:
+        boxes: tuple[Interval, ...] = self._roots.boxes(lower, upper)
+        return quadratics(self._walk, boxes, self._axes, self._roots.arithmetic, self._rows)
+
+    def _bounded(self, lower: Tensor, upper: Tensor) -> _Found:
+        """Bound each row, and sums of two of them with several weights."""
+        forms = self._forms(lower, upper)
+        offsets = self._offsets[:, None].expand_as(forms.constant)
+        forms = Quadratics(forms.constant + offsets - _SLACK * offsets.abs(), forms.slope, forms.square, forms.radius)
+        weights = _weights(forms.size())
+        least, slope = forms.weighted(weights).least()
+        least = least.nan_to_num(-inf, inf, -inf)
+        alone = least[: len(offsets)] / torch.stack([weights[row, row] for row in range(len(offsets))])
+        return _Found(least, slope, weights, (alone - _SLACK * alone.abs()).nan_to_num(-inf, inf, -inf).amax(0))
+
+    def _clipped(self, lower: Tensor, upper: Tensor, found: _Found) -> tuple[Tensor, Tensor]:
+        """Return the boxes less the slabs on which a tangent is above 0; lower > upper where nothing is left.
+
+        Along an axis the tangent rises by 2 |slope| from one end to the other and begins, at its least, with `least`.
+        """
+        low, high = lower.clone(), upper.clone()
+        for number, axis in enumerate(self._axes):
+            slope = found.slope[:, :, number]
+            width = upper[:, axis] - lower[:, axis]
+            share = (-found.least).clamp(min=0.0) / (2.0 * slope.abs()).clamp(min=1e-200)
+            reach = width * (share * (1.0 + _SLACK)) + _SLACK * (lower[:, axis].abs() + upper[:, axis].abs())
+            reach = reach.nan_to_num(inf, inf, inf)
+            down, up = torch.where(slope > 0, reach, inf).amin(0), torch.where(slope < 0, reach, inf).amin(0)
+            high[:, axis] = torch.minimum(high[:, axis], lower[:, axis] + down)
+            low[:, axis] = torch.maximum(low[:, axis], upper[:, axis] - up)
+        return low, high
+
+    def _cut(self, lower: Tensor, upper: Tensor, margins: Tensor, weights: Tensor) -> None:
+        gains = self._gains(lower, upper, weights)
+        axis = gains.argmax(1, keepdim=True)
+        middle = (0.5 * lower + 0.5 * upper).gather(1, axis)
+        if bool((upper - lower).gather(1, axis).le(0).any()):
+            self.is_stuck = True
+        self._lower = torch.cat([self._lower, lower, lower.scatter(1, axis, middle)])
+        self._upper = torch.cat([self._upper, upper.scatter(1, axis, middle), upper])
+        self._margins = torch.cat([self._margins, margins, margins])
+
+    def _gains(self, lower: Tensor, upper: Tensor, weights: Tensor) -> Tensor:
+        """Return by how much of its radius a form narrows with a box, axis by axis, (B, n): to first order."""
+        center = 0.5 * lower + 0.5 * upper
+        with torch.enable_grad():
+            half = (0.5 * upper - 0.5 * lower).requires_grad_()
+            radius = self._forms(center - half, center + half).radius
+            finite = torch.where(radius.isfinite(), radius, torch.zeros_like(radius))
+            (gradient,) = torch.autograd.grad((finite * weights).sum(), half)
+        width = half.detach()
+        steep = (gradient * width).nan_to_num(0.0, 0.0, 0.0)
+        return torch.where(width > 0, steep + 1e-12 * width, -inf)
+
+
+def _weights(sizes: Tensor) -> Tensor:
+    """Return weights (S, R, B) of rows whose sizes are (R, B): each alone, and pairs of them."""
+    rows = len(sizes)
+    scale = 1.0 / sizes.clamp(1e-100, 1e100)
+    alone = torch.eye(rows, dtype=sizes.dtype, device=sizes.device)
+    units = [alone[row] for row in range(rows)]
+    if rows <= _MOST_PAIRED:
+        units += [alone[row] + share * alone[other] for row, other in combinations(range(rows), 2) for share in _SHARES]
+    return torch.stack(units)[:, :, None] * scale

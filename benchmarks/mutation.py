@@ -1,14 +1,16 @@
 """A drill with planted bugs: whether the suite catches a flipped sign, slope or inequality wherever it may slip in.
 
-    python benchmarks/mutation.py [--only WORD] [-o benchmarks/results/mutation.md]
+    python benchmarks/mutation.py [--only WORD] [--log LINES.jsonl] [-o benchmarks/results/mutation.md]
 
 Each mutation replaces one text in a copy of the project and runs the tests that are about it, which all pass without
-it. A mutation whose text is not in its file exactly once is an error: it has to follow the code.
+it. A mutation whose text is not in its file exactly once is an error: it has to follow the code. With `--log` outcomes
+are kept, one JSON line each, and a bug that has one is not planted again.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -536,21 +538,35 @@ def main() -> int:
     """Run the drill, print and write the table; status 1 unless every planted bug was caught."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", metavar="WORD", help="only bugs whose description or file has the word")
+    parser.add_argument("--log", type=Path, help="JSON lines of what is done")
     parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     chosen = [mutation for mutation in MUTATIONS if options.only in f"{mutation.bug} {mutation.file}"]
+    done = logged(options.log)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "project"
         copied_to(copy)
-        outcomes = []
-        for outcome in drilled(copy, chosen):
-            outcomes.append(outcome)
+        for outcome in drilled(copy, [mutation for mutation in chosen if mutation.bug not in done]):
+            done[outcome.mutation.bug] = outcome
+            if options.log:
+                with options.log.open("a") as file:
+                    file.write(json.dumps([outcome.mutation.bug, outcome.caught_by, outcome.seconds]) + "\n")
             print(line(outcome), flush=True)
+    outcomes = [done[mutation.bug] for mutation in chosen]
     caught = sum(bool(outcome.caught_by) for outcome in outcomes)
     print(f"{caught} of {len(outcomes)} caught")
     if options.output:
         options.output.write_text(page(outcomes), encoding="utf-8")
     return 0 if caught == len(outcomes) else 1
+
+
+def logged(path: Path | None) -> dict[str, Outcome]:
+    """Return the outcomes in a log by bug, those of bugs that are still planted."""
+    if path is None or not path.exists():
+        return {}
+    known = {mutation.bug: mutation for mutation in MUTATIONS}
+    lines = [json.loads(text) for text in path.read_text().splitlines()]
+    return {bug: Outcome(known[bug], caught, seconds) for bug, caught, seconds in lines if bug in known}
 
 
 def copied_to(copy: Path) -> None:

@@ -214,6 +214,7 @@ class Rival:
         lower, upper = task.lower.to(kind), task.upper.to(kind)
         center = (lower + upper) / 2
         self._model: Any = BoundedModule(module_of(task.path).to(kind).eval(), center, device="cpu")
+        self._kind = kind
         self._point = BoundedTensor(center, PerturbationLpNorm(norm=inf, x_L=lower, x_U=upper))
 
     @torch.no_grad()
@@ -222,7 +223,8 @@ class Rival:
         given = None
         if boxes is not None:
             names = [node.inputs[0].name for node in self._model.nodes() if type(node).__name__ == "BoundRelu"]
-            given = {name: [box.lower, box.upper] for name, box in zip(names, boxes, strict=True)}
+            ends = [[box.lower.to(self._kind), box.upper.to(self._kind)] for box in boxes]
+            given = dict(zip(names, ends, strict=True))
         low, high = self._model.compute_bounds(x=(self._point,), method="CROWN", interm_bounds=given)
         return low.flatten(1), high.flatten(1)
 

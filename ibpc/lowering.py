@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 import torch
 from torch import fx, nn
@@ -17,8 +18,10 @@ from torch import fx, nn
 from ibpc.interval import Interval, Paired
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import Call, call_of
+from ibpc.ops.base import Call, Rules, call_of
 from ibpc.rounding import Arithmetic
+
+REGISTERED: Final[Mapping[str, Rules]] = MappingProxyType({})
 
 
 class Phase(Enum):
@@ -149,17 +152,18 @@ def lower_paired(
     bounded: Sequence[str],
     inputs: Sequence[str] | None = None,
     scaled: Sequence[str] = (),
+    rules: Mapping[str, Rules] = REGISTERED,
 ) -> fx.GraphModule:
     """Return the training graph (x, l, u per input) → (y per `nominal` node, then l, u per `bounded` node).
 
     For each node of `scaled`, whose training rule is not its nominal one, the a and b of the a · x + b that it was in
     this step follow: it must lie between the inputs and the `bounded` nodes. Where a node serves both sides they run
     through its weight together; where only one side needs it, only that side is emitted. BatchNormalization normalizes
-    both by the nominal batch.
+    both by the nominal batch. `rules` by operator stand in for the registered ones: then the bounds may be none.
     """
     emission = _Emission("Paired", parameters)
     starts = graph.inputs if inputs is None else tuple(inputs)
-    sides = _Sides(graph, starts, nominal, bounded, scaled)
+    sides = _Sides(graph, starts, nominal, bounded, scaled, rules)
     for name in starts:
         x, lower, upper = (emission.placeholder(f"{name}{suffix}") for suffix in ("", "_lower", "_upper"))
         sides.place(name, Paired.separate(x, Interval.bounds(lower, upper)))
@@ -181,8 +185,10 @@ class _Sides:
         nominal: Sequence[str],
         bounded: Sequence[str],
         scaled: Sequence[str] = (),
+        rules: Mapping[str, Rules] = REGISTERED,
     ) -> None:
         self._graph = graph
+        self._rules = rules
         self._scaled = frozenset(scaled)
         self.scalings: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
         self._perturbed = graph.descendants(starts)
@@ -199,7 +205,7 @@ class _Sides:
         self._values[name] = value
 
     def run(self, node: Node, parameters: Mapping[str, torch.Tensor]) -> None:
-        rules = operators()[node.operator].rules
+        rules = self._rules.get(node.operator, operators()[node.operator].rules)
         call = call_of(self._graph, node)
         names = self._graph.operands(node.name)
         both = node.name in self._nominal_needed and node.name in self._interval_needed

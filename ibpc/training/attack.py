@@ -65,7 +65,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class SmallBox:
-    """The box that is propagated in place of the whole one."""
+    """The box that is propagated in place of the whole one, and how it shrinks on its way."""
 
     share: float = value(
         0.4,
@@ -73,6 +73,14 @@ class SmallBox:
         "CIFAR-10 at 2/255 and 8/255)",
         type="number",
         minimum=0,
+        maximum=1,
+    )
+    shrinking: float = value(
+        1.0,
+        "c: what the upper bound of a ReLU's input is multiplied by where the lower one is negative, in training (0.8: "
+        "Müller et al. 2023; Mao et al. 2023 for CIFAR-10 at 2/255); 1: boxes stay whole",
+        type="number",
+        exclusiveMinimum=0,
         maximum=1,
     )
 

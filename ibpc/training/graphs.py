@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import fx
@@ -15,9 +15,10 @@ from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
+from ibpc.lowering import REGISTERED, Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
+from ibpc.ops.base import Rules
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws
@@ -55,17 +56,22 @@ class TrainingGraphs:
         workers: Workers = ALONE,
         engine: Engine = Engine.EAGER,
         precision: Precision = Precision(),  # noqa: B008
+        rules: Mapping[str, Rules] = REGISTERED,
     ) -> None:
         if len(network.graph.inputs) != 1 or len(network.graph.outputs) != 1:
             found = f"{len(network.graph.inputs)} inputs and {len(network.graph.outputs)} outputs"
             raise TrainingError.at(f"network {network.name}", found, "one input and one output")
-        self.network, self.workers = network, workers
+        self.network, self.workers, self.rules = network, workers, rules
         self._engine, self._precision = engine, precision
         self.merged: Graph = merge_specification(
             network.graph, class_differences(network.classes), name=network.graph.fresh_name("margins")
         ).graph
         self.tree = parameter_tree(self.merged, network.parameters).to(network.device)
         self.index = margin_index(network.classes).to(network.device)
+
+    def obeying(self, rules: Mapping[str, Rules]) -> Self:
+        """Return graphs of the same network that descend by other rules of some operators. They judge by the usual."""
+        return type(self)(self.network, self.workers, self._engine, self._precision, rules)
 
     def prepared(self, module: fx.GraphModule) -> fx.GraphModule:
         """Return a training graph in the recipe's precision; BatchNormalization sees the batch of all processes."""
@@ -93,13 +99,13 @@ class TrainingGraphs:
     @cached_property
     def _paired(self) -> Callable[..., Any]:
         logits, margins = self.merged.outputs
-        return self.run(lower_paired(self.merged, self.tree, nominal=[logits], bounded=[margins]))
+        return self.run(lower_paired(self.merged, self.tree, [logits], [margins], rules=self.rules))
 
     @cached_property
     def _observed(self) -> Callable[..., Any]:
         logits, margins = self.merged.outputs
         bounded = [margins, *self.rectified]
-        return self.run(lower_paired(self.merged, self.tree, nominal=[logits], bounded=bounded))
+        return self.run(lower_paired(self.merged, self.tree, [logits], bounded, rules=self.rules))
 
     @cached_property
     def rectified(self) -> tuple[str, ...]:

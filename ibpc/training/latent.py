@@ -98,7 +98,7 @@ class CutGraphs:
         self._graphs = graphs
         self._softness = cut.softness
         merged, tree, start = graphs.merged, graphs.tree, [self.name]
-        front = lower_paired(merged, tree, nominal=[logits, self.name], bounded=[self.name, margins])
+        front = lower_paired(merged, tree, [logits, self.name], [self.name, margins], rules=graphs.rules)
         behind = lower_paired(still(merged), tree, nominal=[], bounded=[margins], inputs=start)
         self._front, self._behind = graphs.run(front), graphs.run(behind)
         self._attacked = lower_nominal(merged, tree, inputs=start, outputs=[logits])

@@ -102,7 +102,7 @@ class Recipe:
         default_factory=Attack,
         metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp and its kin, taps"),
     )
-    box: SmallBox = field(default_factory=SmallBox, metadata=section("The box that sabr and staps propagate"))
+    box: SmallBox = field(default_factory=SmallBox, metadata=section("The boxes of sabr, taps and staps"))
     combination: Combination = field(
         default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
     )

@@ -14,6 +14,7 @@ from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
 from ibpc.training.schedules import Moment
+from ibpc.training.shrinking import shrunk
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
@@ -34,6 +35,7 @@ def region(
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
+    graphs = shrunk(graphs, recipe.box.shrinking)
     bounding = Bounding(graphs, recipe)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:

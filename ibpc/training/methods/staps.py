@@ -17,6 +17,7 @@ from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import sabr, taps
 from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
 from ibpc.training.schedules import Moment
+from ibpc.training.shrinking import shrunk
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
     climbing = sabr.build(graphs, recipe)
+    graphs = shrunk(graphs, recipe.box.shrinking)
     halves = CutGraphs(graphs, recipe.cut)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:

@@ -5,6 +5,7 @@ While ε climbs the objective is that of IBP, as in the source.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from ibpc.training.methods import ibp
 from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
 from ibpc.training.objectives import blend, nominal_loss, product_loss, robust_loss
 from ibpc.training.schedules import Moment
+from ibpc.training.shrinking import shrunk
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
@@ -25,13 +27,16 @@ if TYPE_CHECKING:
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
+    graphs = shrunk(graphs, recipe.box.shrinking)
     climbing = ibp.build(graphs, recipe)
     halves = CutGraphs(graphs, recipe.cut)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         if moment.eps < final_eps(recipe):
-            return climbing(x, labels, moment, draws)
-        return terms(halves, recipe, x, graphs.ball(x, moment.eps), labels, moment, draws)
+            found = climbing(x, labels, moment, draws)
+        else:
+            found = terms(halves, recipe, x, graphs.ball(x, moment.eps), labels, moment, draws)
+        return found if recipe.box.shrinking == 1 else replace(found, margins=None)
 
     return objective
 

@@ -37,6 +37,7 @@ CERTIFICATION_BATCH = {"cpu": 250, "cuda": 1000}
 CUDA_BATCH = 256
 
 Step: TypeAlias = Callable[[], object]
+Builder: TypeAlias = Callable[[str, int, torch.device], Step]
 
 
 # ── the same network for all ────────────────────────────────────────────────────────────────────────────────────
@@ -46,6 +47,8 @@ def module_of(spec: dict[str, Any]) -> nn.Module:
     for layer in spec["layers"]:
         options = {key: value for key, value in layer.items() if key not in ("type", "name")}
         kind = layer["type"]
+        if options.get("padding") == "same":  # zeros on both sides, also with a stride: as much arithmetic
+            options["padding"] = (options["kernel_size"] - 1) // 2
         lazy = kind.startswith(("Conv", "Linear", "BatchNorm"))
         layers.append(getattr(nn, f"Lazy{kind}" if lazy else kind)(**options))
     source = spec["input"]
@@ -87,33 +90,46 @@ def our_network(name: str, device: torch.device) -> Any:
     return ibpc.compile(SPECS / f"{name}.json").to(device)
 
 
-def our_step(name: str, size: int, device: torch.device) -> Step:
+def our_graphs(name: str, device: torch.device, engine: str) -> Any:
+    """Return the training graphs as a run has them: weights laid out for the device, run by the engine of that name."""
+    from ibpc.training.engine import arrange, chosen_engine
     from ibpc.training.graphs import TrainingGraphs
-    from ibpc.training.objectives import blend, nominal_loss, robust_loss
 
     network = our_network(name, device)
-    graphs = TrainingGraphs(network)
+    arrange(network.parameters.parameters())
     network.parameters.train()
-    x, labels = batch_of(name, size, device)
-
-    def step() -> None:
-        network.parameters.zero_grad(set_to_none=True)
-        logits, margins = graphs.paired(x, graphs.ball(x, EPS), labels)
-        blend(nominal_loss(logits, labels), robust_loss(margins, labels), KAPPA).backward()
-
-    return step
+    return TrainingGraphs(network, engine=chosen_engine(engine, device))
 
 
-def nominal_step(name: str, size: int, device: torch.device) -> Step:
-    network = our_network(name, device)
-    network.parameters.train()
-    x, labels = batch_of(name, size, device)
+def our_step(engine: str) -> Builder:
+    def build(name: str, size: int, device: torch.device) -> Step:
+        from ibpc.training.objectives import blend, nominal_loss, robust_loss
 
-    def step() -> None:
-        network.parameters.zero_grad(set_to_none=True)
-        F.cross_entropy(network.nominal_training(x), labels).backward()
+        graphs = our_graphs(name, device, engine)
+        x, labels = batch_of(name, size, device)
 
-    return step
+        def step() -> None:
+            graphs.network.parameters.zero_grad(set_to_none=True)
+            logits, margins = graphs.paired(x, graphs.ball(x, EPS), labels)
+            blend(nominal_loss(logits, labels), robust_loss(margins, labels), KAPPA).backward()
+
+        return step
+
+    return build
+
+
+def nominal_step(engine: str) -> Builder:
+    def build(name: str, size: int, device: torch.device) -> Step:
+        graphs = our_graphs(name, device, engine)
+        x, labels = batch_of(name, size, device)
+
+        def step() -> None:
+            graphs.network.parameters.zero_grad(set_to_none=True)
+            F.cross_entropy(graphs.nominal(x), labels).backward()
+
+        return step
+
+    return build
 
 
 def our_certification(name: str, size: int, device: torch.device) -> Step:
@@ -149,25 +165,6 @@ def our_bounds(name: str, device: torch.device) -> tuple[Any, Callable[[], Any]]
     network.parameters.eval()
     differences = class_differences(network.classes)
     return network, lambda: method_named("ibp")(network.snapshot(), differences, Arithmetic.REAL, device)
-
-
-def captured(builder: Callable[[str, int, torch.device], Step]) -> Callable[[str, int, torch.device], Step]:
-    """Return the builder of the same step as a CUDA graph."""
-
-    def build(name: str, size: int, device: torch.device) -> Step:
-        step = builder(name, size, device)
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream(device).wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            step()
-        return graph.replay
-
-    return build
 
 
 # ── auto_LiRPA ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -222,11 +219,11 @@ def lirpa_certification(name: str, size: int, device: torch.device) -> Step:
 
 
 # ── taking part ──────────────────────────────────────────────────────────────────────────────────────────────────
-ROLES: dict[str, Callable[[str, int, torch.device], Step]] = {
-    "nominal": nominal_step,
-    "ours": our_step,
-    "nominal captured": captured(nominal_step),
-    "ours captured": captured(our_step),
+ROLES: dict[str, Builder] = {
+    "nominal": nominal_step("eager"),
+    "ours": our_step("eager"),
+    "nominal captured": nominal_step("auto"),
+    "ours captured": our_step("auto"),
     "lirpa": lirpa_step,
     "our certification": our_certification,
     "our preparation": our_preparation,
@@ -247,13 +244,15 @@ def play(role: str, name: str, size: int, memory: str) -> None:
         perform(step)
 
 
-def on_cpu(roles: Mapping[str, tuple[str, str, str]], name: str, size: int, rounds: int) -> dict[str, float]:
+def on_cpu(
+    roles: Mapping[str, tuple[str, str, str]], name: str, size: int, rounds: int, warm_up: int
+) -> dict[str, float]:
     """Return the milliseconds of contestants on a CPU, by column: each has a role, its memory and its interpreter."""
     commands = {
         column: [python, __file__, "--play", role, name, str(size), memory]
         for column, (role, memory, python) in roles.items()
     }
-    return compete(commands, rounds)
+    return compete(commands, rounds, warm_up)
 
 
 def on_gpu(roles: Mapping[str, str], name: str, size: int, rounds: int, device: torch.device) -> dict[str, float]:
@@ -297,7 +296,7 @@ def cpu_tables(specs: list[str], rounds: int, images: int, batch: int | None, li
     heads("spec", "batch", *training, "paired / nominal", "speed-up")
     for name in specs:
         size = batch or batch_for(name)
-        found = on_cpu(training, name, size, rounds)
+        found = on_cpu(training, name, size, rounds, warm_up=2)
         pair = found["paired"]
         ratios = pair / found["nominal"], found["auto_LiRPA"] / pair
         row(name, size, *(f"{value:.1f}" for value in found.values()), *ratios)
@@ -311,7 +310,7 @@ def cpu_tables(specs: list[str], rounds: int, images: int, batch: int | None, li
     print(f"\nIBP margins of {images:,} images:\n")
     heads("spec", *certifying, "speed-up")
     for name in specs:
-        found = on_cpu(certifying, name, images, max(1, rounds // 3))
+        found = on_cpu(certifying, name, images, max(1, rounds // 3), warm_up=1)
         row(name, *(f"{value:.0f}" for value in found.values()), found["auto_LiRPA"] / found["ours"])
 
 

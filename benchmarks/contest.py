@@ -21,7 +21,7 @@ WARM_UP = 2
 TURN_SECONDS = 0.1
 
 
-def compete(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, float]:
+def compete(commands: Mapping[str, Sequence[str]], rounds: int, warm_up: int = WARM_UP) -> dict[str, float]:
     """Return the median milliseconds of each contestant's step over the rounds, in which all take turns."""
     processes = {
         name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -30,12 +30,12 @@ def compete(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, flo
     for process in processes.values():
         _answer(process)
     times: dict[str, list[float]] = {name: [] for name in commands}
-    for number in range(WARM_UP + rounds):
+    for number in range(warm_up + rounds):
         for name, process in processes.items():
             assert process.stdin
             print("step", file=process.stdin, flush=True)
             seconds = float(_answer(process))
-            if number >= WARM_UP:
+            if number >= warm_up:
                 times[name].append(seconds * 1e3)
     for process in processes.values():
         process.communicate()

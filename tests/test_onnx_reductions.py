@@ -11,13 +11,11 @@ import torch
 from onnx import helper
 from torch import nn
 
+from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
-from ibpc.frontends.onnx_build import GraphBuilder
 from ibpc.frontends.spec import graph_from_spec
-from ibpc.ir import BATCH, Graph
+from ibpc.ir import BATCH
 from ibpc.network import Network
-from ibpc.ops import group_normalization
-from ibpc.ops.base import OnnxNode
 from tests.onnx_models import expect_same_function, model, normal
 
 NODE = helper.make_node
@@ -130,21 +128,50 @@ def test_scale_and_shift_are_parameters(name: str) -> None:
     assert len(list(network.parameters.parameters())) == 2
 
 
-def test_a_scale_per_group_is_one_per_channel() -> None:
-    """Version 18, which ONNX's own checker refuses since version 21, so that only the reading can be tested."""
-    values = {name: normal(2, seed=seed) for seed, name in enumerate(("scale", "shift"))}
-    builder = GraphBuilder(Graph("m"))
-    x = builder.input("x", (BATCH, 4, 6, 5))
-    inputs = (x, *(builder.constant(torch.from_numpy(value)) for value in values.values()))
-    node = OnnxNode("node", "GroupNormalization", 18, {"num_groups": 2, "epsilon": 1e-5}, inputs)
-    builder.graph.outputs = (group_normalization.read(node, builder).node,)
-    reference = nn.GroupNorm(2, 4)
-    reference.weight.data, reference.bias.data = (
-        torch.from_numpy(value).repeat_interleave(2) for value in values.values()
-    )
-    point = torch.from_numpy(normal(3, 4, 6, 5))
-    found = Network(builder.graph).nominal(point)
-    torch.testing.assert_close(found, reference(point), rtol=1e-5, atol=1e-5)
+def withdrawn(
+    groups: int = 2, channels: int = 6, **attributes: float
+) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """GroupNormalization of opset 18, which ONNX has withdrawn: a scale and a shift for each group, not channel."""
+    scale, shift = normal(groups, seed=1), normal(groups, seed=2)
+    nodes = [
+        NODE("Relu", ["x"], ["h"]),
+        NODE("GroupNormalization", ["h", "scale", "shift"], ["y"], "groups", num_groups=groups, **attributes),
+    ]
+    proto = model(nodes, {"x": ["N", 6, 3, 2]}, constants={"scale": scale, "shift": shift}, opset=18)
+    return proto, scale, shift
+
+
+@pytest.mark.parametrize(("groups", "epsilon"), [(1, 1e-5), (2, 0.3), (3, 1e-5), (6, 1e-3)])
+def test_a_scale_per_group_counts_for_all_its_channels(groups: int, epsilon: float) -> None:
+    proto, scale, shift = withdrawn(groups, epsilon=epsilon)
+    graph = graph_from_onnx(proto, "m")
+    expect_same_function(proto, graph)
+    x = normal(4, 6, 3, 2)
+    parts = np.maximum(x, 0).astype(np.float64).reshape(4, groups, -1)
+    spread = np.sqrt(parts.var(2, keepdims=True) + epsilon)
+    expected = (parts - parts.mean(2, keepdims=True)) / spread * scale[None, :, None] + shift[None, :, None]
+    found = Network(graph).nominal(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(found, expected.reshape(x.shape), rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_wrong_beside_a_withdrawn_operator_is_still_seen() -> None:
+    proto, _, _ = withdrawn()
+    proto.graph.node[0].attribute.append(helper.make_attribute("nonsense", 1))
+    with pytest.raises(ModelError, match="Unrecognized attribute"):
+        graph_from_onnx(proto, "m")
+
+
+def test_a_withdrawn_operator_without_its_attribute_is_refused() -> None:
+    proto, _, _ = withdrawn()
+    del proto.graph.node[1].attribute[:]
+    with pytest.raises(ModelError, match="num_groups"):
+        graph_from_onnx(proto, "m")
+
+
+def test_other_withdrawn_operators_stay_refused() -> None:
+    proto = model([NODE("Upsample", ["x", "s"], ["y"])], {"x": [1, 2]}, constants={"s": np.float32([1, 2])}, opset=13)
+    with pytest.raises(ModelError, match="no such operator"):
+        graph_from_onnx(proto, "m")
 
 
 def test_a_computed_scale_multiplies_afterwards() -> None:

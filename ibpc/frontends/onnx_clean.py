@@ -25,6 +25,8 @@ OLDEST_OPSET: Final = 7
 
 _MOST_INLINED_NODES: Final = 200_000
 _DEFAULT_DOMAINS: Final = ("", "ai.onnx")
+# ONNX has withdrawn these versions of operators, and files with them are there nevertheless.
+_WITHDRAWN: Final = (("GroupNormalization", 18),)
 
 
 @dataclass(frozen=True)
@@ -56,27 +58,38 @@ def clean(model: onnx.ModelProto, where: str) -> CleanModel:
     _name_nodes(proto.graph, repairs)
     _settle_types(proto, where, repairs)
     if all(schema_of(node, opset) for node in proto.graph.node):
-        _check(proto, where)
+        _check(proto, opset, where)
     return CleanModel(proto, opset, tuple(repairs))
 
 
-def _check(proto: onnx.ModelProto, where: str) -> None:
-    """Ask the ONNX checker. It stops at the first unknown operator, so such models are left to the importer."""
+def _check(proto: onnx.ModelProto, opset: int, where: str) -> None:
+    """Ask the ONNX checker. It stops at the first unknown operator, so such models are left to the importer.
+
+    It stops at withdrawn ones too, and is shown an Identity in their place; what they compute, validation compares.
+    """
+    shown = onnx.ModelProto()
+    shown.CopyFrom(proto)
+    for node in shown.graph.node:
+        if (schema := schema_of(node, opset)) is not None and schema.deprecated:
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output[:1], node.name))
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(shown)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError.at(where, f"the ONNX checker refuses it: {_first_line(error)}") from error
 
 
 def schema_of(node: onnx.NodeProto, opset: int) -> onnx.defs.OpSchema | None:
-    """Return the version of ONNX's own operator that the opset decides; None for what is not ONNX's, or no more."""
+    """Return the version of ONNX's own operator that the opset decides; None for what is not ONNX's, or no more.
+
+    Withdrawn versions that can be imported count: ONNX Runtime computes them.
+    """
     if node.domain:
         return None
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
         return None
-    return None if schema.deprecated else schema
+    return None if schema.deprecated and (schema.name, schema.since_version) not in _WITHDRAWN else schema
 
 
 def _is_text(message: Message) -> bool:

@@ -198,3 +198,35 @@ REFUSED = [
 def test_whatever_else_asks_for_its_size_is_refused(edit):
     with pytest.raises(ModelError, match="depends on numbers that the network computes"):
         translate(changed(edit), "window")
+
+
+def transpose_what_is_not_there(nodes, proto):
+    nodes["a_cells"].CopyFrom(node("Transpose", ["a_rows"], ["a_cells"], perm=[5]))
+
+
+def take_a_dimension_that_is_not_there(nodes, proto):
+    nodes["rest"].CopyFrom(node("Gather", ["sizes", "far"], ["rest"], axis=0))
+
+
+def slice_a_number(nodes, proto):
+    nodes["band"].input[0] = "i0"
+
+
+def join_along_no_axis(nodes, proto):
+    nodes["indices"].attribute[0].i = 9
+
+
+def leave_out_an_operand(nodes, proto):
+    del nodes["updates"].input[1:]
+
+
+MALFORMED = [
+    *(transpose_what_is_not_there, take_a_dimension_that_is_not_there, slice_a_number, join_along_no_axis),
+    leave_out_an_operand,
+]
+
+
+@pytest.mark.parametrize("edit", MALFORMED, ids=lambda edit: edit.__name__)
+def test_malformed_nodes_beside_windows_are_refused(edit):
+    with pytest.raises(ModelError):
+        translate(changed(edit), "window")

@@ -144,7 +144,7 @@ class _Importer:
             return [node]
         try:
             return self._windows.rewritten(node)
-        except ValueError as error:
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # no shape inference has seen the node
             self._report(node, str(error))
             return []
 

@@ -30,6 +30,7 @@ _WHOLE_NUMBERS: Final = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _FARTHEST: Final = 2**23
 _NEVER: Final = 2**24
 _LONGEST_SUM: Final = 64
+_NAMED: Final = 5
 _ELEMENTWISE: Final = frozenset(
     {
         *("Abs", "Add", "Cast", "Clip", "Div", "Exp", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Relu"),
@@ -147,7 +148,7 @@ class Windows:
 
     def _refusal(self, node: onnx.NodeProto, detail: str = "") -> ValueError:
         """Return the error for a node that wants to know a shape that no static network has."""
-        names = ", ".join(name for name in node.input if name in self)
+        names = ", ".join([name for name in node.input if name in self][:_NAMED])
         where = f" ({names})" if names else ""
         return ValueError(
             f"the shape of what it reads depends on numbers that the network computes{where}{detail and ': '}{detail}; "

@@ -49,7 +49,7 @@ Ends: TypeAlias = tuple[Tensor, Tensor]
 
 CPU: Final = torch.device("cpu")
 SPECS: Final = Path(__file__).parents[1] / "specs"
-SPEC_NAMES: Final = ("mlp_mnist", "mnist_small", "cifar_small")
+SPEC_NAMES: Final = ("mlp_mnist", "mnist_small")
 SPEC_EPS: Final = 2 / 255
 # Networks without a property: the radius around the middle of [0, 1].
 RADIUS: Final = 0.02
@@ -60,12 +60,9 @@ NETWORKS: Final = (
     "vnncomp2024/safenlp/medical/perturbations_0.onnx.gz",
     "vnncomp2022/tllverifybench/tllBench_n=2_N=M=8_m=1_instance_0_0.onnx.gz",
     "vnncomp2021/mnistfc/mnist-net_256x2.onnx",
-    "vnncomp2023/dist_shift/mnist_concat.onnx.gz",
-    "vnncomp2024/cora/mnist-point.onnx.gz",
     "dnnv-benchmarks/ERAN-MNIST/pyt/convSmallRELU__Point.onnx",
     "vnncomp2021/oval21/cifar_base_kw.onnx",
     "vnncomp2021/cifar10_resnet/resnet_2b.onnx",
-    "vnncomp2022/cifar_biasfield/cifar_bias_field_26.onnx.gz",
 )
 KINDS: Final = {"binary32": torch.float32, "binary64": torch.float64}
 HEAD: Final = (

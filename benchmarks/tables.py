@@ -3,9 +3,9 @@
     python benchmarks/tables.py            # write
     python benchmarks/tables.py --check    # only say, by status 1, which document is not up to date
 
-`results/*.json` and `results/methods/*.json` are what `record.py` writes. A document marks where a table goes by
-`<!-- table: NAME -->` and `<!-- end of table -->`; NAME is `best`, `all` or `methods`. Receipts that differ in their
-seed alone make one row: means, ± the standard deviation.
+The receipts in `results/`, `results/methods/` and `results/constraints/` are what `record.py` writes. A document marks
+where a table goes by `<!-- table: NAME -->` and `<!-- end of table -->`; NAME is `best`, `all`, `methods` or
+`constraints`. Receipts that differ in their seed alone make one row: means, ± the standard deviation.
 """
 
 from __future__ import annotations
@@ -179,12 +179,22 @@ def methods_table(rows: Sequence[Row], document: Path) -> str:
     return "\n\n".join(parts) + "\n" if parts else ""
 
 
-def _seconds(receipt: Receipt) -> float:
-    return receipt.seconds
+def constraints_table(rows: Sequence[Row], document: Path) -> str:
+    """Return a table with a row a network and method; a constrained network is named NETWORK_CONSTRAINT."""
+    heads = "network|method|epochs|nominal|attack|certified|CPU seconds an epoch"
+    lines = [_line(heads.split("|")), _line(["---"] * 2 + ["---:"] * 5)]
+    for row in sorted(rows, key=lambda row: (row.first.method, row.first.network)):
+        one = row.first
+        cells = [f"[`{one.network}`]({_link(one.path, document)})", one.method, str(one.epochs)]
+        cells += [row.share(lambda it: it.nominal), row.share(lambda it: it.attack), _certified(row)]
+        lines.append(_line([*cells, row.seconds_an_epoch(lambda it: it.cpu_seconds or it.seconds)]))
+    return "\n".join(lines) + "\n" if rows else ""
 
 
-def _cpu_seconds(receipt: Receipt) -> float:
-    return receipt.cpu_seconds or 0.0
+def beside(constrained: Sequence[Receipt], plain: Sequence[Receipt]) -> list[Receipt]:
+    """Return the constrained receipts, and the plain ones of their networks and methods."""
+    wanted = {(one.network.rpartition("_")[0], one.method, one.data, one.eps, one.epochs) for one in constrained}
+    return [*constrained, *(it for it in plain if (it.network, it.method, it.data, it.eps, it.epochs) in wanted)]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -231,12 +241,15 @@ def _counterpart(one: Receipt, replication: Mapping[str, Any]) -> Mapping[str, A
 def written(text: str, document: Path, results: Path) -> str:
     """Return the text of a document with its tables as the receipts in `results` have them."""
     rows = rows_of(Receipt.read(path) for path in sorted(results.glob("*.json")))
-    methods = rows_of(Receipt.read(path) for path in sorted((results / "methods").glob("*.json")))
+    plain = [Receipt.read(path) for path in sorted((results / "methods").glob("*.json"))]
+    constrained = [Receipt.read(path) for path in sorted((results / "constraints").glob("*.json"))]
+    methods, constraints = rows_of(plain), rows_of(beside(constrained, plain))
     replication = json.loads((HERE / "replication.json").read_text("utf-8"))
     tables: Mapping[str, Callable[[], str]] = {
         "best": lambda: results_table(best_of(rows, replication), document, replication),
         "all": lambda: results_table(rows, document, replication),
         "methods": lambda: methods_table(methods, document),
+        "constraints": lambda: constraints_table(constraints, document),
     }
 
     def block(match: re.Match[str]) -> str:

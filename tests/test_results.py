@@ -120,6 +120,14 @@ def test_methods_stand_in_one_table_a_task(tables, tmp_path):
     assert "| 15.0 | 2 |" in text and "| 10.0 | 2 |" in text
 
 
+def test_constrained_networks_stand_beside_their_plain_ones(tables, tmp_path):
+    put(tmp_path / "results" / "constraints", a=receipt(network="mnist_small_spectral", certified=0.8, cpu_seconds=50))
+    put(tmp_path / "results" / "methods", a=receipt(), b=receipt(network="cifar_small"), c=receipt(method="sabr"))
+    lines = document(tables, tmp_path, "constraints").splitlines()[4:-2]
+    assert [line.split("|")[1].split("]")[0].strip(" [`") for line in lines] == ["mnist_small", "mnist_small_spectral"]
+    assert "**80.00%** | 5.0 |" in lines[1]
+
+
 def test_what_is_no_receipt_is_named(tables, tmp_path):
     put(tmp_path / "results", broken={"training": {}})
     with pytest.raises(ValueError, match=r"broken\.json: not a receipt"):

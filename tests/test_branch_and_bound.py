@@ -107,6 +107,36 @@ def test_multipliers_count_where_a_sign_is_known():
     assert searched(network, prop, 10).is_refuted
 
 
+def both_at_least(bounds: tuple[float, float], inputs: int) -> Property:
+    """Unsafe: y₀ ≥ the first bound and y₁ ≥ the second over [−1, 1]ⁿ."""
+    box = Box((Fraction(-1),) * inputs, (Fraction(1),) * inputs)
+    rows = tuple(Row(((index, Fraction(-1)),), (), -Fraction(bound)) for index, bound in enumerate(bounds))
+    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (2,)),), (Case(box, (rows,)),))
+
+
+def test_parts_change_the_row_where_their_own_refutes_nothing(monkeypatch):
+    """y = (relu(x), relu(−x)) is never above 0.1 twice, but each row is, and their sum: no row refutes all parts."""
+    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    first = torch.nn.Linear(1, 2, bias=False)
+    first.weight.data = torch.tensor([[1.0], [-1.0]])
+    network = ibpc.compile(torch.nn.Sequential(first, torch.nn.ReLU()).eval(), torch.zeros(1, 1))
+    assert searched(network, both_at_least((0.1, 0.1), 1), 10).is_refuted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_of_two_rows_only_points_where_both_hold_count(seed, monkeypatch):
+    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2)]
+    network = ibpc.compile(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 2))
+    with torch.no_grad():
+        y = network.nominal(torch.cartesian_prod(*[torch.linspace(-1, 1, 401)] * 2))
+    first = float(y[:, 0].median())
+    most = float(y[y[:, 0] >= first, 1].max())
+    assert searched(network, both_at_least((first + 0.02, most + 0.02), 2), 60).is_refuted
+    assert not searched(network, both_at_least((first, most - 0.001), 2), 1).is_refuted
+
+
 def tent(top: list[float], width: float) -> ibpc.Network:
     """y = 1 at `top` and falls to 0 at a distance (L1) of `width`."""
     count = len(top)

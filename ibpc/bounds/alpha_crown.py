@@ -20,7 +20,7 @@ from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 STEPS: Final = 20
-SHARPENING_STEPS: Final = 8
+SHARPENING_STEPS: Final = 24
 
 
 def alpha_crown(

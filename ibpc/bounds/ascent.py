@@ -8,7 +8,7 @@ v ≤ 0 that hold on a part of the box enter with multipliers β ≥ 0 (Wang et 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final, TypeAlias
@@ -40,14 +40,27 @@ class Ascent:
     multipliers: Mapping[str, Tensor]
 
 
+Chosen: TypeAlias = Callable[[Planes], bool]
+
+
+def all_planes(planes: Planes) -> bool:
+    """Choose among the planes of every operator that has any to choose among."""
+    return True
+
+
+def elementwise_planes(planes: Planes) -> bool:
+    """Choose among elementwise planes only: those of products and of Softmax cost a search more than they bring."""
+    return not planes.lower.views
+
+
 class _Choices:
-    """A parameter in [0, 1] for each form, sample and element of each nonlinear operator that can be tuned.
+    """Parameters in [0, 1] for each form, sample and element of each nonlinear operator that is `chosen`.
 
     Those that `given` names are taken from there, the others begin as the plain planes.
     """
 
-    def __init__(self, rows: int, given: Mapping[str, Tensor]) -> None:
-        self._rows, self._given = rows, given
+    def __init__(self, rows: int, given: Mapping[str, Tensor], chosen: Chosen) -> None:
+        self._rows, self._given, self._chosen = rows, given, chosen
         self._plain: dict[str, Planes] = {}
         self.parameters: dict[str, Tensor] = {}
 
@@ -57,12 +70,14 @@ class _Choices:
         if name not in self._plain:
             self._plain[name] = plain_planes(step, operands)
         plain = self._plain[name]
-        if plain.lower.views or not all(isinstance(x, Interval) for x in operands):
+        rules = step.operator.rules
+        if not self._chosen(plain) or not all(isinstance(x, Interval) for x in operands):
             return plain
-        if step.operator.rules.tuned is None:
-            return self._mixed(step, operands, plain)
-        start = plain.lower.slopes[0].clamp(0.0, 1.0)
-        return step.operator.rules.tuned(step.call, self._parameter(step, start), *operands)
+        if rules.tuned is not None and rules.start is not None:
+            if name not in self.parameters:
+                self._parameter(step, rules.start(step.call, *operands))
+            return rules.tuned(step.call, self.parameters[name], *operands)
+        return plain if plain.lower.views else self._mixed(step, operands, plain)
 
     def _mixed(self, step: Step, operands: tuple[Operand, ...], plain: Planes) -> Planes:
         """Return planes between the plain ones and the constant bounds, below and above by choices of their own."""
@@ -112,6 +127,12 @@ class Signs:
 _NO_SIGNS: Final = Signs({})
 
 
+class _Climbing(Backward):
+    """Backward bounds to compare choices by: they prove nothing."""
+
+    slack = 0.0
+
+
 @dataclass(frozen=True)
 class Start:
     """Where an ascent begins: choices and multipliers by node, as an `Ascent` has them; empty: the plain planes."""
@@ -131,15 +152,16 @@ def ascend(
     signs: Signs = _NO_SIGNS,
     start: Start = _PLAIN,
     deadline: float = inf,
+    chosen: Chosen = all_planes,
 ) -> Ascent:
     """Return lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
 
     The steps run in binary32, several times faster than binary64 where there are convolutions: any choice is sound.
     What the best of them gives is then computed in binary64, and this alone is what is returned.
     """
-    found = start if steps == 0 else _climbed(walk, values, forms, steps, signs, start, deadline)
+    found = start if steps == 0 else _climbed(walk, values, forms, steps, signs, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
-    choices = _Choices(rows, found.choices)
+    choices = _Choices(rows, found.choices, chosen)
     multipliers = signs.multipliers(rows, found.multipliers, torch.float64)
     with torch.no_grad():
         backward = Backward(walk, values, choices.planes)
@@ -149,11 +171,11 @@ def ascend(
 
 @torch.no_grad()
 def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
-    """Return bounds (R, B) at given choices; in binary32, as walk and values may be, to compare by, not for proof."""
+    """Return bounds (R, B) at given choices of elementwise planes; in binary32, as walk and values may be, to compare by, not for proof."""
     like = next(iter(forms.values()))
-    choices = _Choices(like.shape[0], start.choices)
+    choices = _Choices(like.shape[0], start.choices, elementwise_planes)
     multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)
-    return Backward(walk, values, choices.planes).lower(signs.applied(forms, multipliers))
+    return _Climbing(walk, values, choices.planes).lower(signs.applied(forms, multipliers))
 
 
 def _climbed(
@@ -164,12 +186,13 @@ def _climbed(
     signs: Signs,
     start: Start,
     deadline: float,
+    chosen: Chosen,
 ) -> Start:
     """Return the choices and multipliers that gave each form and sample its best bound, all in binary32."""
     rough_walk, rough_values = walk.rough, values.rough()
     rough_forms = {name: form.float() for name, form in forms.items()}
     rows, batch = next(iter(forms.values())).shape[:2]
-    choices = _Choices(rows, start.choices)
+    choices = _Choices(rows, start.choices, chosen)
     multipliers = signs.multipliers(rows, start.multipliers, torch.float32)
     best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
     kept_choices: dict[str, Tensor] = {}
@@ -177,7 +200,7 @@ def _climbed(
     optimizer: torch.optim.Optimizer | None = None
     for number in range(steps + 1):
         with torch.enable_grad():
-            backward = Backward(rough_walk, rough_values, choices.planes)
+            backward = _Climbing(rough_walk, rough_values, choices.planes)
             lower = backward.lower(signs.applied(rough_forms, multipliers))
         better = lower.detach() > best
         _keep(kept_choices, choices.parameters, better)

@@ -175,8 +175,9 @@ def _times(form: Tensor, factor: Tensor) -> Tensor:
 
 
 def _is_finite(factor: Tensor) -> bool:
-    """Return whether a factor is known to be finite: a training step would have to wait for the device to say so."""
-    return not torch.is_grad_enabled() and bool(factor.isfinite().all())
+    """Return whether a factor is known to be finite: a training step would have to wait for a device to say so."""
+    is_near = factor.device.type == "cpu" or not torch.is_grad_enabled()
+    return is_near and bool(factor.detach().sum().isfinite())
 
 
 def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:

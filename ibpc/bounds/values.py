@@ -102,14 +102,14 @@ class Values:
         return value
 
     def rough(self) -> Values:
-        """Return the values in binary32, for choices that need no guarantee."""
+        """Return the values in binary32 without what rounding may add, for choices that need no guarantee."""
         known = {
             name: Interval.bounds(_rough(value.lower), _rough(value.upper))
             if isinstance(value, Interval)
             else _rough(value)
             for name, value in self.known.items()
         }
-        return Values(known, {name: None if error is None else _rough(error) for name, error in self.errors.items()})
+        return Values(known, dict.fromkeys(self.errors))
 
     def tighten(self, name: str, lower: Tensor, upper: Tensor) -> None:
         """Intersect the box of a node with other bounds; what is NaN there says nothing."""

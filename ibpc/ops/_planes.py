@@ -128,6 +128,21 @@ def product_planes(x: Operand, y: Operand) -> Planes:
     return Planes(Plane((y.lower, x.lower), -least), Plane((y.upper, x.lower), -greatest))
 
 
+def blended_planes(x: Interval, y: Interval, below: Tensor, above: Tensor) -> Planes:
+    """Return planes of the product of two boxes for shares in [0, 1] of the second of two planes on either side.
+
+    Below: l_y x + l_x y − l_x l_y and u_y x + u_x y − u_x u_y; above: u_y x + l_x y − l_x u_y and
+    l_y x + u_x y − u_x l_y (McCormick 1976). The first two are those of `product_planes`.
+    """
+    width, height = x.upper - x.lower, y.upper - y.lower
+    least = torch.lerp(x.lower * y.lower, x.upper * y.upper, below)
+    greatest = torch.lerp(x.lower * y.upper, x.upper * y.lower, above)
+    return Planes(
+        Plane((y.lower + below * height, x.lower + below * width), -least),
+        Plane((y.upper - above * height, x.lower + above * width), -greatest),
+    )
+
+
 def _exact_planes(x: Operand, y: Operand) -> Planes:
     if isinstance(x, Interval):
         assert not isinstance(y, Interval)

@@ -54,7 +54,7 @@ def on_operands(call: Call, weight: Tensor) -> Tensor:
 
 def placed(call: Call, slopes: Tensor, offset: Tensor, bound: Tensor) -> Plane:
     """Return the plane with its axis where the operand has it, and the constant `bound` where it is not finite."""
-    axis = axis_of(call)
+    axis, rank = axis_of(call), len(call.output)
 
     def view(value: Tensor) -> Tensor:
         return value.movedim(axis, -1).unsqueeze(axis)
@@ -62,7 +62,7 @@ def placed(call: Call, slopes: Tensor, offset: Tensor, bound: Tensor) -> Plane:
     finite = torch.isfinite(offset) & torch.isfinite(slopes).all(-1)
     slopes = torch.where(finite.unsqueeze(-1), slopes, torch.zeros_like(slopes))
     offset = torch.where(finite, offset, bound)
-    return Plane((slopes.movedim(-2, axis),), offset.movedim(-1, axis), (view,))
+    return Plane((slopes.movedim(-2, axis - rank - 1),), offset.movedim(-1, axis - rank), (view,))
 
 
 # ── log-sum-exp ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -107,6 +107,7 @@ class Planes:
 
 RelaxationRule: TypeAlias = Callable[..., Planes]
 TunedRule: TypeAlias = Callable[..., Planes]
+StartRule: TypeAlias = Callable[..., Tensor]
 KinksRule: TypeAlias = Callable[..., tuple[Tensor | float, ...]]
 
 
@@ -115,8 +116,9 @@ class Rules:
     """How an operator acts. `relaxation` is None exactly for affine operators.
 
     `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
-    *boxes)` gives planes for any t in [0, 1], elementwise, one of them at least as tight as those of the relaxation; an
-    operator without it is tuned between its relaxation and its constant bounds. `scaling(call, x)`, of operators whose
+    *boxes)` gives planes for any t in [0, 1], of the shape of `start(call, *boxes)` and with any dimensions in front,
+    those of the relaxation at the start; an operator without it is tuned between its relaxation and its constant
+    bounds. `scaling(call, x)`, of operators whose
     training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
 
     What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
@@ -129,6 +131,7 @@ class Rules:
     relaxation: RelaxationRule | None
     training: NominalRule
     tuned: TunedRule | None = None
+    start: StartRule | None = None
     scaling: ScalingRule | None = None
     kinks: KinksRule | None = None
     selects: bool = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 
@@ -13,7 +14,7 @@ from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
 from ibpc.ops._einsums import read as read_einsum
 from ibpc.ops._elementwise import export_as, option_free_layer
-from ibpc.ops._planes import product_planes
+from ibpc.ops._planes import blended_planes, product_planes
 from ibpc.ops._products import bilinear, corners, flushable
 from ibpc.ops._shapes import broadcast
 from ibpc.ops.base import (
@@ -30,6 +31,8 @@ from ibpc.ops.base import (
     register,
 )
 from ibpc.rounding import Arithmetic, inflation, vanishing
+
+View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 MOST_PRODUCTS: Final = 2**18
 
@@ -99,6 +102,32 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     The views bring x to (…, I, 1, K) and y to (…, 1, J, K); slopes broadcast between the two. The offset of two boxes
     takes I·J·K numbers on the way.
     """
+    rows, columns = _views(call)
+    return _summed(product_planes(_viewed(x, rows), _viewed(y, columns)), rows, columns)
+
+
+def tuned(call: Call, share: torch.Tensor, x: Interval, y: Interval) -> Planes:
+    """Shares (…, 2, *products) in [0, 1] of the second of two planes below, and of two above, each product x_ik y_kj."""
+    rows, columns = _views(call)
+    left, right = _viewed(x, rows), _viewed(y, columns)
+    assert isinstance(left, Interval)
+    assert isinstance(right, Interval)
+    below, above = share.unbind(share.dim() - max(left.lower.dim(), right.lower.dim()))
+    return _summed(blended_planes(left, right, below, above), rows, columns)
+
+
+def start(call: Call, x: Interval, y: Interval) -> torch.Tensor:
+    """Return the shares of the relaxation: none of the second planes."""
+    rows, columns = _views(call)
+    left, right = _viewed(x, rows), _viewed(y, columns)
+    assert isinstance(left, Interval)
+    assert isinstance(right, Interval)
+    shape = torch.broadcast_shapes(left.lower.shape, right.lower.shape)
+    return left.lower.new_zeros(shape[0], 2, *shape[1:])
+
+
+def _views(call: Call) -> tuple[View, View]:
+    """Return what brings the operands to (…, I, 1, K) and (…, 1, J, K)."""
     is_row, is_column = (len(operand) == 1 for operand in call.operands)
 
     def rows(value: torch.Tensor) -> torch.Tensor:
@@ -109,14 +138,18 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
             return value
         return value.transpose(-1, -2) if is_row else value.transpose(-1, -2).unsqueeze(-3)
 
-    planes = product_planes(_viewed(x, rows), _viewed(y, columns))
+    return rows, columns
+
+
+def _summed(planes: Planes, rows: View, columns: View) -> Planes:
+    """Return planes of sums over the last dimension of products."""
     lower, upper = (
         Plane(plane.slopes, plane.offset.sum(-1), (rows, columns)) for plane in (planes.lower, planes.upper)
     )
     return Planes(lower, upper)
 
 
-def _viewed(operand: Operand, view: Callable[[torch.Tensor], torch.Tensor]) -> Operand:
+def _viewed(operand: Operand, view: View) -> Operand:
     if isinstance(operand, Interval):
         return Interval.bounds(view(operand.lower), view(operand.upper))
     return view(operand)
@@ -144,7 +177,7 @@ OPERATOR = register(
         roles=(),
         shape=shape,
         macs=macs,
-        rules=bilinear(nominal, terms, both, relaxation, Sharing.ALWAYS),
+        rules=replace(bilinear(nominal, terms, both, relaxation, Sharing.ALWAYS), tuned=tuned, start=start),
         reads=(OnnxImport("MatMul", (1, 9, 13), read), OnnxImport("Einsum", (12, 28), read_einsum)),
         writes=export_as("MatMul"),
         layers=(option_free_layer("MatMul"),),

@@ -42,6 +42,11 @@ def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
     return Planes(Plane((below,), planes.lower.offset), planes.upper)
 
 
+def start(call: Call, x: Interval) -> torch.Tensor:
+    """Return the slope of the relaxation."""
+    return relaxation(call, x).lower.slopes[0]
+
+
 def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
@@ -106,7 +111,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(_RULES, paired=paired, tuned=tuned, kinks=kinks),
+        rules=replace(_RULES, paired=paired, tuned=tuned, start=start, kinks=kinks),
         reads=(import_as("Relu", (1, 6, 13, 14)),),
         writes=export_as("Relu"),
         layers=(option_free_layer("ReLU"),),

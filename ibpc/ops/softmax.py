@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -78,6 +79,24 @@ def relaxation(call: Call, x: Interval) -> Planes:
     compositions of Wei et al. 2023, arXiv 2303.01713, section 3.) Where a plane would overflow it is the constant p
     or q.
     """
+    return _planes_at(call, x, None)
+
+
+def tuned(call: Call, share: torch.Tensor, x: Interval) -> Planes:
+    """The points where the planes touch, from the least (0) to the greatest differences x_j − x_i (1).
+
+    `share` is (…, K, K + 1): for each output those of the K tangents above, and the one that makes t below.
+    """
+    return _planes_at(call, x, share)
+
+
+def start(call: Call, x: Interval) -> torch.Tensor:
+    """Return the shares of the relaxation: the centers."""
+    lower = x.lower.movedim(axis_of(call), -1)
+    return torch.full_like(lower.unsqueeze(-1).expand(*lower.shape, lower.shape[-1] + 1), 0.5)
+
+
+def _planes_at(call: Call, x: Interval, share: torch.Tensor | None) -> Planes:
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
     logs = [
@@ -85,32 +104,40 @@ def relaxation(call: Call, x: Interval) -> Planes:
         for own, others in ((lower, upper), (upper, lower))
     ]
     low, high = differences(call, lower, upper), differences(call, upper, lower)
+    tangents = at = midpoint(low, high)
+    if share is not None:
+        tangents = low + share[..., :-1] * (high - low)
+        at = low + share[..., -1:] * (high - low)
     return Planes(
-        placed(call, *_plane_below(call, low, high), logs[0].exp()),
-        placed(call, *_plane_above(call, low, high, *logs), logs[1].exp()),
+        placed(call, *_plane_below(call, low, high, at), logs[0].exp()),
+        placed(call, *_plane_above(call, tangents, *logs), logs[1].exp()),
     )
 
 
-def _plane_below(call: Call, low: torch.Tensor, high: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², everything scaled by the greatest exponential."""
+def _plane_below(
+    call: Call, low: torch.Tensor, high: torch.Tensor, at: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², everything scaled by the greatest exponential.
+
+    t is L where the differences are `at`.
+    """
     scale = high.amax(-1, keepdim=True)
     at_low, at_high = torch.exp(low - scale), torch.exp(high - scale)
     slope = chord(low, high, at_low, at_high, at_high)
     constant = torch.maximum(at_low - slope * low, at_high - slope * high)
-    middle = (slope * midpoint(low, high) + constant).sum(-1, keepdim=True)
+    middle = (slope * at + constant).sum(-1, keepdim=True)
     factor = torch.exp(-scale)
     offset = factor * (2.0 / middle - constant.sum(-1, keepdim=True) / middle.square())
     return on_operands(call, factor * slope / middle.square()), offset.squeeze(-1)
 
 
 def _plane_above(
-    call: Call, low: torch.Tensor, high: torch.Tensor, log_least: torch.Tensor, log_greatest: torch.Tensor
+    call: Call, middle: torch.Tensor, log_least: torch.Tensor, log_greatest: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return slopes (…, K, K) and offsets (…, K) of p + q − p q Σ_j e^m (1 − m + x_j − x_i).
+    """Return slopes (…, K, K) and offsets (…, K) of p + q − p q Σ_j e^m (1 − m + x_j − x_i) for any m.
 
-    m is the central x_j − x_i; p q enters as its logarithm, so that e^m cannot overflow.
+    p q enters as its logarithm, so that e^m cannot overflow.
     """
-    middle = midpoint(low, high)
     weight = torch.exp(middle + (log_least + log_greatest).unsqueeze(-1))
     offset = log_least.exp() + log_greatest.exp() - (weight * (1.0 - middle)).sum(-1)
     return on_operands(call, weight), offset
@@ -125,7 +152,7 @@ OPERATOR = register(
         roles=(),
         shape=shape,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), tuned=tuned, start=start),
         reads=(import_normalizing("Softmax"),),
         writes=export_as("Softmax", "axis"),
         layers=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import TypeAlias
 
@@ -39,6 +40,16 @@ class Goal:
         """
         rows, offsets = self._specification.excesses(0, 0)
         return rows.to(self.forms.device), offsets.to(self.forms.device)
+
+    def judge_single(self, forms: Sequence[int], lower: Tensor) -> list[Refutation]:
+        """Return what lower bounds (1, B) say of each part of which only one form, a number of `forms`, is bounded."""
+        every = lower.new_full((len(self.forms), lower.shape[1]), -inf)
+        every[list(forms), range(lower.shape[1])] = lower[0]
+        return self.judge(every)
+
+    def alone(self, row: int) -> int:
+        """Return the form that a row of the disjunct stands on by itself, −1 where it stands on several or none."""
+        return self.form_of(row) if self._specification.is_single(0, 0, row) else -1
 
     def form_of(self, row: int) -> int:
         """Return the form that a row of the disjunct stands on (−1 is the sum), −1 where it is not about outputs."""

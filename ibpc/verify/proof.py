@@ -15,7 +15,7 @@ import onnx
 import torch
 
 from ibpc.bounds.alpha_crown import STEPS
-from ibpc.bounds.ascent import ascend
+from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.crown import refined_values, walk_of
 from ibpc.bounds.values import Values, Walk
@@ -223,7 +223,7 @@ def _ascended(sought: Sought, row: int) -> Evidence:
         return Evidence(row)
     walk, values = _root(sought)
     (output,) = walk.graph.outputs
-    found = ascend(walk, values, {output: goal.forms[form][None, None]}, STEPS)
+    found = ascend(walk, values, {output: goal.forms[form][None, None]}, STEPS, chosen=elementwise_planes)
     return Evidence(row, packed(found.choices, 0, 0))
 
 

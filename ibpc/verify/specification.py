@@ -117,6 +117,10 @@ class Specification:
         plan = self._plans[case][disjunct][row]
         return (plan.columns[0] if plan.columns else -1), plan.sign
 
+    def is_single(self, case: int, disjunct: int, row: int) -> bool:
+        """Whether a row of a disjunct (−1: the sum) stands on one row of `matrix`."""
+        return len(self._plans[case][disjunct][row].columns) == 1
+
     def _plan(self, row: Row, case: Case) -> _Plan:
         rest = case.box.least(row.inputs) - row.bound
         if not row.outputs:

@@ -13,7 +13,6 @@ import torch
 from ibpc.bounds.ascent import Ascent, Signs, Start, estimated
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
-from ibpc.verify.goal import Goal
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -27,10 +26,11 @@ class Neurons:
     """The Relus of a network, by the name of what each reads: `fronts[read] = relu`."""
 
     walk: Walk
-    goal: Goal
     fronts: Mapping[str, str]
 
-    def best(self, left: Sequence[int], values: Values, signs: Signs, found: Ascent) -> list[tuple[str, int] | None]:
+    def best(
+        self, left: Sequence[int], values: Values, signs: Signs, found: Ascent, forms: Tensor
+    ) -> list[tuple[str, int] | None]:
         """Return the neuron to cut each part at: of those whose triangles cost most the one whose worse side is best.
 
         (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; the filter is the area part of
@@ -45,7 +45,7 @@ class Neurons:
         layers = [layer for layer, score in enumerate(scores) for _ in range(score.shape[1])]
         starts = list(accumulate((score.shape[1] for score in scores), initial=0))
         named = [[(fronts[layers[at]], at - starts[layers[at]]) for at in row] for row in best.indices.tolist()]
-        gains = self._tried(left, values, signs, found, named).masked_fill(best.values.T <= 0, -inf)
+        gains = self._tried(left, values, signs, found, forms, named).masked_fill(best.values.T <= 0, -inf)
         chosen = gains.argmax(0).tolist()
         return [
             row[pick] if float(best.values[number, pick]) > 0 else None
@@ -58,6 +58,7 @@ class Neurons:
         values: Values,
         signs: Signs,
         found: Ascent,
+        forms: Tensor,
         named: Sequence[Sequence[tuple[str, int]]],
     ) -> Tensor:
         """Return for each candidate (C, L) an estimate of the bound on the worse of its two sides."""
@@ -66,11 +67,11 @@ class Neurons:
         start = Start(*({n: v[:, index] for n, v in side.items()} for side in (found.choices, found.multipliers)))
         kept = Signs({name: sign[index] for name, sign in signs.known.items()})
         (output,) = self.walk.graph.outputs
-        forms = {output: self.goal.forms.float().unsqueeze(1).expand(-1, len(left), -1)}
+        bounded = {output: forms[:, index].float()}
         gains = []
         for candidates in zip(*named, strict=True):
             ends = [
-                estimated(self.walk.rough, _clamped(base, candidates, side), forms, kept, start).amax(0)
+                estimated(self.walk.rough, _clamped(base, candidates, side), bounded, kept, start).amax(0)
                 for side in (-1, 1)
             ]
             worse, better = torch.minimum(*ends), torch.maximum(*ends)

@@ -1,0 +1,76 @@
+"""Planes with parameters hold for every choice of them, and at the start they are those of the relaxation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops import operators
+from ibpc.ops.base import Call, Plane
+from ibpc.rounding import Arithmetic
+
+Tensor = torch.Tensor
+CHOICES = 7
+
+CALLS = {
+    "Relu": Call({}, ((-1, 6),), {}, (-1, 6), Arithmetic.REAL),
+    "MatMul": Call({}, ((-1, 2, 3), (-1, 3, 4)), {}, (-1, 2, 4), Arithmetic.REAL),
+    "MatMul of one matrix for all": Call({}, ((-1, 2, 2, 3), (-1, 1, 3, 4)), {}, (-1, 2, 2, 4), Arithmetic.REAL),
+    "Softmax": Call({"axis": -1}, ((-1, 3, 5),), {}, (-1, 3, 5), Arithmetic.REAL),
+    "Softmax along the first": Call({"axis": 1}, ((-1, 4, 2),), {}, (-1, 4, 2), Arithmetic.REAL),
+}
+
+
+def boxes_of(call: Call, width: float) -> tuple[Interval, ...]:
+    lowers = [2.0 * torch.randn(1, *shape[1:], dtype=torch.float64) for shape in call.operands]
+    return tuple(Interval.bounds(low, low + width * torch.rand_like(low)) for low in lowers)
+
+
+def points_in(box: Interval, count: int) -> Tensor:
+    """Random points, and as many corners."""
+    share = torch.rand(count, *box.lower.shape[1:], dtype=torch.float64)
+    return box.lower + torch.cat([share, share.round()]) * (box.upper - box.lower)
+
+
+def test_every_operator_with_parameters_is_tried() -> None:
+    assert {name.split()[0] for name in CALLS} == {n for n, o in operators().items() if o.rules.tuned is not None}
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("width", [0.0, 0.3, 4.0])
+def test_every_choice_bounds_the_function(name: str, width: float) -> None:
+    torch.manual_seed(0)
+    call, rules = CALLS[name], operators()[name.split()[0]].rules
+    assert rules.tuned is not None
+    assert rules.start is not None
+    boxes = boxes_of(call, width)
+    start = rules.start(call, *boxes)
+    assert ((start >= 0) & (start <= 1)).all()
+    ends = torch.randint(0, 2, (CHOICES, *start.shape)).double()
+    choices = torch.cat([ends, torch.rand(CHOICES, *start.shape, dtype=torch.float64)])
+    planes = rules.tuned(call, choices, *boxes)
+    points = [points_in(box, 400) for box in boxes]
+    values = rules.nominal(call, *points)
+    below, above = planes.lower(*points), planes.upper(*points)
+    assert below.shape == (2 * CHOICES, *values.shape)
+    assert (below <= values + 1e-9).all()
+    assert (above >= values - 1e-9).all()
+
+
+def numbers(plane: Plane) -> list[Tensor]:
+    return [*plane.slopes, plane.offset]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_start_is_the_relaxation(name: str) -> None:
+    torch.manual_seed(1)
+    call, rules = CALLS[name], operators()[name.split()[0]].rules
+    assert rules.tuned is not None
+    assert rules.start is not None
+    assert rules.relaxation is not None
+    boxes = boxes_of(call, 2.0)
+    tuned, plain = rules.tuned(call, rules.start(call, *boxes), *boxes), rules.relaxation(call, *boxes)
+    for one, other in ((tuned.lower, plain.lower), (tuned.upper, plain.upper)):
+        for found, wanted in zip(numbers(one), numbers(other), strict=True):
+            assert torch.allclose(found, wanted.expand_as(found), atol=1e-12)

@@ -171,7 +171,10 @@ def ascend(
 
 @torch.no_grad()
 def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
-    """Return bounds (R, B) at given choices of elementwise planes; in binary32, as walk and values may be, to compare by, not for proof."""
+    """Return bounds (R, B) at given choices of elementwise planes.
+
+    In binary32, as walk and values may be: to compare by, not for proof.
+    """
     like = next(iter(forms.values()))
     choices = _Choices(like.shape[0], start.choices, elementwise_planes)
     multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)

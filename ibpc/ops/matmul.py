@@ -107,7 +107,7 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
 
 
 def tuned(call: Call, share: torch.Tensor, x: Interval, y: Interval) -> Planes:
-    """Shares (…, 2, *products) in [0, 1] of the second of two planes below, and of two above, each product x_ik y_kj."""
+    """Return planes for shares (…, 2, *products) of the second of two planes below, and above, each product."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)
     assert isinstance(left, Interval)
@@ -122,8 +122,8 @@ def start(call: Call, x: Interval, y: Interval) -> torch.Tensor:
     left, right = _viewed(x, rows), _viewed(y, columns)
     assert isinstance(left, Interval)
     assert isinstance(right, Interval)
-    shape = torch.broadcast_shapes(left.lower.shape, right.lower.shape)
-    return left.lower.new_zeros(shape[0], 2, *shape[1:])
+    products = left.lower * right.lower
+    return products.new_zeros(len(products), 2, *products.shape[1:])
 
 
 def _views(call: Call) -> tuple[View, View]:

@@ -43,7 +43,7 @@ def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
 
 
 def start(call: Call, x: Interval) -> torch.Tensor:
-    """Return the slope of the relaxation."""
+    """Return the slopes of the relaxation."""
     return relaxation(call, x).lower.slopes[0]
 
 

@@ -41,7 +41,7 @@ def test_every_operator_with_parameters_is_tried() -> None:
 @pytest.mark.parametrize("width", [0.0, 0.3, 4.0])
 def test_every_choice_bounds_the_function(name: str, width: float) -> None:
     torch.manual_seed(0)
-    call, rules = CALLS[name], operators()[name.split()[0]].rules
+    call, rules = CALLS[name], operators()[name.split(maxsplit=1)[0]].rules
     assert rules.tuned is not None
     assert rules.start is not None
     boxes = boxes_of(call, width)
@@ -65,7 +65,7 @@ def numbers(plane: Plane) -> list[Tensor]:
 @pytest.mark.parametrize("name", CALLS)
 def test_the_start_is_the_relaxation(name: str) -> None:
     torch.manual_seed(1)
-    call, rules = CALLS[name], operators()[name.split()[0]].rules
+    call, rules = CALLS[name], operators()[name.split(maxsplit=1)[0]].rules
     assert rules.tuned is not None
     assert rules.start is not None
     assert rules.relaxation is not None

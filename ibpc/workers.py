@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import torch
@@ -117,10 +118,15 @@ def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[
 
     `patience` is how long one may wait for the others (default: torch.distributed's own limit). Without torchrun this
     process is alone. Raises UsageError where the others cannot be reached.
+
+    `torch.distributed.nn` has the default group as the default argument of its functions, taken when it is imported,
+    and the first step of an optimizer imports it. Imported before there is a group, it cannot keep one alive: its
+    threads would run on after the end, and abort the process now and then as the interpreter leaves.
     """
     if int(os.environ.get(_COUNT, "1")) == 1 or present().count > 1:
         yield present()
         return
+    import_module("torch.distributed.nn")
     backend = "nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)

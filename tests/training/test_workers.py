@@ -72,6 +72,12 @@ def test_the_command_line_in_two_processes(two):
     assert Network.load(two / "command").graph.hints["weights"] == "trained"
 
 
+def test_no_thread_of_the_exchange_outlives_it(two):
+    """Otherwise a process is aborted now and then as its interpreter leaves."""
+    found = [(two / f"threads {rank}").read_text().split() for rank in (0, 1)]
+    assert not [name for names in found for name in names if "gloo" in name]
+
+
 # ── micro-batches in one process ────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("method", ["ibp", "pgd", "sabr", "cc-ibp"])
 def test_micro_batches_take_the_same_steps(tmp_path, method):

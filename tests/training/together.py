@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -97,10 +96,14 @@ def command(out: Path, workers: Workers) -> None:
         cli.main()
 
 
+def threads() -> list[str]:
+    """Return the names of this process's threads, none where the system does not list them."""
+    return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
     with joined(torch.device("cpu")) as team:
-        main(Path(sys.argv[1]), team)
-    # Of some twenty launches on a busy machine, four ended in an abort of torch's threads when the interpreter left.
-    sys.stdout.flush()
-    os._exit(0)
+        main(folder, team)
+    (folder / f"threads {team.rank}").write_text("\n".join(threads()))

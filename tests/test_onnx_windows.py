@@ -14,6 +14,7 @@ from ibpc.frontends.onnx import graph_from_onnx, translate
 from ibpc.lowering import lower_interval, parameter_tree
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic
+from ibpc.verify.checking import Checker
 from tests.onnx_models import model, normal, runtime
 
 ROWS, COLUMNS = 3, 4
@@ -121,13 +122,39 @@ def test_bounds_are_the_hull_over_the_positions(row):
     bounded = lower_interval(graph, parameter_tree(graph), Arithmetic.FLOAT32)
     session = runtime(proto)
     for (a, b), (c, d) in BOXES:
-        inside = itertools.product(range_of(a, b), range_of(c, d))
-        found = np.stack([session.run(None, feed)[0] for feed in feeds(proto, inside)])
+        found = np.stack([session.run(None, feed)[0] for feed in feeds(proto, product_of(a, b, c, d))])
         (lower,), (upper,) = ends(bounded, proto, ((a, c), (b, d)))
         assert (lower <= found.min(0)).all() and (found.max(0) <= upper).all()
         if (min(a, c) >= 0 and row[0] > 0) or (a, c) == (b, d):
             np.testing.assert_array_equal(lower, found.min(0))
             np.testing.assert_array_equal(upper, found.max(0))
+
+
+@pytest.mark.parametrize("row", [row for row in WRITTEN if row[3] == "v"], ids=str)
+def test_the_checker_runs_every_position(row):
+    """The checker of certificates knows nothing of marks, and is exact where positions count from the end too."""
+    proto = written(*row)
+    session = runtime(proto)
+    checker = Checker(proto)
+    for (a, b), (c, d) in BOXES:
+        found = np.stack([session.run(None, feed)[0].ravel() for feed in feeds(proto, product_of(a, b, c, d))])
+        low, high = (feeds(proto, [corner])[0] for corner in ((a, c), (b, d)))
+        sides = [[side[each.name].ravel().astype(np.float64) for each in proto.graph.input] for side in (low, high)]
+        lower, upper = checker.bound_rows(*sides, np.eye(ROWS * COLUMNS), "float32")
+        np.testing.assert_allclose(lower, found.min(0), rtol=1e-6)
+        np.testing.assert_allclose(upper, found.max(0), rtol=1e-6)
+        assert (lower <= found.min(0)).all() and (found.max(0) <= upper).all()
+
+
+def test_the_checker_refuses_positions_without_end():
+    proto = written(1, 1)
+    sides = [np.array([-1e6, 0.0]), np.zeros(12)], [np.array([1e6, 0.0]), np.zeros(12)]
+    with pytest.raises(ModelError, match="one of too many"):
+        Checker(proto).bound_rows(*sides, np.eye(12), "real")
+
+
+def product_of(a, b, c, d):
+    return itertools.product(range_of(a, b), range_of(c, d))
 
 
 def range_of(low, high):

@@ -10,6 +10,7 @@ file in binary64, rounding made outward at every step; one short rule for each O
     steps.py        functions that jump: rounding, conversions, remainders, quantization
     choices.py      comparisons, logic, and choices between values
     moves.py        what only moves elements
+    positions.py    windows at computed positions
 
 A type without a rule is an error that names the node: the claim is then not confirmed.
 """

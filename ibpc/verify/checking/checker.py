@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from ibpc.errors import IbpcError, ModelError, PropertyError
 from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
 from ibpc.verify.checking.planes import PLANES, bent
+from ibpc.verify.checking.positions import is_cut, written
 from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
@@ -185,14 +186,23 @@ class Checker:
     def _walk(self, region: Region, machine: Machine, prepare: Prepare) -> dict[str, Value]:
         """Return the values of all names, those of every node after those of its operands.
 
-        `prepare` may change the operands of a node that is not affine; then the node is bounded again.
+        `prepare` may change the operands of a node that is not affine; then the node is bounded again. What depends on
+        a window at a computed position has no value until it is written to a tensor of static shape.
         """
         signs = region.signs_by_value
+        pending: set[str] = set()
         values: dict[str, Value] = dict(self._constants)
         for name, box in self._input_boxes(region.lower, region.upper, machine).items():
             values[name] = _within(name, box, region, signs, machine)
         for number, node in enumerate(self._nodes):
             if all(name in self._constants for name in node.output if name):
+                continue
+            if is_cut(node, values) or not pending.isdisjoint(node.input):
+                if node.op_type != "ScatterND" or node.input[0] in pending:
+                    pending.update(name for name in node.output if name)
+                    continue
+                box = machine.settled(written(node, self._nodes, self._opset, values))
+                values[node.output[0]] = _within(node.output[0], box, region, signs, machine)
                 continue
             found = self._outputs(number, node, tuple(values[name] if name else None for name in node.input), machine)
             if any(isinstance(value, Box) and value.affine is None for value in found) and any(prepare(values, node)):
@@ -205,6 +215,9 @@ class Checker:
                     self._constants[name] = values[name] = value
                 else:
                     values[name] = _within(name, machine.settled(value), region, signs, machine)
+        for output in self._graph.output:
+            if output.name in pending:
+                raise ModelError.at(f"output {output.name}", "its shape depends on numbers that the network computes")
         return values
 
     def _outputs(

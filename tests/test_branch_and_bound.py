@@ -6,6 +6,7 @@ import itertools
 import time
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,10 +16,12 @@ from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, plan_named
+from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.search import branching
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
+from ibpc.verify.specification import Specification
 
 SEEDS = range(4)
 
@@ -71,6 +74,34 @@ def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed,
     assert searched(network, at_least(most + 0.01), 60).is_refuted
     below = searched(network, at_least(most - 0.01), 3)
     assert not below.is_refuted
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_parts_are_judged_all_together_as_each_by_itself(seed, strict):
+    """Also where a bound is 0, which refutes a strict row alone, or so near that only exact numbers can tell."""
+    numbers = np.random.default_rng(seed)
+    third = Fraction(1, 3)
+    rows = tuple(
+        Row(((0, Fraction(int(numbers.integers(1, 9)), 8)), (1, sign * third)), (), Fraction(int(bound), 4), strict)
+        for sign, bound in zip((1, -1, 1), numbers.integers(-4, 5, 3), strict=True)
+    )
+    case = Case(Box((Fraction(0),), (Fraction(1),)), (rows,))
+    goal = Goal(case, rows, 2, torch.device("cpu"))
+    lower = torch.from_numpy(numbers.integers(-3, 4, (len(goal.forms), 300)) / 4.0)
+    lower[:, ::7] += 1e-17
+    lower[0, ::11] = -torch.inf
+    lower[-1, ::13] = torch.nan
+    specification = Specification([case], 2)
+    below, above = specification.sides
+    for part, found in enumerate(goal.judge(lower)):
+        low, high = torch.full((2, len(specification.matrix)), torch.inf, dtype=torch.float64)
+        low[below] = lower[: len(below), part].nan_to_num(-torch.inf)
+        high[above] = -lower[len(below) :, part].nan_to_num(-torch.inf)
+        (alone,) = specification.refutations(0, low, high)
+        assert found.refuted == alone.refuted
+        assert found.margin <= alone.margin
+        assert found.margin == pytest.approx(alone.margin, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

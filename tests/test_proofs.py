@@ -20,6 +20,7 @@ from ibpc.bounds import METHODS
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
+from ibpc.verify import decide
 from ibpc.verify.checking.backward import linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker, Region
 from ibpc.verify.checking.planes import PLANES
@@ -105,6 +106,30 @@ def test_what_a_search_proved_is_confirmed(cut, seed, tmp_path, monkeypatch):
     kinds = {step[0] for step in json.loads(path.read_text())["proofs"][0][0]}
     assert kinds == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
     assert failing(path) == []
+
+
+@pytest.mark.parametrize("cut", ["inputs", "signs"])
+def test_what_exact_bounds_proved_is_confirmed_by_a_search_for_it(cut, tmp_path, monkeypatch):
+    pytest.importorskip("highspy")
+    if cut == "signs":
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    net = network(0, dense, (4,))
+    crown = gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+    path = proved(net, below(net, 4, 0.6 * crown), tmp_path, method="mip")
+    data = json.loads(path.read_text())
+    assert data["method"] == "mip"
+    assert data["margin_lower"] == [[None]]
+    assert {step[0] for step in data["proofs"][0][0]} == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
+    assert failing(path) == []
+
+
+def test_exact_bounds_without_a_proof_are_not_confirmed(tmp_path, monkeypatch):
+    pytest.importorskip("highspy")
+    monkeypatch.setattr(decide, "_PROOF", 0.0)
+    net = network(0, dense, (4,))
+    crown = gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+    path = proved(net, below(net, 4, 0.6 * crown), tmp_path, method="mip")
+    assert failing(path) != []
 
 
 def test_a_search_on_acas_xu_is_confirmed(tmp_path):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import torch
@@ -93,7 +94,7 @@ def quadratics(
     pushed = _Pushed(walk, boxes, axes, arithmetic)
     (output,) = walk.graph.outputs
     form = pushed.forms[output]
-    weighed, radius = form.coefficients @ rows.T, (form.radius + _SLACK * form.size()) @ rows.abs().T
+    weighed, radius = form.coefficients @ rows.T, (form.radius + _SLACK * form.size) @ rows.abs().T
     count = len(axes)
     first, second = pushed.pairs
     half = torch.where(pushed.is_square, 1.0, 0.5).to(weighed)
@@ -116,8 +117,9 @@ class _Form:
     coefficients: Tensor
     radius: Tensor
 
+    @cached_property
     def size(self) -> Tensor:
-        """Return the greatest modulus the form allows."""
+        """The greatest modulus that the form allows."""
         return self.coefficients.abs().sum(0) + self.radius
 
 
@@ -189,7 +191,7 @@ class _Pushed:
         size, length = one.abs() + spread + bend, other.abs() + width + curve
         higher = times(spread, curve) + times(bend, width) + times(bend, curve)
         off = times(left.radius, length) + times(size, right.radius) + times(left.radius, right.radius)
-        slack = _SLACK * times(left.size(), right.size())
+        slack = _SLACK * times(left.size, right.size)
         return _Form(torch.cat([times(one, other)[None], slope, square]), higher + off + slack)
 
     def _parts(self, form: _Form) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,14 +204,16 @@ class _Pushed:
         alone = self.is_square.reshape(-1, *_ones(mixed))
         below = torch.where(alone, mixed.clamp(max=0.0), -mixed.abs()).sum(0)
         above = torch.where(alone, mixed.clamp(min=0.0), mixed.abs()).sum(0)
-        spread = linear.abs().sum(0) + form.radius + _SLACK * form.size()
+        spread = linear.abs().sum(0) + form.radius + _SLACK * form.size
         return constant - spread + below, constant + spread + above
 
     def _paid(self, form: _Form, name: str) -> _Form:
         """Return a form that holds for binary32 too; what is not finite gives way to the box."""
         error, box = self._values.errors[name], self._values.box(name)
         radius = form.radius if error is None else form.radius + error * _WIDENED
-        finite = form.coefficients.isfinite().all(0) & radius.isfinite()
+        finite = form.size.isfinite() & radius.isfinite()
+        if bool(finite.all()):
+            return _Form(form.coefficients, radius)
         known = box.lower.isfinite() & box.upper.isfinite()
         lower, upper = (torch.where(known, end, torch.zeros_like(end)) for end in (box.lower, box.upper))
         spread = 0.5 * upper - 0.5 * lower + _SLACK * (lower.abs() + upper.abs())
@@ -231,14 +235,14 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
         return result
 
     flat = [None if form is None else form.coefficients.flatten(0, 1) for form in known]
-    nothing = [None if form is None else torch.zeros_like(form.radius) for form in known]
+    sizes = [None if form is None else torch.cat([form.radius, form.size]) for form in known]
     count, batch = next(form for form in known if form is not None).coefficients.shape[:2]
     mapped = applied(flat, [None if x is None else torch.zeros_like(x) for x in flat]).center
-    spread = applied(nothing, [None if form is None else form.radius for form in known])
-    sizes = applied(nothing, [None if form is None else form.size() for form in known])
+    spread = applied([None if x is None else torch.zeros_like(x) for x in sizes], sizes)
+    offset = spread.center[:batch]
     mapped = mapped.reshape(count, batch, *mapped.shape[1:])
-    coefficients = torch.cat([mapped[:1], mapped[1:] - spread.center])
-    return _Form(coefficients, spread.radius + _SLACK * (sizes.radius + spread.center.abs()))
+    coefficients = torch.cat([mapped[:1], mapped[1:] - offset])
+    return _Form(coefficients, spread.radius[:batch] + _SLACK * (spread.radius[batch:] + offset.abs()))
 
 
 def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
@@ -263,7 +267,7 @@ def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
         upper = upper + torch.maximum(over * x.lower, over * x.upper)
         total = mean * form.coefficients if total is None else total + mean * form.coefficients
         radius = radius + mean.abs() * form.radius
-        size = size + (below.abs() + above.abs()) * form.size()
+        size = size + (below.abs() + above.abs()) * form.size
     assert total is not None
     coefficients = torch.cat([total[:1] + (0.5 * lower + 0.5 * upper), total[1:]])
     return _Form(coefficients, radius + (0.5 * upper - 0.5 * lower).clamp(min=0.0) + _SLACK * size)

@@ -99,7 +99,7 @@ def property_certificate(
     """
     found = decision.counterexample
     proofs = None if names is None else _proofs(prop, decision, names)
-    margins = decision.margins if proofs is None else _proved(decision.margins, proofs)
+    margins = decision.margins if proofs is None else _proved(decision, proofs)
     return {
         **_head("property", model, decision.arithmetic, notes),
         "property": prop.name,
@@ -120,10 +120,14 @@ def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps
     ]
 
 
-def _proved(margins: Sequence[Sequence[float]], proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
+def _proved(decision: Decision, proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
+    """Return the margins that have a proof, a little lowered, and −∞ for the others."""
     return [
-        [_lowered(margin) if proof is not None else -inf for margin, proof in zip(*pair, strict=True)]
-        for pair in zip(margins, proofs, strict=True)
+        [
+            _lowered(margin) if steps is not None and place is not None and place.has_margin else -inf
+            for margin, steps, place in zip(*row, strict=True)
+        ]
+        for row in zip(decision.margins, proofs, decision.proofs, strict=True)
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import inf, prod
 from types import MappingProxyType
 from typing import Final
@@ -39,7 +40,11 @@ _ADAPTIVE_STEP: Final = 0.03
 _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
 
+# Seconds that may be spent on a proof of what exact bounds found, for each disjunct.
+_PROOF: Final = 60.0
+
 BRANCHING: Final = "bab"
+EXACT: Final = "mip"
 ATTACK: Final = "attack"
 
 
@@ -195,7 +200,7 @@ class _Decider:
             if new.margin > old:
                 graph, prop = self._network.graph, self._property
                 claim = Sought(graph, prop, case, disjunct, self._options.arithmetic, self._device)
-                self._proofs[case][disjunct] = place_of(name, claim, new.row)
+                self._proofs[case][disjunct] = _proof_by(name, claim, new)
 
     def _is_refuted(self, name: str, deadline: float) -> bool:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
@@ -217,6 +222,23 @@ class _Decider:
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
         return not self._open
+
+
+def _proof_by(method: str, claim: Sought, found: Refutation) -> Place | None:
+    """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
+    if method != EXACT:
+        return place_of(method, claim, found.row)
+    return Place.found_later(partial(_searched, claim)) if found.refuted else None
+
+
+def _searched(claim: Sought) -> Place | None:
+    """Return a search's proof of what another method found, None if it takes too long."""
+    started = time.monotonic()
+    deadlines = (started + _PROOF / 4, started + _PROOF / 2)
+    roots = Roots(claim.graph, claim.prop, claim.arithmetic, claim.device, deadlines)
+    search = Branching(roots, claim.case, claim.disjunct)
+    search.run(started + _PROOF)
+    return search.proof if search.is_refuted else None
 
 
 def _wording(searches: Sequence[Branching]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 
@@ -12,6 +12,9 @@ from ibpc.verify.properties import Case, Conjunction
 from ibpc.verify.specification import Refutation, Specification
 
 Tensor: TypeAlias = torch.Tensor
+
+# What the few roundings of a row's excess are below, as a share of its terms; what is closer to 0 is judged exactly.
+_SLACK: Final = 2.0**-48
 
 
 class Goal:
@@ -22,16 +25,48 @@ class Goal:
         self._from_below, self._from_above = self._specification.sides
         matrix = self._specification.matrix.to(device, torch.float64)
         self._rows = len(matrix)
+        self._plans = self._specification.plans(0, 0)
+        numbers = range(len(self._plans))
+        self._counted = torch.tensor([number if number < len(disjunct) else -1 for number in numbers])
         self.forms = torch.cat([matrix[self._from_below], -matrix[self._from_above]])
 
     def judge(self, lower: Tensor) -> list[Refutation]:
         """Return what lower bounds (R, B) of the forms say of each part."""
+        if not self._plans:
+            return [Refutation(-inf, False)] * lower.shape[1]
+        known = lower.nan_to_num(-inf).cpu()
+        values, slacks = self._rounded(known)
+        best, row = values.max(0)
+        found = [
+            Refutation(margin, margin > 0, index)
+            for margin, index in zip(best.tolist(), self._counted[row].tolist(), strict=True)
+        ]
+        close = (best <= 0) & ((values + 2.0 * slacks).nan_to_num(-inf).amax(0) >= 0)
+        for part in close.nonzero()[:, 0].tolist():
+            found[part] = self._exact(known[:, part])
+        return found
+
+    def _rounded(self, lower: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lower bounds (T, B) of the excess of all that is tried, and what they were lowered by for rounding."""
+        values, slacks = [], []
+        for plan in self._plans:
+            ends = [lower[self._form(column, plan.sign)] * float(plan.scale) for column in plan.columns]
+            rest = float(plan.rest)
+            slack = sum((end.abs() for end in ends), lower.new_full(lower.shape[1:], abs(rest))) * _SLACK
+            values.append(sum(ends, lower.new_full(lower.shape[1:], rest)) - slack)
+            slacks.append(slack)
+        return torch.stack(values), torch.stack(slacks)
+
+    def _exact(self, lower: Tensor) -> Refutation:
+        """Return what lower bounds (R,) say, in exact arithmetic."""
         count = len(self._from_below)
-        low = lower.new_full((lower.shape[1], self._rows), -inf)
-        high = lower.new_full((lower.shape[1], self._rows), inf)
-        low[:, self._from_below] = lower[:count].nan_to_num(-inf).T
-        high[:, self._from_above] = -lower[count:].nan_to_num(-inf).T
-        return [self._specification.refutations(0, *ends)[0] for ends in zip(low.cpu(), high.cpu(), strict=True)]
+        low, high = lower.new_full((self._rows,), -inf), lower.new_full((self._rows,), inf)
+        low[self._from_below] = lower[:count]
+        high[self._from_above] = -lower[count:]
+        return self._specification.refutations(0, low, high)[0]
+
+    def _form(self, column: int, sign: int) -> int:
+        return self._from_below.index(column) if sign > 0 else len(self._from_below) + self._from_above.index(column)
 
     def excesses(self) -> tuple[Tensor, Tensor]:
         """Return rows (T, K) and offsets (T,): where one of row · y + offset is above 0, the disjunct is not met.
@@ -56,4 +91,4 @@ class Goal:
         column, sign = self._specification.column(0, 0, row)
         if column < 0:
             return -1
-        return self._from_below.index(column) if sign > 0 else len(self._from_below) + self._from_above.index(column)
+        return self._form(column, sign)

@@ -48,13 +48,14 @@ class Evidence:
 class Place:
     """A region of a search: open, cut in two, or closed."""
 
-    __slots__ = ("_cut", "_evidence", "_parts", "_tight")
+    __slots__ = ("_cut", "_evidence", "_make", "_parts", "_tight")
 
     def __init__(self) -> None:
         self._cut: tuple[Any, ...] = ()
         self._parts: tuple[Place, ...] = ()
         self._evidence: Evidence | Callable[[], Evidence] | None = None
         self._tight: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
+        self._make: Callable[[], Place | None] | None = None
 
     @classmethod
     def closed(cls, evidence: Evidence | Callable[[], Evidence]) -> Place:
@@ -62,6 +63,21 @@ class Place:
         place = cls()
         place.close(evidence)
         return place
+
+    @classmethod
+    def found_later(cls, make: Callable[[], Place | None]) -> Place:
+        """Return a place whose proof is sought when it is asked for, by `make`, which may find none.
+
+        It shows that the region is refuted, but not by which margin.
+        """
+        place = cls()
+        place._make = make
+        return place
+
+    @property
+    def has_margin(self) -> bool:
+        """Whether the proof is of the margin that was found, not only of the region's refutation."""
+        return self._make is None
 
     def tighten(self, lines: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Place:
         """Note that the boxes in front of nonlinear operators were bounded backward here, and are kept below.
@@ -90,6 +106,9 @@ class Place:
 
     def steps(self, names: Names, disjunct: Conjunction) -> list[list[Any]] | None:
         """Return the tree in preorder, or None where a part is open or a value has no name in the file."""
+        if self._make is not None:
+            made = self._make()
+            return None if made is None else made.steps(names, disjunct)
         result: list[list[Any]] = []
         for place in self._walk():
             if place._is_open:

@@ -41,7 +41,7 @@ class Refutation:
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """How a row's lower bound comes from the matrix: scale · Σ sign · (matrix row) + rest over `columns`."""
 
     columns: tuple[int, ...]
@@ -109,6 +109,10 @@ class Specification:
                 rows[number] += float(plan.sign * plan.scale) * self.matrix[column].double()
         return rows, torch.tensor([_down(plan.rest) for plan in plans], dtype=torch.float64)
 
+    def plans(self, case: int, disjunct: int) -> tuple[Plan, ...]:
+        """Return how the lower bounds of a disjunct's rows, and of their sum behind them, come from the matrix."""
+        return tuple(self._plans[case][disjunct])
+
     def column(self, case: int, disjunct: int, row: int) -> tuple[int, int]:
         """Return the row of `matrix` that a row of a disjunct stands on (the leading one of several), and its sign.
 
@@ -121,10 +125,10 @@ class Specification:
         """Whether a row of a disjunct (−1: the sum) stands on one row of `matrix`."""
         return len(self._plans[case][disjunct][row].columns) == 1
 
-    def _plan(self, row: Row, case: Case) -> _Plan:
+    def _plan(self, row: Row, case: Case) -> Plan:
         rest = case.box.least(row.inputs) - row.bound
         if not row.outputs:
-            return _Plan((), 1, Fraction(1), rest, row.strict)
+            return Plan((), 1, Fraction(1), rest, row.strict)
         sign = 1 if row.outputs[0][1] > 0 else -1
         integers, scale = _integers(row.outputs)
         width = _width(integers)
@@ -135,7 +139,7 @@ class Specification:
             self._keys.setdefault(tuple((i, v) for i, v in zip(indices, part, strict=True) if v), len(self._keys))
             for part in _parts([sign * value for value in integers], width)
         )
-        return _Plan(columns, sign, scale * 2 ** (width - 1), rest, row.strict)
+        return Plan(columns, sign, scale * 2 ** (width - 1), rest, row.strict)
 
     def _matrix(self) -> torch.Tensor:
         if len(self._keys) * self._outputs > _MOST_ENTRIES:

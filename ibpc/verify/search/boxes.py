@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from math import inf
 from typing import Final, TypeAlias
 
@@ -54,10 +55,10 @@ class BoxParts(Parts):
         judged = self._goal.judge(backward.lower({output: forms}))
         places, self.places, self._margins = self.places[-count:], self.places[:-count], self._margins[:-count]
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
-        lines = lines_of(self._walk, values)
-        for number, (place, refutation) in enumerate(zip(places, judged, strict=True)):
-            if refutation.refuted:
-                place.tighten(packed_lines(lines, number)).close(Evidence(refutation.row))
+        closed = [number for number, refutation in enumerate(judged) if refutation.refuted]
+        lines = {name: line[closed] > 0 for name, line in lines_of(self._walk, values).items()}
+        for position, number in enumerate(closed):
+            places[number].tighten(partial(_packed, lines, position)).close(Evidence(judged[number].row))
         if left:
             self._cut(lower[left], upper[left], self._slopes(backward, left), [places[number] for number in left])
             self._margins += 2 * [judged[number].margin for number in left]
@@ -81,3 +82,8 @@ class BoxParts(Parts):
         self.places += [left for left, _ in pairs] + [right for _, right in pairs]
         self._lower = torch.cat([self._lower, lower, right_lower])
         self._upper = torch.cat([self._upper, left_upper, upper])
+
+
+def _packed(lines: Mapping[str, Tensor], part: int) -> dict[str, str]:
+    """Return the lines of one part, kept as truths until somebody asks, encoded."""
+    return packed_lines({name: line.double() for name, line in lines.items()}, part)

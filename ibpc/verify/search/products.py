@@ -30,7 +30,7 @@ _MOST_BOXES: Final = 2048
 _NUMBERS: Final = 2**24
 _SUSPECTS: Final = 64
 # Weights of the second of two rows, both of size 1, and up to how many rows are added up in pairs.
-_SHARES: Final = (2.0**-6, 2.0**-4, 2.0**-2, 1.0, 4.0)
+_SHARES: Final = (2.0**-5, 2.0**-2, 2.0)
 _MOST_PAIRED: Final = 3
 # Slabs are left out a little less far than the tangent says.
 _SLACK: Final = 2.0**-40

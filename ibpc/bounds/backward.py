@@ -22,6 +22,7 @@ from ibpc.ops._products import BilinearRules
 from ibpc.ops.base import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
+Finite: TypeAlias = Callable[[torch.Tensor], bool]
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 
 _WIDENED: Final = 1.0 + 2.0**-8
@@ -66,6 +67,10 @@ class Backward:
             total = total + self._concretized(name, self.forms[name])
         return torch.where(total == torch.inf, torch.full_like(total, torch.nan), total)
 
+    def is_finite(self, factor: Tensor) -> bool:
+        """Return whether a factor is known to be finite, so that no product needs a second look."""
+        return bool(factor.detach().sum().isfinite())
+
     def _nothing(self, name: str, like: Tensor) -> Tensor:
         box = self._values.box(name)
         return like.new_zeros(*like.shape[:2], *box.lower.shape[1:])
@@ -76,7 +81,7 @@ class Backward:
         known = self._values.known[name]
         if not isinstance(known, Interval):
             return _summed(form * known)
-        constant = -_loss(form, known, self._values.errors[name], self.slack)
+        constant = -_loss(form, known, self._values.errors[name], self.slack, self.is_finite)
         operands = tuple(self._values.known[operand] for operand in step.operands)
         if step.operator.is_affine or _is_linear_here(step, operands):
             return constant + self._affine(step, operands, form, pending)
@@ -117,9 +122,10 @@ class Backward:
         planes = self._planes[name]
         self.forms[name] = form
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
-        constant = _weighed(above, planes.lower.offset) + _weighed(below, planes.upper.offset)
+        constant = _weighed(above, planes.lower.offset, self.is_finite)
+        constant = constant + _weighed(below, planes.upper.offset, self.is_finite)
         for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
-            slope = _pulled(above, below, planes, slot, x)
+            slope = _pulled(above, below, planes, slot, x, self.is_finite)
             if isinstance(x, Interval):
                 _add(pending, operand, slope)
             else:
@@ -129,7 +135,7 @@ class Backward:
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
         """Return what the rounding of the products with both planes can take from a form, (R, B)."""
         lower, upper = (_plane_size(plane, operands) for plane in (planes.lower, planes.upper))
-        return self.slack * (_weighed(above, lower) - _weighed(below, upper))
+        return self.slack * (_weighed(above, lower, self.is_finite) - _weighed(below, upper, self.is_finite))
 
     def _concretized(self, name: str, form: Tensor) -> Tensor:
         """Return the least value of a form over the box of an input."""
@@ -157,36 +163,31 @@ def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
     return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
 
 
-def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float) -> Tensor:
+def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float, finite: Finite) -> Tensor:
     """Return what rounding at a node can take from a form: |a| E, and the slack of binary64."""
     if error is None and not slack:
         return form.new_zeros(form.shape[:2])
     size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
     if error is not None:
         size = size + error * _WIDENED
-    return _weighed(form.abs(), size)
+    return _weighed(form.abs(), size, finite)
 
 
-def _times(form: Tensor, factor: Tensor) -> Tensor:
+def _times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
     """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
-    if _is_finite(factor):
+    if finite(factor):
         return form * factor
     return torch.where(form == 0, torch.zeros_like(form), form * factor)
 
 
-def _is_finite(factor: Tensor) -> bool:
-    """Return whether a factor is known to be finite: a training step would have to wait for a device to say so."""
-    is_near = factor.device.type == "cpu" or not torch.is_grad_enabled()
-    return is_near and bool(factor.detach().sum().isfinite())
-
-
-def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand) -> Tensor:
+def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand, finite: Finite) -> Tensor:
     """Return the coefficients (R, B, *shape) of one operand."""
     shape = x.lower.shape if isinstance(x, Interval) else x.shape
     if not planes.lower.views:
-        weighted = _times(above, planes.lower.slopes[slot]) + _times(below, planes.upper.slopes[slot])
+        weighted = _times(above, planes.lower.slopes[slot], finite) + _times(below, planes.upper.slopes[slot], finite)
         return _reduced(weighted, shape, isinstance(x, Interval))
-    parts = [_through_view(side, plane, slot, x) for side, plane in ((above, planes.lower), (below, planes.upper))]
+    sides = ((above, planes.lower), (below, planes.upper))
+    parts = [_through_view(side, plane, slot, x, finite) for side, plane in sides]
     return parts[0] + parts[1]
 
 
@@ -198,7 +199,7 @@ def _reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
     return weighted.sum_to_size(wanted).reshape(rows, batch, *inner)
 
 
-def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand) -> Tensor:
+def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand, finite: Finite) -> Tensor:
     """Pull coefficients of a plane with views back through the view, which is linear."""
     assert isinstance(x, Interval)
     rows, batch = side.shape[:2]
@@ -207,7 +208,7 @@ def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand) -> Tensor:
     with torch.enable_grad():
         viewed = plane.views[slot](point)
         slope = plane.slopes[slot]
-        cotangent = _viewed(_times(side.unsqueeze(-1), slope), viewed.shape[1:])
+        cotangent = _viewed(_times(side.unsqueeze(-1), slope, finite), viewed.shape[1:])
         (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1), create_graph=through)
     pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
     return pulled
@@ -231,11 +232,11 @@ def _plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
     return total
 
 
-def _weighed(form: Tensor, factor: Tensor) -> Tensor:
+def _weighed(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
     """Return the sum of `_times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
-    if form.dim() > 2 and factor.dim() == form.dim() - 1 and _is_finite(factor):
+    if form.dim() > 2 and factor.dim() == form.dim() - 1 and finite(factor):
         return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
-    return _summed(_times(form, factor))
+    return _summed(_times(form, factor, finite))
 
 
 def _summed(form: Tensor) -> Tensor:

@@ -74,6 +74,6 @@ def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):
     form[1, :, 2] = 0.0
     factor[..., 2] = worst
     expected = torch.where(form == 0, 0.0, form * factor).sum(2)
-    for finite in (lambda values: bool(values.isfinite().all()), lambda values: False):
+    for finite in (lambda values: bool(values.isfinite().all()), lambda _: False):
         torch.testing.assert_close(backward._weighed(form, factor, finite), expected, equal_nan=True)
     assert bool(expected[1].isfinite().all()), "a coefficient of 0 meets the worst factor"

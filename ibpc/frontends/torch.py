@@ -85,7 +85,7 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> onnx
             raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}", remedy=remedy) from error
     try:
         return _written(module, inputs, {"dynamo": True, "verbose": False})
-    except Exception as error:  # as above
+    except Exception as error:  # the other exporter runs it too
         raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}") from error
 
 

@@ -98,6 +98,7 @@ def validate(
     batches = [*draw(graph), *([tuple(samples)] if samples else [])]
     shapes = input_sizes(model.graph)
     ours = [_outputs(graph, batch) for batch in batches]
+    points = [[_sample(batch, index, shapes) for index in range(len(batch[0]))] for batch in batches]
     judgements: list[Judgement] = []
     notes: list[str] = []
     for name, make in ((_ONNX_RUNTIME, _onnx_runtime), (_REFERENCE, _reference), (_ONNX2TORCH, _onnx2torch)):
@@ -106,7 +107,8 @@ def validate(
         if name == _ONNX2TORCH and not judgements:
             break
         try:
-            answers = _answers(make(model), batches, shapes)
+            judge = make(model)
+            answers = [[judge(point) for point in batch] for batch in points]
         except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
             notes.append(f"{name} cannot run the file: {_first_line(error)}")
             continue
@@ -191,13 +193,6 @@ def _sample(batch: Sequence[Tensor], index: int, shapes: Sequence[tuple[int, ...
 
 
 # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────
-def _answers(
-    judge: Judge, batches: Sequence[tuple[Tensor, ...]], shapes: Sequence[tuple[int, ...]]
-) -> list[list[Arrays]]:
-    """Return what the judge computes for each sample of each batch. Raises whatever the judge raises."""
-    return [[judge(_sample(batch, index, shapes)) for index in range(len(batch[0]))] for batch in batches]
-
-
 def _compare(
     name: str, batches: Sequence[tuple[Tensor, ...]], ours: Sequence[Arrays], answers: Sequence[Sequence[Arrays]]
 ) -> Judgement | _Disagreement:
@@ -230,7 +225,7 @@ def _whole_batch(
     feed = tuple(x.reshape([len(x), *shape[1:]]).numpy() for x, shape in zip(batch, shapes, strict=True))
     try:
         judged = _onnx_runtime(model)(feed)
-    except Exception as error:  # see validate
+    except Exception as error:  # a judge is a stranger; what it did for single samples stands
         yield f"at batch {BATCH_SIZE} the file itself does not run: {_first_line(error)}"
         return
     if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
@@ -269,9 +264,10 @@ def _parting(
     exposed.CopyFrom(model)
     del exposed.graph.output[:]
     exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    point = _sample(found.batch, found.index, shapes)
     try:
-        judged = make(exposed)(_sample(found.batch, found.index, shapes))
-    except Exception:  # see validate
+        judged = make(exposed)(point)
+    except Exception:  # a judge is a stranger; the import is refused all the same, without the node's name
         return None
     ours = evaluate(graph, found.batch)
     for (name, node), theirs in zip(made.items(), judged, strict=True):

@@ -7,19 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from math import isfinite, log10
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ibpc.report.figures import bins_around_zero
 from ibpc.report.measurements import FeatureMap, Measurement, Width
 from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
 from ibpc.verify.robustness import Example, Robustness, Verdict
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # Every colour has a name; pages turn names into colours that suit a light or a dark background.
 INKS: Final[Mapping[str, str]] = {
@@ -42,7 +45,7 @@ INKS: Final[Mapping[str, str]] = {
 _RUNS: Final = 6
 _SIZE: Final = (4.9, 3.3)
 _SQUARE: Final = (4.9, 4.2)
-_STYLE: Final = {
+_STYLE: Final[dict[RcKeyType, Any]] = {
     "font.size": 10,
     "text.color": INKS["ink"],
     "axes.labelcolor": INKS["ink"],
@@ -338,7 +341,7 @@ def run_ink(number: int) -> str:
 
 def styled() -> Any:
     """Return the context in which charts are drawn and written."""
-    return mpl.rc_context(_STYLE)  # type: ignore[arg-type]
+    return mpl.rc_context(_STYLE)
 
 
 def _panel(title: str, size: tuple[float, float] = _SIZE) -> tuple[Figure, Axes]:
@@ -383,7 +386,7 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _whole_ticks(axes: Axes) -> None:
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 # ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from math import ceil, floor, isfinite
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,13 +18,16 @@ from ibpc.training.records import EpochRecord
 from ibpc.training.sweep import Outcome
 from ibpc.verify.robustness import Robustness, Verdict
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
 NOMINAL: Final = "#1b6ca8"
 CERTIFIED: Final = "#1a8754"
 FALSIFIED: Final = "#c1440e"
 UNKNOWN: Final = "#b8a03c"
 MUTED: Final = "#6b7280"
 _BINS: Final = 40
-_STYLE: Final = {
+_STYLE: Final[dict[RcKeyType, Any]] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -41,7 +44,7 @@ def draw_overview(records: Sequence[EpochRecord], result: Robustness, title: str
 
     The ending of `path` chooses the format. Raises ArtifactError where it cannot be written.
     """
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(11, 4.2), layout="constrained")
         left, right = figure.subplots(1, 2)
         _draw_training(left, records, result.eps)
@@ -102,7 +105,7 @@ def draw_front(outcomes: Sequence[Outcome], eps: float, path: Path) -> None:
         if found.certified is not None and found.nominal is not None
     ]
     front = sorted((certified, nominal) for certified, nominal, found in done if found.on_front)
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
         axes = figure.subplots()
         axes.scatter([certified for certified, _, _ in done], [nominal for _, nominal, _ in done], s=18, color=MUTED)

@@ -129,7 +129,7 @@ class Checkpoint:
         try:
             with safe_open(path, "pt") as stored:
                 notes = stored.metadata() or {}
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it cannot be iterated itself
             if notes[_SHA256] != _digest(notes[_HEADER], tensors):
                 raise TrainingError.at(path, "unreadable: its SHA-256 is wrong", "a checkpoint written by ibpc")
             header = json.loads(notes[_HEADER])

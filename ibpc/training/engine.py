@@ -48,6 +48,9 @@ class Precision:
     )
 
 
+USUAL: Final = Precision()
+
+
 @contextmanager
 def computing(precision: Precision) -> Iterator[None]:
     """Let PyTorch use TF32 or not while the block runs. Restores the settings on exit."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, field, fields, is_dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 _SCHEMA = "schema"
 
@@ -58,7 +61,7 @@ def object_schema(kind: type[Any]) -> dict[str, Any]:
 def build(kind: type[T], data: Mapping[str, Any]) -> T:
     """Return the dataclass that valid JSON data describe; what is left out takes its default."""
     arguments = {}
-    for entry in fields(kind):  # type: ignore[arg-type]
+    for entry in fields(kind):
         if entry.name not in data:
             continue
         given = data[entry.name]

@@ -22,7 +22,7 @@ from ibpc.ops.base import Rules
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws
-from ibpc.training.engine import Engine, Precision, Products, in_bfloat16, repeating, running
+from ibpc.training.engine import USUAL, Engine, Precision, Products, in_bfloat16, repeating, running
 from ibpc.training.objectives import certified, correct
 from ibpc.training.synchronization import synchronized
 from ibpc.workers import ALONE, Workers
@@ -55,7 +55,7 @@ class TrainingGraphs:
         network: Network,
         workers: Workers = ALONE,
         engine: Engine = Engine.EAGER,
-        precision: Precision = Precision(),  # noqa: B008
+        precision: Precision = USUAL,
         rules: Mapping[str, Rules] = REGISTERED,
     ) -> None:
         if len(network.graph.inputs) != 1 or len(network.graph.outputs) != 1:

@@ -179,8 +179,8 @@ MUTATIONS = (
     Mutation(
         "offsets of the planes swapped",
         "ibpc/bounds/backward.py",
-        "_weighed(above, planes.lower.offset) + _weighed(below, planes.upper.offset)",
-        "_weighed(above, planes.upper.offset) + _weighed(below, planes.lower.offset)",
+        "constant = _weighed(above, planes.lower.offset, self.is_finite)",
+        "constant = _weighed(above, planes.upper.offset, self.is_finite)",
         "tests/test_branch_and_bound.py -k tight",
     ),
     Mutation(
@@ -264,8 +264,8 @@ MUTATIONS = (
     Mutation(
         "a part of signs forgotten when the next ones are taken",
         "ibpc/verify/search/signs.py",
-        "else self._stack[:-count]",
-        "else self._stack[: -count - 1]",
+        "if id(part) not in gone]",
+        "if id(part) not in gone][1:]",
         "tests/test_branch_and_bound.py",
     ),
     Mutation(
@@ -293,8 +293,8 @@ MUTATIONS = (
     Mutation(
         "infinite factors multiplied as if they were finite",
         "ibpc/bounds/backward.py",
-        "return not torch.is_grad_enabled() and bool(factor.isfinite().all())",
-        "return not torch.is_grad_enabled()",
+        "return bool(factor.detach().sum().isfinite())",
+        "return True",
         "tests/test_backward.py",
     ),
     Mutation(
@@ -523,13 +523,55 @@ MUTATIONS = (
         "min(end.flat[element], 0.0) if side > 0 else max(end.flat[element], 0.0)",
         "tests/test_proofs.py -k 'multipliers or search or nothing'",
     ),
-    # ── training ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── training and its engine ─────────────────────────────────────────────────────────────────────────────────
     Mutation(
         "the worst-case logits with the sign of the best case",
         "ibpc/training/objectives.py",
         "return F.cross_entropy(-margins, labels)",
         "return F.cross_entropy(margins, labels)",
         "tests/training/test_objectives.py",
+    ),
+    Mutation(
+        "a training step looks at what is finite",
+        "ibpc/training/linear.py",
+        "        return False",
+        "        return super().is_finite(factor)",
+        "tests/training/test_methods.py -k waits",
+    ),
+    Mutation(
+        "results of products stay in bfloat16",
+        "ibpc/training/engine.py",
+        'widened = graph.call_method("float", (product,))',
+        'widened = graph.call_method("clone", (product,))',
+        "tests/training/test_engine.py",
+    ),
+    Mutation(
+        "points of an attack move the running statistics",
+        "ibpc/training/graphs.py",
+        'attributes={**node.attributes, "momentum": 1.0}',
+        'attributes={**node.attributes, "momentum": 0.9}',
+        "tests/training/test_graphs.py tests/training/test_methods.py -k 'statistics or batch'",
+    ),
+    Mutation(
+        "an attack that keeps its worst points",
+        "ibpc/training/attack.py",
+        "better = scores > self._scores",
+        "better = scores < self._scores",
+        "tests/training/test_attack.py",
+    ),
+    Mutation(
+        "what an optimizer keeps in another layout",
+        "ibpc/training/checkpoint.py",
+        "return torch.empty_like(parameter, dtype=entry.dtype).copy_(entry)",
+        "return entry.to(parameter.device)",
+        "tests/training/test_engine.py -k layout",
+    ),
+    Mutation(
+        "bounds of a data set computed with any products",
+        "ibpc/verify/robustness.py",
+        "with plain_products(), torch.no_grad():",
+        "with torch.no_grad():",
+        "tests/test_robustness.py",
     ),
 )
 

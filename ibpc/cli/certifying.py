@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -26,6 +27,7 @@ from ibpc.errors import UsageError
 if TYPE_CHECKING:
     from ibpc.data import Dataset
     from ibpc.network import Network
+    from ibpc.rounding import Arithmetic
     from ibpc.verify.properties import Property
     from ibpc.workers import Workers
 
@@ -79,21 +81,32 @@ def certify(
 
     check_question(vnnlib, point, eps, label, data, result)
     network = api.open_network(target)
-    means, stds = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    if means or stds:
-        network = api.normalized(network, means or [0.0], stds or [1.0])
+    normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    if any(normalization):
+        network = api.normalized(network, normalization[0] or [0.0], normalization[1] or [1.0])
     where = own_device(pick_device(device))
-    network = network.to(where)
-    claim = parse_arithmetic(arithmetic)
+    job = _Job(target, network.to(where), normalization, method, parse_arithmetic(arithmetic), timeout, seed, output)
     if vnnlib or point:
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
-        options = {"method": method or api.AUTO, "arithmetic": claim, "timeout": timeout, "seed": seed}
-        decide(target, network, prop, (means, stds), output, result, **options)
+        decide(job, prop, result)
         return
     dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
-    options = {"method": method or api.QUICK, "arithmetic": claim, "timeout": timeout, "seed": seed, "limit": limit}
     with joined(where, PATIENCE) as workers:
-        certify_data(target, network, dataset, (means, stds), output, workers, eps=eps or 0.0, **options)
+        certify_data(job, dataset, eps or 0.0, limit, workers)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is certified, how, and where the certificate goes; `normalization` is what was put in front, per channel."""
+
+    target: Path
+    network: Network
+    normalization: tuple[list[float] | None, list[float] | None]
+    method: str | None
+    arithmetic: Arithmetic
+    timeout: float
+    seed: int
+    output: Path | None
 
 
 def check_question(
@@ -113,49 +126,52 @@ def check_question(
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
 
 
-def decide(
-    target: Path,
-    network: Network,
-    prop: Property,
-    normalization: tuple[list[float] | None, list[float] | None],
-    output: Path | None,
-    result: Path | None,
-    **options: Any,
-) -> None:
+def decide(job: _Job, prop: Property, result: Path | None) -> None:
     """Decide one property, show the verdict and write the certificate and the competition's result."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
     with progress.stages() as show_stage:
-        decision = api.decide(network, prop, progress=show_stage, **options)
-    if output:
-        api.write_certificate(output, target, network, prop, decision, *normalization)
+        decision = api.decide(
+            job.network,
+            prop,
+            method=job.method or api.AUTO,
+            arithmetic=job.arithmetic,
+            timeout=job.timeout,
+            seed=job.seed,
+            progress=show_stage,
+        )
+    if job.output:
+        api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
     if result:
         api.write_result(result, decision)
-    terminal.show_decision(target, prop, decision)
+    terminal.show_decision(job.target, prop, decision)
 
 
-def certify_data(
-    target: Path,
-    network: Network,
-    dataset: Dataset,
-    normalization: tuple[list[float] | None, list[float] | None],
-    output: Path | None,
-    workers: Workers,
-    **options: Any,
-) -> None:
+def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, workers: Workers) -> None:
     """Certify a data set, show the accuracies and write the certificate: the first process does, for all."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
-    total = min(options["limit"] or len(dataset.test), len(dataset.test))
+    total = min(limit or len(dataset.test), len(dataset.test))
     with progress.certification_progress(total, workers) as show_progress:
-        result = api.certify(network, dataset, report=output, progress=show_progress, **options)
+        result = api.certify(
+            job.network,
+            dataset,
+            eps,
+            method=job.method or api.QUICK,
+            arithmetic=job.arithmetic,
+            timeout=job.timeout,
+            seed=job.seed,
+            limit=limit,
+            report=job.output,
+            progress=show_progress,
+        )
     if not workers.is_first:
         return
-    if output:
-        api.write_verdicts(output, target, network, dataset, result, *normalization)
-    terminal.show_robustness(target, dataset, result)
+    if job.output:
+        api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
+    terminal.show_robustness(job.target, dataset, result)
 
 
 def check(

@@ -84,7 +84,7 @@ class ProductParts(Parts):
         return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
 
     def advance(self, deadline: float) -> int:  # noqa: ARG002
-        """Bound the boxes on top, leave out what is refuted, and halve what remains."""
+        """Bound the boxes on top, leave out what is refuted, and halve what remains; a batch is never broken off."""
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper, self._margins = (

@@ -105,6 +105,13 @@ MUTATIONS = (
         "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or (Conv and float32_contains)'",
     ),
     Mutation(
+        "the rounding of the radius forgotten where there is no weight",
+        "ibpc/rounding.py",
+        "return radius.mul_((1.0 + growth) * RAISED)",
+        "return radius.mul_(RAISED)",
+        "tests/test_rounding.py -k AffineRows",
+    ),
+    Mutation(
         "the rounding of the radius forgotten",
         "ibpc/rounding.py",
         "return radius.mul_((1.0 + growth) / RAISED)",

@@ -169,6 +169,10 @@ def _rows(draw: st.DrawFn) -> Row:
     return weight, lower, upper, draw(_numbers(draw(st.sampled_from([0, 30, -140]))))
 
 
+# Of which 4096 copies, added up one after the other, are rounded upward nearly every time.
+LOPSIDED = 2.063251495361328
+
+
 class TestAffineRows:
     """The rule of Gemm in binary32, attacked with cancellation, large weights, tiny values and denormals."""
 
@@ -195,6 +199,24 @@ class TestAffineRows:
             for value in values:
                 assert not low > value
                 assert not high < value
+
+    def test_a_long_sum_at_the_edge_of_a_box_around_zero_stays_inside(self) -> None:
+        """The center is 0: what the sum's rounding adds, 5·10⁻⁵ of it, is paid by the radius alone."""
+        count, edge = 4096, LOPSIDED
+        total = float(_running([np.float32(edge)] * count, np.float32(0)))
+        assert total > (1 + 4e-5) * count * edge, "the sum is not rounded upward"
+        low, high = _row_of_a_gemm([1.0] * count, [-edge] * count, [edge] * count, 0.0)
+        assert low <= -total
+        assert high >= total
+
+    def test_so_does_that_of_an_operator_without_a_weight(self) -> None:
+        count, edge = 4096, LOPSIDED
+        total = float(_running([np.float32(edge)] * count, np.float32(0)))
+        call = Call({"axes": [1], "keepdims": 1}, ((-1, count),), {}, (-1, 1), Arithmetic.FLOAT32)
+        ends = torch.full((1, count), edge)
+        box = operators()["ReduceSum"].rules.interval(call, Interval.bounds(-ends, ends))
+        assert float(box.lower) <= -total
+        assert float(box.upper) >= total
 
     def test_an_overflow_is_no_finite_claim(self) -> None:
         low, high = _row_of_a_gemm([2.0, -2.0], [3e38, 3e38], [3e38, 3e38], 0.0)

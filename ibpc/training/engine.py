@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ibpc.errors import UsageError
+from ibpc.errors import TrainingError, UsageError, nearest
 from ibpc.training.fields import value
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
@@ -116,12 +116,13 @@ def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine
     exchange is not captured).
     """
     if name not in ENGINES:
-        raise UsageError.at("engine", f"found {name!r}", f"one of {', '.join(ENGINES)}")
+        raise UsageError.at("engine", f"found {name!r}", f"one of {', '.join(ENGINES)}", nearest(name, ENGINES))
     can_capture = device.type == "cuda" and processes == 1
     if name == AUTO:
         return Engine.CUDA_GRAPH if can_capture else Engine.EAGER
     if name == Engine.CUDA_GRAPH.value and not can_capture:
-        raise UsageError.at("engine", f"{name} on {device} in {processes} processes", "one process on a CUDA device")
+        found = f"{name} on {device}, processes: {processes}"
+        raise UsageError.at("engine", found, "one process on a CUDA device", "--compile auto takes what fits")
     return Engine(name)
 
 
@@ -217,6 +218,21 @@ class _Replayed:
         with torch.cuda.graph(graph):
             outputs = self._function(*inputs)
         return graph, inputs, outputs
+
+
+@contextmanager
+def compiling(engine: Engine) -> Iterator[None]:
+    """Turn what inductor cannot compile, here or for want of a C++ compiler, into a TrainingError."""
+    if engine is not Engine.INDUCTOR:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        found = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise TrainingError.at("--compile inductor", found, "graphs that it compiles", "--compile eager") from error
 
 
 def _compiled(module: nn.Module) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from ibpc.frontends.initialization import WEIGHTS_HINT
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.training.constraints import bake
-from ibpc.training.engine import AUTO, chosen_engine, computing
+from ibpc.training.engine import AUTO, chosen_engine, compiling, computing
 from ibpc.training.graphs import Accuracy
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import RECEIPT, EpochRecord, command, hardware, versions, write_json
@@ -83,7 +83,7 @@ def train(
     network = network.to(device or network.device)
     chosen = chosen_engine(engine, network.device, workers.count)
     trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
-    with kept_memory(network.device), computing(recipe.precision), _stopping_at(out, trainer):
+    with kept_memory(network.device), computing(recipe.precision), compiling(chosen), _stopping_at(out, trainer):
         records = trainer.begin(folder)
         while trainer.epoch < recipe.epochs:
             records.append(trainer.run_epoch())

@@ -97,6 +97,18 @@ def test_a_narrow_box_keeps_its_width_in_bfloat16():
     assert (wide[0, 1:] < point[0, 1:]).all()
 
 
+def test_what_inductor_cannot_compile_is_one_clear_line(tmp_path, monkeypatch):
+    from torch._dynamo.exc import TorchDynamoException
+
+    def refuse(module):
+        raise TorchDynamoException("InvalidCxxCompiler: No working C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    with pytest.raises(TrainingError, match="InvalidCxxCompiler.*--compile eager") as caught:
+        train(network(CONVOLUTIONAL), recipe(), blobs(), tmp_path / "run", engine="inductor")
+    assert "\n" not in str(caught.value)
+
+
 def test_settings_are_restored():
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     with computing(Precision("float32")):

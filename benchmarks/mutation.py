@@ -530,6 +530,13 @@ MUTATIONS = (
         "min(end.flat[element], 0.0) if side > 0 else max(end.flat[element], 0.0)",
         "tests/test_proofs.py -k 'multipliers or search or nothing'",
     ),
+    Mutation(
+        "the checker runs at window positions what binary32 rounds otherwise",
+        "ibpc/verify/checking/positions.py",
+        "types.get(maker.output[0]) not in _EXACT_TYPES",
+        "False",
+        "tests/test_onnx_windows.py",
+    ),
     # ── training and its engine ─────────────────────────────────────────────────────────────────────────────────
     Mutation(
         "the worst-case logits with the sign of the best case",

@@ -153,6 +153,31 @@ def test_the_checker_refuses_positions_without_end():
         Checker(proto).bound_rows(*sides, np.eye(12), "real")
 
 
+def test_the_checker_refuses_what_computes_with_what_it_writes():
+    """Its box would not pay for the rounding of the sum, which a binary32 execution makes."""
+    proto = written(2, 2)
+    proto.opset_import[0].version = 16
+    proto.graph.node[-1].attribute.append(helper.make_attribute("reduction", "add"))
+    with pytest.raises(ModelError, match="it computes with what it writes"):
+        Checker(proto).bound_rows(*corners(), np.eye(12), "float32")
+
+
+@pytest.mark.parametrize("kind", ["Mul", "Div", "Exp"])
+def test_the_checker_refuses_a_window_whose_numbers_are_rounded(kind):
+    """A binary32 execution rounds them in its own way, the reference evaluator in another."""
+    proto = written(2, 2)
+    last = next(node for node in proto.graph.node if node.output[0] == "updates")
+    last.output[0] = "exact"
+    operands = ["exact"] if kind == "Exp" else ["exact", "v"]
+    proto.graph.node.insert(len(proto.graph.node) - 1, node(kind, operands, ["updates"]))
+    with pytest.raises(ModelError, match=f"{kind} may round"):
+        Checker(proto).bound_rows(*corners(), np.eye(12), "float32")
+
+
+def corners():
+    return [np.array([0.0, 0.0]), np.zeros(12)], [np.array([1.0, 1.0]), np.ones(12)]
+
+
 def product_of(a, b, c, d):
     return itertools.product(range_of(a, b), range_of(c, d))
 

@@ -201,7 +201,7 @@ class Checker:
                 if node.op_type != "ScatterND" or node.input[0] in pending:
                     pending.update(name for name in node.output if name)
                     continue
-                box = machine.settled(written(node, self._nodes, self._opset, values))
+                box = machine.settled(written(node, self._nodes, self._opset, values, self._types))
                 values[node.output[0]] = _within(node.output[0], box, region, signs, machine)
                 continue
             found = self._outputs(number, node, tuple(values[name] if name else None for name in node.input), machine)

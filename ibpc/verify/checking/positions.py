@@ -2,7 +2,8 @@
 
 The shape of `x[a:b]` with computed a and b is known only when the network runs, so nothing of such a window is bounded
 by itself. ScatterND into a tensor of static shape ends it: the nodes in between are run by the ONNX reference
-evaluator for all whole numbers that a and b can be, and the box is that of all results.
+evaluator for all whole numbers that a and b can be, and the box is that of all results. Those nodes have to be exact,
+whoever runs them: they move elements, or compute with whole numbers.
 """
 
 from __future__ import annotations
@@ -23,6 +24,13 @@ from ibpc.verify.checking.values import Box, Constant, Value, is_whole
 _MOST_POSITIONS: Final = 4096
 _DATA: Final = "data that is written to"
 _WHOLE_NUMBERS: Final = {6: np.int32, 7: np.int64}
+_EXACT_TYPES: Final = (*_WHOLE_NUMBERS, onnx.TensorProto.BOOL)
+_MOVING: Final = frozenset(
+    {
+        *("Concat", "ConstantOfShape", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity"),
+        *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+    }
+)
 
 
 def is_cut(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
@@ -30,10 +38,24 @@ def is_cut(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
     return node.op_type == "Slice" and any(isinstance(values.get(name), Box) for name in node.input[1:3])
 
 
-def written(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto], opset: int, values: Mapping[str, Value]) -> Box:
-    """Return the box of ScatterND into a tensor of static shape. Raises ModelError where positions are too many."""
+def written(
+    node: onnx.NodeProto,
+    nodes: Sequence[onnx.NodeProto],
+    opset: int,
+    values: Mapping[str, Value],
+    types: Mapping[str, int],
+) -> Box:
+    """Return the box of ScatterND into a tensor of static shape; `types` are the element types of the file's values.
+
+    Raises ModelError where positions are too many, or where what is written is computed with rounding.
+    """
+    if any(attribute.name == "reduction" and attribute.s not in (b"none", b"") for attribute in node.attribute):
+        raise _failure(node, "it computes with what it writes")
     makers = {name: each for each in nodes for name in each.output if name}
     region, known, numbers = _region(node, makers, values)
+    for maker in (makers[name] for name in region):
+        if maker.op_type not in _MOVING and types.get(maker.output[0]) not in _EXACT_TYPES:
+            raise _failure(node, f"{maker.op_type} may round what it writes", "moved elements and whole numbers")
     data = values[node.input[0]]
     fed = [*known, *numbers, _DATA]
     last = onnx.NodeProto()

@@ -99,7 +99,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the rounding of the operand's center forgotten",
-        "ibpc/ops/base.py",
+        "ibpc/ops/combinators.py",
         "torch.add(operand.radius, operand.center.abs(), alpha=growth)",
         "torch.add(operand.radius, operand.radius, alpha=growth)",
         "tests/test_rounding.py tests/ops/test_table.py -k 'AffineRows or (Conv and float32_contains)'",
@@ -120,7 +120,7 @@ MUTATIONS = (
     ),
     Mutation(
         "underflow of an operand not multiplied by |W|",
-        "ibpc/ops/base.py",
+        "ibpc/ops/combinators.py",
         "offset = gain(call, **parameters) * FLUSHED + offset",
         "offset = FLUSHED + offset",
         table("Gemm", "float32_contains"),

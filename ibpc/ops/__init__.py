@@ -5,8 +5,10 @@ from pkgutil import iter_modules
 
 from ibpc.ops.base import operators
 
+_SHARED = ("base", "combinators")
+
 for _module in iter_modules(__path__):
-    if not _module.name.startswith("_") and _module.name != "base":
+    if not _module.name.startswith("_") and _module.name not in _SHARED:
         import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["operators"]

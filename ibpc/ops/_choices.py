@@ -23,9 +23,8 @@ from ibpc.ops.base import (
     Planes,
     RelaxationRule,
     Value,
-    monotone,
-    no_macs,
 )
+from ibpc.ops.combinators import monotone, no_macs
 
 Tensor = torch.Tensor
 

@@ -8,20 +8,8 @@ from typing import TypeAlias
 import torch
 
 from ibpc.interval import Interval, Paired
-from ibpc.ops.base import (
-    Call,
-    IntervalRule,
-    NominalRule,
-    Operand,
-    PairedOperand,
-    RelaxationRule,
-    Rules,
-    Sharing,
-    TermsRule,
-    affine,
-    apart,
-    no_magnitude,
-)
+from ibpc.ops.base import Call, IntervalRule, NominalRule, Operand, PairedOperand, RelaxationRule, Rules, TermsRule
+from ibpc.ops.combinators import Sharing, affine, apart, no_magnitude
 from ibpc.rounding import FLUSHED, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
@@ -36,8 +24,8 @@ def bilinear(
 ) -> Rules:
     """Return the rules of `product(call, x, y)`, linear in x and in y.
 
-    With an exact operand it is affine: center c · y, radius r · |y| (see `ibpc.ops.base.affine`), which is exact. The
-    rule `both` bounds the product of two boxes.
+    With an exact operand it is affine: center c · y, radius r · |y| (see `ibpc.ops.combinators.affine`), which is
+    exact. The rule `both` bounds the product of two boxes.
     """
     by_right = scaling(product, product, terms, sharing)
     by_left = scaling(_swapped(product), _swapped(product), terms, sharing)

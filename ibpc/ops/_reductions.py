@@ -28,11 +28,8 @@ from ibpc.ops.base import (
     Rules,
     Value,
     Writer,
-    affine,
-    no_macs,
-    no_magnitude,
-    outward,
 )
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, outward
 from ibpc.rounding import Arithmetic, vanishing
 
 Tensor: TypeAlias = torch.Tensor

@@ -13,7 +13,8 @@ from ibpc.ops._curves import defined, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import Function, above, below, chord, midpoint
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward
+from ibpc.ops.base import Call, Operator, Planes
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 Tensor = torch.Tensor

@@ -28,10 +28,9 @@ from ibpc.ops.base import (
     Rules,
     Value,
     Writer,
-    affine,
-    no_macs,
     register,
 )
+from ibpc.ops.combinators import affine, no_macs
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

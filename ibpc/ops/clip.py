@@ -24,11 +24,9 @@ from ibpc.ops.base import (
     Planes,
     Value,
     Writer,
-    monotone,
-    no_macs,
-    nonlinear,
     register,
 )
+from ibpc.ops.combinators import monotone, no_macs, nonlinear
 
 LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default": None}

@@ -8,7 +8,8 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
-from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, apart, no_macs, register
+from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, register
+from ibpc.ops.combinators import apart, no_macs
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

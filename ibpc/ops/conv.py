@@ -32,20 +32,8 @@ from ibpc.ops._windows import (
     split_padding,
     spread,
 )
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Sharing,
-    Value,
-    Writer,
-    affine,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import Sharing, affine
 
 _CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -8,19 +8,8 @@ import torch
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    affine,
-    no_macs,
-    no_magnitude,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import affine, no_macs, no_magnitude
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

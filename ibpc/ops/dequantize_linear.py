@@ -7,18 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from ibpc.ops._quantization import AXIS, ROLES, VERSIONS, along_axis, read_parameters, shape
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    affine,
-    no_macs,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import affine, no_macs
 
 
 def nominal(call: Call, x: torch.Tensor, *, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:

@@ -24,12 +24,11 @@ from ibpc.ops.base import (
     Operator,
     Role,
     Rules,
-    Sharing,
     Value,
     Writer,
-    affine,
     register,
 )
+from ibpc.ops.combinators import Sharing, affine
 from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowered, vanishing
 
 
@@ -109,7 +108,7 @@ def _elided(
 
     The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
     is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not. One product
-    of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.base.affine` for the rest.
+    of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.combinators.affine` for the rest.
     """
     growth, least = inflation(terms(call), call.own), vanishing(terms(call))
     center = nominal(call, x.center, weight=weight, specification=specification, **parameters)

@@ -14,21 +14,8 @@ from ibpc.ir import Shape
 from ibpc.ops._elementwise import export_as
 from ibpc.ops._pieces import Piece, pieces_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Value,
-    no_macs,
-    nonlinear,
-    outward,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Planes, Value, register
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import UNIT
 
 # The defaults of ONNX in binary32.

@@ -8,7 +8,8 @@ import torch
 
 from ibpc.errors import unreachable
 from ibpc.ir import BATCH, INPUT, Attributes, Shape
-from ibpc.ops.base import Call, Operator, Writer, no_macs, passthrough, register
+from ibpc.ops.base import Call, Operator, Writer, register
+from ibpc.ops.combinators import no_macs, passthrough
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

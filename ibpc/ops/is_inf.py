@@ -10,18 +10,8 @@ from ibpc.interval import Interval
 from ibpc.ops._element_types import FLOAT
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import elementwise_range
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    no_macs,
-    nonlinear,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import no_macs, nonlinear
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

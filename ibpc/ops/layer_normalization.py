@@ -19,19 +19,8 @@ from ibpc.ops._scales import (
 )
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._standardization import EPSILON, Layout, standardizing
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    no_macs,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import no_macs
 
 _TYPES_OF_STASH = (1, 11)
 

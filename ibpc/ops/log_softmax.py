@@ -21,7 +21,8 @@ from ibpc.ops._softmax import (
     relative_error,
     tangent_line,
 )
-from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, outward, register
+from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 

@@ -13,20 +13,8 @@ from ibpc.ops._norms import moduli, norm, sums_of_others
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import factor_lines
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    no_macs,
-    nonlinear,
-    outward,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Plane, Planes, Value, register
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, UNIT, Arithmetic
 
 

@@ -38,10 +38,9 @@ from ibpc.ops.base import (
     Planes,
     Value,
     Writer,
-    monotone,
-    no_macs,
     register,
 )
+from ibpc.ops.combinators import monotone, no_macs
 
 _POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 

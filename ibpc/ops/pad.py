@@ -13,20 +13,8 @@ from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import onnx_integers, positive_axis
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    no_macs,
-    passthrough,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import no_macs, passthrough
 
 _MODES: Final = ("constant", "reflect", "edge")
 

@@ -14,21 +14,8 @@ from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
 from ibpc.ops._planes import convex_planes
 from ibpc.ops._products import corners
 from ibpc.ops._steps import range_planes
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operand,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    no_macs,
-    nonlinear,
-    outward,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operand, Operator, Plane, Planes, Value, register
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
 Tensor = torch.Tensor

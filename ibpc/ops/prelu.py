@@ -26,10 +26,9 @@ from ibpc.ops.base import (
     Role,
     Value,
     Writer,
-    no_macs,
-    nonlinear,
     register,
 )
+from ibpc.ops.combinators import no_macs, nonlinear
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

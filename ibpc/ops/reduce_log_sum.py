@@ -7,7 +7,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._reductions import SUM, gathered, reduction, total
-from ibpc.ops.base import Call, Plane, Planes, nonlinear, outward, register
+from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS
 
 

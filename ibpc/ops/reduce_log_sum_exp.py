@@ -7,7 +7,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._reductions import count, gathered, gathered_box, reduction
 from ibpc.ops._softmax import chord_line, relative_error, tangent_line
-from ibpc.ops.base import Call, Plane, Planes, nonlinear, outward, register
+from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 

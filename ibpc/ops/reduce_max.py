@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from ibpc.ops._reductions import maximum_planes, reduction
-from ibpc.ops.base import Call, monotone, register
+from ibpc.ops.base import Call, register
+from ibpc.ops.combinators import monotone
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ibpc.ops._reductions import count, reduction, sum_of_radii
-from ibpc.ops.base import Call, affine, no_magnitude, register
+from ibpc.ops.base import Call, register
+from ibpc.ops.combinators import affine, no_magnitude
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

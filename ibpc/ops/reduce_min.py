@@ -6,7 +6,8 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._reductions import maximum_planes, reduction
-from ibpc.ops.base import Call, Plane, Planes, monotone, register
+from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.combinators import monotone
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch.overrides import wrap_torch_function
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, PairedOperand, Plane, Planes, monotone, no_macs, register
+from ibpc.ops.base import Call, Operator, PairedOperand, Plane, Planes, register
+from ibpc.ops.combinators import monotone, no_macs
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -14,21 +14,8 @@ from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._interpolation import MODES, NEAREST, Axis, Kernel, nearest, weights
 from ibpc.ops._shapes import positive_axis
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Fill,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Role,
-    Rules,
-    Value,
-    Writer,
-    affine,
-    no_magnitude,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Fill, OnnxImport, OnnxNode, Operator, Role, Rules, Value, Writer, register
+from ibpc.ops.combinators import affine, no_magnitude
 from ibpc.rounding import UNIT, Arithmetic
 
 Tensor = torch.Tensor

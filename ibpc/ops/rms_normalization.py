@@ -37,11 +37,9 @@ from ibpc.ops.base import (
     Planes,
     Value,
     Writer,
-    no_macs,
-    nonlinear,
-    outward,
     register,
 )
+from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, Arithmetic, vanishing
 
 _TYPES_OF_STASH = (1, 11)

@@ -13,20 +13,8 @@ from ibpc.ir import Shape
 from ibpc.ops._elementwise import export_as
 from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Value,
-    no_macs,
-    nonlinear,
-    register,
-)
+from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Planes, Value, register
+from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.rounding import UNIT
 
 HALF_WIDTH: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0}

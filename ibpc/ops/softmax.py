@@ -21,7 +21,8 @@ from ibpc.ops._softmax import (
     placed,
     relative_error,
 )
-from ibpc.ops.base import Call, Operator, Planes, no_macs, nonlinear, register
+from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic, vanishing
 
 

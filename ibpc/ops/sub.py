@@ -13,7 +13,8 @@ from ibpc.ops._elementwise import (
     sum_of_radii,
     two_terms,
 )
-from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
+from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.combinators import affine, no_macs, no_magnitude
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

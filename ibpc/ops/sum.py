@@ -14,7 +14,8 @@ from ibpc.ops._elementwise import (
     option_free_layer,
     sum_of_radii,
 )
-from ibpc.ops.base import Call, Operator, affine, no_macs, no_magnitude, register
+from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.combinators import affine, no_macs, no_magnitude
 
 
 def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:

@@ -23,10 +23,9 @@ from ibpc.ops.base import (
     Planes,
     Value,
     Writer,
-    no_macs,
-    nonlinear,
     register,
 )
+from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.rounding import UNIT
 
 Tensor = torch.Tensor

@@ -8,18 +8,8 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    no_macs,
-    passthrough,
-    register,
-)
+from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.combinators import no_macs, passthrough
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -97,6 +97,13 @@ def _file_name(prefix: str, chart: Chart) -> str:
 def _sections(
     measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str], drawn: dict[str, str]
 ) -> Iterable[_Section]:
+    yield from _on_accuracy(measurements, drawn)
+    yield from _on_bounds(measurements, drawn)
+    yield from _on_images(measurements, dataset, names, drawn)
+    yield _Section("receipts", "How it was made", "Everything needed to make the runs again.", _receipts(measurements))
+
+
+def _on_accuracy(measurements: Sequence[Measurement], drawn: Mapping[str, str]) -> Iterable[_Section]:
     result = measurements[0].result
     images, eps = f"{len(result.examples):,}", format_eps(result.eps)
     yield _Section(
@@ -122,6 +129,10 @@ def _sections(
         "The shaded band is what is neither certified nor falsified. The dotted line is the ε of this report.",
         drawn["radius"],
     )
+
+
+def _on_bounds(measurements: Sequence[Measurement], drawn: Mapping[str, str]) -> Iterable[_Section]:
+    eps = format_eps(measurements[0].result.eps)
     yield _Section(
         "widths",
         "Bounds through the layers",
@@ -136,10 +147,15 @@ def _sections(
         "proof.",
         drawn["margins"],
     )
+
+
+def _on_images(
+    measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str], drawn: Mapping[str, str]
+) -> Iterable[_Section]:
     yield _Section(
         "classes",
         "Certified or not, class by class",
-        f"What is known of the {images} images, for each class.",
+        f"What is known of the {len(measurements[0].result.examples):,} images, for each class.",
         drawn["classes"] + "".join(_class_table(found, names) for found in measurements),
     )
     yield _Section(
@@ -155,7 +171,6 @@ def _sections(
         "t-SNE of the features of test images: images that the network holds to be alike lie close together.",
         drawn["maps"],
     )
-    yield _Section("receipts", "How it was made", "Everything needed to make the runs again.", _receipts(measurements))
 
 
 def _uncertainty(images: int) -> float:

@@ -1,0 +1,192 @@
+"""Rule combinators: what makes the rules of most operators one line.
+
+From an operator's function, and what is known of its shape (affine, monotone, only moving elements), all rules of a
+record. Derivations stand in the docstrings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+import torch
+
+from ibpc.interval import Interval, Paired
+from ibpc.ops.base import (
+    Call,
+    IntervalRule,
+    NominalRule,
+    Operand,
+    PairedOperand,
+    PairedRule,
+    RelaxationRule,
+    Rules,
+    Tensor,
+    TermsRule,
+)
+from ibpc.rounding import (
+    ELEMENTARY_ULPS,
+    FLUSHED,
+    RAISED,
+    Arithmetic,
+    down,
+    guard_overflow,
+    inflation,
+    lowered,
+    up,
+    vanishing,
+)
+
+
+class Sharing(Enum):
+    """When the paired rule of an affine operator runs nominal value and center in one call.
+
+    ALWAYS pays a copy to save a pass over the weight (convolutions, products); WHEN_STACKED takes the chance when
+    the operand already is a stack (cheap operators).
+    """
+
+    ALWAYS = "always"
+    WHEN_STACKED = "when stacked"
+
+
+def affine(
+    nominal: NominalRule,
+    absolute: NominalRule,
+    terms: TermsRule,
+    magnitude: Callable[..., Tensor | None],
+    sharing: Sharing = Sharing.WHEN_STACKED,
+    gain: Callable[..., Tensor | float] | None = None,
+) -> Rules:
+    """Return the rules of y = W x + b, affine in all operands jointly.
+
+    Interval rule: center W c + b, radius |W| r (Gowal et al. 2018, arXiv 1810.12715, equation 6): exact per output
+    over a box. In binary32 it is (1 + ρ) (|W| (r + ρ |c|) + ρ |b|), ρ from `ibpc.rounding.inflation`: ρ |c| rides along
+    in the same |W| product, 1 + ρ in the guard against overflow. Sums that may overflow bound nothing.
+
+    `absolute(call, *radii, offset, **parameters)` is |W| r + offset, `terms(call)` the number of products summed
+    into one output, `magnitude(call, **parameters)` an upper bound of |b| that broadcasts to the output or None.
+    Exact operands arrive as plain tensors: `absolute` gets zeros for their radius in binary32-free form, or their
+    share of the rounding.
+
+    `gain(call, **parameters)` is Σ |W| of each output, in the form of the offset; with it binary32 costs less. What
+    underflow can change in an operand goes into the offset, which is constant, and not into each radius; and W, if it
+    is the parameter `weight` (`absolute` homogeneous in it), is raised before the product instead of the radius behind.
+    """
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        centers = tuple(x.center if isinstance(x, Interval) else x for x in operands)
+        center = nominal(call, *centers, **parameters)
+        if call.arithmetic is Arithmetic.REAL:
+            radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
+            return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
+        growth, least = inflation(terms(call), call.own), vanishing(terms(call))
+        radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
+        bias = magnitude(call, **parameters)
+        offset: Tensor | float = least if bias is None else bias * growth + least
+        if gain is not None:
+            offset = gain(call, **parameters) * FLUSHED + offset
+        if gain is None or "weight" not in parameters:
+            return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
+        raised = {**parameters, "weight": parameters["weight"] * RAISED}
+        return Interval.around(center, lowered(absolute(call, *radii, offset=offset * RAISED, **raised), growth))
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        pairs = [x for x in operands if isinstance(x, Paired)]
+        if sharing is Sharing.WHEN_STACKED and not all(pair.is_stacked for pair in pairs):
+            return apart(nominal, interval)(call, *operands, **parameters)
+        stacks = tuple(x.stack if isinstance(x, Paired) else x for x in operands)
+        radii = tuple(x.radius if isinstance(x, Paired) else None for x in operands)
+        stack = nominal(call, *stacks, **parameters)
+        return Paired.stacked(stack, absolute(call, *radii, offset=None, **parameters))
+
+    return Rules(nominal, interval, paired, None, nominal)
+
+
+def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
+    """Return r + ρ |c| + what underflow may change."""
+    if isinstance(operand, Interval):
+        total = torch.add(operand.radius, operand.center.abs(), alpha=growth)
+    else:
+        total = operand.abs() * growth
+    return total + flushed if flushed else total
+
+
+def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Rules:
+    """Return the rules of an operator that only moves elements (reshape, transpose, slice, concatenation).
+
+    Every output is a copy of one input element or a constant, so the rule applies to each of lower/upper or
+    center/radius alike, exactly, in any arithmetic. `absolute` is the map on radii where it differs (Pad: zeros).
+    """
+    on_radii = nominal if absolute is None else absolute
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        if all(x.centered for x in operands if isinstance(x, Interval)):
+            centers = tuple(x.center if isinstance(x, Interval) else x for x in operands)
+            radii = tuple(x.radius if isinstance(x, Interval) else torch.zeros_like(x) for x in operands)
+            return Interval.around(nominal(call, *centers, **parameters), on_radii(call, *radii, **parameters))
+        lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
+        uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
+        return Interval.bounds(nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters))
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        pairs = [x for x in operands if isinstance(x, Paired)]
+        if not pairs or not all(pair.is_stacked for pair in pairs):
+            return apart(nominal, interval)(call, *operands, **parameters)
+        stacks = tuple(x.stack if isinstance(x, Paired) else x for x in operands)
+        radii = tuple(x.radius if isinstance(x, Paired) else torch.zeros_like(x) for x in operands)
+        return Paired.stacked(nominal(call, *stacks, **parameters), on_radii(call, *radii, **parameters))
+
+    return Rules(nominal, interval, paired, None, nominal)
+
+
+def monotone(
+    nominal: NominalRule, relaxation: RelaxationRule, ulps: int = ELEMENTARY_ULPS, absolute: float = 0.0
+) -> Rules:
+    """Return the rules of an operator that does not decrease in any operand: [f(l), f(u)], exact.
+
+    Any binary32 implementation of f is assumed to be off by at most `ulps` units of the last place (0 where it is
+    exact) plus `absolute`. The bound moves by twice that: the network's evaluation errs, and so does the bound's own.
+    """
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
+        uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
+        lower, upper = nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters)
+        return outward(call, lower, upper, 2 * ulps, 2.0 * absolute)
+
+    return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
+
+
+def nonlinear(nominal: NominalRule, interval: IntervalRule, relaxation: RelaxationRule) -> Rules:
+    """Return the rules of an operator that needs an interval rule of its own."""
+    return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
+
+
+def outward(call: Call, lower: Tensor, upper: Tensor, ulps: int = 1, absolute: float = 0.0) -> Interval:
+    """Return [lower, upper], in binary32 moved outward by `ulps` roundings and by `absolute` (both 0: exact)."""
+    if call.arithmetic is Arithmetic.REAL or (ulps == 0 and absolute == 0.0):
+        return Interval.bounds(lower, upper)
+    if absolute == 0.0:
+        return Interval.bounds(down(lower, ulps), up(upper, ulps))
+    return Interval.bounds(down(lower - absolute, ulps), up(upper + absolute, ulps))
+
+
+def apart(nominal: NominalRule, interval: IntervalRule) -> PairedRule:
+    """Return the paired rule that runs the nominal and the interval rule side by side."""
+
+    def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
+        values = tuple(x.nominal if isinstance(x, Paired) else x for x in operands)
+        boxes = tuple(x.interval if isinstance(x, Paired) else x for x in operands)
+        return Paired.separate(nominal(call, *values, **parameters), interval(call, *boxes, **parameters))
+
+    return paired
+
+
+def no_magnitude(call: Call, **parameters: Tensor) -> None:
+    """Return the |b| of an affine operator without an offset: none."""
+    return None
+
+
+def no_macs(call: Call) -> int:
+    """Return the multiply-accumulates of an operator without a weight or product: none worth counting."""
+    return 0

@@ -316,14 +316,14 @@ MUTATIONS = (
         "ibpc/bounds/forward.py",
         "above[-1] += error * _WIDENED",
         "above[-1] -= error * _WIDENED",
-        "tests/test_rounding.py -k Cancellation",
+        "tests/test_forward.py tests/test_soundness.py -k forward",
     ),
     Mutation(
         "forward forms swapped where a row is negative",
         "ibpc/bounds/forward.py",
         "final.lower @ positive.T + final.upper @ negative.T,",
         "final.lower @ positive.T + final.lower @ negative.T,",
-        "tests/test_branch_and_bound.py tests/test_exact.py -k 'tight or inside'",
+        "tests/test_forward.py tests/test_soundness.py -k forward",
     ),
     Mutation(
         "what is cubic in a product of quadratic forms left out",

@@ -77,3 +77,34 @@ def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):
     for finite in (lambda values: bool(values.isfinite().all()), lambda _: False):
         torch.testing.assert_close(backward._weighed(form, factor, finite), expected, equal_nan=True)
     assert bool(expected[1].isfinite().all()), "a coefficient of 0 meets the worst factor"
+
+
+class Exponential(nn.Module):
+    """exp(W x) for the rows of W."""
+
+    def __init__(self, rows: list[list[float]]) -> None:
+        super().__init__()
+        self.rows = nn.Linear(2, len(rows), bias=False)
+        self.rows.weight = nn.Parameter(torch.tensor(rows))
+
+    def forward(self, x):
+        return torch.exp(self.rows(x))
+
+
+def bounds_of_each_output(module, arithmetic):
+    x = torch.ones(1, 2)
+    walk = walk_of(ibpc.compile(module.eval(), x).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), arithmetic)
+    (output,) = walk.graph.outputs
+    count = values.box(output).lower.shape[1]
+    return pulled(walk, values, {output: torch.eye(count, dtype=torch.float64).unsqueeze(1)})[0]
+
+
+@pytest.mark.parametrize(("arithmetic", "weight"), [(Arithmetic.FLOAT32, 200.0), (Arithmetic.REAL, 2000.0)])
+def test_a_form_that_ignores_what_overflows_is_bounded_as_if_that_were_not_there(arithmetic, weight):
+    rows = [[1.0, -1.0], [0.5, 2.0]]
+    alone = bounds_of_each_output(Exponential(rows), arithmetic)
+    beside = bounds_of_each_output(Exponential([[weight, 0.0], *rows]), arithmetic)
+    assert not beside[0].isfinite(), "nothing overflows"
+    assert bool(alone.isfinite().all())
+    torch.testing.assert_close(beside[1:], alone, rtol=1e-12, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from fractions import Fraction
+from math import inf
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, plan_named
 from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
-from ibpc.verify.search import branching
+from ibpc.verify.search import boxes, branching, signs
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Specification
@@ -74,6 +75,29 @@ def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed,
     assert searched(network, at_least(most + 0.01), 60).is_refuted
     below = searched(network, at_least(most - 0.01), 3)
     assert not below.is_refuted
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("cut", ["inputs", "signs"])
+def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cut, monkeypatch):
+    """Of all parts that wait the worst one bounds the margin from below, at any time."""
+    module, limit, at_once = (boxes, "_MOST_BOXES", 3) if cut == "inputs" else (signs, "_MOST_PARTS", 1)
+    monkeypatch.setattr(module, limit, at_once)
+    if cut == "signs":
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    network = random_network(seed)
+    most = greatest(network)
+    roots = Roots(network.snapshot(), at_least(most - 0.01), Arithmetic.FLOAT32, torch.device("cpu"))
+    parts = Branching(roots, 0, 0)._first_part()
+    waited = 0
+    with torch.no_grad():
+        for _ in range(40):
+            parts.advance(inf)
+            waited = max(waited, parts.waiting)
+            assert parts.waiting
+            assert parts.margin <= -0.01
+    assert waited > at_once, "all parts were bounded at once"
+    assert searched(network, at_least(most + 0.01), 60).is_refuted
 
 
 @pytest.mark.parametrize("strict", [False, True])

@@ -52,6 +52,8 @@ EXCLUDED: Mapping[str, str] = {
     "test_reduce_sum_empty*": "the input is empty",
     "test_reduce_max_empty*": "the input is empty",
     "test_reduce_min_empty*": "the input is empty",
+    "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime divides by the size, the reference by 2.4 − 1",
+    "test_resize_downsample_scales_cubic_align_corners": "ONNX Runtime divides by the size, the reference by 3.2 − 1",
     "test_pow": "exponents that are not positive",
     "test_pow_types*": "the exponent is the only floating input, or integers are raised",
 }
@@ -89,7 +91,7 @@ def flat(arrays: list[np.ndarray]) -> list[np.ndarray]:
 # ── every type ──────────────────────────────────────────────────────────────────────────────────────────────────
 def test_every_type_has_an_official_case():
     without = {kind for kind in RULES if not official_cases().get(kind)}
-    assert without <= {"Dropout", "Equal", "Not"}
+    assert without <= {"Dropout", "Equal", "GlobalLpPool", "Not", "Trilu"}
 
 
 @pytest.mark.parametrize("case", checked_cases())
@@ -401,8 +403,8 @@ def test_networks(network, eps):
 
 # ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_a_type_without_a_rule_is_named():
-    proto = chain(("HardSwish",), start=[1, 2], constants={})
-    with pytest.raises(ModelError, match="step0.*HardSwish.*does not know the type"):
+    proto = chain(("Acos",), start=[1, 2], constants={})
+    with pytest.raises(ModelError, match="step0.*Acos.*does not know the type"):
         bound(proto, [0, 0], [1, 1], [[1, 0]])
 
 
@@ -465,6 +467,6 @@ def test_a_claim_about_what_the_checker_does_not_know_fails(tmp_path):
     ibpc.write_certificate(certificate, path, network, prop, decision)
     assert decision.verdict is ibpc.Verdict.VERIFIED
     assert all(claim.holds for claim in ibpc.check(certificate))
-    claims = list(check_property(read_certificate(certificate), chain(("HardSwish",), start=[1, 2], constants={}), "c"))
+    claims = list(check_property(read_certificate(certificate), chain(("Acos",), start=[1, 2], constants={}), "c"))
     assert [claim.holds for claim in claims] == [False]
-    assert "HardSwish" in claims[0].detail
+    assert "Acos" in claims[0].detail

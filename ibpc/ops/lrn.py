@@ -30,7 +30,7 @@ from ibpc.ops.base import (
     register,
 )
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, vanishing
+from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, Arithmetic, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -79,7 +79,8 @@ def interval(call: Call, x: Interval) -> Interval:
     over the box of x is at the nearest point to that peak, its minimum at an end.
 
     In binary32: the base is off by γ of itself for size + 4 terms, the power by 8 ulps and by what the rounded exponent
-    changes, up to 90u, and what underflow takes is relative to the bias. Overflow claims nothing.
+    changes, up to 90u, and what underflow takes is relative to the bias. Overflow claims nothing. ONNX Runtime slides
+    along the channels, adding one square and subtracting another: see `_slid`.
     """
     sizes = moduli(x)
     squares = [end * end for end in (sizes.lower, sizes.upper)]
@@ -89,8 +90,26 @@ def interval(call: Call, x: Interval) -> Interval:
     lost = call["alpha"] * vanishing(call["size"]) / (call["bias"] * UNIT)
     ulps = ceil(beta * (2 * call["size"] + 100 + min(lost, 1e9))) + 6 * ELEMENTARY_ULPS
     overflow = 0.0 * (4.0 * (most + (call["alpha"] / call["size"]) * squares[1])) ** beta
+    if call.arithmetic is Arithmetic.FLOAT32:
+        rate = call["alpha"] / call["size"]
+        grown = _slid(call, least + rate * squares[0], most + rate * squares[1], squares[1])
+        lower, upper = lower - lower.abs() * grown, upper + upper.abs() * grown
     bounds = outward(call, lower, upper, ulps, FLUSHED * (1.0 + call["bias"] ** -call["beta"]))
     return Interval.bounds(bounds.lower + overflow, bounds.upper + overflow)
+
+
+def _slid(call: Call, least: torch.Tensor, most: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+    """Return how far a quotient is off, relative, whose base was made by sliding; infinite where half may be lost.
+
+    `least` and `most` are the bounds of the base. After two sums a channel it is off by γ of the greatest base of all
+    channels with one square more, whatever it has become itself: κ of itself, which the power turns into at most
+    (1 − κ)^(−beta) − 1.
+    """
+    terms = 2 * call.output[1] + call["size"] + 8
+    greatest = (most + call["alpha"] / call["size"] * squares).amax(1, keepdim=True)
+    lost = 2.0 * terms * UNIT * greatest / least
+    growth = torch.expm1(-float(call["beta"]) * torch.log1p(-lost.clamp(max=0.5)))
+    return torch.where(lost < 0.5, growth, torch.full_like(growth, torch.inf))
 
 
 def _greatest(

@@ -5,8 +5,14 @@ file in binary64, rounding made outward at every step; one short rule for each O
 
     linear.py       sums of products with constants, and sums
     windows.py      convolutions and pools
+    einsum.py       sums of products over labelled dimensions
+    resize.py       interpolation
     monotone.py     functions that never fall
     products.py     products, quotients, powers, and what rises and falls
+    gates.py        x times a share of it: HardSwish, Gelu, Swish, Mish
+    exponentials.py softmax, and logarithms of sums of exponentials
+    norms.py        sums of moduli and powers, their roots, and products, along axes and over windows
+    normalizations.py   elements over the deviation or the norm of their group
     steps.py        functions that jump: rounding, conversions, remainders, quantization
     choices.py      comparisons, logic, and choices between values
     moves.py        what only moves elements
@@ -15,7 +21,36 @@ file in binary64, rounding made outward at every step; one short rule for each O
 A type without a rule is an error that names the node: the claim is then not confirmed.
 """
 
-from ibpc.verify.checking import choices, linear, monotone, moves, products, steps, windows
+from ibpc.verify.checking import (
+    choices,
+    einsum,
+    exponentials,
+    gates,
+    linear,
+    monotone,
+    moves,
+    normalizations,
+    norms,
+    products,
+    resize,
+    steps,
+    windows,
+)
 from ibpc.verify.checking.checker import Checker
 
-__all__ = ["Checker", "choices", "linear", "monotone", "moves", "products", "steps", "windows"]
+__all__ = [
+    "Checker",
+    "choices",
+    "einsum",
+    "exponentials",
+    "gates",
+    "linear",
+    "monotone",
+    "moves",
+    "normalizations",
+    "norms",
+    "products",
+    "resize",
+    "steps",
+    "windows",
+]

@@ -250,3 +250,29 @@ def reduce_sum(step: Step) -> Box:
 
     ends = np.asarray(lower), np.asarray(upper)
     return step.affine_box(ends, error, np.asarray(magnitude), [(step.names[0], pull)])
+
+
+@rule("CumSum")
+def cumulative(step: Step) -> Box:
+    """Bound the sums of the elements up to each one along an axis, without it if `exclusive`, backward if `reverse`."""
+    x, axis = step.box(0), int(step.constant(1).array.ravel()[0]) % max(1, len(step.value(0).shape))
+    backward, exclusive = bool(step.attributes.get("reverse", 0)), bool(step.attributes.get("exclusive", 0))
+    lower, upper, magnitude = (_running(side, axis, backward, exclusive) for side in (x.lower, x.upper, x.magnitude))
+    error = step.machine.sum_error(x.shape[axis] if x.shape else 1, magnitude)
+
+    def pull(rows: Array) -> Array:
+        shaped = rows.reshape(len(rows), *x.shape)
+        return _running(shaped, axis + 1, not backward, exclusive).reshape(len(rows), -1)
+
+    return step.affine_box((lower, upper), error, magnitude, [(step.names[0], pull)])
+
+
+def _running(x: Array, axis: int, backward: bool, exclusive: bool) -> Array:
+    """Return the sums of the elements up to each one, or from it on, without it if `exclusive`."""
+    turned = np.flip(x, axis) if backward else x
+    sums = np.cumsum(turned, axis)
+    if exclusive:
+        sums = np.concatenate(
+            [np.zeros_like(np.take(x, [0], axis)), np.take(sums, range(x.shape[axis] - 1), axis)], axis
+        )
+    return np.flip(sums, axis) if backward else sums

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import erf
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from ibpc.verify.checking.linear import reduced_axes
 from ibpc.verify.checking.values import Array, Box, Step, rule
 
 Function = Callable[[Array], NDArray[Any]]
+
+_HARD: Final = {"alpha": 0.2, "beta": 0.5}
 
 
 def rising(step: Step, function: Function, absolute: float = 0.0) -> Box:
@@ -91,6 +93,21 @@ def _leaky(step: Step, slope: Array) -> Box:
     return Box(np.where(linear, x.lower, wide.lower), np.where(linear, x.upper, wide.upper))
 
 
+@rule("HardSigmoid")
+def hard_sigmoid(step: Step) -> Box:
+    """Bound min(max(alpha x + beta, 0), 1): a product and a sum, cut exactly."""
+    x = step.box(0)
+    alpha, beta = (np.float64(step.attributes.get(name, np.float32(value))) for name, value in _HARD.items())
+    ends = [np.where(alpha >= 0, *pair) for pair in ((x.lower, x.upper), (x.upper, x.lower))]
+    values, moduli = [alpha * end + beta for end in ends], [np.abs(alpha * end) + abs(beta) for end in ends]
+    errors = [
+        step.machine.sum_error(4, size, float(np.abs(end).max(initial=0.0)))
+        for size, end in zip(moduli, ends, strict=True)
+    ]
+    lower, upper = (np.clip(value, 0.0, 1.0) for value in (values[0] - errors[0], values[1] + errors[1]))
+    return Box(lower, upper)
+
+
 # ── elementary ──────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Sigmoid")
 def sigmoid(step: Step) -> Box:
@@ -128,6 +145,13 @@ def root(step: Step) -> Box:
     return rising(step, np.sqrt)
 
 
+@rule("Softsign")
+def softsign(step: Step) -> Box:
+    """Bound x / (1 + |x|): three roundings and nothing that cancels. NaN at ±∞ bounds nothing."""
+    x = step.box(0)
+    return step.near(x.lower / (1.0 + np.abs(x.lower)), x.upper / (1.0 + np.abs(x.upper)), ulps=3)
+
+
 @rule("Erf")
 def error_function(step: Step) -> Box:
     """Bound the error function."""
@@ -138,6 +162,21 @@ def error_function(step: Step) -> Box:
 def elu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha (eˣ − 1) elsewhere."""
     return _exponential_unit(step, float(step.attributes.get("alpha", 1.0)), 1.0)
+
+
+@rule("Celu")
+def celu(step: Step) -> Box:
+    """Bound x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, for a positive alpha.
+
+    The quotient t rounds too, which changes eᵗ by |t| eᵗ ≤ 0.37 u. Not below 0 nothing but zeros is added to x.
+    """
+    alpha = float(step.attributes.get("alpha", 1.0))
+    if not alpha > step.machine.smallest:
+        step.fail(f"alpha {alpha}", "a positive number")
+    x = step.box(0)
+    below = [alpha * np.expm1(np.minimum(side, 0.0) / alpha) for side in (x.lower, x.upper)]
+    wide = step.near(below[0], below[1], absolute=20.0 * alpha)
+    return Box(np.where(x.lower >= 0, x.lower, wide.lower), np.where(x.upper >= 0, x.upper, wide.upper))
 
 
 @rule("Selu")

@@ -32,6 +32,8 @@ _DATA: Final[dict[str, tuple[int, ...]]] = {
     "Tile": (0,),
     "DepthToSpace": (0,),
     "SpaceToDepth": (0,),
+    "Compress": (0,),
+    "ReverseSequence": (0,),
 }
 
 
@@ -138,6 +140,18 @@ def _padded(step: Step, sources: NDArray[np.int64], number: float) -> Affine:
     magnitude = np.where(flat >= 0, x.magnitude.ravel()[flat], 0.0)
     error = magnitude * (2.0**-52 * len(flat) if repeated else 0.0)
     return Affine(((step.names[0], pull),), np.where(flat >= 0, 0.0, number), error)
+
+
+@rule("Trilu")
+def triangle(step: Step) -> Box:
+    """Keep the upper or the lower triangle of each matrix, with 0 elsewhere."""
+    x = step.box(0)
+    if "sources" not in step.memory:
+        diagonal = step.constant(1).array if step.has(1) else None
+        step.memory["sources"] = np.asarray(step.evaluate([_counted(x) + 1, diagonal][: len(step.operands)])[0]) - 1
+    sources: NDArray[np.int64] = step.memory["sources"]
+    ends = [np.where(sources >= 0, side.ravel()[sources.ravel()].reshape(x.shape), 0.0) for side in (x.lower, x.upper)]
+    return Box(ends[0], ends[1], _padded(step, sources, 0.0))
 
 
 @rule("Shape")

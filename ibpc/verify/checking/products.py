@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import log, pi
+from math import pi
 from typing import TypeAlias
 
 import numpy as np
@@ -106,40 +106,3 @@ def _meets(x: Box, place: float) -> Truth:
     first = np.ceil((x.lower - slack - place) / (2 * pi))
     found = first * (2 * pi) + place <= x.upper + slack
     return np.asarray(found)
-
-
-# ── softmax ─────────────────────────────────────────────────────────────────────────────────────────────────────
-@rule("Softmax")
-def softmax(step: Step) -> Box:
-    """Bound 1 / (1 + Σ_{j≠i} e^{x_j − x_i}), which rises in x_i and falls in all others: attained at two corners.
-
-    Before version 13 all axes from `axis` on are one.
-    """
-    x, early = step.box(0), step.version < 13
-    axis = int(step.attributes.get("axis", 1 if early else -1)) % len(x.shape)
-    shape = (*x.shape[:axis], -1) if early else x.shape
-    lower, upper = (np.moveaxis(side.reshape(shape), axis, -1) for side in (x.lower, x.upper))
-    ends = [np.moveaxis(side, -1, axis).reshape(x.shape) for side in (_share(lower, upper), _share(upper, lower))]
-    least, most = (_softmax_error(step, side, lower.shape[-1]) for side in ends)
-    return Box(ends[0] - least, ends[1] + most)
-
-
-def _share(own: Array, others: Array) -> Array:
-    """Return 1 / (1 + Σ_{j≠i} e^{others_j − own_i}) along the last axis."""
-    result = np.empty_like(own)
-    for i in range(own.shape[-1]):
-        rest = np.delete(others, i, axis=-1)
-        result[..., i] = 1.0 / (1.0 + np.exp(rest - own[..., i, None]).sum(-1))
-    return result
-
-
-def _softmax_error(step: Step, y: Array, terms: int) -> Array:
-    """Return how far an execution may be off that subtracts m = max x and takes exponentials within 8 ulps.
-
-    To first order, in u: 16 for each of the exponentials above and below, K for their sum, 2 for the quotient, all
-    relative; x_i − m rounds, which changes y_i by at most ln(1/y_i) y_i ≤ 0.37, and by 104 y_i where e^{x_i − m} is
-    not 0; in the sum it changes Σ y_j ln(1/y_j) ≤ ln K, relative. Exponentials may underflow.
-    """
-    unit = step.machine.unit
-    relative = (36.0 + terms + log(terms)) * unit + (terms + 16.0) * 2.0**-52
-    return y * relative + unit * np.minimum(104.0 * y, 0.5) + (terms + 8.0) * step.machine.smallest

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from ibpc.verify.checking.choices import known, verdict
+from ibpc.verify.checking.choices import Truth, known, verdict
 from ibpc.verify.checking.linear import scaled
+from ibpc.verify.checking.products import corners
 from ibpc.verify.checking.values import Array, Box, Step, rule
 
 _BOOLEAN = 9
@@ -27,6 +30,43 @@ def stepped(step: Step) -> Box:
     x = step.box(0)
     function = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}[step.node.op_type]
     return Box(function(x.lower), function(x.upper))
+
+
+@rule("ThresholdedRelu")
+def thresholded(step: Step) -> Box:
+    """Bound x where x > alpha, 0 elsewhere, exactly; alpha itself is the limit from the right."""
+    x, alpha = step.box(0), float(step.attributes.get("alpha", 1.0))
+    return _hull([(x.upper > alpha, Box(np.maximum(x.lower, alpha), x.upper)), (x.lower <= alpha, _nothing(x))])
+
+
+@rule("Shrink")
+def shrink(step: Step) -> Box:
+    """Bound x + bias where x < −lambd, else x − bias where x > lambd, else 0: one rounding, the ends being limits."""
+    x = step.box(0)
+    bias, lambd = (float(step.attributes.get(name, value)) for name, value in (("bias", 0.0), ("lambd", 0.5)))
+    right = max(lambd, -lambd)
+
+    def shifted(lower: Array, upper: Array, by: float) -> Box:
+        return step.near(lower + by, upper + by, ulps=1) if by else Box(lower, upper)
+
+    return _hull(
+        [
+            (x.lower < -lambd, shifted(x.lower, np.minimum(x.upper, -lambd), bias)),
+            (x.upper > right, shifted(np.maximum(x.lower, right), x.upper, -bias)),
+            ((x.lower <= lambd) & (x.upper >= -lambd) & (lambd >= 0), _nothing(x)),
+        ]
+    )
+
+
+def _nothing(x: Box) -> Box:
+    return Box(np.zeros(x.shape), np.zeros(x.shape))
+
+
+def _hull(pieces: Sequence[tuple[Truth, Box]]) -> Box:
+    """Return the least box of all pieces that are possible."""
+    lower = np.minimum.reduce([np.where(possible, box.lower, np.inf) for possible, box in pieces])
+    upper = np.maximum.reduce([np.where(possible, box.upper, -np.inf) for possible, box in pieces])
+    return Box(lower, upper)
 
 
 @rule("Cast")
@@ -95,6 +135,28 @@ def quantize(step: Step) -> Box:
     quotient = step.near(x.lower / scale, x.upper / scale, ulps=2)
     lower, upper = (np.clip(np.rint(side) + zero, *_RANGES[to]) for side in (quotient.lower, quotient.upper))
     return Box(lower, upper)
+
+
+@rule("DynamicQuantizeLinear")
+def quantize_dynamically(step: Step) -> list[Box]:
+    """Bound x / scale + zero point of 8 bits, scale = (most − least) / 255 and zero point = −least / scale.
+
+    Least and most are those of the operand and 0. Nothing is known where both may be 0.
+    """
+    x = step.box(0)
+    least, most = (np.array([end(side, initial=0.0) for side in (x.lower, x.upper)]) for end in (np.min, np.max))
+    width = step.near(most[0] - least[1], most[1] - least[0], ulps=1)
+    scale = step.near(width.lower / 255.0, width.upper / 255.0, ulps=1)
+    if not float(scale.lower) > 4.0 * step.machine.smallest or not np.isfinite(scale.upper):
+        zero = Box(np.asarray(0.0), np.asarray(255.0))
+        free = Box(np.asarray(-np.inf), np.asarray(np.inf))
+        return [Box(np.zeros(x.shape), np.full(x.shape, 255.0)), free, zero]
+    offset = step.near(*corners(np.divide, Box(-least[1], -least[0]), scale), ulps=1)
+    first, last = (np.rint(np.clip(side, 0.0, 255.0)) for side in (offset.lower, offset.upper))
+    zero = Box(first, last)
+    quotient = step.near(*corners(np.divide, x, scale), ulps=2)
+    ends = np.rint(quotient.lower) + zero.lower, np.rint(quotient.upper) + zero.upper
+    return [Box(np.clip(ends[0], 0.0, 255.0), np.clip(ends[1], 0.0, 255.0)), scale, zero]
 
 
 @rule("DequantizeLinear")

@@ -153,6 +153,16 @@ class Box:
 Value: TypeAlias = Constant | Box
 
 
+def unknown(box: Box) -> NDArray[np.bool_]:
+    """Return where nothing is known, not even that a value is a number: where neither end is finite."""
+    return ~(np.isfinite(box.lower) | np.isfinite(box.upper))
+
+
+def unless(lost: Any, box: Box) -> Box:
+    """Return the box with nothing known where it is `lost`."""
+    return Box(np.where(lost, -np.inf, box.lower), np.where(lost, np.inf, box.upper))
+
+
 @dataclass(frozen=True)
 class Machine:
     """The arithmetic of a claim: unit roundoff u, smallest normal number, and the largest number that may occur.

@@ -1,0 +1,93 @@
+"""Products of x and a share of [0, 1] that rises with x: they fall to one least value and rise from there.
+
+An execution misses the share by some u, which the rules derive from what it may miss of the functions inside, so it
+misses the product by |x| times that, and by a few roundings of the product itself. NaN at −∞ bounds nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf, pi, sqrt
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpc.verify.checking.values import Array, Box, Step, rule
+
+Function = Callable[[Array], NDArray[Any]]
+
+_CUBIC: Final = 0.044715
+# Where the products are least. There they are flat: an error of 10⁻¹⁵ in the place changes the value by 10⁻³⁰.
+_LEAST_OF_HARD_SWISH: Final = -1.5
+_LEAST_OF_SWISH: Final = -1.2784645427610737951
+_LEAST_OF_MISH: Final = -1.1924312145154952121
+_LEAST_OF_GELU: Final = {b"none": -0.75179152469356445746, b"tanh": -0.75246142207101625849}
+
+
+def gated(step: Step, x: Box, function: Function, place: float, error: float) -> Box:
+    """Bound a function that is least at a place, falls before and rises behind it; `error` is that of the share."""
+    ends = function(x.lower), function(x.upper)
+    least, most = function(np.clip(place, x.lower, x.upper)), np.maximum(*ends)
+    least = np.where(np.isnan(ends[0] + 0.0 * ends[1]), np.nan, least)
+    bounds, slack = step.near(least, most), error * step.machine.unit * x.magnitude
+    return Box(bounds.lower - slack, bounds.upper + slack)
+
+
+def normal_share(x: Array) -> Array:
+    """Return the normal distribution (1 + erf(x / √2)) / 2."""
+    return np.asarray(0.5 * (1.0 + np.vectorize(erf, otypes=[np.float64])(x * sqrt(0.5))))
+
+
+def cubic_share(x: Array) -> Array:
+    """Return its approximation (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
+    return np.asarray(logistic(sqrt(8.0 / pi) * (x + _CUBIC * x**3)))
+
+
+def logistic(x: Array) -> Array:
+    """Return 1 / (1 + e⁻ˣ)."""
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+@rule("HardSwish")
+def hard_swish(step: Step) -> Box:
+    """Bound x min(max(x / 6 + 1/2, 0), 1): where it is not cut, the share is off by 2 u."""
+    return gated(step, step.box(0), lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), _LEAST_OF_HARD_SWISH, 4.0)
+
+
+@rule("Gelu")
+def gelu(step: Step) -> Box:
+    """Bound x times the normal distribution of x, or its approximation by a tanh.
+
+    An erf misses 20 u, a tanh 30 u (see `monotone`); what their argument t misses, up to 8 u of itself, changes them by
+    at most 0.49 times that; half of the sum with 1 is the share.
+    """
+    form = step.attributes.get("approximate", b"none")
+    if form not in _LEAST_OF_GELU:
+        step.fail(f"its form {form!r}", "none or tanh")
+    share = normal_share if form == b"none" else cubic_share
+    return gated(step, step.box(0), lambda x: x * share(x), _LEAST_OF_GELU[form], 24.0)
+
+
+@rule("Swish")
+def swish(step: Step) -> Box:
+    """Bound x / (1 + e^(−alpha x)); with a negative alpha it is what a positive one makes of −x, negated.
+
+    The sigmoid misses 26 u, and its argument 2 u of itself, which changes it by 0.23 times that.
+    """
+    alpha, x = float(step.attributes.get("alpha", 1.0)), step.box(0)
+    if not abs(alpha) > step.machine.smallest:
+        step.fail(f"alpha {alpha} may be flushed to zero")
+    turned = x if alpha > 0 else Box(-x.upper, -x.lower)
+    found = gated(step, turned, lambda z: z * logistic(abs(alpha) * z), _LEAST_OF_SWISH / abs(alpha), 28.0)
+    return found if alpha > 0 else Box(-found.upper, -found.lower)
+
+
+@rule("Mish")
+def mish(step: Step) -> Box:
+    """Bound x tanh(ln(1 + eˣ)).
+
+    A softplus s misses 18 u and 16 u of itself, a tanh 30 u; as |tanh′| ≤ 1 and |s tanh′(s)| ≤ 0.45, the share misses
+    56 u.
+    """
+    return gated(step, step.box(0), lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _LEAST_OF_MISH, 60.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from math import prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,7 @@ from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
-from ibpc.ir import format_shape
+from ibpc.ir import format_shape, same_order
 from ibpc.network import Network
 from ibpc.passes import COMPILE
 from ibpc.passes.normalize_input import PIXELS, normalize_input
@@ -208,9 +207,10 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
     if len(network.graph.outputs) != 1:
         raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
-    if len(shapes) != 1 or x.size != prod(shapes[0]):
+    if len(shapes) != 1 or not same_order(x.shape, shapes[0]):
         wanted = " and ".join(format_shape(shape) for shape in shapes)
-        raise PropertyError.at(path, f"an array of shape {x.shape}", f"one input of shape {wanted}, {classes} classes")
+        expected = f"one input of shape {wanted}, {classes} classes"
+        raise PropertyError.at(path, f"an array of shape {format_shape(x.shape)}", expected)
     point = torch.from_numpy(x).reshape(shapes[0])
     if label is None:
         with torch.no_grad():

@@ -114,7 +114,7 @@ def save(
         **(notes or {}),
         "files": {name: sha256_of(data) for name, data in files.items()},
     }
-    files[MANIFEST] = _json_bytes(manifest)
+    files[MANIFEST] = json_bytes(manifest)
     _refuse_foreign(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -142,14 +142,15 @@ def _contents(graph: Graph) -> dict[str, bytes]:
     tensors = {key: value.contiguous() for key, value in graph.state.items()}
     listings = (lower_nominal(graph, parameters), lower_interval(graph, parameters))
     return {
-        _GRAPH: _json_bytes(graph.to_json()),
+        _GRAPH: json_bytes(graph.to_json()),
         _WEIGHTS: save_safetensors(tensors),
         **{name: module.code.lstrip().encode() for name, module in zip(_LISTINGS, listings, strict=True)},
     }
 
 
-def _json_bytes(data: Any) -> bytes:
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
+def json_bytes(data: Any) -> bytes:
+    """Return JSON for people to read. Halves of surrogates, as in names of files that are not UTF-8, are escaped."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def _refuse_foreign(path: Path) -> None:

@@ -127,7 +127,7 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
     try:
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise DataError.at(path, f"it cannot be read: {_first_line(error)}", "a .npy file of numbers") from error
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise DataError.at(path, f"{array.dtype} values that are not all finite numbers", "finite numbers")

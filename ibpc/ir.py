@@ -13,6 +13,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from math import prod
+from operator import mul
 from types import MappingProxyType
 from typing import Any, Final, Protocol, Self
 
@@ -408,6 +411,16 @@ class Graph:
             )
         graph.state = {key: state[key] for key in entries}
         return graph
+
+
+def same_order(first: Shape, second: Shape) -> bool:
+    """Return whether two shapes hold the same elements in the same row-major order.
+
+    They do where one is the other with neighbouring dimensions merged and dimensions of 1 left out: 3×32×32 and 3072,
+    but not 3×32×32 and 32×32×3.
+    """
+    ends = [{1, *accumulate(shape, mul)} for shape in (first, second)]
+    return prod(first) == prod(second) and (ends[0] <= ends[1] or ends[1] <= ends[0])
 
 
 def format_shape(shape: Shape) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpc.cli import app, main
+from ibpc.training.records import write_json
 
 SPECS = Path(__file__).parents[1] / "specs"
 DIGITS = SPECS / "digits_small.json"
@@ -156,7 +158,9 @@ def mistaken(outcome: Outcome, *words: str) -> None:
         assert word in outcome.text
 
 
-@pytest.mark.parametrize("eps", ["abc", "-1", "1/0", "nan", "inf", "", "2/255/3", "1e999"])
+@pytest.mark.parametrize(
+    "eps", ["abc", "-1", "1/0", "nan", "inf", "", "2/255/3", "1e999", "1e999999999", "1e-400", "0x1", "½", "1" * 9999]
+)
 def test_an_impossible_eps(ibpc, eps):
     mistaken(ibpc("train", "compiled", f"--eps={eps}"), "--eps", "expected a number")
 
@@ -210,6 +214,49 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--device", "tpu9"), "--device")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--limit", "3", "--input", "x.npy"), ("--limit", "data set")),
+        (("--download", "--input", "x.npy"), ("--download", "data set")),
+        (("--seed", "9" * 30), ("--seed",)),
+        (("--seed=-1",), ("--seed",)),
+        (("--timeout", "nan"), ("--timeout",)),
+        (("--mean", "nan"), ("--mean", "numbers")),
+        (("--std", "inf"), ("--std", "numbers")),
+        (("--std", "1e-60"), ("--std", "float32")),
+        (("--mean", "1e39"), ("--mean", "float32")),
+        (("--method", ""), ("--method", "found ''")),
+        (("--data", ""), ("data set ''",)),
+    ],
+)
+def test_options_that_mean_nothing(ibpc, options, words):
+    ibpc("compile", DIGITS)
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", *options), *words)
+
+
+def test_brackets_in_names_are_shown(ibpc):
+    """Rich would take them for markup, and fail where it is not well-formed."""
+    outcome = ibpc("compile", DIGITS, "-o", "c[/d]:x:")
+    assert outcome.status == 0
+    assert "c[/d]:x:" in outcome.text
+    mistaken(ibpc("train", "c[/d]:x:", "--eps", "[/e]"), "[/e]")
+
+
+def test_a_terminal_without_unicode_shows_question_marks():
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "ibpc", "certify", "--help"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"L? radius" in done.stdout
+
+
+def test_names_of_files_that_are_no_text_come_back_from_json(ibpc):
+    name = os.fsdecode(b"\xff\xc3\xa9")
+    write_json(Path("c.json"), {"model": name})
+    assert json.loads(Path("c.json").read_text("utf-8")) == {"model": name}
 
 
 def test_an_unwritable_output(ibpc):

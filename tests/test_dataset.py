@@ -70,6 +70,54 @@ def test_no_attack_leaves_what_was_verified(artifact, whole):
             assert (network.nominal(points).argmax(1) == example.label).all()
 
 
+@pytest.fixture(scope="module")
+def certificate(artifact, whole, tmp_path_factory) -> Path:
+    """The certificate of `whole`."""
+    path = tmp_path_factory.mktemp("certificate") / "c.json"
+    ibpc.write_verdicts(path, artifact, ibpc.load(artifact), ibpc.load_dataset("digits"), whole)
+    return path
+
+
+def repeated(data) -> None:
+    """Take the one example that is certified as often as there are examples."""
+    best = next(example for example in data["examples"] if example["verdict"] == "verified")
+    data.update(examples=[best] * LIMIT, nominal_accuracy=1.0, attack_accuracy=1.0, certified_accuracy=1.0)
+
+
+def each(**change):
+    """Return what changes every example."""
+    return lambda data: [example.update(change) for example in data["examples"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        (repeated, "examples"),
+        (lambda data: data["examples"].reverse(), "examples"),
+        (lambda data: data["examples"][0].update(label=data["examples"][0]["label"] + 1), "examples"),
+        (lambda data: data["examples"][0].update(margin_lower=[]), "examples"),
+        (each(margin_lower=[None]), "examples"),
+        (lambda data: data.update(nominal_accuracy=0.0), "nominal accuracy"),
+        (each(predicted=9), "example 0"),
+        (each(predicted=999), "examples"),
+        (lambda data: data.update(n=LIMIT + 1), "certified accuracy"),
+        (lambda data: data.update(data_sha256=""), "data"),
+    ],
+)
+def test_a_false_claim_on_a_data_set_fails_by_name(certificate, tmp_path, change, failing):
+    data = json.loads(certificate.read_text("utf-8"))
+    change(data)
+    (tmp_path / "c.json").write_text(json.dumps(data), "utf-8")
+    claims = ibpc.check(tmp_path / "c.json")
+    assert failing in [claim.name for claim in claims if not claim.holds]
+
+
+def test_a_certificate_of_a_data_set_is_confirmed_where_it_can_be(certificate):
+    """What a search proved of an image keeps no proof: it alone is not confirmed."""
+    failed = [claim for claim in ibpc.check(certificate) if not claim.holds]
+    assert all("chose how to bound it" in claim.detail for claim in failed)
+
+
 def test_an_unknown_plan_is_refused(artifact):
     with pytest.raises(UsageError, match="did you mean 'auto'"):
         ibpc.certify(ibpc.load(artifact), "digits", EPS, method="aut")

@@ -17,6 +17,7 @@ from ibpc.verify import check as checking
 from ibpc.verify import decide as deciding
 from ibpc.verify.certificate import property_of, read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from tests.onnx_models import chain
 
 
 def module_of(*layers: torch.nn.Module) -> torch.nn.Module:
@@ -158,6 +159,10 @@ def test_inputs_and_outputs_count_one_after_the_other(tmp_path):
     found = ibpc.decide(network, asks("2.99"), timeout=20)
     assert found.verdict is ibpc.Verdict.FALSIFIED
     assert len(found.counterexample.inputs) == len(found.counterexample.outputs) == 5
+    for name, decision in (("verified", ibpc.decide(network, asks("3.01"), method="ibp")), ("falsified", found)):
+        prop = asks("3.01" if name == "verified" else "2.99")
+        ibpc.write_certificate(tmp_path / name, path, network, prop, decision)
+        assert all(claim.holds for claim in ibpc.check(tmp_path / name))
 
 
 # ── balls ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,6 +186,11 @@ def test_a_ball_around_an_input(tmp_path):
         (np.array([1.0, np.nan]), "not all finite"),
         (np.array(["a"]), "not all finite"),
         (np.zeros(3), "one input of shape 2"),
+        (
+            b"\x93NUMPY\x01\x00v\x00"
+            + b"{'descr': '<f8', 'fortran_order': False, 'shape': (2000000000000,), }".ljust(118),
+            "cannot be read: Unable to allocate",
+        ),
     ],
 )
 def test_an_input_file_that_is_none_is_refused(tmp_path, distance, content, found):
@@ -191,6 +201,41 @@ def test_an_input_file_that_is_none_is_refused(tmp_path, distance, content, foun
         np.save(path, content)
     with pytest.raises(IbpcError, match=found):
         ibpc.ball_property(distance, path, 0.1, 0)
+
+
+def test_an_input_in_another_order_is_refused(tmp_path):
+    """An image that is channels last has as many numbers as one that is channels first."""
+    network = ibpc.compile(module_of(torch.nn.Flatten(), torch.nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
+    for shape, fits in (((3, 2, 2), True), ((1, 3, 2, 2), True), ((12,), True), ((3, 4), True), ((2, 2, 3), False)):
+        np.save(tmp_path / "x.npy", np.zeros(shape, np.float32))
+        if fits:
+            assert ibpc.ball(network, tmp_path / "x.npy").point.shape == (3, 2, 2)
+        else:
+            with pytest.raises(PropertyError, match="2×2×3; expected one input of shape 3×2×2"):
+                ibpc.ball(network, tmp_path / "x.npy")
+
+
+def test_a_property_over_tensors_in_another_order_is_refused():
+    network = ibpc.compile(module_of(torch.nn.Flatten(), torch.nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
+    case = Case(Box((Fraction(0),) * 12, (Fraction(1),) * 12), ((Row(((0, Fraction(1)),), (), Fraction(9)),),))
+    for shape, fits in (((1, 3, 2, 2), True), ((12,), True), ((2, 2, 3), False), ((2, 6), False)):
+        prop = Property("p", (Tensor("X", shape),), (Tensor("Y", (1, 2)),), (case,))
+        if fits:
+            assert ibpc.decide(network, prop, timeout=5).verdict is ibpc.Verdict.FALSIFIED
+        else:
+            with pytest.raises(PropertyError, match="input X: the shape .*; expected 3×2×2"):
+                ibpc.decide(network, prop, timeout=5)
+
+
+def test_an_attack_goes_on_where_the_first_point_has_no_number(tmp_path):
+    """y = log(x − 0.1): NaN at the center of [−1, 1] and below; above 0.1 + 1/e it is at least −1."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(
+        chain(("Sub", "shift"), ("Log",), start=[1, 1], constants={"shift": np.float32(0.1)}).SerializeToString()
+    )
+    found = ibpc.decide(ibpc.compile(path), at_least("-1", "-1", inputs=1), timeout=10)
+    assert found.verdict is ibpc.Verdict.FALSIFIED
+    assert found.counterexample.inputs[0] > 0.1 + 1 / np.e - 1e-3
 
 
 # ── certificates ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -250,6 +295,11 @@ def tampered(path, change):
         ("falsified", lambda data: data["counterexample"].update(inputs=[0.5, 0.5]), "unsafe"),
         ("falsified", lambda data: data.update(counterexample=None), "counterexample"),
         ("falsified", lambda data: data["counterexample"].update(inputs=[0.1]), "counterexample"),
+        ("falsified", lambda data: data["counterexample"]["inputs"].__setitem__(0, 1e300), "lies in the box"),
+        ("falsified", lambda data: data["region"]["outputs"][0].update(shape=[9]), "outputs"),
+        ("falsified", lambda data: data.update(region={**data["region"], "cases": []}), "lies in the box"),
+        ("verified", lambda data: data.update(model="/dev/zero"), "model"),
+        ("verified", lambda data: data.update(model="."), "model"),
     ],
 )
 def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import ROUND_CEILING, ROUND_FLOOR
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from typer.testing import CliRunner
 import ibpc
 from ibpc.cli import app
 from ibpc.errors import UsageError
+from ibpc.report.terminal import _decimal
 from ibpc.verify.radius import largest_radius
 from ibpc.verify.robustness import Verdict
 
@@ -28,6 +31,16 @@ def test_what_is_unknown_is_neither_certified_nor_falsified():
     found = largest_radius(verdict_at, 0.5, 1e-4)
     assert 0.1 - 1e-4 <= found.certified < 0.1
     assert found.falsified >= 0.2
+
+
+def test_the_search_ends_where_no_number_lies_between():
+    found = largest_radius(lambda eps: Verdict.VERIFIED if eps < 0.1 else Verdict.FALSIFIED, 0.5, 1e-300)
+    assert np.nextafter(found.certified, 1.0) == found.falsified == 0.1
+
+
+def test_no_more_is_shown_than_is_known():
+    assert (_decimal(0.12349, ROUND_FLOOR), _decimal(0.12341, ROUND_CEILING)) == ("0.1234", "0.1235")
+    assert (_decimal(1.2345e-7, ROUND_FLOOR), _decimal(0.1, ROUND_CEILING)) == ("1.234E-7", "0.1000")
 
 
 def test_the_whole_range_may_be_certified():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import Final
 
 import typer
@@ -31,7 +32,13 @@ for _command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line: one clear line and status 2 for bad input, never a traceback for it."""
+    """Run the command line: one clear line and status 2 for bad input, never a traceback for it.
+
+    Characters that the terminal's encoding lacks are shown as question marks.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app()
     except BrokenPipeError:

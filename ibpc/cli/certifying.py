@@ -16,7 +16,7 @@ from ibpc.cli.options import (
     Device,
     Download,
     Seed,
-    hinted_dataset,
+    named_dataset,
     parse_arithmetic,
     parse_eps,
     parse_numbers,
@@ -80,6 +80,8 @@ def certify(
     from ibpc.workers import joined, own_device
 
     check_question(vnnlib, point, eps, label, data, result)
+    if vnnlib or point:
+        check_no_data(data_root, download, limit)
     network = api.open_network(target)
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     if any(normalization):
@@ -90,7 +92,7 @@ def certify(
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
         decide(job, prop, result)
         return
-    dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+    dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
     with joined(where, PATIENCE) as workers:
         certify_data(job, dataset, eps or 0.0, limit, workers)
 
@@ -126,6 +128,13 @@ def check_question(
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
 
 
+def check_no_data(data_root: Path | None, download: bool, limit: int | None) -> None:
+    """Raise UsageError where options of a data set come with a single property: nothing would heed them."""
+    given = (("--data-root", data_root is not None), ("--download", download), ("--limit", limit is not None))
+    for option in (name for name, is_given in given if is_given):
+        raise UsageError.at(option, "it belongs to a data set", "no --vnnlib and no --input beside it")
+
+
 def decide(job: _Job, prop: Property, result: Path | None) -> None:
     """Decide one property, show the verdict and write the certificate and the competition's result."""
     from ibpc import api
@@ -135,17 +144,17 @@ def decide(job: _Job, prop: Property, result: Path | None) -> None:
         decision = api.decide(
             job.network,
             prop,
-            method=job.method or api.AUTO,
+            method=api.AUTO if job.method is None else job.method,
             arithmetic=job.arithmetic,
             timeout=job.timeout,
             seed=job.seed,
             progress=show_stage,
         )
-    if job.output:
-        api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
+    terminal.show_decision(job.target, prop, decision)
     if result:
         api.write_result(result, decision)
-    terminal.show_decision(job.target, prop, decision)
+    if job.output:
+        api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
 
 
 def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, workers: Workers) -> None:
@@ -159,7 +168,7 @@ def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, wor
             job.network,
             dataset,
             eps,
-            method=job.method or api.QUICK,
+            method=api.QUICK if job.method is None else job.method,
             arithmetic=job.arithmetic,
             timeout=job.timeout,
             seed=job.seed,

@@ -13,7 +13,7 @@ from ibpc.cli.options import (
     Device,
     Download,
     Seed,
-    hinted_dataset,
+    named_dataset,
     parse_arithmetic,
     parse_eps,
     pick_device,
@@ -57,7 +57,7 @@ def radius(
     if point is not None:
         balls = [("input", api.ball(network, point, label))]
     else:
-        dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+        dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
         balls = [(f"image {ball.index}", ball) for ball in api.spread_balls(network, dataset, limit)]
     found = []
     with progress.stages() as show_stage:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -14,15 +16,31 @@ if TYPE_CHECKING:
     from ibpc.network import Network
 
 
+# A radius as text. Exponents are short, for a Fraction writes them out.
+_DIGITS: Final = r"\d{1,400}"
+_RADIUS: Final = re.compile(
+    rf"\+?({_DIGITS}(\.\d{{0,400}})?|\.{_DIGITS})([eE][+-]?\d{{1,3}})?|{_DIGITS}/{_DIGITS}", re.ASCII
+)
+
+
 def parse_eps(text: str | float) -> float:
     """Return a radius written as `0.1` or `2/255`. Raises typer.BadParameter for anything else."""
-    try:
-        value = float(Fraction(str(text).replace(" ", "")))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise typer.BadParameter(f"found {text!r}, expected a number such as 0.1 or 2/255") from None
-    if value < 0 or value != value or value == float("inf"):
-        raise typer.BadParameter(f"found {text!r}, expected a number of at least 0")
+    value = _radius(str(text).replace(" ", ""))
+    if value is None:
+        raise typer.BadParameter(f"found {text!r}, expected a number of at least 0, such as 0.1 or 2/255")
     return value
+
+
+def _radius(text: str) -> float | None:
+    """Return the number that a text means, None where that is none, or rounds to infinity or wrongly to 0."""
+    if not _RADIUS.fullmatch(text):
+        return None
+    try:
+        exact = Fraction(text)
+        value = float(exact)
+    except (ZeroDivisionError, OverflowError):
+        return None
+    return value if bool(value) == bool(exact) else None
 
 
 Eps = Annotated[
@@ -36,11 +54,13 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Where data sets lie; default: $IBPC_DATA or ~/.cache/ibpc.")
 ]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not on disk.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 
 
-def hinted_dataset(network: Network, target: Path) -> str:
-    """Return the data set that the network names. Raises UsageError if it names none."""
+def named_dataset(data: str | None, network: Network, target: Path) -> str:
+    """Return the data set of `--data`, else the one that the network names. Raises UsageError if there is none."""
+    if data is not None:
+        return data
     hint = network.graph.hints.get("dataset")
     if not hint:
         raise UsageError.at(target, "it names no data set", "--data NAME|FILE.npz|FOLDER")
@@ -76,6 +96,9 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        numbers = [float(part) for part in text.split(",")]
     except ValueError:
-        raise UsageError.at(option, f"found {text!r}", "numbers separated by commas") from None
+        numbers = []
+    if not numbers or not all(map(isfinite, numbers)):
+        raise UsageError.at(option, f"found {text!r}", "numbers separated by commas")
+    return numbers

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ibpc.cli.options import Data, DataRoot, Device, Download, Eps, Seed, hinted_dataset, pick_device
+from ibpc.cli.options import Data, DataRoot, Device, Download, Eps, Seed, named_dataset, pick_device
 from ibpc.errors import UsageError
 
 
@@ -47,9 +47,9 @@ def train(
 
     where = own_device(pick_device(device))
     network = api.load(target).to(where)
-    dataset = api.load_dataset(data or hinted_dataset(network, target), data_root, download)
+    dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
-    changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
+    changes = {"eps": eps} | ({} if method is None else {"method": method}) | parse_overrides(overrides or [], epochs)
     told, out = chosen.with_overrides(changes), output or target
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
@@ -89,10 +89,10 @@ def sweep(
     from ibpc.report import figures, terminal
     from ibpc.training.ranges import load_ranges, parse_range
 
-    name = data or hinted_dataset(api.load(target), target)
+    name = named_dataset(data, api.load(target), target)
     dataset = api.load_dataset(name, data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
-    changes = {"eps": eps} | ({"method": method} if method else {}) | parse_overrides(overrides or [], epochs)
+    changes = {"eps": eps} | ({} if method is None else {"method": method}) | parse_overrides(overrides or [], epochs)
     plan = api.Sweep(
         target,
         chosen.with_overrides(changes),

@@ -35,7 +35,7 @@ class NormalizeInput(Pass):
         raise_all(UsageError, self._problems(source))
         readers, value = graph.consumers(source.name), source.name
         for operator, numbers in (("Sub", self.mean), ("Div", self.std)):
-            constant = torch.tensor(numbers).reshape([-1, *[1] * (len(source.shape) - 2)])
+            constant = torch.tensor(numbers, dtype=torch.float32).reshape([-1, *[1] * (len(source.shape) - 2)])
             name = graph.fresh_name(f"normalize_{operator.lower()}")
             graph.add(Node(f"{name}_by", "Constant", {}, tuple(constant.shape)), (), {"value": constant})
             record = operators()[operator]
@@ -56,8 +56,11 @@ class NormalizeInput(Pass):
             if len(numbers) not in (1, channels):
                 found = f"{len(numbers)} numbers for an input of shape {format_shape(source.shape)}"
                 problems.append(Problem(option, found, f"1 or {channels}"))
-        if not all(number > 0 for number in self.std):
-            problems.append(Problem("--std", f"found {list(self.std)}", "positive numbers"))
+        mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
+        if not bool(mean.isfinite().all()):
+            problems.append(Problem("--mean", f"found {list(self.mean)}", "numbers that float32 holds"))
+        if not bool(((std > 0) & std.isfinite()).all()):
+            problems.append(Problem("--std", f"found {list(self.std)}", "positive numbers that float32 holds"))
         return problems
 
 

@@ -130,7 +130,7 @@ def certification_progress(total: int, workers: Workers = ALONE) -> Iterator[Cal
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
     """Yield a function that takes the name of what is being tried, and shows it with the time on standard error."""
-    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)
         yield lambda stage: progress.update(task, description=stage)

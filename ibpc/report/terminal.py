@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import prod
 from pathlib import Path
 from typing import Final
@@ -30,8 +31,8 @@ from ibpc.verify.robustness import Robustness, Verdict
 
 
 def console() -> Console:
-    """Return the console that everything is printed on."""
-    return Console(highlight=False, soft_wrap=True)
+    """Return the console that everything is printed on: names are shown as they are, whatever brackets they have."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def show_network(network: Network) -> None:
@@ -87,9 +88,8 @@ def show_compilation(network: Network) -> None:
 def show_compiled(network: Network, path: Path) -> None:
     """Print one line about an artifact that was written."""
     count = network.parameter_count()
-    console().print(
-        f"compiled [bold]{network.name}[/bold] → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
-    )
+    size = f" → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
+    console().print(Text.assemble("compiled ", (network.name, "bold"), size))
 
 
 def show_radii(model: Path, method: str, found: Sequence[tuple[str, Radius]]) -> None:
@@ -100,12 +100,18 @@ def show_radii(model: Path, method: str, found: Sequence[tuple[str, Radius]]) ->
     for name in ("certified up to", "falsified from", "decisions"):
         table.add_column(name, justify="right")
     for name, one in found:
-        falsified = "" if one.falsified is None else f"{one.falsified:.4f}"
-        table.add_row(name, f"{one.certified:.4f}", falsified, str(one.decisions))
+        falsified = "" if one.falsified is None else _decimal(one.falsified, ROUND_CEILING)
+        table.add_row(name, _decimal(one.certified, ROUND_FLOOR), falsified, str(one.decisions))
     if len(found) > 1:
         mean = sum(one.certified for _, one in found) / len(found)
         table.add_row("mean", f"{mean:.4f}", "", "", style="bold")
     console().print(table)
+
+
+def _decimal(radius: float, rounding: str) -> str:
+    """Return a radius with four digits, more where it is small, rounded so that no more is claimed than is known."""
+    written = Decimal(repr(radius))
+    return str(written.quantize(Decimal(1).scaleb(min(-4, written.adjusted() - 3)), rounding))
 
 
 def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
@@ -157,6 +163,8 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
     out = console()
     verdict = Text(decision.verdict.value, style=_STYLES[decision.verdict])
     out.print(Text.assemble(verdict, f"  {model}, property {prop.name}, {decision.seconds:.1f} s"))
+    if prop.is_vacuous:
+        out.print("  its constraints contradict each other: there is no counterexample in any network", style="dim")
     margins = [margin for margins in decision.margins for margin in margins]
     if decision.counterexample is not None:
         outputs = ", ".join(f"{value:.6g}" for value in decision.counterexample.outputs[:10])
@@ -183,7 +191,8 @@ def show_claims(path: Path, claims: Sequence[Claim]) -> None:
 def show_run(run: TrainingRun) -> None:
     """Print where a run is and what it reached on the images held out of training."""
     out = console()
-    out.print(f"trained [bold]{run.network.name}[/bold] → {run.out}/ in {run.receipt['seconds']:.0f} s")
+    where = f" → {run.out}/ in {run.receipt['seconds']:.0f} s"
+    out.print(Text.assemble("trained ", (run.network.name, "bold"), where))
     if run.validation:
         out.print(
             f"on {run.validation.images:,} held-out images: nominal {run.validation.nominal:.2%}, "

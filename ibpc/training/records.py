@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import tool_versions, write_atomically
+from ibpc.artifact import json_bytes, tool_versions, write_atomically
 from ibpc.errors import TrainingError
 from ibpc.training.graphs import Accuracy
 
@@ -92,7 +92,7 @@ def _lines(path: Path, epochs: int) -> list[str]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write JSON data for people to read, whole or not at all. Raises ArtifactError where that fails."""
-    write_atomically(path, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(path, json_bytes(data))
 
 
 # ── the receipt's facts ─────────────────────────────────────────────────────────────────────────────────────────

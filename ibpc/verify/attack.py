@@ -69,7 +69,7 @@ class Attack:
     samples: int = 1
 
     def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
-        """Return for each item the point of its box with the least score found; at most 0 is success.
+        """Return for each item the point of its box with the least score found; at most 0 is success, NaN is none.
 
         `score(points, items)` scores points of the named items, each row apart from the others. The start, clipped
         to its box, is the first candidate, so the result is never worse. Restarts go on with the items that have no
@@ -79,6 +79,7 @@ class Attack:
         best = tuple(_project(x, box) for x, box in zip(starts, boxes, strict=True))
         with torch.no_grad():
             least = score(best, torch.arange(len(best[0]), device=best[0].device))
+            least = least.masked_fill(least.isnan(), torch.inf)
         for restart in range(self.restarts):
             left = (least > 0).nonzero()[:, 0]
             if self._is_reached(least) or time.monotonic() >= deadline:
@@ -178,7 +179,7 @@ _DIRECTIONS: Final[Mapping[Descent, Callable[[float], Callable[[torch.Tensor], t
 
 
 def _better(old: Found, new: Found) -> Found:
-    better = new.scores < old.scores
+    better = (new.scores < old.scores) | old.scores.isnan()
     points = (torch.where(_column(better, x), x, y) for x, y in zip(new.points, old.points, strict=True))
     return Found(tuple(points), torch.where(better, new.scores, old.scores))
 

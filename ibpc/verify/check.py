@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from ibpc.artifact import is_artifact
 from ibpc.data import Dataset, fit_images
 from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
@@ -49,8 +50,8 @@ _UNACCOUNTED: Final = 1e-4
 def check_model(model: ModelFile) -> Claim:
     """Return whether the model file is the one that the certificate is about."""
     path = Path(model.path)
-    if not path.exists():
-        return Claim("model", False, f"{path}: there is no such file")
+    if not (path.is_file() or is_artifact(path)):
+        return Claim("model", False, f"{path}: there is no such file or artifact")
     found = fingerprint(path)
     return Claim("model", found == model.sha256, f"SHA-256 {found[:16]}…, the certificate says {model.sha256[:16]}…")
 
@@ -69,15 +70,18 @@ def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) 
 
 
 def _check_counterexample(prop: Property, found: Counterexample | None, model: onnx.ModelProto) -> Iterator[Claim]:
-    if found is None or len(found.inputs) != prop.input_count:
+    replay = Replay(model)
+    if found is None or not len(found.inputs) == prop.input_count == sum(map(prod, replay.input_sizes)):
         yield Claim("counterexample", False, "there is none that fits the inputs")
         return
     point = torch.tensor(found.inputs, dtype=torch.float32)
-    exact = all(Fraction(a) == Fraction(b) for a, b in zip(point.tolist(), found.inputs, strict=True))
+    exact = point.double().tolist() == [float(value) for value in found.inputs]
     inside = exact and any(case.box.inside(point) for case in prop.cases)
     yield Claim("counterexample lies in the box", inside)
-    shapes = [tensor.shape for tensor in prop.inputs]
-    outputs = Replay(model)([part[0] for part in prop.split(point[None], shapes)])
+    outputs = replay([part[0] for part in prop.split(point[None], replay.input_sizes)])
+    if len(outputs) != prop.output_count:
+        yield Claim("outputs", False, f"the property has {prop.output_count:,}, the model {len(outputs):,}")
+        return
     yield Claim("ONNX Runtime computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist()))
 
 
@@ -307,6 +311,11 @@ def check_data(
     """
     yield Claim("data", dataset.sha256 == data["data_sha256"], f"SHA-256 {dataset.sha256[:16]}…")
     examples = data["examples"]
+    misplaced = _misplaced(examples, dataset)
+    yield Claim("examples", misplaced is None, misplaced or f"the first {len(examples):,} of the data")
+    if misplaced is not None:
+        return
+    yield from _check_answers(data, model, dataset, shape)
     verified = [example for example in examples if example["verdict"] == Verdict.VERIFIED.value]
     share = len(verified) / len(examples) if examples else 0.0
     same = len(examples) == data["n"] and abs(share - data["certified_accuracy"]) < 1e-12
@@ -322,6 +331,35 @@ def check_data(
         yield Claim("examples", False, str(error))
 
 
+def _misplaced(examples: Sequence[Mapping[str, Any]], dataset: Dataset) -> str | None:
+    """Return what is wrong with the list of examples, None if they are the first of the data, each with its label."""
+    classes = len(examples[0]["margin_lower"]) if examples else 0
+    for place, example in enumerate(examples):
+        if example["index"] != place:
+            return f"example {place} is number {example['index']} of the data"
+        if not _is_there(example, dataset):
+            return f"example {place} is not in the data, or its label differs"
+        if len(example["margin_lower"]) != classes or not max(example["label"], example["predicted"]) < classes:
+            return f"example {place} does not have the classes of the others"
+    return None
+
+
+def _check_answers(
+    data: Mapping[str, Any], model: onnx.ModelProto, dataset: Dataset, shape: tuple[int, ...]
+) -> Iterator[Claim]:
+    """Run every image in ONNX Runtime: its answer is the one claimed, or as good but for rounding."""
+    replay, images, examples = Replay(model), fit_images(dataset.test.floats(), shape), data["examples"]
+    right = sum(example["predicted"] == example["label"] for example in examples)
+    share = right / len(examples) if examples else 0.0
+    same = abs(share - data["nominal_accuracy"]) < 1e-12
+    yield Claim("nominal accuracy", same, f"{right:,} of {len(examples):,} examples")
+    for example in examples:
+        outputs = replay([images[example["index"]]])[: len(example["margin_lower"])]
+        predicted, best = example["predicted"], float(outputs.max())
+        if not predicted < len(outputs) or not float(outputs[predicted]) >= best - _UNACCOUNTED * max(1.0, abs(best)):
+            yield Claim(f"example {example['index']}", False, f"ONNX Runtime does not classify it as {predicted}")
+
+
 def _check_falsified(
     falsified: Sequence[Mapping[str, Any]],
     eps: float,
@@ -335,9 +373,6 @@ def _check_falsified(
     replay, images = Replay(model), fit_images(dataset.test.floats(), shape)
     for example in known:
         index, label = example["index"], example["label"]
-        if not _is_there(example, dataset):
-            yield Claim(f"example {index}", False, "it is not in the data, or its label differs")
-            continue
         point, x = _unpacked(example["counterexample"], images[index]), images[index].double().numpy()
         if point is None or not _in_ball(point, x, eps, limits):
             yield Claim(f"example {index}", False, "its counterexample is not in its box")
@@ -386,11 +421,7 @@ def _check_examples(
     checker, images = Checker(model), fit_images(dataset.test.floats(), shape)
     for done, example in enumerate(verified):
         progress(done + 1)
-        index = example["index"]
-        if not _is_there(example, dataset):
-            yield Claim(f"example {index}", False, "it is not in the data, or its label differs")
-            continue
-        claim = _check_example(example, images[index], data, limits, checker)
+        claim = _check_example(example, images[example["index"]], data, limits, checker)
         if not claim.holds:
             yield claim
     yield Claim("examples", True, f"{len(verified):,} verified ones were bounded again")

@@ -71,7 +71,7 @@ class Journal:
     def _append(self, journal: Path, text: str) -> None:
         try:
             with journal.open("ab") as file:
-                file.write(text.encode())
+                file.write(text.encode(errors="backslashreplace"))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

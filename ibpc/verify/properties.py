@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.errors import PropertyError
+from ibpc.ir import format_shape, same_order
 
 LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
 _MOST_BITS: Final = 2**14
@@ -295,9 +296,13 @@ def _enclosing(value: Fraction) -> tuple[float, float]:
 
 def _compare(name: str, what: str, declared: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
     found, wanted = [tensor.size for tensor in declared], [prod(shape) for shape in shapes]
-    if found == wanted or (len(found) == 1 and found[0] == sum(wanted)):
-        return
-    raise PropertyError.at(name, f"{_counts(found)} {what}", f"the network's {_counts(wanted)}")
+    if found != wanted and not (len(found) == 1 and found[0] == sum(wanted)):
+        raise PropertyError.at(name, f"{_counts(found)} {what}", f"the network's {_counts(wanted)}")
+    for tensor, shape in zip(declared, shapes, strict=False) if found == wanted else ():
+        if not same_order(tensor.shape, shape):
+            place = f"{name}: {what.removesuffix('s')} {tensor.name}"
+            expected = f"{format_shape(shape)}, the network's, or the number of its elements"
+            raise PropertyError.at(place, f"the shape {format_shape(tensor.shape)}", expected)
 
 
 def _counts(sizes: Iterable[int]) -> str:

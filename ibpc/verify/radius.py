@@ -49,6 +49,6 @@ def largest_radius(verdict_at: Callable[[float], Verdict], most: float, toleranc
         else:
             high = tried
             falsified = tried if verdict is Verdict.FALSIFIED else falsified
-        if high - low <= tolerance or low == most:
-            return Radius(low, falsified, decisions)
         tried = 0.5 * (low + high)
+        if high - low <= tolerance or low == most or not low < tried < high:
+            return Radius(low, falsified, decisions)

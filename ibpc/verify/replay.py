@@ -37,7 +37,7 @@ class Replay:
         self.input_names = [value.name for value in model.graph.input]
         self.output_names = [value.name for value in model.graph.output]
         self._types = [onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.input]
-        self._sizes = input_sizes(model.graph)
+        self.input_sizes = [tuple(sizes) for sizes in input_sizes(model.graph)]
 
     @classmethod
     def of(cls, network: Network) -> Replay:
@@ -48,7 +48,7 @@ class Replay:
         """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch."""
         feed = {
             name: x.detach().cpu().reshape(sizes).numpy().astype(kind)
-            for name, x, sizes, kind in zip(self.input_names, inputs, self._sizes, self._types, strict=True)
+            for name, x, sizes, kind in zip(self.input_names, inputs, self.input_sizes, self._types, strict=True)
         }
         outputs = [np.asarray(output) for output in self._session.run(None, feed)]
         return torch.from_numpy(np.concatenate([output.astype(np.float64).ravel() for output in outputs]))

@@ -298,3 +298,63 @@ def test_sums_that_slide_along_channels_are_inside(big):
     for low, high in (Checker(row.model).bound_rows(*ends, np.eye(64), "float32"), compiled(row)(x, x)):
         known = np.isfinite(low) & np.isfinite(high)
         assert ((low <= value) & (value <= high))[known].all()
+
+
+# ── numbers that are none, and integers that wrap around ────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    "kind", ["Relu", "Sigmoid", "Tanh", "Clip", "Abs", "Erf", "Elu", "Exp", "Sign", "HardSigmoid", "HardSwish", "Cos"]
+)
+def test_what_saturates_does_not_hide_what_is_no_number(kind):
+    """ln(−1) is NaN, and so is what these make of it in ONNX Runtime or elsewhere: no bound holds."""
+    proto = chain(("Log",), (kind,), start=[1, 2], constants={}, opset=22)
+    ends = [[np.array([-1.0, 1.0])], [np.array([-0.5, 2.0])]]
+    low, high = Checker(proto).bound_rows(*ends, np.eye(2), "float32")
+    assert (low[0], high[0]) == (-np.inf, np.inf)
+    assert np.isfinite(low[1]) and np.isfinite(high[1])
+
+
+@pytest.mark.parametrize(
+    ("step", "shape"),
+    [
+        (("MaxPool", {"kernel_shape": [2]}), (1, 1, 2)),
+        (("GlobalMaxPool",), (1, 1, 2)),
+        (("ReduceMax", {"axes": [2]}), (1, 1, 2)),
+        (("ReduceL2", {"axes": [2]}), (1, 1, 2)),
+        (("LpPool", {"kernel_shape": [2]}), (1, 1, 2)),
+        (("Softmax",), (1, 1, 2)),
+        (("LogSoftmax",), (1, 1, 2)),
+        (("LayerNormalization", "one"), (1, 1, 2)),
+        (("LpNormalization",), (1, 1, 2)),
+        (("LRN", {"size": 3}), (1, 2, 1)),
+        (("Max", "x"), (1, 1, 2)),
+    ],
+)
+def test_nor_does_what_takes_several(step, shape):
+    constants = {"one": np.ones(2, np.float32)}
+    proto = chain(("Log",), step, start=shape, constants=constants, opset=17)
+    ends = [[np.array([-1.0, 1.0])], [np.array([-0.5, 2.0])]]
+    size = 2 if step[0] not in ("MaxPool", "GlobalMaxPool", "ReduceMax", "ReduceL2", "LpPool") else 1
+    low, high = Checker(proto).bound_rows(*ends, np.eye(size)[:1], "float32")
+    assert (low[0], high[0]) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(("kind", "number"), [("Mul", 10**6), ("Add", 2**31 - 10**4), ("Sub", 2**31 - 10**4)])
+def test_integers_that_may_wrap_around_are_not_bounded(kind, number):
+    """In 32 bits 30,000 · 10⁶ is another number, of which nothing is known; one that fits is bounded."""
+    for top, known in ((100.0, True), (30000.0, False)):
+        proto = chain(
+            ("Cast", {"to": onnx.TensorProto.INT32}),
+            (kind, "c"),
+            ("Cast", {"to": onnx.TensorProto.FLOAT}),
+            start=[1, 1],
+            constants={"c": np.int32(number)},
+        )
+        low, high = Checker(proto).bound_rows([np.array([-top])], [np.array([top])], np.eye(1), "float32")
+        assert np.isfinite([low[0], high[0]]).all() == known
+        values = [evaluated(proto)(np.array([[x]], np.float32))[0] for x in (-top, top)]
+        assert all(low[0] <= value <= high[0] for value in values)
+
+
+def test_later_operator_sets_are_refused():
+    with pytest.raises(ModelError, match="operator set 29"):
+        Checker(chain(("Relu",), start=[1, 2], constants={}, opset=29))

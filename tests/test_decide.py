@@ -325,6 +325,8 @@ def test_where_nothing_is_known_nothing_is_claimed(certified):
         lambda data: data["region"]["cases"][0].update(lower=["1/0", "0"]),
         lambda data: data["region"]["cases"][0].update(lower=["9" * 5000, "0"]),
         lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(outputs=[[7, "1"]]),
+        lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(outputs=[[0, "-1"], [0, "9"]]),
+        lambda data: data["region"]["cases"][0]["disjuncts"][0][0].update(inputs=[[1, "1"], [0, "1"]]),
     ],
 )
 def test_a_file_that_is_no_certificate_is_refused(certified, change):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -342,6 +343,11 @@ def _fits(case: Case, inputs: int, outputs: int) -> bool:
         len(case.box.lower) == len(case.box.upper) == inputs
         and all(low <= high for low, high in zip(case.box.lower, case.box.upper, strict=True))
         and all(index < inputs for index in ends)
-        and all(index < outputs for row in rows for index, _ in row.outputs)
-        and all(index < inputs for row in rows for index, _ in row.inputs)
+        and all(_in_order(row.outputs, outputs) and _in_order(row.inputs, inputs) for row in rows)
     )
+
+
+def _in_order(terms: Terms, count: int) -> bool:
+    """Return whether indices rise and are less than a count: of one that occurs twice it is not said what it means."""
+    indices = [index for index, _ in terms]
+    return all(low < high for low, high in pairwise([-1, *indices, count]))

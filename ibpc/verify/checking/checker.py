@@ -18,12 +18,13 @@ from ibpc.errors import IbpcError, ModelError, PropertyError
 from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
 from ibpc.verify.checking.planes import PLANES, bent
 from ibpc.verify.checking.positions import is_cut, written
-from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value
+from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value, unwrapped
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
 
 _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
+_LAST_VERSION: Final = 28
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 # Types that are affine where the sign of the operand is known.
 _KINKED: Final = ("Relu", "LeakyRelu", "PRelu", "Abs")
@@ -214,7 +215,8 @@ class Checker:
                 if isinstance(value, Constant):
                     self._constants[name] = values[name] = value
                 else:
-                    values[name] = _within(name, machine.settled(value), region, signs, machine)
+                    whole = unwrapped(value, self._types.get(name, onnx.TensorProto.UNDEFINED))
+                    values[name] = _within(name, machine.settled(whole), region, signs, machine)
         for output in self._graph.output:
             if output.name in pending:
                 raise ModelError.at(f"output {output.name}", "its shape depends on numbers that the network computes")
@@ -285,8 +287,9 @@ def _held(name: str, box: Box) -> Box:
 # ── reading the file ────────────────────────────────────────────────────────────────────────────────────────────
 def _opset(model: onnx.ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
-    if not versions or max(versions) < _FIRST_VERSION:
-        raise ModelError.at("checker", f"operator set {max(versions, default=0)}", f"{_FIRST_VERSION} or later")
+    if not versions or not _FIRST_VERSION <= max(versions) <= _LAST_VERSION:
+        wanted = f"one from {_FIRST_VERSION} to {_LAST_VERSION}, whose types it knows"
+        raise ModelError.at("checker", f"operator set {max(versions, default=0)}", wanted)
     return int(max(versions))
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import Array, Box, Step, rule
+from ibpc.verify.checking.values import Array, Box, Step, rule, unknown, unless
 
 Truth: TypeAlias = NDArray[np.bool_]
 
@@ -106,8 +106,9 @@ def top_k(step: Step) -> list[Box]:
     sign = -1.0 if largest else 1.0
     lower, upper = (sign * np.take(np.sort(sign * side, axis), range(count), axis) for side in (x.lower, x.upper))
     last = np.full(lower.shape, x.shape[axis] - 1.0)
+    chosen = unless(unknown(x).any(axis, keepdims=True), Box(lower, upper))
     first = _extreme_index(step, x, axis, largest, keep=True) if count == 1 else Box(np.zeros(lower.shape), last)
-    return [Box(lower, upper), first]
+    return [chosen, first]
 
 
 @rule("ArgMax", "ArgMin")

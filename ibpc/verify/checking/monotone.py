@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.linear import reduced_axes
-from ibpc.verify.checking.values import Array, Box, Step, rule
+from ibpc.verify.checking.values import Array, Box, Step, careful, rule, unknown, unless
 
 Function = Callable[[Array], NDArray[Any]]
 
@@ -30,6 +30,7 @@ def rising(step: Step, function: Function, absolute: float = 0.0) -> Box:
 
 # ── exact ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Relu")
+@careful
 def relu(step: Step) -> Box:
     """Bound max(x, 0), exactly."""
     x = step.box(0)
@@ -37,6 +38,7 @@ def relu(step: Step) -> Box:
 
 
 @rule("Clip")
+@careful
 def clip(step: Step) -> Box:
     """Bound min(max(x, least), most), exactly. Ends are attributes before version 11."""
     x = step.box(0)
@@ -47,6 +49,7 @@ def clip(step: Step) -> Box:
 
 
 @rule("Max", "Min")
+@careful
 def extreme(step: Step) -> Box:
     """Bound the greatest or least of the operands, exactly."""
     choose = np.maximum if step.node.op_type == "Max" else np.minimum
@@ -63,20 +66,23 @@ def reduce_extreme(step: Step) -> Box:
     x, axes, keep = step.box(0), reduced_axes(step), bool(step.attributes.get("keepdims", 1))
     if axes is None:
         return x
+    if not x.lower.size:
+        step.fail("its operand is empty")
     choose = np.max if step.node.op_type == "ReduceMax" else np.min
-    return Box(
-        np.asarray(choose(x.lower, axis=axes, keepdims=keep)), np.asarray(choose(x.upper, axis=axes, keepdims=keep))
-    )
+    lower, upper = (np.asarray(choose(side, axis=axes, keepdims=keep)) for side in (x.lower, x.upper))
+    return unless(unknown(x).any(axes, keepdims=keep), Box(lower, upper))
 
 
 # ── piecewise linear ────────────────────────────────────────────────────────────────────────────────────────────
 @rule("LeakyRelu")
+@careful
 def leaky_relu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha x elsewhere."""
     return _leaky(step, np.asarray(float(step.attributes.get("alpha", 0.01))))
 
 
 @rule("PRelu")
+@careful
 def prelu(step: Step) -> Box:
     """Bound x where x ≥ 0, slope x elsewhere."""
     return _leaky(step, step.constant(1).wide)
@@ -94,6 +100,7 @@ def _leaky(step: Step, slope: Array) -> Box:
 
 
 @rule("HardSigmoid")
+@careful
 def hard_sigmoid(step: Step) -> Box:
     """Bound min(max(alpha x + beta, 0), 1): a product and a sum, cut exactly."""
     x = step.box(0)
@@ -110,24 +117,28 @@ def hard_sigmoid(step: Step) -> Box:
 
 # ── elementary ──────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Sigmoid")
+@careful
 def sigmoid(step: Step) -> Box:
     """Bound 1 / (1 + e⁻ˣ)."""
     return rising(step, lambda x: 1.0 / (1.0 + np.exp(-x)), absolute=10.0)
 
 
 @rule("Tanh")
+@careful
 def tanh(step: Step) -> Box:
     """Bound the hyperbolic tangent."""
     return rising(step, np.tanh, absolute=14.0)
 
 
 @rule("Softplus")
+@careful
 def softplus(step: Step) -> Box:
     """Bound ln(1 + eˣ)."""
     return rising(step, lambda x: np.logaddexp(x, 0.0), absolute=18.0)
 
 
 @rule("Exp")
+@careful
 def exponential(step: Step) -> Box:
     """Bound eˣ."""
     return rising(step, np.exp)
@@ -153,18 +164,21 @@ def softsign(step: Step) -> Box:
 
 
 @rule("Erf")
+@careful
 def error_function(step: Step) -> Box:
     """Bound the error function."""
     return rising(step, lambda x: np.asarray(np.vectorize(erf, otypes=[np.float64])(x)), absolute=4.0)
 
 
 @rule("Elu")
+@careful
 def elu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha (eˣ − 1) elsewhere."""
     return _exponential_unit(step, float(step.attributes.get("alpha", 1.0)), 1.0)
 
 
 @rule("Celu")
+@careful
 def celu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, for a positive alpha.
 
@@ -180,6 +194,7 @@ def celu(step: Step) -> Box:
 
 
 @rule("Selu")
+@careful
 def selu(step: Step) -> Box:
     """Bound gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere."""
     alpha = float(step.attributes.get("alpha", 1.67326319217681884765625))

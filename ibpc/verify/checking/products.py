@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.linear import scaled
-from ibpc.verify.checking.values import Array, Box, Step, rule
+from ibpc.verify.checking.values import Array, Box, Step, careful, rule, unknown, unless
 
 Truth: TypeAlias = NDArray[np.bool_]
 
@@ -29,7 +29,8 @@ def multiply(step: Step) -> Box:
         if not isinstance(factor, Box):
             return scaled(step, slot, factor.wide, np.zeros(()), roundings=1)
     if step.names[0] == step.names[1]:
-        return _raised(step, step.box(0), np.square, np.asarray(True), ulps=1)
+        x = step.box(0)
+        return unless(unknown(x), _raised(step, x, np.square, np.asarray(True), ulps=1))
     return step.near(*corners(np.multiply, step.box(0), step.box(1)), ulps=1)
 
 
@@ -57,6 +58,7 @@ def reciprocal(step: Step) -> Box:
 
 # ── powers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Pow")
+@careful
 def power(step: Step) -> Box:
     """Bound x to constant positive powers: whole ones, or others of an x that is never negative."""
     exponent = step.constant(1).wide
@@ -77,6 +79,7 @@ def _least_modulus(x: Box) -> Array:
 
 
 @rule("Abs")
+@careful
 def modulus(step: Step) -> Box:
     """Bound |x|, exactly."""
     x = step.box(0)
@@ -85,6 +88,7 @@ def modulus(step: Step) -> Box:
 
 # ── waves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Sin", "Cos")
+@careful
 def wave(step: Step) -> Box:
     """Bound a sine or cosine: 1 and −1 where a crest or trough may lie between the ends, else the values there.
 

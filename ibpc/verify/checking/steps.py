@@ -9,22 +9,14 @@ import numpy as np
 from ibpc.verify.checking.choices import Truth, known, verdict
 from ibpc.verify.checking.linear import scaled
 from ibpc.verify.checking.products import corners
-from ibpc.verify.checking.values import Array, Box, Step, rule
+from ibpc.verify.checking.values import INTEGERS, Array, Box, Step, careful, rule
 
 _BOOLEAN = 9
 _FLOAT, _DOUBLE = 1, 11
-# The least and greatest number of the integer types.
-_RANGES = {
-    2: (0.0, 2.0**8 - 1),
-    3: (-(2.0**7), 2.0**7 - 1),
-    4: (0.0, 2.0**16 - 1),
-    5: (-(2.0**15), 2.0**15 - 1),
-    6: (-(2.0**31), 2.0**31 - 1),
-    7: (-(2.0**63), 2.0**63),
-}
 
 
 @rule("Floor", "Ceil", "Round", "Sign")
+@careful
 def stepped(step: Step) -> Box:
     """Bound a step function, exactly. Round takes halves to the even neighbour."""
     x = step.box(0)
@@ -94,9 +86,9 @@ def _converted(step: Step, to: int) -> Box:
         sure = known(x)
         zero = (x.lower <= 0) & (x.upper >= 0)
         return verdict(sure & ~zero, ~sure | (x.lower != 0) | (x.upper != 0))
-    if to not in _RANGES:
+    if to not in INTEGERS:
         step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
-    least, greatest = _RANGES[to]
+    least, greatest = INTEGERS[to]
     inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
     return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), greatest))
 
@@ -130,10 +122,10 @@ def quantize(step: Step) -> Box:
     x = step.box(0)
     scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
     to = int(step.attributes.get("output_dtype", 0)) or step.element_type or 2
-    if to not in _RANGES or not bool((scale > step.machine.smallest).all()):
+    if to not in INTEGERS or not bool((scale > step.machine.smallest).all()):
         step.fail(f"a quantization to element type {to}", "integers of 8 or 16 bits and positive scales")
     quotient = step.near(x.lower / scale, x.upper / scale, ulps=2)
-    lower, upper = (np.clip(np.rint(side) + zero, *_RANGES[to]) for side in (quotient.lower, quotient.upper))
+    lower, upper = (np.clip(np.rint(side) + zero, *INTEGERS[to]) for side in (quotient.lower, quotient.upper))
     return Box(lower, upper)
 
 

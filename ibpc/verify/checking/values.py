@@ -12,8 +12,8 @@ the sum of the moduli, γₙ = n u / (1 − n u). It is applied twice: with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
 from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
@@ -32,6 +32,19 @@ _OWN_ROUNDINGS: Final = 8
 _OWN_ELEMENTARY: Final = 16.0 * OWN_UNIT
 _OWN_SMALLEST: Final = 2.0**-1000
 _ELEMENTARY_ULPS: Final = 8
+
+
+# The least and the greatest number of the integer types; beyond them results wrap around.
+INTEGERS: Final = {
+    2: (0.0, 2.0**8 - 1),
+    3: (-(2.0**7), 2.0**7 - 1),
+    4: (0.0, 2.0**16 - 1),
+    5: (-(2.0**15), 2.0**15 - 1),
+    6: (-(2.0**31), 2.0**31 - 1),
+    7: (-(2.0**63), 2.0**63),
+    12: (0.0, 2.0**32 - 1),
+    13: (0.0, 2.0**64),
+}
 
 
 def is_whole(values: Array) -> bool:
@@ -156,6 +169,15 @@ Value: TypeAlias = Constant | Box
 def unknown(box: Box) -> NDArray[np.bool_]:
     """Return where nothing is known, not even that a value is a number: where neither end is finite."""
     return ~(np.isfinite(box.lower) | np.isfinite(box.upper))
+
+
+def unwrapped(box: Box, element_type: int) -> Box:
+    """Return the box with nothing known of integers that may lie beyond those of their type."""
+    if element_type not in INTEGERS:
+        return box
+    least, greatest = INTEGERS[element_type]
+    beyond = ~((box.lower >= least) & (box.upper <= greatest))
+    return replace(unless(beyond, box), affine=box.affine, bend=box.bend) if beyond.any() else box
 
 
 def unless(lost: Any, box: Box) -> Box:
@@ -323,6 +345,23 @@ def rule(*types: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def careful(function: Callable[[Step], Box]) -> Callable[[Step], Box]:
+    """Let an elementwise rule know nothing where an operand may be no number: what saturates would hide that.
+
+    max(NaN, 0) is not 0 in every execution, and 1 / (1 + e⁻ˣ) is NaN.
+    """
+
+    @wraps(function)
+    def known(step: Step) -> Box:
+        found, lost = function(step), np.zeros((), bool)
+        for slot in range(len(step.operands)):
+            if step.has(slot):
+                lost = lost | unknown(step.box(slot))
+        return unless(lost, found) if lost.any() else found
+
+    return known
 
 
 def scatter(indices: NDArray[np.int64], positions: NDArray[np.int64], size: int) -> Pull:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ibpc.verify.checking.linear import largest, split_product, stacked
-from ibpc.verify.checking.values import Array, Box, Constant, Pull, Step, rule
+from ibpc.verify.checking.values import Array, Box, Constant, Pull, Step, rule, unknown, unless
 
 
 @dataclass(frozen=True)
@@ -240,14 +240,16 @@ def max_pool(step: Step) -> Box:
     windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
     axes = tuple(range(-len(windows.kernel), 0))
     lower, upper = (windows.views(windows.padded(side, -np.inf)).max(axis=axes) for side in (x.lower, x.upper))
-    return Box(lower, upper)
+    lost = windows.views(windows.padded(unknown(x).astype(np.float64), 0.0)).max(axis=axes) > 0
+    return unless(lost, Box(lower, upper))
 
 
 @rule("GlobalMaxPool")
 def global_max_pool(step: Step) -> Box:
     """Bound the greatest element of each channel, exactly."""
     lower, upper = (np.max(side, axis=axes, keepdims=True) for side, axes in _planes(step))
-    return Box(lower, upper)
+    lost = unknown(step.box(0)).any(tuple(range(2, lower.ndim)), keepdims=True)
+    return unless(lost, Box(lower, upper))
 
 
 @rule("GlobalAveragePool")

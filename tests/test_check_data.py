@@ -1,0 +1,110 @@
+"""Certificates of data sets: what was written is confirmed, and what was forged is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ibpc
+from ibpc.errors import IbpcError
+
+LIMIT = 24
+EPS = 0.002
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A network that tells digits by their pixels' means of each class, certified on a few images."""
+    folder = tmp_path_factory.mktemp("data")
+    data = ibpc.load_dataset("digits")
+    images, labels = data.train.floats().flatten(1), data.train.labels
+    means = torch.stack([images[labels == label].mean(0) for label in range(10)])
+    layer = torch.nn.Linear(64, 10)
+    layer.weight.data, layer.bias.data = 2 * means, -means.square().sum(1)
+    net = ibpc.compile(torch.nn.Sequential(torch.nn.Flatten(), layer).eval(), torch.zeros(1, 1, 8, 8))
+    net.save(folder / "model")
+    result = ibpc.certify(net, "digits", EPS, limit=LIMIT)
+    assert 0 < sum(example.verdict is ibpc.Verdict.VERIFIED for example in result.examples) < LIMIT
+    assert any(example.verdict is ibpc.Verdict.FALSIFIED for example in result.examples)
+    ibpc.write_verdicts(folder / "c.json", folder / "model", net, data, result)
+    return folder / "c.json"
+
+
+def failing(path: Path) -> list[str]:
+    return [f"{claim.name}: {claim.detail}" for claim in ibpc.check(path) if not claim.holds]
+
+
+def test_what_was_certified_is_confirmed(certificate):
+    assert failing(certificate) == []
+
+
+def of_verdict(data: dict[str, Any], verdict: str) -> dict[str, Any]:
+    return next(example for example in data["examples"] if example["verdict"] == verdict)
+
+
+def shares(data: dict[str, Any]) -> None:
+    """Write the shares that the examples have."""
+    count, examples = len(data["examples"]), data["examples"]
+    verdicts = [example["verdict"] for example in examples]
+    data.update(n=count, certified_accuracy=verdicts.count("verified") / count)
+    data.update(attack_accuracy=1 - verdicts.count("falsified") / count)
+    data.update(nominal_accuracy=sum(example["predicted"] == example["label"] for example in examples) / count)
+
+
+def only_verified(data: dict[str, Any]) -> None:
+    data["examples"] = [example for example in data["examples"] if example["verdict"] == "verified"]
+
+
+def repeated(data: dict[str, Any]) -> None:
+    data["examples"] = [of_verdict(data, "verified")] * LIMIT
+
+
+def renamed(data: dict[str, Any]) -> None:
+    """Claim the label that an image was taken for."""
+    example = next(each for each in data["examples"] if each["predicted"] != each["label"])
+    example.update(label=example["predicted"], verdict="unknown", counterexample=None)
+
+
+FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "one image many times": (repeated, "is number"),
+    "images that suit": (only_verified, "is number"),
+    "another label": (renamed, "label differs"),
+    "a prediction": (lambda data: of_verdict(data, "falsified").update(predicted=3), "does not classify"),
+    "a prediction of nothing": (lambda data: of_verdict(data, "falsified").update(predicted=77), "the classes of the others"),
+    "a verdict": (lambda data: of_verdict(data, "falsified").update(verdict="verified"), "example"),
+    "a falsified one without its point": (lambda data: of_verdict(data, "falsified").pop("counterexample"), "its box"),
+    "a greater margin": (lambda data: of_verdict(data, "verified")["margin_lower"].__setitem__(3, 9.0), "example"),
+    "a wider ball": (lambda data: data.update(eps=0.3), "example"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_what_was_forged_is_not_confirmed(certificate, name):
+    data = json.loads(certificate.read_text())
+    change, wanted = FORGERIES[name]
+    change(data)
+    shares(data)
+    path = certificate.with_name("forged.json")
+    path.write_text(json.dumps(data))
+    assert any(wanted in text for text in failing(path)), failing(path)
+
+
+@pytest.mark.parametrize("share", ["nominal_accuracy", "attack_accuracy", "certified_accuracy"])
+def test_shares_are_those_of_the_examples(certificate, share):
+    data = json.loads(certificate.read_text())
+    data[share] = 1.0
+    path = certificate.with_name("forged.json")
+    path.write_text(json.dumps(data))
+    assert any(share.replace("_", " ") in text for text in failing(path))
+
+
+def test_a_key_that_occurs_twice_is_refused(certificate):
+    path = certificate.with_name("forged.json")
+    path.write_text(certificate.read_text().replace('"eps":', '"eps": 0.5, "eps":', 1))
+    with pytest.raises(IbpcError, match="more than once"):
+        ibpc.check(path)

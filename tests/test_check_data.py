@@ -75,7 +75,10 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "images that suit": (only_verified, "is number"),
     "another label": (renamed, "label differs"),
     "a prediction": (lambda data: of_verdict(data, "falsified").update(predicted=3), "does not classify"),
-    "a prediction of nothing": (lambda data: of_verdict(data, "falsified").update(predicted=77), "the classes of the others"),
+    "a prediction of nothing": (
+        lambda data: of_verdict(data, "falsified").update(predicted=77),
+        "the classes of the others",
+    ),
     "a verdict": (lambda data: of_verdict(data, "falsified").update(verdict="verified"), "example"),
     "a falsified one without its point": (lambda data: of_verdict(data, "falsified").pop("counterexample"), "its box"),
     "a greater margin": (lambda data: of_verdict(data, "verified")["margin_lower"].__setitem__(3, 9.0), "example"),

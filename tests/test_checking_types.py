@@ -262,6 +262,17 @@ def test_every_imported_type_has_a_rule():
     ("step", "constants", "wanted"),
     [
         (("Celu", {"alpha": -1.0}), {}, "alpha -1.0"),
+        (
+            ("AveragePool", {"kernel_shape": [2, 2], "dilations": [1, 2], "auto_pad": "SAME_LOWER"}),
+            {},
+            "runtimes differ",
+        ),
+        (("AveragePool", {"kernel_shape": [1, 1], "strides": [3, 3], "auto_pad": "SAME_UPPER"}), {}, "runtimes differ"),
+        (
+            ("ConvTranspose", "w", {"strides": [3, 3], "auto_pad": "SAME_UPPER"}),
+            {"w": normal(2, 1, 2, 2)},
+            "runtimes differ",
+        ),
         (("Gelu", {"approximate": "sigmoid"}), {}, "its form"),
         (("LRN", {"size": 4}), {}, "its size 4"),
         (("LpPool", {"kernel_shape": [2, 2], "p": 0}), {}, "its exponent 0"),

@@ -49,6 +49,12 @@ def mixed() -> list[torch.nn.Module]:
     return [*first, nn.Linear(12, 6), nn.Tanh(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)]
 
 
+def curved() -> list[torch.nn.Module]:
+    nn = torch.nn
+    first = [nn.Linear(4, 8), nn.Hardswish(), nn.Linear(8, 8), nn.Mish(), nn.Linear(8, 8), nn.CELU(0.5)]
+    return [*first, nn.Linear(8, 8), nn.SELU(), nn.Linear(8, 8), nn.Hardsigmoid(), nn.Linear(8, 2)]
+
+
 FAMILIES = {"dense": (dense, (4,)), "mixed": (mixed, (1, 5, 5))}
 
 
@@ -93,6 +99,12 @@ def test_what_bounds_just_prove_is_confirmed(method, family, seed, tmp_path):
     net, size, arithmetic = network(seed, layers, shape), int(np.prod(shape)), tuple(Arithmetic)[seed]
     prop = below(net, size, gap_of(net, size, method, arithmetic))
     assert failing(proved(net, prop, tmp_path, method=method, arithmetic=arithmetic)) == []
+
+
+def test_what_planes_of_curves_prove_is_confirmed(tmp_path):
+    net = network(0, curved, (4,))
+    prop = below(net, 4, gap_of(net, 4, "crown", Arithmetic.FLOAT32))
+    assert failing(proved(net, prop, tmp_path, method="crown")) == []
 
 
 @pytest.mark.parametrize("seed", range(2))

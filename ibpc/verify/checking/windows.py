@@ -31,6 +31,9 @@ class Windows:
         rank = len(kernel)
         strides, dilations = (tuple(step.attributes.get(name) or [1] * rank) for name in ("strides", "dilations"))
         spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+        same = step.attributes.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+        if same and max(dilations) > 1 and step.node.op_type != "Conv":
+            step.fail("its automatic padding of a dilated window", "pads, for runtimes differ in these")
         before, after = _padding(step, spatial, spans, strides)
         if min((*before, *after), default=0) < 0:
             step.fail("its padding is negative")
@@ -69,9 +72,12 @@ def _padding(
     if mode == "VALID":
         return [0] * rank, [0] * rank
     totals = [
-        max((-(-size // stride) - 1) * stride + span - size, 0)
+        (-(-size // stride) - 1) * stride + span - size
         for size, span, stride in zip(spatial, spans, strides, strict=True)
     ]
+    if min(totals, default=0) < 0 and step.node.op_type != "Conv":
+        step.fail("its automatic padding of windows that are smaller than a step", "pads, for runtimes differ in these")
+    totals = [max(total, 0) for total in totals]
     small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return (large, small) if mode == "SAME_LOWER" else (small, large)
 
@@ -203,7 +209,9 @@ def _transposed_geometry(
         return pads[:rank], [
             size - begin - end for size, begin, end in zip(full, pads[:rank], pads[rank:], strict=True)
         ]
-    cut = [max(size - want, 0) for size, want in zip(full, wanted, strict=True)]
+    if any(want > size for size, want in zip(full, wanted, strict=True)):
+        step.fail(f"an output of {wanted} where {full} are made", "no more than that, for runtimes differ beyond")
+    cut = [size - want for size, want in zip(full, wanted, strict=True)]
     return [total // 2 if mode == b"SAME_UPPER" else total - total // 2 for total in cut], wanted
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 from fractions import Fraction
-from itertools import product
+from itertools import pairwise, product
+from operator import eq, ge, gt, le, lt, ne
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.errors import PropertyError
+from ibpc.verify import _vnnlib_parser
 from ibpc.verify._vnnlib_lexer import Source
 from ibpc.verify.properties import Row
 from ibpc.verify.vnnlib import property_from
@@ -121,48 +123,88 @@ def test_both_versions_mean_the_same():
 def test_commands_of_smt_lib_are_passed_over():
     assert parsed("(set-logic QF_LRA)" + SCALARS.replace("declare-const X_0", "declare-fun X_0 ()") + UNIT).cases
     assert parsed(SCALARS + UNIT + "; a comment (\n(check-sat)(get-model)").cases
+    assert parsed('(set-info :source |by "hand" (or not)|)' + SCALARS + UNIT).cases
+    assert parsed((SCALARS + UNIT).replace("\n", "\r\n")).cases
+
+
+def test_later_versions_without_breaking_changes_are_read():
+    box = UNIT.replace("_0", "[0,0]").replace("_1", "[0,1]")
+    for version in ("<2.1>", "<1.0>"):
+        text = TENSORS.replace("<2.0>", version).replace("float32", "real")
+        assert parsed(text + box).cases
 
 
 # ── an independent reading: truth at points ─────────────────────────────────────────────────────────────────────
 _NUMBERS = st.integers(-4, 4).map(lambda value: Fraction(value, 4))
-_LINEAR = st.lists(st.tuples(_NUMBERS, st.sampled_from(["X_0", "X_1", "Y_0", "Y_1"])), min_size=1, max_size=3)
-_ATOMS = st.tuples(st.sampled_from(["<=", "<", ">=", ">", "==", "!="]), _LINEAR, _NUMBERS)
+_SPELLINGS = st.sampled_from(
+    [
+        lambda value: str(float(value)),
+        lambda value: f"{float(1000 * value)}e-3",
+        lambda value: f"(/ {value.numerator} {value.denominator})",
+        lambda value: f"(- {float(-value)})",
+        lambda value: f"(- 1 0.25 {float(Fraction(3, 4) - value)})",
+        lambda value: f"(* 0.5 {float(4 * value)} (/ 3 2 3))",
+    ]
+)
+_PRODUCTS = st.sampled_from(
+    [
+        "(* {number} {name})",
+        "(* {name} 2 {number} 0.5)",
+        "(/ (* 3 {number} {name}) 3)",
+        "(- (* -1 {number} {name}))",
+        "(+ (* {number} {name}) {name} (- {name}))",
+    ]
+)
+_VARIABLES = st.sampled_from(["X_0", "X_1", "Y_0", "Y_1"])
+_TERMS = st.tuples(_NUMBERS, _VARIABLES, _SPELLINGS, _PRODUCTS)
+_SUMS = st.tuples(st.lists(_TERMS, max_size=3), _NUMBERS)
+_ATOMS = st.one_of(
+    st.tuples(st.sampled_from(["<=", "<", ">=", ">", "==", "="]), st.lists(_SUMS, min_size=2, max_size=3)),
+    st.tuples(st.just("!="), st.lists(_SUMS, min_size=2, max_size=2)),
+)
+_COMPARED = {"<=": le, "<": lt, ">=": ge, ">": gt, "==": eq, "=": eq, "!=": ne}
+_CONNECTED = {
+    "and": all,
+    "or": any,
+    "not": lambda parts: not parts[0],
+    "=>": lambda parts: not parts[0] or parts[1],
+}
 _FORMULAS = st.recursive(
     _ATOMS,
-    lambda parts: st.tuples(st.sampled_from(["and", "or"]), st.lists(parts, min_size=1, max_size=3)),
+    lambda parts: st.one_of(
+        st.tuples(st.sampled_from(["and", "or"]), st.lists(parts, min_size=1, max_size=3)),
+        st.tuples(st.just("not"), st.lists(parts, min_size=1, max_size=1)),
+        st.tuples(st.just("=>"), st.lists(parts, min_size=2, max_size=2)),
+    ),
     max_leaves=7,
 )
 
 
 def written(formula) -> str:
-    if formula[0] in ("and", "or"):
-        return f"({formula[0]} {' '.join(written(part) for part in formula[1])})"
-    operator, terms, bound = formula
-    return f"({operator} (+ {' '.join(f'(* {float(value)} {name})' for value, name in terms)}) {float(bound)})"
+    operator, parts = formula
+    return f"({operator} {' '.join(map(written if operator in _CONNECTED else summed, parts))})"
+
+
+def summed(linear) -> str:
+    terms, constant = linear
+    texts = [product.format(number=spell(value), name=name) for value, name, spell, product in terms]
+    return f"(+ {' '.join(texts)} {float(constant)})"
 
 
 def true_at(formula, values) -> bool:
-    if formula[0] in ("and", "or"):
-        parts = [true_at(part, values) for part in formula[1]]
-        return all(parts) if formula[0] == "and" else any(parts)
-    operator, terms, bound = formula
-    left = sum(value * values[name] for value, name in terms)
-    return {
-        "<=": left <= bound,
-        "<": left < bound,
-        ">=": left >= bound,
-        ">": left > bound,
-        "==": left == bound,
-        "!=": left != bound,
-    }[operator]
+    operator, parts = formula
+    if operator in _CONNECTED:
+        return _CONNECTED[operator]([true_at(part, values) for part in parts])
+    sides = [sum((value * values[name] for value, name, *_ in terms), constant) for terms, constant in parts]
+    return all(_COMPARED[operator](left, right) for left, right in pairwise(sides))
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(_FORMULAS, min_size=1, max_size=3))
 def test_a_point_is_a_counterexample_exactly_where_the_formulas_are_true(formulas):
     prop = parsed(SCALARS + UNIT + "".join(f"(assert {written(formula)})" for formula in formulas))
-    grid = [Fraction(value, 2) for value in (-1, 0, 1, 2)]
-    for point in product([value for value in grid if value >= 0], grid, grid, grid):
+    grid = [Fraction(value, 2) for value in (-1, 1, 2)]
+    for point in product([Fraction(0), *grid[1:]], grid, grid, grid):
         values = dict(zip(("X_0", "X_1", "Y_0", "Y_1"), point, strict=True))
         x, y = torch.tensor([float(value) for value in point]).split(2)
         assert prop.violated(x, y) == all(true_at(formula, values) for formula in formulas)
@@ -177,10 +219,15 @@ def test_a_point_is_a_counterexample_exactly_where_the_formulas_are_true(formula
         ("(assert (<= Y_0 0)))", ":3:20", "')'"),
         ("(asert (<= Y_0 0))", ":3:2", "assert"),
         ("(assert (<= Y_0))", ":3:16", "')'"),
-        ("(assert (=> Y_0 0))", ":3:10", "one of and, or"),
+        ("(assert (=> Y_0 0))", ":3:13", "'('"),
+        ("(assert (xor (<= Y_0 0) (<= Y_1 0)))", ":3:10", "one of and, or, not"),
         ("(assert (<= Y_7 0))", ":3:13", "Y_7 is not declared"),
         ("(assert (<= (* Y_0 Y_1) 0))", ":3:14", "product of two variables"),
-        ("(assert (<= (/ Y_0 2) 0))", ":3:14", "+, - or *"),
+        ("(assert (<= (/ 2 Y_0) 0))", ":3:14", "division by a variable"),
+        ("(assert (<= (/ Y_0 (- 1 1)) 0))", ":3:14", "division by 0"),
+        ("(assert (<= (/ 2) 0))", ":3:14", "at least two"),
+        ("(assert (<= (mod Y_0 2) 0))", ":3:14", "+, -, * or /"),
+        ("(assert (!= Y_0 1 2))", ":3:19", "')'"),
         ("(assert (<= Y_0 0x10))", ":3:17", "a number or a declared variable"),
         ("(assert (<= Y_0 1e999999))", ":3:17", "a number"),
         ("(declare-const X_0 Real)", ":3:16", "is declared at 1:16"),
@@ -211,6 +258,8 @@ def test_mistakes_are_shown_by_line_and_column(text, where, what):
         ("(declare-network N (declare-input X Real [0]))", "at least 1"),
         ("(declare-network N (declare-input X Real [99999999,99999999]))", "elements"),
         ("(vnnlib-version <3.0>)", "<2.0>"),
+        ("(declare-network N (declare-input X Real [1] initialized))", "leave this input out"),
+        ("(declare-network N (declare-input X float16 [1]))", "element types"),
         ("", "declares no input"),
         (SCALARS, "has no lower bound"),
         (SCALARS + UNIT.replace(" 1)", " 1e60)"), "float32 range"),
@@ -228,9 +277,32 @@ def test_bombs_are_refused_in_bounded_time():
     many = "".join("(assert (or (<= Y_0 0) (>= Y_0 1)))" for _ in range(10_000))
     factor = "(assert (<= (* " + "9e999 " * 2_000 + "Y_0) 0))"
     long = "(assert (<= Y_0 " + "1" * 10_000 + "))"
-    for text in (deep, sums, many, factor, long):
+    primes = "(assert (<= (+ " + "".join(f"(/ 1 {number})" for number in range(1, 20_000)) + ") Y_0))"
+    for text in (deep, sums, many, factor, long, primes):
         with pytest.raises(PropertyError):
             parsed(SCALARS + UNIT + text)
+
+
+def test_a_short_file_about_a_huge_input_is_refused_in_bounded_memory():
+    with pytest.raises(PropertyError, match="33,554,423 more of the kind"):
+        parsed(f"(declare-network N (declare-input X Real [{2**24 - 2}]) (declare-output Y Real [1]))")
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("(<= {total} 0)", "lower bound"),
+        ("(<= " + "(- " * 99 + "{total}" + ")" * 99 + " 0)", r"p\.vnnlib:1:\d+: too many numbers and variables"),
+        ("(and " + "(<= X[0] 1)" * 500 + ")", r"p\.vnnlib:1:\d+: too many numbers and variables"),
+    ],
+)
+def test_what_reading_costs_is_bounded(monkeypatch, text, what):
+    """A sum below many signs is gone through once for each."""
+    monkeypatch.setattr(_vnnlib_parser, "MOST_WORK", 2_000)
+    total = "(+ " + " ".join(f"X[{index}]" for index in range(100)) + ")"
+    network = "(declare-network N (declare-input X Real [100]) (declare-output Y Real []))"
+    with pytest.raises(PropertyError, match=what):
+        parsed(f"{network}(assert {text.format(total=total)})")
 
 
 def test_files_gzipped_or_not_and_damaged(tmp_path):

@@ -10,7 +10,7 @@ from itertools import product
 from typing import Final, TypeAlias
 
 MOST_CONJUNCTIONS: Final = 2**17
-MOST_ATOMS: Final = 2**22
+MOST_ATOMS: Final = 2**21
 
 
 class Side(Enum):
@@ -74,6 +74,14 @@ class Or:
 
 
 Formula: TypeAlias = Atom | And | Or
+
+
+def opposite(formula: Formula) -> Formula:
+    """Return what holds exactly where `formula` does not."""
+    if isinstance(formula, Atom):
+        return Atom(formula.form.times(Fraction(-1)), not formula.strict)
+    parts = tuple(map(opposite, formula.parts))
+    return Or(parts) if isinstance(formula, And) else And(parts)
 
 
 def flattened(formula: Formula) -> Iterator[Atom | Or]:

@@ -6,10 +6,8 @@ import gzip
 import os
 import re
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -27,7 +25,7 @@ _TOKEN: Final = re.compile(
     r"""(?P<skipped> [ \t\r\n\f]+ | ;[^\n]* )
       | (?P<mark> [()\[\],] )
       | (?P<word> [!#-'*+\-./0-9:<=>?@A-Z\\^_`a-z{}~$%&]+ )
-      | (?P<string> "[^"]*" )
+      | (?P<string> "[^"]*" | \|[^|]*\| )
       | (?P<other> . )""",
     re.VERBOSE | re.DOTALL,
 )
@@ -40,7 +38,7 @@ class Token(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, slots=True)
 class Source:
     """The text of a property, and its name for messages."""
 
@@ -49,8 +47,8 @@ class Source:
 
     def at(self, offset: int) -> str:
         """Return "name:line:column" of an offset, both counted from 1."""
-        line = bisect_right(self._line_starts, offset)
-        return f"{self.name}:{line}:{offset - self._line_starts[line - 1] + 1}"
+        start = self.text.rfind("\n", 0, offset) + 1
+        return f"{self.name}:{self.text.count(chr(10), 0, offset) + 1}:{offset - start + 1}"
 
     def error(self, offset: int, found: str, expected: str = "", remedy: str = "") -> PropertyError:
         """Return an error at an offset."""
@@ -71,13 +69,9 @@ class Source:
 
     def _stray(self, offset: int) -> PropertyError:
         character = self.text[offset]
-        if character == '"':
-            return self.error(offset, "a string that is never closed", 'a closing "')
+        if character in '"|':
+            return self.error(offset, "a string that is never closed", f"a closing {character}")
         return self.error(offset, f"found the character {character!a}", "a parenthesis, a name or a number")
-
-    @cached_property
-    def _line_starts(self) -> list[int]:
-        return [0, *(match.end() for match in re.finditer("\n", self.text))]
 
 
 def shown(word: str) -> str:

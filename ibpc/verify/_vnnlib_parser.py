@@ -11,22 +11,29 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Final
 
 from ibpc.errors import PropertyError, nearest
-from ibpc.verify._vnnlib_formulas import And, Atom, Formula, Linear, Or, Side, Variable
+from ibpc.verify._vnnlib_formulas import And, Atom, Formula, Linear, Or, Side, Variable, opposite
 from ibpc.verify._vnnlib_lexer import Source, Token, shown
 from ibpc.verify.properties import Tensor
 
 DEEPEST: Final = 100
 MOST_ELEMENTS: Final = 2**24
+# What reading a file may cost, in terms that are added up, and what a declaration, number or variable counts for.
+MOST_WORK: Final = 2**22
+_WORD: Final = 2
+# Bits of numerators and denominators.
+_LONGEST: Final = 2**14
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _SCALAR: Final = re.compile(r"([XY])_(0|[1-9]\d{0,8})")
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-_TYPES: Final = ("Real", "float32", "float64")
+_VERSION: Final = re.compile(r"<[12]\.\d{1,3}>", re.ASCII)
+_TYPES: Final = ("Real", "real", "float32", "float64")
 _IGNORED: Final = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
 
 
@@ -55,21 +62,21 @@ def parse(source: Source) -> Query:
 class _Parser:
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._tokens = list(source.tokens())
-        self._position = 0
+        self._tokens = source.tokens()
+        self._end = Token("", len(source.text))
+        self._following = next(self._tokens, self._end)
+        self._work = 0
         self._sides = {Side.INPUT: Declared(), Side.OUTPUT: Declared()}
         self._places: dict[str, tuple[Side, tuple[int, ...], int]] = {}
         self._network: str | None = None
 
     # ── tokens ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _peek(self) -> Token:
-        if self._position < len(self._tokens):
-            return self._tokens[self._position]
-        return Token("", len(self._source.text))
+        return self._following
 
     def _next(self) -> Token:
-        token = self._peek()
-        self._position += 1
+        token = self._following
+        self._following = next(self._tokens, self._end)
         return token
 
     def _error(self, token: Token, expected: str, remedy: str = "") -> PropertyError:
@@ -100,7 +107,7 @@ class _Parser:
             **dict.fromkeys(_IGNORED, self._skip),
         }
         formulas: list[Formula] = []
-        while self._position < len(self._tokens):
+        while self._peek() is not self._end:
             self._take("(")
             token = self._next()
             if token.text not in commands:
@@ -117,11 +124,11 @@ class _Parser:
 
     def _version(self, _command: Token) -> None:
         token = self._next()
-        if token.text not in ("<1.0>", "<2.0>"):
+        if not _VERSION.fullmatch(token.text):
             raise self._error(token, "<1.0> or <2.0>")
 
     def _assert(self, _command: Token) -> Formula:
-        return self._formula(0)
+        return self._formula(0, 1)
 
     def _tensors(self, side: Side, letter: str) -> tuple[Tensor, ...]:
         declared = self._sides[side]
@@ -153,8 +160,7 @@ class _Parser:
         elements = self._sides[side].elements
         if index in elements:
             raise self._error(name, f"a name of its own: {name.text} is declared at {self._line(elements[index])}")
-        if len(elements) >= MOST_ELEMENTS:
-            raise self._error(name, f"at most {MOST_ELEMENTS:,} of them")
+        self._spend(name, _WORD)
         elements[index] = name.offset
 
     def _line(self, offset: int) -> str:
@@ -201,6 +207,9 @@ class _Parser:
         if start + prod(shape) > MOST_ELEMENTS:
             raise self._error(name, f"at most {MOST_ELEMENTS:,} elements")
         onnx_name = self._next().text[1:-1] if self._peek().text.startswith('"') else ""
+        if self._peek().text == "initialized":
+            remedy = "what a file initializes is constant here: leave this input out"
+            raise self._error(self._peek(), "')'", remedy)
         tensors.append(Tensor(name.text, shape, onnx_name))
         self._places[name.text] = (side, shape, start)
 
@@ -224,28 +233,49 @@ class _Parser:
                 raise self._error(mark, "',' or ']'")
 
     # ── formulas ────────────────────────────────────────────────────────────────────────────────────────────────
-    def _formula(self, depth: int) -> Formula:
+    def _formula(self, depth: int, sign: int) -> Formula:
+        """Return a formula, or its opposite where `sign` is −1: below an odd number of negations."""
         start = self._take("(")
         if depth > DEEPEST:
             raise self._source.error(start.offset, f"a formula nested more than {DEEPEST} deep")
         token = self._next()
         if token.text in _COMPARISONS:
-            left, right = self._arithmetic(depth), self._arithmetic(depth)
-            formula = _COMPARISONS[token.text](left, right)
+            compared = self._comparison(token, depth)
+            formula = compared if sign > 0 else opposite(compared)
         elif token.text in ("and", "or"):
-            parts = [self._formula(depth + 1)]
+            parts = [self._formula(depth + 1, sign)]
             while self._peek().text == "(":
-                parts.append(self._formula(depth + 1))
-            formula = And(tuple(parts)) if token.text == "and" else Or(tuple(parts))
+                parts.append(self._formula(depth + 1, sign))
+            formula = And(tuple(parts)) if (token.text == "and") == (sign > 0) else Or(tuple(parts))
+        elif token.text == "not":
+            formula = self._formula(depth + 1, -sign)
+        elif token.text == "=>":
+            implied = self._formula(depth + 1, -sign), self._formula(depth + 1, sign)
+            formula = Or(implied) if sign > 0 else And(implied)
         else:
-            raise self._error(token, f"one of and, or, {', '.join(_COMPARISONS)}")
+            raise self._error(token, f"one of and, or, not, =>, {', '.join(_COMPARISONS)}")
         self._take(")")
         return formula
+
+    def _comparison(self, operator: Token, depth: int) -> Formula:
+        """Return what a comparison says, of each operand and the next one: (<= a b c) is a ≤ b and b ≤ c."""
+        operands = [self._arithmetic(depth), self._arithmetic(depth)]
+        while operator.text != "!=" and self._peek().text not in (")", ""):
+            operands.append(self._arithmetic(depth))
+        self._spend(operator, sum(len(operand.terms) for operand in operands))
+        compared = tuple(_COMPARISONS[operator.text](left, right) for left, right in pairwise(operands))
+        return compared[0] if len(compared) == 1 else And(compared)
+
+    def _spend(self, token: Token, amount: int) -> None:
+        self._work += amount
+        if self._work > MOST_WORK:
+            raise self._source.error(token.offset, "too many numbers and variables so far", "a smaller property")
 
     def _arithmetic(self, depth: int) -> Linear:
         token = self._next()
         if token.text == "(":
             return self._operation(token, depth + 1)
+        self._spend(token, _WORD)
         if _NUMBER.fullmatch(token.text):
             return Linear({}, Fraction(token.text))
         return Linear({self._variable(token): Fraction(1)}, Fraction())
@@ -254,34 +284,67 @@ class _Parser:
         if depth > DEEPEST:
             raise self._source.error(start.offset, f"an expression nested more than {DEEPEST} deep")
         operator = self._next()
-        if operator.text not in ("+", "-", "*"):
-            raise self._error(operator, "+, - or *")
+        if operator.text not in ("+", "-", "*", "/"):
+            raise self._error(operator, "+, -, * or /")
         operands = [self._arithmetic(depth)]
         while self._peek().text not in (")", ""):
             operands.append(self._arithmetic(depth))
         self._take(")")
+        self._spend(operator, sum(len(operand.terms) for operand in operands))
         return self._combined(operator, operands)
 
     def _combined(self, operator: Token, operands: Sequence[Linear]) -> Linear:
         if operator.text == "*":
             return self._product(operator, operands)
+        if operator.text == "/":
+            return self._quotient(operator, operands)
         if operator.text == "-" and len(operands) == 1:
             return operands[0].times(Fraction(-1))
-        sign = Fraction(-1 if operator.text == "-" else 1)
-        return _sum(operands[0], operands[1:], sign)
+        return self._sum(operator, operands, Fraction(-1 if operator.text == "-" else 1))
+
+    def _sum(self, operator: Token, operands: Sequence[Linear], sign: Fraction) -> Linear:
+        """Return the first operand + sign · Σ others, in time linear in the number of terms."""
+        terms, constant = dict(operands[0].terms), operands[0].constant
+        for other in operands[1:]:
+            constant = self._short(operator, constant + sign * other.constant)
+            for variable, value in other.terms.items():
+                terms[variable] = self._short(operator, terms.get(variable, Fraction()) + sign * value)
+        return Linear({variable: value for variable, value in terms.items() if value}, constant)
 
     def _product(self, operator: Token, operands: Sequence[Linear]) -> Linear:
         factor, form = Fraction(1), None
         for operand in operands:
             if not operand.terms:
-                factor *= operand.constant
+                factor = self._short(operator, factor * operand.constant)
             elif form is None:
                 form = operand
             else:
                 raise self._source.error(operator.offset, "a product of two variables", "linear constraints")
-            if max(factor.numerator.bit_length(), factor.denominator.bit_length()) > 2**14:
-                raise self._source.error(operator.offset, "a factor with too many digits")
-        return Linear({}, factor) if form is None else form.times(factor)
+        return Linear({}, factor) if form is None else self._times(operator, form, factor)
+
+    def _quotient(self, operator: Token, operands: Sequence[Linear]) -> Linear:
+        if len(operands) < 2:
+            raise self._source.error(operator.offset, "a quotient of one number", "at least two")
+        factor = Fraction(1)
+        for operand in operands[1:]:
+            if operand.terms:
+                raise self._source.error(operator.offset, "a division by a variable", "linear constraints")
+            if not operand.constant:
+                raise self._source.error(operator.offset, "a division by 0", "another number")
+            factor = self._short(operator, factor / operand.constant)
+        return self._times(operator, operands[0], factor)
+
+    def _times(self, operator: Token, form: Linear, factor: Fraction) -> Linear:
+        product = form.times(factor)
+        for value in (product.constant, *product.terms.values()):
+            self._short(operator, value)
+        return product
+
+    def _short(self, operator: Token, value: Fraction) -> Fraction:
+        """Return the number. Raises PropertyError where it has too many digits to go on with."""
+        if max(value.numerator.bit_length(), value.denominator.bit_length()) > _LONGEST:
+            raise self._source.error(operator.offset, "a number with too many digits")
+        return value
 
     def _variable(self, token: Token) -> Variable:
         if self._network is not None:
@@ -308,16 +371,6 @@ class _Parser:
         for index, size in zip(indices, shape, strict=True):
             flat = flat * size + index
         return side, start + flat
-
-
-def _sum(first: Linear, others: Sequence[Linear], sign: Fraction) -> Linear:
-    """Return first + sign · Σ others, in time linear in the number of terms."""
-    terms, constant = dict(first.terms), first.constant
-    for other in others:
-        constant += sign * other.constant
-        for variable, value in other.terms.items():
-            terms[variable] = terms.get(variable, Fraction()) + sign * value
-    return Linear({variable: value for variable, value in terms.items() if value}, constant)
 
 
 def _at_most(left: Linear, right: Linear) -> Formula:

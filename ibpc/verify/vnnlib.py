@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -147,19 +148,24 @@ def _box(source: Source, inputs: Sequence[Tensor], common: _Conjunction, ends: _
 
 
 def _check_ends(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _Ends, count: int) -> None:
-    problems = []
+    far = sum(abs(value) > LARGEST for ends in (lower, upper) for value, _ in ends.values())
+    faults = 2 * count - len(lower) - len(upper) + far
+    if not faults:
+        return
+    listed = list(islice(_faults(source, inputs, lower, upper, count), _MOST_LISTED))
+    more = faults - len(listed)
+    raise PropertyError([*listed, *([Problem(source.name, f"{more:,} more of the kind")] if more else [])])
+
+
+def _faults(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _Ends, count: int) -> Iterator[Problem]:
     for index in range(count):
         for ends, name in ((lower, "lower"), (upper, "upper")):
             if index not in ends:
                 found = f"{_element(inputs, index)} has no {name} bound"
-                problems.append(Problem(source.name, found, "a box of inputs"))
+                yield Problem(source.name, found, "a box of inputs")
             elif abs(ends[index][0]) > LARGEST:
                 found = f"the {name} bound of {_element(inputs, index)} lies beyond the float32 range"
-                problems.append(Problem(source.name, found, f"at most {float(LARGEST):.7g}"))
-    if problems:
-        more = len(problems) - _MOST_LISTED
-        listed = problems[:_MOST_LISTED]
-        raise PropertyError([*listed, *([Problem(source.name, f"{more:,} more of the kind")] if more > 0 else [])])
+                yield Problem(source.name, found, f"at most {float(LARGEST):.7g}")
 
 
 def _element(inputs: Sequence[Tensor], index: int) -> str:

@@ -367,3 +367,12 @@ def test_elements_are_chosen_where_all_would_be_too_many(monkeypatch):
     box = tightened(values, name, True, {})
     changed = (box.lower != values[name].lower) | (box.upper != values[name].upper)
     assert 0 < changed.sum() < changed.size
+
+
+def test_a_cut_does_not_make_a_number_of_what_is_none():
+    """ln(−1) is neither below nor above 0: on no side of that cut is sigmoid(ln x) bounded by 0 and 1."""
+    nodes = [onnx.helper.make_node("Log", ["x"], ["l"]), onnx.helper.make_node("Sigmoid", ["l"], ["y"])]
+    checker, ends = Checker(model(nodes, {"x": [1, 1]})), (np.array([-1.0]), np.array([2.0]))
+    for side in (1, -1):
+        region = Region(*ends, signs=(("l", 0, side),))
+        assert checker.lower_bound(region, np.array([1.0]), "float32") == -np.inf

@@ -18,7 +18,19 @@ from ibpc.errors import IbpcError, ModelError, PropertyError
 from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
 from ibpc.verify.checking.planes import PLANES, bent
 from ibpc.verify.checking.positions import is_cut, written
-from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value, unwrapped
+from ibpc.verify.checking.values import (
+    MACHINES,
+    RULES,
+    Array,
+    Box,
+    Constant,
+    Machine,
+    Step,
+    Value,
+    unknown,
+    unless,
+    unwrapped,
+)
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
 
@@ -262,7 +274,10 @@ def _as_they_are(_values: dict[str, Value], _node: onnx.NodeProto) -> Iterable[s
 def _within(
     name: str, box: Box, region: Region, signs: Mapping[str, Sequence[tuple[int, int]]], machine: Machine
 ) -> Box:
-    """Return the box of a value with what its region knows of it. Raises EmptyError."""
+    """Return the box of a value with what its region knows of it. Raises EmptyError.
+
+    What may be no number is on neither side of a cut, so its sign does not say anything of it.
+    """
     if name not in region.known and name not in signs:
         return box
     lower, upper = box.lower.copy(), box.upper.copy()
@@ -273,7 +288,8 @@ def _within(
             raise ModelError.at("proof", f"element {element} of {name}", f"less than {lower.size}")
         end = lower if side > 0 else upper
         end.flat[element] = max(end.flat[element], 0.0) if side > 0 else min(end.flat[element], 0.0)
-    held = _held(name, replace(box, lower=lower, upper=upper))
+    ends = unless(unknown(box), Box(lower, upper))
+    held = _held(name, replace(box, lower=ends.lower, upper=ends.upper))
     low, high = machine.flushed(held.lower, held.upper)
     return replace(held, lower=low, upper=high)
 

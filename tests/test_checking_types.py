@@ -369,3 +369,15 @@ def test_integers_that_may_wrap_around_are_not_bounded(kind, number):
 def test_later_operator_sets_are_refused():
     with pytest.raises(ModelError, match="operator set 29"):
         Checker(chain(("Relu",), start=[1, 2], constants={}, opset=29))
+
+
+def test_types_are_known_behind_group_normalizations():
+    """Of which onnx's shape inference does not know what they return, in version 21."""
+    constants = {"s": np.ones(4, np.float32), "b": np.zeros(4, np.float32)}
+    step = ("GroupNormalization", "s", "b", {"num_groups": 2})
+    for opset in (21, 28):
+        proto = chain(step, ("Relu",), step, ("Softsign",), start=[1, 4, 3], constants=constants, opset=opset)
+        point = [np.random.default_rng(0).normal(size=12).astype(np.float32).astype(np.float64)]
+        low, high = Checker(proto).bound_rows(point, point, np.eye(12)[:1], "real")
+        assert np.isfinite([low, high]).all()
+        assert Checker(proto)._types["h2"] == onnx.TensorProto.FLOAT

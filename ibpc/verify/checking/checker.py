@@ -311,8 +311,7 @@ def _opset(model: onnx.ModelProto) -> int:
 
 def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     """Return the element types of all values that shape inference can tell."""
-    inferred = shape_inference.infer_shapes(model)
-    graph = inferred.graph
+    graph = _inferred(model).graph
     found = {
         value.name: int(value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.output, *graph.input)
     }
@@ -321,6 +320,30 @@ def _element_types(model: onnx.ModelProto) -> dict[str, int]:
     if small:
         raise ModelError.at("checker", f"{small[0]} is of a 16-bit floating type", "32 or 64 bits")
     return found
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the types of its values.
+
+    Inference stops behind a GroupNormalization of version 21, whose result has the type of its operand.
+    """
+    inferred = shape_inference.infer_shapes(model)
+    while True:
+        graph = inferred.graph
+        known = {value.name: value for value in (*graph.input, *graph.value_info)}
+        told = {*known, *(value.name for value in graph.output)}
+        stopped = [
+            node
+            for node in graph.node
+            if node.op_type == "GroupNormalization" and node.input[0] in known and node.output[0] not in told
+        ]
+        if not stopped:
+            return inferred
+        for node in stopped:
+            value = onnx.ValueInfoProto(name=node.output[0])
+            value.type.CopyFrom(known[node.input[0]].type)
+            graph.value_info.append(value)
+        inferred = shape_inference.infer_shapes(inferred)
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:

@@ -115,8 +115,8 @@ def save(
         "files": {name: sha256_of(data) for name, data in files.items()},
     }
     files[MANIFEST] = json_bytes(manifest)
-    _refuse_foreign(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    check_place(path)
+    temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_folder(temporary, files)
@@ -153,7 +153,9 @@ def json_bytes(data: Any) -> bytes:
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
-def _refuse_foreign(path: Path) -> None:
+def check_place(path: Path) -> None:
+    """Raise ArtifactError where something else than an artifact is in the way of one at `path`."""
+    beside(path, "name")
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise ArtifactError.at(path, "it is not a folder", "a new folder or an artifact")
     if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
@@ -171,6 +173,13 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         write_durably(folder / name, data)
 
 
+def beside(path: Path, name: str) -> Path:
+    """Return the path of that name in the same folder. Raises ArtifactError where `path` has none, as `.`."""
+    if not path.name:
+        raise ArtifactError.at(path, "a path without a name of its own", "one that ends in a name", "go one folder up")
+    return path.with_name(name)
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write `data` and wait until it is on the disk."""
     with path.open("wb") as stream:
@@ -181,7 +190,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` beside `path` and rename it into place. Raises ArtifactError where that fails."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(temporary, data)
@@ -205,7 +214,7 @@ def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:
 
 
 def _backup(path: Path) -> Path:
-    return path.with_name(f".{path.name}.old")
+    return beside(path, f".{path.name}.old")
 
 
 def recover(path: Path) -> None:

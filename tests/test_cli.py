@@ -230,11 +230,34 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
         (("--mean", "1e39"), ("--mean", "float32")),
         (("--method", ""), ("--method", "found ''")),
         (("--data", ""), ("data set ''",)),
+        (("--json", ""), ("--json", "folder")),
+        (("--json", "compiled"), ("--json", "folder")),
+        (("--vnnlib", "x.vnnlib", "--result", "."), ("--result", "folder")),
     ],
 )
 def test_options_that_mean_nothing(ibpc, options, words):
     ibpc("compile", DIGITS)
-    mistaken(ibpc("certify", "compiled", "--eps", "0.1", *options), *words)
+    eps = () if "--vnnlib" in options else ("--eps", "0.1")
+    mistaken(ibpc("certify", "compiled", *eps, *options), *words)
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000])
+def test_values_that_json_cannot_read(ibpc, value):
+    ibpc("compile", DIGITS)
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--set", f"epochs={value}"), "$.epochs")
+    mistaken(ibpc("sweep", "compiled", "--eps", "0.1", "--range", f"epochs={value},2"), "epochs")
+
+
+@pytest.mark.parametrize(
+    ("place", "found"), [("", "without a name"), (".", "without a name"), ("other", "other files")]
+)
+def test_a_run_is_refused_before_it_trains_where_it_could_not_be_saved(ibpc, place, found):
+    ibpc("compile", DIGITS)
+    Path("other").mkdir()
+    Path("other", "file").touch()
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--epochs", "1", "-o", place), found)
+    assert sorted(path.name for path in Path().iterdir()) == ["compiled", "other"]
+    assert [path.name for path in Path("other").iterdir()] == ["file"]
 
 
 def test_brackets_in_names_are_shown(ibpc):

@@ -80,6 +80,7 @@ def certify(
     from ibpc.workers import joined, own_device
 
     check_question(vnnlib, point, eps, label, data, result)
+    check_files(output, result)
     if vnnlib or point:
         check_no_data(data_root, download, limit)
     network = api.open_network(target)
@@ -126,6 +127,13 @@ def check_question(
         raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
+
+
+def check_files(output: Path | None, result: Path | None) -> None:
+    """Raise UsageError where a folder is in the place of a file that is to be written in the end."""
+    for option, path in (("--json", output), ("--result", result)):
+        if path is not None and path.is_dir():
+            raise UsageError.at(option, f"{path} is a folder", "the name of a file")
 
 
 def check_no_data(data_root: Path | None, download: bool, limit: int | None) -> None:

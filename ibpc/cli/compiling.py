@@ -49,6 +49,8 @@ def show(
     from ibpc import api
     from ibpc.report import terminal
 
+    if text and dot:
+        raise UsageError.at("show", "found --text and --dot", "one of them")
     network = api.open_network(target)
     if text:
         typer.echo(network.graph.to_text(), nl=False)

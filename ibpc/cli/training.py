@@ -118,6 +118,6 @@ def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:
             raise UsageError.at("--set", f"found {pair!r}", "KEY=VALUE")
         try:
             changes[key] = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             changes[key] = value
     return changes

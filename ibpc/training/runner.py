@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import TRAINING, recover
+from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import WEIGHTS_HINT
@@ -77,6 +77,7 @@ def train(
     workers, folder = present(), Path(out) / TRAINING
     _check_fit(network, dataset)
     if workers.is_first:
+        check_place(Path(out))
         recover(Path(out))
         _check_free(folder, resume)
     told = (reporter if workers.is_first else None) or Silent()

@@ -13,6 +13,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
+from ibpc.artifact import beside
 from ibpc.errors import ArtifactError, PropertyError
 from ibpc.verify.robustness import Example
 
@@ -27,7 +28,7 @@ class Journal:
         """Read what the journals of the job know. Raises PropertyError for those of another job or damaged ones."""
         self.examples: dict[int, Example] = {}
         self._identity = dict(identity)
-        self._own = None if path is None else path.with_name(f"{path.name}.{rank}.jsonl")
+        self._own = None if path is None else beside(path, f"{path.name}.{rank}.jsonl")
         for journal in _journals(path):
             self.examples.update((example.index, example) for example in self._read(journal))
         if self._own is not None:

@@ -65,6 +65,36 @@ def test_slopes_climb_alike_from_one_point_and_from_many(network, monkeypatch):
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
 
 
+class Smooth(nn.Module):
+    """Curved functions of one value, and of a value and a constant; a function of two values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(2, 4, 3, 2, 1), nn.Linear(64, 3)
+
+    def forward(self, x):
+        y = torch.tanh(self.first(x))
+        y = torch.maximum(y * torch.sigmoid(y), torch.tensor(0.1))
+        return self.last(nn.functional.leaky_relu(y, 0.2).flatten(1))
+
+
+@pytest.mark.parametrize("module", [Residual, Smooth])
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_both_planes_at_once_give_what_each_gives_by_itself(module, arithmetic, monkeypatch):
+    torch.manual_seed(3)
+    x = torch.rand(2, 2, 8, 8)
+    walk = walk_of(ibpc.compile(module().eval(), x).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), arithmetic)
+    forms = {walk.graph.outputs[0]: torch.randn(4, 1, 3, dtype=torch.float64).expand(-1, 2, -1)}
+    once = pulled(walk, values, forms)
+    used = []
+    monkeypatch.setattr(Backward, "_bend", lambda *operands: used.append(operands))
+    apart = pulled(walk, values, forms)
+    assert len(used) >= 2
+    for one, other in zip(once, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("shape", [(2, 5), (1, 5), (3, 2, 5)], ids=["batch", "shared", "rows"])
 @pytest.mark.parametrize("worst", [0.0, torch.inf, torch.nan])
 def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):

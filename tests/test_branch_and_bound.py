@@ -100,6 +100,19 @@ def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cu
     assert searched(network, at_least(most + 0.01), 60).is_refuted
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_halves_of_boxes_that_nothing_refutes_all_wait(seed, monkeypatch):
+    """No part is refuted where all of the box is unsafe: each that was bounded left two in its place."""
+    monkeypatch.setattr(boxes, "_MOST_BOXES", 3)
+    roots = Roots(random_network(seed).snapshot(), at_least(-1e3), Arithmetic.FLOAT32, torch.device("cpu"))
+    parts, bounded = Branching(roots, 0, 0)._first_part(), 0
+    with torch.no_grad():
+        for _ in range(20):
+            bounded += parts.advance(inf)
+            assert parts.waiting == 1 + bounded
+    assert bounded > 40
+
+
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("seed", SEEDS)
 def test_parts_are_judged_all_together_as_each_by_itself(seed, strict):

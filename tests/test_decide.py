@@ -260,6 +260,12 @@ def test_a_certificate_is_confirmed(certified, name):
     assert all(claim.holds for claim in claims), claims
 
 
+def test_intervals_are_confirmed_without_a_proof(certified):
+    claims = tampered(certified["verified"], lambda data: data.pop("proofs"))
+    assert [claim.name for claim in claims if "margin" in claim.name]
+    assert all(claim.holds for claim in claims), claims
+
+
 def test_a_certificate_carries_its_property_exactly(certified):
     prop = property_of(read_certificate(certified["verified"]), "c")
     assert prop.cases[0].disjuncts[0][0] == at_least("2.01").cases[0].disjuncts[0][0]
@@ -283,11 +289,9 @@ def tampered(path, change):
     [
         ("verified", lambda data: data.update(model_sha256="0" * 64), "model"),
         ("verified", lambda data: data["margin_lower"][0].__setitem__(0, 1.02), "margin"),
-        (
-            "verified",
-            reachable,
-            "cannot be met",
-        ),
+        ("verified", lambda data: (data.pop("proofs"), data["margin_lower"][0].__setitem__(0, 1.02)), "margin"),
+        ("verified", reachable, "cannot be met"),
+        ("verified", lambda data: (data.pop("proofs"), reachable(data)), "cannot be met"),
         ("verified", lambda data: data["region"]["cases"][0]["upper"].__setitem__(0, "3"), "cannot be met"),
         ("verified", lambda data: data.update(margin_lower=[]), "bounds"),
         ("unknown", lambda data: (data.update(verdict="verified"), reachable(data)), "cannot be met"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.crown import plain_pull, refined_values, walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from tests.networks import faults, models
@@ -38,6 +41,46 @@ def test_sampled_points_lie_inside_and_intervals_are_no_tighter(activation, arit
     assert bool((y >= linear.lower).all() and (y <= linear.upper).all())
     assert bool((linear.lower >= plain.lower).all() and (linear.upper <= plain.upper).all())
     assert float((linear.upper - linear.lower).sum()) < float((plain.upper - plain.lower).sum())
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_inputs_that_do_not_vary_are_constants(arithmetic):
+    """Bounds over a face of a box hold its points, and are those of the network with these inputs put in."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)]
+    module = torch.nn.Sequential(*layers).eval()
+    center, radius = torch.randn(5, 4), torch.tensor([0.3, 0.0, 0.2, 0.0])
+    graph = ibpc.compile(module, torch.zeros(1, 4)).snapshot()
+    found = METHODS["forward"](graph, torch.eye(2), arithmetic, CPU)(Interval.bounds(center - radius, center + radius))
+    with torch.no_grad():
+        y = module.double()(center.double() + radius.double() * (2 * torch.rand(20000, 5, 4, dtype=torch.float64) - 1))
+    assert bool((y >= found.lower).all() and (y <= found.upper).all())
+    assert float((found.upper - found.lower).max()) < 2 * float((y.amax(0) - y.amin(0)).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_forms_of_few_inputs_leave_backward_bounds_less_to_do_and_lose_nothing(seed, arithmetic, monkeypatch):
+    torch.manual_seed(seed)
+    layers = [module for _ in range(4) for module in (torch.nn.Linear(12, 12), torch.nn.ReLU())]
+    module = torch.nn.Sequential(torch.nn.Linear(3, 12), *layers, torch.nn.Linear(12, 1)).eval()
+    walk = walk_of(ibpc.compile(module, torch.zeros(1, 3)).snapshot(), CPU)
+    boxes, rows = (Interval.bounds(torch.zeros(2, 3), torch.ones(2, 3)),), []
+
+    def counting(walk, values):
+        bound = plain_pull(walk, values)
+        return lambda forms: (rows.append(next(iter(forms.values())).shape[0]), bound(forms))[1]
+
+    pushed = refined_values(walk, boxes, arithmetic, pull=counting)
+    with_forms, _ = sum(rows), rows.clear()
+    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", -1)
+    alone = refined_values(walk, boxes, arithmetic, pull=counting)
+    assert with_forms < sum(rows)
+    for name in walk.steps:
+        one, other = pushed.box(name), alone.box(name)
+        unstable = (one.lower < 0) & (one.upper > 0)
+        assert bool((one.lower >= other.lower - 1e-6)[unstable].all())
+        assert bool((one.upper <= other.upper + 1e-6)[unstable].all())
 
 
 def test_a_linear_network_is_bounded_exactly():

@@ -326,6 +326,20 @@ def test_multipliers_use_the_signs_of_a_region():
         assert -1.0 - 1e-9 <= shifted <= 1e-9
 
 
+def test_a_multiplier_takes_off_what_its_sign_says():
+    """With v = x₀ + x₁ of a known sign, s v − 1 · s v = 0 bounds s v from below; [−1, 1]² alone says −2."""
+    nodes = [onnx.helper.make_node("MatMul", ["x", "ones"], [name]) for name in ("v", "y")]
+    ones = onnx.numpy_helper.from_array(np.ones((2, 1), np.float32), "ones")
+    proto = model(nodes, {"x": [1, 2]})
+    proto.graph.initializer.append(ones)
+    checker, ends = Checker(proto), (np.full(2, -1.0), np.full(2, 1.0))
+    for side in (1, -1):
+        region, row = Region(*ends, signs=(("v", 0, side),)), np.array([float(side)])
+        assert checker.lower_bound(region, row, "real", [0.0]) == pytest.approx(-2.0)
+        assert checker.lower_bound(region, row, "real", [0.5]) == pytest.approx(-1.0)
+        assert checker.lower_bound(region, row, "real", [1.0]) == pytest.approx(0.0, abs=1e-9)
+
+
 def test_a_region_of_nothing_is_refuted():
     proto = chain(("Relu",), start=[1, 1], constants={})
     region = Region(np.array([1.0]), np.array([2.0]), signs=(("x", 0, -1),))

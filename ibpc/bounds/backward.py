@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import ClassVar, Final, TypeAlias
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 
@@ -24,6 +24,7 @@ from ibpc.ops.base import Operand, Plane, Planes
 Tensor: TypeAlias = torch.Tensor
 Finite: TypeAlias = Callable[[torch.Tensor], bool]
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
+_Bend: TypeAlias = "tuple[_Mixture, ...]"
 
 _WIDENED: Final = 1.0 + 2.0**-8
 # Multiply-accumulates of all forms of an affine operator from which on they are pulled back from a single point.
@@ -34,6 +35,18 @@ def plain_planes(step: Step, operands: tuple[Operand, ...]) -> Planes:
     """Return the planes of the operator's own relaxation."""
     assert step.operator.rules.relaxation is not None
     return step.operator.rules.relaxation(step.call, *operands, **step.parameters)
+
+
+class _Mixture(NamedTuple):
+    """Two factors p, q by their mean and half their difference: p max(a, 0) + q min(a, 0) = a · mean + |a| · half."""
+
+    mean: Tensor
+    half: Tensor
+
+    @classmethod
+    def of(cls, lower: Tensor, upper: Tensor) -> _Mixture:
+        """Return that of what positive and what negative coefficients are multiplied by."""
+        return cls(0.5 * lower + 0.5 * upper, 0.5 * lower - 0.5 * upper)
 
 
 class Backward:
@@ -49,6 +62,8 @@ class Backward:
     def __init__(self, walk: Steps, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
         self._planes: dict[str, Planes] = {}
+        self._charges: dict[str, Tensor | None] = {}
+        self._bends: dict[str, _Bend | None] = {}
         self.forms: dict[str, Tensor] = {}
 
     def lower(self, forms: Mapping[str, Tensor]) -> Tensor:
@@ -81,11 +96,17 @@ class Backward:
         known = self._values.known[name]
         if not isinstance(known, Interval):
             return _summed(form * known)
-        constant = -_loss(form, known, self._values.errors[name], self.slack, self.is_finite)
         operands = tuple(self._values.known[operand] for operand in step.operands)
-        if step.operator.is_affine or _is_linear_here(step, operands):
-            return constant + self._affine(step, operands, form, pending)
-        return constant + self._planar(step, operands, form, pending)
+        if not step.operator.is_affine and not _is_linear_here(step, operands):
+            return self._planar(step, operands, form, pending)
+        constant, charge = self._affine(step, operands, form, pending), self._charge(name)
+        return constant if charge is None else constant - _weighed(form.abs(), charge, self.is_finite)
+
+    def _charge(self, name: str) -> Tensor | None:
+        """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
+        if name not in self._charges:
+            self._charges[name] = _charge_of(self._values.box(name), self._values.errors[name], self.slack)
+        return self._charges[name]
 
     def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
         """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part.
@@ -112,7 +133,9 @@ class Backward:
             _add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
         if _is_trained(step, operands):
             return _summed(form * _at_zero(step, operands))
-        return (flat * result.detach()).reshape(rows, batch, -1).sum(2)
+        values = result.detach().flatten(1)
+        constant = flat.flatten(1) @ values[0] if single else (flat.flatten(1) * values).sum(1)
+        return constant.reshape(rows, batch)
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
         """Pull back through the planes, lower ones where the coefficient is positive."""
@@ -121,6 +144,48 @@ class Backward:
             self._planes[name] = self._planes_of(step, operands)
         planes = self._planes[name]
         self.forms[name] = form
+        bend = self._bend(name, planes, operands, form.dim())
+        if bend is not None:
+            return self._bent(bend, step, operands, form, pending)
+        return self._parted(planes, step, operands, form, pending)
+
+    def _bend(self, name: str, planes: Planes, operands: tuple[Operand, ...], rank: int) -> _Bend | None:
+        """Return both planes in one where all rows share them and they are finite, None elsewhere."""
+        if name not in self._bends:
+            factors = [factor for plane in (planes.lower, planes.upper) for factor in (plane.offset, *plane.slopes)]
+            is_shared = not planes.lower.views and all(factor.dim() < rank for factor in factors)
+            bend = self._bend_of(name, planes, operands) if is_shared else None
+            is_finite = bend is not None and all(self.is_finite(part) for pair in bend for part in pair)
+            self._bends[name] = bend if is_finite else None
+        return self._bends[name]
+
+    def _bend_of(self, name: str, planes: Planes, operands: tuple[Operand, ...]) -> _Bend:
+        """Return the mixtures of slopes and, last, of offsets, which pay for all that rounding takes at this node."""
+        slopes = map(_Mixture.of, planes.lower.slopes, planes.upper.slopes)
+        offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._charge(name)
+        half = offset.half if charge is None else offset.half - charge
+        if self.slack:
+            half = half - self.slack * (_plane_size(planes.lower, operands) + _plane_size(planes.upper, operands))
+        return (*slopes, _Mixture(offset.mean, half))
+
+    def _bent(
+        self, bend: _Bend, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]
+    ) -> Tensor:
+        """Pull back through both planes at once."""
+        modulus, (*slopes, offset) = form.abs(), bend
+        constant = _dotted(form, offset.mean) + _dotted(modulus, offset.half)
+        for operand, x, slope in zip(step.operands, operands, slopes, strict=True):
+            weighted = torch.addcmul(form * slope.mean, modulus, slope.half)
+            if isinstance(x, Interval):
+                _add(pending, operand, _reduced(weighted, x.lower.shape, True))
+            else:
+                constant = constant + _summed(_reduced(weighted, x.shape, False) * x)
+        return constant
+
+    def _parted(
+        self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]
+    ) -> Tensor:
+        """Pull what is above zero back through the lower plane, and what is below through the upper one."""
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
         constant = _weighed(above, planes.lower.offset, self.is_finite)
         constant = constant + _weighed(below, planes.upper.offset, self.is_finite)
@@ -130,6 +195,9 @@ class Backward:
                 _add(pending, operand, slope)
             else:
                 constant = constant + _summed(slope * x)
+        charge = self._charge(step.node.name)
+        if charge is not None:
+            constant = constant - _weighed(form.abs(), charge, self.is_finite)
         return constant - self._planes_loss(above, below, planes, operands) if self.slack else constant
 
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
@@ -163,14 +231,12 @@ def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
     return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
 
 
-def _loss(form: Tensor, box: Interval, error: Tensor | None, slack: float, finite: Finite) -> Tensor:
-    """Return what rounding at a node can take from a form: |a| E, and the slack of binary64."""
+def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | None:
+    """Return E and the slack of binary64, None where there is neither."""
     if error is None and not slack:
-        return form.new_zeros(form.shape[:2])
+        return None
     size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
-    if error is not None:
-        size = size + error * _WIDENED
-    return _weighed(form.abs(), size, finite)
+    return size if error is None else size + error * _WIDENED
 
 
 def _times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
@@ -235,8 +301,15 @@ def _plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
 def _weighed(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
     """Return the sum of `_times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
     if form.dim() > 2 and factor.dim() == form.dim() - 1 and finite(factor):
-        return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
+        return _dotted(form, factor)
     return _summed(_times(form, factor, finite))
+
+
+def _dotted(form: Tensor, factor: Tensor) -> Tensor:
+    """Return the sum of products with a finite factor that all rows share over all but rows and batch, (R, B)."""
+    if form.dim() == 2:
+        return form * factor
+    return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
 
 
 def _summed(form: Tensor) -> Tensor:

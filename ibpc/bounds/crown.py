@@ -15,6 +15,7 @@ import torch
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.values import Values, Walk, advance, start
 from ibpc.interval import Interval
@@ -32,8 +33,10 @@ Pull: TypeAlias = Callable[[Walk, Values], Callable[[Mapping[str, Tensor]], Tens
 MOST_COEFFICIENTS: Final = 2**23
 # Numbers at a node that samples bounded together may take.
 MOST_VALUES: Final = 2**11
+# Varying inputs up to which forms are pushed forward beside backward bounds.
+FEW_INPUTS: Final = 64
 # Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
-MOST_WORK: Final = 2e10
+MOST_WORK: Final = 2e11
 
 
 def plain_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, Tensor]], Tensor]:
@@ -141,9 +144,11 @@ def refined_values(
 ) -> Values:
     """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
 
-    `known` are values over the same boxes that all values are intersected with.
+    Where few inputs vary, forms pushed forward tighten all boxes first, which leaves `pull` less to do. `known` are
+    values over the same boxes that all values are intersected with.
     """
     values = start(walk, boxes)
+    forms = _forms_of_few(walk, values)
     refined = set(walk.inputs)
     for step in walk.steps.values():
         if not step.operator.is_affine:
@@ -152,10 +157,20 @@ def refined_values(
                     refined.add(name)
                     _refine(walk, values, name, step.node.operator, deadline, pull)
         advance(values, step, arithmetic)
+        if forms is not None:
+            forms.push(step)
         if known is not None and step.node.name in walk.perturbed:
             box = known.box(step.node.name)
             values.tighten(step.node.name, box.lower, box.upper)
     return values
+
+
+def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
+    """Return the forms of the inputs where so few vary that pushing them costs little."""
+    ends = [values.box(name) for name in walk.inputs]
+    batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).flatten(1).any(0).sum()) for box in ends)
+    is_little = varying <= FEW_INPUTS and numbers(walk, varying) * batch <= MOST_NUMBERS
+    return Forward(walk, values) if is_little else None
 
 
 def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull) -> None:

@@ -250,7 +250,7 @@ def _wording(searches: Sequence[Branching]) -> str:
 def _shares(deadline: float) -> tuple[float, float]:
     """Return when boxes in between have to be tight, and when sharp: after a quarter and a half of the time left."""
     now = time.monotonic()
-    return 0.75 * now + 0.25 * deadline, 0.5 * now + 0.5 * deadline
+    return 0.5 * now + 0.5 * deadline, 0.25 * now + 0.75 * deadline
 
 
 def _share_of(deadline: float) -> float:

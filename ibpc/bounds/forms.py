@@ -1,0 +1,211 @@
+"""Pushing linear forms forward: two linear forms of the inputs around every value, from node to node.
+
+(Xu et al. 2020, arXiv 2002.12920, section 3.2: the forward mode.) An affine operator maps the pair of forms by its
+interval rule, which is linear in the two ends taken together: W⁺L + W⁻U below, coefficient by coefficient. A nonlinear
+one takes the form below through the lower plane where its slope is positive, and the form above elsewhere. Arithmetic
+as in `ibpc.bounds.backward`: binary64, E for binary32, and for the rounding of binary64 `_SLACK` of all moduli that
+enter a value, pushed through |W| with the forms. Where a form is not finite, the box stands in its place.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.backward import plain_planes
+from ibpc.bounds.values import Step, Values, Walk
+from ibpc.interval import Interval
+from ibpc.ops.base import Operand, Plane
+
+Tensor: TypeAlias = torch.Tensor
+
+_SLACK: Final = 2.0**-40
+_WIDENED: Final = 1.0 + 2.0**-8
+# Numbers that the forms of one value may take, 8 bytes each.
+MOST_NUMBERS: Final = 2**26
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Coefficients (n + 1, B, *shape) below and above: one slice an element that varies, and last the constants."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+class Forward:
+    """Forms of the values of a network over boxes, as far as they have been pushed.
+
+    They are forgotten once all that reads them has been reached.
+    """
+
+    def __init__(self, walk: Walk, values: Values) -> None:
+        """Begin at the inputs, which `values` have to know."""
+        self._walk, self._values = walk, values
+        boxes = [values.box(name) for name in walk.inputs]
+        varying = [(box.lower < box.upper).flatten(1).any(0) for box in boxes]
+        self._ends = _Ends(boxes, varying)
+        self._forms = dict(zip(walk.inputs, _of_inputs(boxes, varying), strict=True))
+        self._readers = Counter(operand for step in walk.steps.values() for operand in step.operands)
+        (output,) = walk.graph.outputs
+        self._readers[output] += 1
+
+    def push(self, step: Step) -> None:
+        """Push the forms through the next step, whose box the values know, and tighten that box by them."""
+        name, operands = step.node.name, [self._values.known[operand] for operand in step.operands]
+        if isinstance(self._values.known[name], Interval):
+            known = [self._forms.get(operand) for operand in step.operands]
+            through = _affine if step.operator.is_affine else _planar
+            forms = _paid(through(step, operands, known, self._ends), self._values, name)
+            self._forms[name] = forms
+            self._values.tighten(name, *self._ends.concretized(forms))
+        self._forget(step)
+
+    def bounds(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lower and upper bounds (B, R) of `rows` (R, K) · a value (B, K)."""
+        forms = self._forms[name]
+        positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
+        pair = Forms(
+            forms.lower @ positive.T + forms.upper @ negative.T,
+            forms.upper @ positive.T + forms.lower @ negative.T,
+        )
+        slack = _SLACK * (self._ends.magnitude(forms) @ rows.abs().T)
+        lower, upper = self._ends.concretized(pair)
+        return lower - slack, upper + slack
+
+    def _forget(self, step: Step) -> None:
+        for operand in step.operands:
+            self._readers[operand] -= 1
+            if not self._readers[operand]:
+                self._forms.pop(operand, None)
+
+
+def numbers(walk: Walk, varying: int) -> int:
+    """Return how many numbers one of the forms of the largest value takes for each sample."""
+    return (varying + 1) * max(prod(node.shape[1:]) for node in walk.graph.order())
+
+
+class _Ends:
+    """What varies in the inputs' boxes, flat: centers, radii and moduli, (n, B)."""
+
+    def __init__(self, boxes: Sequence[Interval], varying: Sequence[Tensor]) -> None:
+        chosen = list(zip(boxes, varying, strict=True))
+        lower = torch.cat([box.lower.flatten(1)[:, elements] for box, elements in chosen], 1).T
+        upper = torch.cat([box.upper.flatten(1)[:, elements] for box, elements in chosen], 1).T
+        self._center, self._radius = 0.5 * lower + 0.5 * upper, 0.5 * upper - 0.5 * lower
+        self._modulus = self._center.abs() + self._radius
+
+    def magnitude(self, forms: Forms) -> Tensor:
+        """Return for each value Σ |coefficient| |x| + |constant|, of the larger of the two forms."""
+        size = torch.maximum(forms.lower.abs(), forms.upper.abs())
+        return self._weighted(size, self._modulus) + size[-1]
+
+    def concretized(self, forms: Forms) -> tuple[Tensor, Tensor]:
+        """Return the least value of the form below and the greatest of the one above, slack taken off."""
+        middles = [self._weighted(form, self._center) + form[-1] for form in (forms.lower, forms.upper)]
+        spreads = [self._weighted(form.abs(), self._radius) for form in (forms.lower, forms.upper)]
+        slack = 2.0 * _SLACK * self.magnitude(forms)
+        return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
+
+    def _weighted(self, form: Tensor, weight: Tensor) -> Tensor:
+        """Return Σ weight · coefficient over the inputs."""
+        return torch.einsum("nb...,nb->b...", form[:-1], weight)
+
+
+def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor]) -> list[Forms]:
+    """Return the forms of the inputs: of what varies itself, of the rest its value."""
+    total, first, found = sum(int(elements.sum()) for elements in varying), 0, []
+    for box, elements in zip(boxes, varying, strict=True):
+        batch, count = len(box.lower), int(elements.sum())
+        form = box.lower.new_zeros(total + 1, batch, elements.numel())
+        form[-1] = torch.where(elements, 0.0, box.lower.flatten(1))
+        form[first : first + count, :, elements] = torch.eye(count, dtype=form.dtype, device=form.device)[:, None]
+        found.append(Forms(*2 * (form.reshape(total + 1, *box.lower.shape),)))
+        first += count
+    return found
+
+
+def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends) -> Forms:
+    """Push all coefficients through the interval rule as so many samples, and once more what rounding may cost."""
+    boxed = [forms for forms in known if forms is not None]
+    count, batch = boxed[0].lower.shape[:2]
+
+    def applied(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> Interval:
+        given = [x if pair is None else Interval.bounds(*pair) for x, pair in zip(operands, pairs, strict=True)]
+        result: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
+        return result
+
+    nothing = applied([None if f is None else (torch.zeros_like(f.lower[0]),) * 2 for f in known])
+    sizes = [None if f is None else ends.magnitude(f) for f in known]
+    around = applied([None if size is None else (-size, size) for size in sizes])
+    pushed = applied([None if f is None else (f.lower.flatten(0, 1), f.upper.flatten(0, 1)) for f in known])
+    lower, upper = (end.reshape(count, batch, *end.shape[1:]) for end in (pushed.lower, pushed.upper))
+    offset = nothing.center
+    slack = _SLACK * torch.maximum(around.lower.abs(), around.upper.abs())
+    below, above = lower - offset, upper - offset
+    below[-1], above[-1] = lower[-1] - slack, upper[-1] + slack
+    return Forms(below, above)
+
+
+def _planar(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends) -> Forms:
+    """Push the forms through the operator's planes."""
+    planes = plain_planes(step, tuple(operands))
+    below = _through(planes.lower, operands, known, ends, 1.0)
+    above = _through(planes.upper, operands, known, ends, -1.0)
+    return Forms(below, above)
+
+
+def _through(
+    plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends, side: float
+) -> Tensor:
+    """Return the coefficients of a plane of forms; `side` is 1 for a lower plane and −1 for an upper one."""
+    total: Tensor | None = None
+    constant, size = plane.offset, plane.offset.abs()
+    for slot, (x, forms) in enumerate(zip(operands, known, strict=True)):
+        slope = plane.slopes[slot]
+        if forms is None:
+            assert not isinstance(x, Interval)
+            value = slope * plane.views[slot](x) if plane.views else slope * x
+            constant = constant + (value.sum(-1) if plane.views else value)
+            size = size + (value.abs().sum(-1) if plane.views else value.abs())
+            continue
+        near, far = (forms.lower, forms.upper) if side > 0 else (forms.upper, forms.lower)
+        part = _weighed(plane, slot, slope.clamp(min=0.0), near) + _weighed(plane, slot, slope.clamp(max=0.0), far)
+        modulus = ends.magnitude(forms)
+        share = slope.abs() * (plane.views[slot](modulus) if plane.views else modulus)
+        size = size + (share.sum(-1) if plane.views else share)
+        total = part if total is None else total + part
+    assert total is not None
+    last = total[-1:] + (constant - side * _SLACK * size)
+    return torch.cat([total[:-1].expand(-1, *last.shape[1:]), last])
+
+
+def _weighed(plane: Plane, slot: int, slope: Tensor, form: Tensor) -> Tensor:
+    """Return slope · form for every coefficient, summed over a view's last dimension."""
+    if not plane.views:
+        return torch.vmap(partial(torch.mul, slope))(form)
+    return torch.stack([(slope * plane.views[slot](part)).sum(-1) for part in form])
+
+
+def _paid(forms: Forms, values: Values, name: str) -> Forms:
+    """Return forms that hold for binary32 too; those that are not finite give way to the box."""
+    box, error = values.box(name), values.errors[name]
+    below, above = forms.lower.clone(), forms.upper.clone()
+    if error is not None:
+        below[-1] -= error * _WIDENED
+        above[-1] += error * _WIDENED
+    return Forms(_or_constant(below, box.lower), _or_constant(above, box.upper))
+
+
+def _or_constant(form: Tensor, constant: Tensor) -> Tensor:
+    """Return the form where it is finite, and a constant elsewhere."""
+    finite = form.isfinite().all(0)
+    form = torch.where(finite, form, torch.zeros_like(form))
+    form[-1] = torch.where(finite, form[-1], constant)
+    return form

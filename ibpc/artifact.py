@@ -251,7 +251,7 @@ def load(path: Path) -> Artifact:
         state = load_safetensors(data[_WEIGHTS])
         graph = Graph.from_json(json.loads(data[_GRAPH]), state)
         graph.verify(operators())
-    except (SafetensorError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ArtifactError.at(path, f"a damaged file: {error}", "an artifact written by ibpc") from error
     except GraphError as error:
         raise ArtifactError(error.problems) from error
@@ -264,7 +264,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
         manifest = json.loads(where.read_bytes())
     except FileNotFoundError:
         raise ArtifactError.at(path, f"it has no {MANIFEST}", "an artifact", "make one with: ibpc compile") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError.at(where, f"unreadable: {error}", "a manifest written by ibpc") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
@@ -279,7 +279,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _is_plain_name(name: str) -> bool:
-    return Path(name).name == name and name not in ("", ".", "..")
+    return Path(name).name == name and name not in ("", ".", "..") and "\0" not in name
 
 
 def _read_checked(path: Path, name: str, digest: Any) -> bytes:

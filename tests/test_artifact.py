@@ -172,16 +172,25 @@ def test_an_impossible_graph_is_refused(saved, edit):
         ibpc.load(saved)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"format": 1}', '{"format": 2}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "null", '{"format": 1}', '{"format": 2}', "\xff", "[" * 100_000, "9" * 5_000]
+)
 def test_an_impossible_manifest_is_refused(saved, text):
     (saved / "manifest.json").write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError):
         ibpc.load(saved)
 
 
-def test_a_manifest_cannot_point_outside(saved):
+def test_a_graph_with_an_endless_number_is_refused(saved):
+    rehashed(saved, "graph.json", b"9" * 5_000)
+    with pytest.raises(ArtifactError, match="damaged"):
+        artifact.load(saved)
+
+
+@pytest.mark.parametrize("name", ["../secret", "\0"])
+def test_a_manifest_cannot_point_outside(saved, name):
     manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["files"]["../secret"] = "0" * 64
+    manifest["files"][name] = "0" * 64
     (saved / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ArtifactError, match="malformed list of files"):
         ibpc.load(saved)

@@ -260,6 +260,11 @@ def test_a_run_is_refused_before_it_trains_where_it_could_not_be_saved(ibpc, pla
     assert [path.name for path in Path("other").iterdir()] == ["file"]
 
 
+def test_radius_asks_one_question(ibpc):
+    mistaken(ibpc("radius", "compiled", "--input", "x.npy", "--data", "digits"), "--input and --data")
+    mistaken(ibpc("radius", "compiled", "--label", "3"), "--label", "--input")
+
+
 def test_brackets_in_names_are_shown(ibpc):
     """Rich would take them for markup, and fail where it is not well-formed."""
     outcome = ibpc("compile", DIGITS, "-o", "c[/d]:x:")

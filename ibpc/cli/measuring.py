@@ -18,6 +18,7 @@ from ibpc.cli.options import (
     parse_eps,
     pick_device,
 )
+from ibpc.errors import UsageError
 
 
 def radius(
@@ -52,6 +53,10 @@ def radius(
     from ibpc import api
     from ibpc.report import progress, terminal
 
+    if point is not None and data is not None:
+        raise UsageError.at("radius", "found --input and --data", "one of them")
+    if label is not None and point is None:
+        raise UsageError.at("--label", "it belongs to --input", "--input X.npy --label K")
     network = api.open_network(target).to(pick_device(device))
     options = {"method": method, "arithmetic": parse_arithmetic(arithmetic), "timeout": timeout, "seed": seed}
     if point is not None:

@@ -52,6 +52,7 @@ EXCLUDED: Mapping[str, str] = {
     "test_reduce_sum_empty*": "the input is empty",
     "test_reduce_max_empty*": "the input is empty",
     "test_reduce_min_empty*": "the input is empty",
+    "test_convtranspose_output_shape": "the output is larger than what is made, where runtimes disagree",
     "test_resize_downsample_scales_linear_align_corners": "ONNX Runtime divides by the size, the reference by 2.4 − 1",
     "test_resize_downsample_scales_cubic_align_corners": "ONNX Runtime divides by the size, the reference by 3.2 − 1",
     "test_pow": "exponents that are not positive",

@@ -321,15 +321,15 @@ MUTATIONS = (
     Mutation(
         "the constants of inputs that do not vary left out of forward forms",
         "ibpc/bounds/forms.py",
-        "form[-1] = torch.where(elements, 0.0, box.lower.flatten(1))",
-        "form[-1] = torch.where(elements, 0.0, 0.0 * box.lower.flatten(1))",
+        "form[-1] = torch.where(elements, 0.0, _flat(box.lower))",
+        "form[-1] = torch.where(elements, 0.0, 0.0 * _flat(box.lower))",
         "tests/test_forward.py",
     ),
     Mutation(
         "the constant part of an affine operator dropped",
         "ibpc/bounds/backward.py",
-        "constant = flat.flatten(1) @ values[0] if single else (flat.flatten(1) * values).sum(1)",
-        "constant = 0.0 * (flat.flatten(1) @ values[0] if single else (flat.flatten(1) * values).sum(1))",
+        "constant = coefficients @ values[0] if single else (coefficients * values).sum(1)",
+        "constant = 0.0 * (coefficients @ values[0] if single else (coefficients * values).sum(1))",
         "tests/test_branch_and_bound.py -k tight",
     ),
     Mutation(

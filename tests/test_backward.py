@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 import ibpc
-from ibpc.bounds import backward
+from ibpc.bounds import METHODS, backward
 from ibpc.bounds.ascent import Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import interval_values, walk_of
@@ -107,6 +109,35 @@ def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):
     for finite in (lambda values: bool(values.isfinite().all()), lambda _: False):
         torch.testing.assert_close(backward._weighed(form, factor, finite), expected, equal_nan=True)
     assert bool(expected[1].isfinite().all()), "a coefficient of 0 meets the worst factor"
+
+
+class Scalars(nn.Module):
+    """Values without dimensions beside the batch: a sum, what is made of it, and the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 5)
+
+    def forward(self, x):
+        total = torch.relu(self.first(x)).sum(-1)
+        return torch.sigmoid(0.3 * total - 1.0) * 2.0 + 1.0
+
+
+@pytest.mark.parametrize("worth", [0.0, torch.inf])
+@pytest.mark.parametrize("few", [-1, 64])
+@pytest.mark.parametrize("method", ["forward", "crown-ibp", "crown", "alpha-crown"])
+def test_values_without_dimensions_are_bounded(method, few, worth, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(backward, "_WORTH_A_SINGLE_POINT", worth)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", few)
+    module, x = Scalars().eval(), torch.rand(4, 3)
+    graph = ibpc.compile(module, x).snapshot()
+    bound = METHODS[method](graph, torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
+    box = bound(Interval.bounds(x - 0.2, x + 0.2))
+    with torch.no_grad():
+        y = module(x + 0.4 * torch.rand(500, 4, 3) - 0.2)
+    assert bool((y >= box.lower[:, 0]).all() and (y <= box.upper[:, 0]).all())
+    assert float((box.upper - box.lower).max()) < 1.0
 
 
 class Exponential(nn.Module):

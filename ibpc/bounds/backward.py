@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from math import prod
 from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
@@ -133,8 +134,9 @@ class Backward:
             _add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
         if _is_trained(step, operands):
             return _summed(form * _at_zero(step, operands))
-        values = result.detach().flatten(1)
-        constant = flat.flatten(1) @ values[0] if single else (flat.flatten(1) * values).sum(1)
+        size = prod(form.shape[2:])
+        values, coefficients = result.detach().reshape(count, size), flat.reshape(len(flat), size)
+        constant = coefficients @ values[0] if single else (coefficients * values).sum(1)
         return constant.reshape(rows, batch)
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:

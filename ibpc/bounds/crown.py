@@ -168,7 +168,7 @@ def refined_values(
 def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
     """Return the forms of the inputs where so few vary that pushing them costs little."""
     ends = [values.box(name) for name in walk.inputs]
-    batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).flatten(1).any(0).sum()) for box in ends)
+    batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).any(0).sum()) for box in ends)
     is_little = varying <= FEW_INPUTS and numbers(walk, varying) * batch <= MOST_NUMBERS
     return Forward(walk, values) if is_little else None
 

@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="a folder with instances.csv")
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds a property")
     parser.add_argument("--jobs", type=int, default=1, help="properties at once")
+    parser.add_argument("--threads", type=int, default=1, help="threads a property")
     parser.add_argument("--method", default="auto", help="how to bound")
     parser.add_argument("--arithmetic", default="float32", choices=["float32", "real"], help="what bounds hold for")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
@@ -99,7 +100,7 @@ def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Out
     name, prop = names(folder, instance)
     certificates = str(options.certificates or "")
     network, stated, timeout = str(instance.network), str(instance.prop), options.timeout
-    arguments = (network, stated, options.method, options.arithmetic, timeout, certificates)
+    arguments = (network, stated, options.method, options.arithmetic, timeout, options.threads, certificates)
     command = [sys.executable, "-c", f"from benchmarks.vnncomp import one; one(*{arguments!r})"]
     started = time.monotonic()
     try:
@@ -119,14 +120,14 @@ def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Out
     return Outcome(name, prop, instance.known, **json.loads(done.stdout.splitlines()[-1]))
 
 
-def one(model: str, prop: str, method: str, arithmetic: str, timeout: float, certificates: str) -> None:
+def one(model: str, prop: str, method: str, arithmetic: str, timeout: float, threads: int, certificates: str) -> None:
     """Decide one property and print the outcome as JSON; importing the libraries is not counted."""
     import torch
 
     import ibpc
     from ibpc.errors import IbpcError
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     started = time.monotonic()
     try:
         network, stated = ibpc.compile(model), ibpc.load_vnnlib(prop)

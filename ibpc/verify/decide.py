@@ -33,8 +33,8 @@ _LARGEST_SLACK: Final = 1e-2
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
-# The share of a turn of the search that goes into attacks.
-_ATTACK_SHARE: Final = 0.25
+# The share of a turn of the search that goes into attacks: counterexamples that they find at all are found early.
+_ATTACK_SHARE: Final = 0.1
 _ADAPTIVE_STEP: Final = 0.03
 # Random points before each descent, in boxes of so few dimensions that they fill them.
 _SAMPLES: Final = 64

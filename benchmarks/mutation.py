@@ -316,7 +316,7 @@ MUTATIONS = (
         "ibpc/bounds/backward.py",
         "offset.half if charge is None else offset.half - charge",
         "offset.half",
-        "tests/test_rounding.py -k Cancellation",
+        "tests/test_backward.py -k both_planes",
     ),
     Mutation(
         "the constants of inputs that do not vary left out of forward forms",
@@ -521,7 +521,7 @@ MUTATIONS = (
         "ibpc/verify/checking/checker.py",
         "rows[name][0, element] -= multiplier * side",
         "rows[name][0, element] += multiplier * side",
-        "tests/test_proofs.py -k multipliers",
+        "tests/test_proofs.py -k multiplier",
     ),
     Mutation(
         "the checker takes planes from the wrong side",

@@ -293,7 +293,7 @@ def write_certificate(
     from ibpc.verify.proof import Names
 
     about = ModelFile.of(Path(model), mean, std)
-    names = Names(_judged_model(about)) if any(map(any, decision.proofs)) else None
+    names = Names(_judged_model(about)) if decision.margins and decision.proofs else None
     write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 

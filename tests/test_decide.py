@@ -266,6 +266,25 @@ def test_intervals_are_confirmed_without_a_proof(certified):
     assert all(claim.holds for claim in claims), claims
 
 
+def test_a_margin_that_an_open_search_raised_is_not_claimed(tmp_path, monkeypatch):
+    """Its parts are still open, so there is no proof of it; that of a lower margin does not do."""
+    for attack in ("round", "rounds", "look"):
+        monkeypatch.setattr(deciding._Search, attack, lambda *_: None)
+    torch.manual_seed(0)
+    widths = ((2, 16), (16, 16), (16, 1))
+    layers = [layer for pair in widths for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())]
+    network = network_of(*layers[:-1])
+    network.save(tmp_path / "model")
+    prop = at_least("-1000")
+    bounded = ibpc.decide(network, prop, timeout=20, method="crown-ibp").margins[0][0]
+    decision = ibpc.decide(network, prop, timeout=3, method="bab")
+    assert decision.verdict.value == "unknown"
+    assert decision.margins[0][0] > bounded + 0.01
+    path = tmp_path / "c.json"
+    ibpc.write_certificate(path, tmp_path / "model", network, prop, decision)
+    assert all(claim.holds for claim in ibpc.check(path)), ibpc.check(path)
+
+
 def test_a_certificate_carries_its_property_exactly(certified):
     prop = property_of(read_certificate(certified["verified"]), "c")
     assert prop.cases[0].disjuncts[0][0] == at_least("2.01").cases[0].disjuncts[0][0]

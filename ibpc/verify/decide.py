@@ -178,6 +178,8 @@ class _Decider:
         for (case, disjunct), branching in zip(self._open, searches, strict=True):
             if branching.is_refuted:
                 self._proofs[case][disjunct] = branching.proof
+            elif branching.margin > self._margins[case][disjunct]:
+                self._proofs[case][disjunct] = None
             self._raise(case, disjunct, branching.margin)
         if all(branching.is_refuted for branching in searches):
             return self._decision(Verdict.VERIFIED)

@@ -382,13 +382,13 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 def _evaluator(node: onnx.NodeProto, opset: int) -> Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]:
     """Return the node alone as a function on arrays, one for each operand, by the ONNX reference evaluator."""
-    made: list[ReferenceEvaluator] = []
+    alone, made = _alone(node, opset), list[ReferenceEvaluator]()
 
     def evaluate(arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
         fed = {f"operand{slot}": array for slot, array in enumerate(arrays) if array is not None}
         try:
             if not made:
-                made.append(ReferenceEvaluator(_alone(node, opset)))
+                made.append(ReferenceEvaluator(alone))
             return list(made[0].run(None, fed))
         except Exception as error:  # the evaluator has no common class of errors
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -111,7 +111,7 @@ def test_the_ir_knows_no_torch() -> None:
 
 def test_the_checker_knows_nothing_of_the_compiler() -> None:
     """What checks certificates shares no code with what makes them, but for the errors."""
-    sources = sorted((PACKAGE / "verify" / "checking").glob("*.py"))
+    sources = sorted((PACKAGE / "verify" / "checking").rglob("*.py"))
     names_used = {name for source in sources for name in imported(source.read_text())}
     own = {name for name in names_used if name.startswith("ibpc.")}
     assert sources

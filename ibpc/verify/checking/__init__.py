@@ -18,6 +18,9 @@ file in binary64, rounding made outward at every step; one short rule for each O
     moves.py        what only moves elements
     positions.py    windows at computed positions
 
+`planes/` has two affine functions around nonlinear ones, `backward` pulls rows back through them, `checker` walks, and
+`proofs` reads the tree of a search.
+
 A type without a rule is an error that names the node: the claim is then not confirmed.
 """
 

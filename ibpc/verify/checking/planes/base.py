@@ -1,0 +1,119 @@
+"""The registry of planes, and what all rules end with: planes as a rule sketches them, and as they are sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpc.verify.checking.values import MACHINES, OWN_UNIT, RULES, Array, Box, Planes, Pull, Step, Term
+
+Function: TypeAlias = Callable[[Array], NDArray[Any]]
+Pair: TypeAlias = tuple[Array, Array]
+
+# How often a point where a slope is that of a line is looked for between two others.
+BISECTIONS: Final = 30
+# What the planes themselves round: some tens of operations on slopes, ends and values.
+_OWN_ROUNDINGS: Final = 64.0
+_OWN_SMALLEST: Final = 2.0**-1000
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One operand's part of planes: slopes below and above, its greatest moduli, all (K,), and how rows spread.
+
+    `copies` is how many rows add up in one element of the operand.
+    """
+
+    slot: int
+    spread: Pull
+    below: Array
+    above: Array
+    magnitude: Array
+    copies: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Sketch:
+    """Planes before rounding is paid for: parts, offsets (K,), and the fan of `Planes`."""
+
+    parts: Sequence[Part]
+    lower: Array
+    upper: Array
+    fan: Pair | None = None
+
+
+PlaneRule: TypeAlias = Callable[[Step], Sketch]
+PLANES: Final[dict[str, PlaneRule]] = {}
+
+
+def planes(*types: str) -> Callable[[PlaneRule], PlaneRule]:
+    """Register the planes of ONNX types."""
+
+    def register(function: PlaneRule) -> PlaneRule:
+        for type in types:
+            if type in PLANES:
+                raise AssertionError(f"bug in ibpc: two planes for {type}")
+            PLANES[type] = function
+        return function
+
+    return register
+
+
+def bent(step: Step, box: Box) -> Planes:
+    """Return the planes of a node over its operands' boxes; `box` is what the rule of its type gives."""
+    sketch, ends = PLANES[step.node.op_type](step), (box.lower.ravel(), box.upper.ravel())
+    numbers = [sketch.lower, sketch.upper]
+    for part in sketch.parts:
+        numbers += [part.below, part.above, part.magnitude]
+    sound = np.logical_and.reduce([np.isfinite(number) for number in numbers])
+    lower, upper = (np.where(sound, own, end) for own, end in zip((sketch.lower, sketch.upper), ends, strict=True))
+    terms = [
+        Term(step.names[p.slot], p.spread, np.where(sound, p.below, 0.0), np.where(sound, p.above, 0.0))
+        for p in sketch.parts
+    ]
+    moduli = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(lower) + np.abs(upper)
+    for part in sketch.parts:
+        steepest = np.maximum(np.abs(part.below), np.abs(part.above))
+        moduli = moduli + np.where(sound, (1.0 + steepest) * part.magnitude * part.copies, 0.0)
+    error = _execution_error(step, box).ravel() + _OWN_ROUNDINGS * OWN_UNIT * moduli + _OWN_SMALLEST
+    fan = None
+    if sketch.fan is not None:
+        least, most = (np.where(sound, slope, np.nan) for slope in sketch.fan)
+        fan = least, most
+    return Planes(tuple(terms), lower, upper, np.where(np.isfinite(error), error, np.inf), fan)
+
+
+def _execution_error(step: Step, box: Box) -> Array:
+    """Return how far one execution may be from the function of real numbers, anywhere in the box."""
+    if not step.machine.unit:
+        return np.zeros(box.shape)
+    real = RULES[step.node.op_type](replace(step, machine=MACHINES["real"]))
+    assert isinstance(real, Box)
+    apart = np.maximum(real.lower - box.lower, box.upper - real.upper)
+    return np.maximum(apart, 0.0) + 2.0 * step.machine.smallest
+
+
+# ── functions of one operand ────────────────────────────────────────────────────────────────────────────────────
+def unary(x: Box, slopes: Pair, offsets: Pair, fan: Pair | None = None) -> Sketch:
+    """Return planes over the first operand x: slopes and offsets below and above, elementwise."""
+    below, above, lower, upper = (np.broadcast_to(side, x.shape).ravel() for side in (*slopes, *offsets))
+    part = Part(0, lambda rows: rows, below, above, x.magnitude.ravel())
+    return Sketch([part], lower, upper, fan)
+
+
+def touching(x: Box, function: Function, slopes: Pair, points: Sequence[Array], fan: Pair | None = None) -> Sketch:
+    """Return planes of two slopes; function − line has to be extreme over the box at one of the points."""
+    below, above = slopes
+    lower = np.minimum.reduce([function(point) - below * point for point in points])
+    upper = np.maximum.reduce([function(point) - above * point for point in points])
+    return unary(x, slopes, (lower, upper), fan)
+
+
+def chord(x: Box, low: Array, high: Array, otherwise: Array | float) -> Array:
+    """Return the slope from (l, low) to (u, high), `otherwise` over a point."""
+    width = x.upper - x.lower
+    return np.asarray(np.where(width > 0, (high - low) / np.where(width > 0, width, 1.0), otherwise))

@@ -1,0 +1,103 @@
+"""Planes of functions that are convex or concave: a tangent on one side, the chord on the other."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ibpc.verify.checking.gates import logistic
+from ibpc.verify.checking.planes.base import Function, Pair, Sketch, chord, planes, unary
+from ibpc.verify.checking.values import Array, Box, Step
+
+
+def convex(step: Step, function: Function, derivative: Function) -> Sketch:
+    """Return the tangent at the middle below, the chord above."""
+    slopes, offsets = _convex_lines(step.box(0), function, derivative)
+    return unary(step.box(0), slopes, offsets)
+
+
+def _concave(step: Step, function: Function, derivative: Function) -> Sketch:
+    """Return the chord below, the tangent at the middle above."""
+    slopes, offsets = _convex_lines(step.box(0), lambda x: -function(x), lambda x: -derivative(x))
+    return unary(step.box(0), (-slopes[1], -slopes[0]), (-offsets[1], -offsets[0]))
+
+
+def _convex_lines(x: Box, function: Function, derivative: Function) -> tuple[Pair, Pair]:
+    """Return slopes and offsets, below and above, of a convex function."""
+    middle = 0.5 * x.lower + 0.5 * x.upper
+    tangent = derivative(middle)
+    low, high = function(x.lower), function(x.upper)
+    secant = chord(x, low, high, tangent)
+    offsets = function(middle) - tangent * middle, np.maximum(low - secant * x.lower, high - secant * x.upper)
+    return (tangent, secant), offsets
+
+
+@planes("Exp")
+def exponential(step: Step) -> Sketch:
+    """Return planes of eˣ, which is convex."""
+    return convex(step, np.exp, np.exp)
+
+
+@planes("Softplus")
+def softplus(step: Step) -> Sketch:
+    """Return planes of ln(1 + eˣ), which is convex."""
+    return convex(step, lambda x: np.logaddexp(x, 0.0), logistic)
+
+
+@planes("Elu")
+def elu(step: Step) -> Sketch:
+    """Return planes of x where x ≥ 0, alpha (eˣ − 1) elsewhere: convex for alpha of at most 1."""
+    alpha = float(step.attributes.get("alpha", 1.0))
+    least = 0.0 if 0.0 <= alpha <= 1.0 else np.nan
+
+    def function(x: Array) -> Array:
+        return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+    return convex(step, function, lambda x: np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0))) + least)
+
+
+@planes("Celu")
+def celu(step: Step) -> Sketch:
+    """Return planes of x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, which is convex."""
+    alpha = float(step.attributes.get("alpha", 1.0))
+
+    def function(x: Array) -> Array:
+        return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0) / alpha))
+
+    return convex(step, function, lambda x: np.exp(np.minimum(x, 0.0) / alpha))
+
+
+@planes("Log")
+def logarithm(step: Step) -> Sketch:
+    """Return planes of ln x, which is concave; nothing at 0 and below."""
+    return _concave(step, _where_positive(step, np.log), lambda x: 1.0 / x)
+
+
+@planes("Sqrt")
+def root(step: Step) -> Sketch:
+    """Return planes of √x, which is concave."""
+    return _concave(step, np.sqrt, lambda x: 0.5 / np.sqrt(x))
+
+
+@planes("Reciprocal")
+def reciprocal(step: Step) -> Sketch:
+    """Return planes of 1 / x, which is convex above 0; nothing at 0 and below."""
+    return convex(step, _where_positive(step, lambda x: 1.0 / x), lambda x: -1.0 / (x * x))
+
+
+def _where_positive(step: Step, function: Function) -> Function:
+    positive = step.box(0).lower > 0
+    return lambda x: np.where(positive, function(x), np.nan)
+
+
+@planes("Pow")
+def power(step: Step) -> Sketch:
+    """Return planes of constant powers where they are convex: even ones, and those of at least 1 above 0."""
+    x, exponent = step.box(0), step.constant(1).wide
+    if np.broadcast_shapes(x.shape, exponent.shape) != x.shape:
+        step.fail("its exponents are more than its base")
+    is_convex = (exponent % 2 == 0) & (exponent > 0) | (x.lower >= 0) & (exponent >= 1)
+
+    def function(point: Array) -> Array:
+        return np.where(is_convex, np.power(point, exponent), np.nan)
+
+    return convex(step, function, lambda point: exponent * np.power(point, exponent - 1.0))

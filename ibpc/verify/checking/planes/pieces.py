@@ -1,0 +1,160 @@
+"""Planes of functions that are convex or concave piece by piece: HardSwish, Gelu, Swish, Mish, Selu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import pi, sqrt
+from typing import Final
+
+import numpy as np
+
+from ibpc.verify.checking.gates import cubic_share, logistic, normal_share
+from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
+from ibpc.verify.checking.values import Array, Step
+
+# Where the curvature of a product of x and a share of it changes sign.
+_TURNS_OF_GELU: Final = (-sqrt(2.0), sqrt(2.0))
+_TURNS_OF_CUBIC_GELU: Final = (-1.4185040087908283555, 1.4185040087908283555)
+_TURN_OF_SWISH: Final = 2.3993572805154676678
+_TURNS_OF_MISH: Final = (-2.25637639636079312, 1.4905711794854284593)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch up to `end` on which a function is convex or concave, and its derivative there."""
+
+    end: float
+    is_convex: bool
+    derivative: Function
+
+
+def _pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
+    """Return planes of a continuous function that is convex or concave on each of some pieces.
+
+    Over a box in one piece the plane on the side where the function bends away is the tangent at the middle; all others
+    have the slope of the chord. Their offsets are the extremes of f − line over the pieces: at an end, or beyond the
+    tangent at a point where the slope is about that of the line.
+    """
+    x = step.box(0)
+    turns = [np.clip(piece.end, x.lower, x.upper) for piece in pieces[:-1]]
+    ends = [x.lower, *turns, x.upper]
+    middle = 0.5 * x.lower + 0.5 * x.upper
+    below = above = chord(x, function(x.lower), function(x.upper), 0.0)
+    for start, piece in zip([-np.inf, *(piece.end for piece in pieces)], pieces, strict=False):
+        inside = (x.lower >= start) & (x.upper <= piece.end)
+        below = np.where(inside & piece.is_convex, piece.derivative(middle), below)
+        above = np.where(inside & (not piece.is_convex), piece.derivative(middle), above)
+    lower = np.minimum.reduce(
+        [_least(function, piece, side, below) for piece, side in zip(pieces, pairwise(ends), strict=True)]
+    )
+    upper = -np.minimum.reduce(
+        [
+            _least(lambda point: -function(point), _turned(piece), side, -above)
+            for piece, side in zip(pieces, pairwise(ends), strict=True)
+        ]
+    )
+    return unary(x, (below, above), (lower, upper))
+
+
+def _turned(piece: Piece) -> Piece:
+    """Return the piece of the negated function."""
+    return Piece(piece.end, not piece.is_convex, lambda x: -piece.derivative(x))
+
+
+def _least(function: Function, piece: Piece, ends: tuple[Array, Array], slope: Array) -> Array:
+    """Return a lower bound of f − slope · x between two ends of a piece.
+
+    Where f is concave it is attained at an end. Where f is convex it lies above its tangent at any point d, so
+    f − line is at least its value at d and the least of (f′(d) − slope) (x − d), which is at an end.
+    """
+    start, end = ends
+    if not piece.is_convex:
+        return np.asarray(np.minimum(function(start) - slope * start, function(end) - slope * end))
+    low, high = start, end
+    for _ in range(BISECTIONS):
+        middle = 0.5 * low + 0.5 * high
+        before = piece.derivative(middle) < slope
+        low, high = np.where(before, middle, low), np.where(before, high, middle)
+    point = 0.5 * low + 0.5 * high
+    tilt = piece.derivative(point) - slope
+    return np.asarray(function(point) - slope * point + np.minimum(tilt * (start - point), tilt * (end - point)))
+
+
+def _bell(turns: tuple[float, float], derivative: Function) -> list[Piece]:
+    """Return the pieces of x times a share of it: concave, convex about 0, and concave again."""
+    return [
+        Piece(turns[0], False, derivative),
+        Piece(turns[1], True, derivative),
+        Piece(np.inf, False, derivative),
+    ]
+
+
+@planes("HardSwish")
+def hard_swish(step: Step) -> Sketch:
+    """Return planes of x min(max(x / 6 + 1/2, 0), 1): 0, a convex parabola, and x."""
+    pieces = [
+        Piece(-3.0, True, np.zeros_like),
+        Piece(3.0, True, lambda x: x / 3.0 + 0.5),
+        Piece(np.inf, True, np.ones_like),
+    ]
+    return _pieced(step, lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), pieces)
+
+
+@planes("Gelu")
+def gelu(step: Step) -> Sketch:
+    """Return planes of x Φ(x), with the derivative Φ(x) + x φ(x), or of its approximation."""
+    if step.attributes.get("approximate", b"none") == b"none":
+        return _pieced(
+            step,
+            lambda x: x * normal_share(x),
+            _bell(_TURNS_OF_GELU, lambda x: normal_share(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
+        )
+    slope = sqrt(8.0 / pi)
+
+    def derivative(x: Array) -> Array:
+        share = cubic_share(x)
+        return share + x * share * cubic_share(-x) * slope * (1.0 + 3.0 * 0.044715 * x * x)
+
+    return _pieced(step, lambda x: x * cubic_share(x), _bell(_TURNS_OF_CUBIC_GELU, derivative))
+
+
+@planes("Swish")
+def swish(step: Step) -> Sketch:
+    """Return planes of x / (1 + e^(−alpha x)): for a negative alpha it is concave where it is convex for −alpha."""
+    alpha = float(step.attributes.get("alpha", 1.0))
+    turn = _TURN_OF_SWISH / abs(alpha)
+
+    def derivative(x: Array) -> Array:
+        return np.asarray(logistic(alpha * x) + alpha * x * logistic(alpha * x) * logistic(-alpha * x))
+
+    pieces = _bell((-turn, turn), derivative)
+    if alpha < 0:
+        pieces = [replace(piece, is_convex=not piece.is_convex) for piece in pieces]
+    return _pieced(step, lambda x: x * logistic(alpha * x), pieces)
+
+
+@planes("Mish")
+def mish(step: Step) -> Sketch:
+    """Return planes of x tanh(s), s = ln(1 + eˣ), with the derivative tanh(s) + x sigmoid(x) / cosh²(s)."""
+
+    def derivative(x: Array) -> Array:
+        soft = np.logaddexp(x, 0.0)
+        return np.asarray(np.tanh(soft) + x * logistic(x) * 4.0 * logistic(2.0 * soft) * logistic(-2.0 * soft))
+
+    return _pieced(step, lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _bell(_TURNS_OF_MISH, derivative))
+
+
+@planes("Selu")
+def selu(step: Step) -> Sketch:
+    """Return planes of gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere: convex on either side of 0."""
+    alpha = float(step.attributes.get("alpha", 1.67326319217681884765625))
+    gamma = float(step.attributes.get("gamma", 1.05070102214813232421875))
+    sign = 1.0 if alpha * gamma >= 0 else np.nan
+
+    def function(x: Array) -> Array:
+        return sign * gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
+
+    left = Piece(0.0, True, lambda x: gamma * alpha * np.exp(np.minimum(x, 0.0)))
+    return _pieced(step, function, [left, Piece(np.inf, True, lambda x: np.full_like(x, gamma))])

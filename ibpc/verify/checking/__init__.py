@@ -3,20 +3,22 @@
 It knows nothing of the compiler's operators, passes, lowering and bounds. It walks a box through the nodes of the
 file in binary64, rounding made outward at every step; one short rule for each ONNX type, by kind:
 
-    linear.py       sums of products with constants, and sums
-    windows.py      convolutions and pools
-    einsum.py       sums of products over labelled dimensions
-    resize.py       interpolation
-    monotone.py     functions that never fall
-    products.py     products, quotients, powers, and what rises and falls
-    gates.py        x times a share of it: HardSwish, Gelu, Swish, Mish
-    exponentials.py softmax, and logarithms of sums of exponentials
-    norms.py        sums of moduli and powers, their roots, and products, along axes and over windows
-    normalizations.py   elements over the deviation or the norm of their group
-    steps.py        functions that jump: rounding, conversions, remainders, quantization
-    choices.py      comparisons, logic, and choices between values
-    moves.py        what only moves elements
-    positions.py    windows at computed positions
+    linear.py           sums of products with constants, and sums
+    windows.py          convolutions and pools
+    einsum.py           sums of products over labelled dimensions
+    resize.py           interpolation
+    monotone.py         functions that never fall
+    products.py         products, quotients, powers, and what rises and falls
+    gates.py            x times a share of it: HardSwish, Gelu, Swish, Mish
+    exponentials.py     softmax, and logarithms of sums of exponentials
+    norms.py            sums of moduli and powers, their roots, and products, along axes and over windows
+    standardizations.py elements less the mean of their group, over its deviation
+    normalizations.py   elements over a norm of their group
+    local_response.py   elements over a power of what is near them
+    steps.py            functions that jump: rounding, conversions, remainders, quantization
+    choices.py          comparisons, logic, and choices between values
+    moves.py            what only moves elements
+    positions.py        windows at computed positions
 
 `planes/` has two affine functions around nonlinear ones, `backward` pulls rows back through them, `checker` walks, and
 `proofs` reads the tree of a search.
@@ -30,12 +32,14 @@ from ibpc.verify.checking import (
     exponentials,
     gates,
     linear,
+    local_response,
     monotone,
     moves,
     normalizations,
     norms,
     products,
     resize,
+    standardizations,
     steps,
     windows,
 )
@@ -48,12 +52,14 @@ __all__ = [
     "exponentials",
     "gates",
     "linear",
+    "local_response",
     "monotone",
     "moves",
     "normalizations",
     "norms",
     "products",
     "resize",
+    "standardizations",
     "steps",
     "windows",
 ]

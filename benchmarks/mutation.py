@@ -546,7 +546,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the checker keeps a known box that the region does not have",
-        "ibpc/verify/checking/checker.py",
+        "ibpc/verify/checking/regions.py",
         "max(end.flat[element], 0.0) if side > 0 else min(end.flat[element], 0.0)",
         "min(end.flat[element], 0.0) if side > 0 else max(end.flat[element], 0.0)",
         "tests/test_proofs.py -k 'multipliers or search or nothing'",

@@ -23,6 +23,7 @@ from ibpc.lowering import lower_interval, parameter_tree
 from ibpc.ops import operators
 from ibpc.rounding import Arithmetic
 from ibpc.verify.checking import Checker
+from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.values import RULES
 from tests.onnx_models import chain, normal, runtime
 
@@ -380,4 +381,4 @@ def test_types_are_known_behind_group_normalizations():
         point = [np.random.default_rng(0).normal(size=12).astype(np.float32).astype(np.float64)]
         low, high = Checker(proto).bound_rows(point, point, np.eye(12)[:1], "real")
         assert np.isfinite([low, high]).all()
-        assert Checker(proto)._types["h2"] == onnx.TensorProto.FLOAT
+        assert OnnxFile.of(proto).types["h2"] == onnx.TensorProto.FLOAT

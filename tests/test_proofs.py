@@ -23,9 +23,10 @@ from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify import decide
 from ibpc.verify.checking.backward import linear_bounds, tightened
-from ibpc.verify.checking.checker import Checker, Region
+from ibpc.verify.checking.checker import Checker
 from ibpc.verify.checking.planes import PLANES
 from ibpc.verify.checking.proofs import LEVELS, encoded
+from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.values import RULES, Box
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor

@@ -35,8 +35,8 @@ from ibpc.verify.certificate import (
     property_of,
 )
 from ibpc.verify.checking import Checker
-from ibpc.verify.checking.checker import EmptyError, Region
 from ibpc.verify.checking.proofs import Leaf, leaves
+from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.decide import Counterexample, Decision
 from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
 from ibpc.verify.replay import Replay

@@ -20,7 +20,8 @@ file in binary64, rounding made outward at every step; one short rule for each O
     moves.py            what only moves elements
     positions.py        windows at computed positions
 
-`planes/` has two affine functions around nonlinear ones, `backward` pulls rows back through them, `checker` walks, and
+`onnx_file` reads the model, `checker` walks through it over one of the `regions` of a box, `evaluator` runs nodes of
+constants. `planes/` has two affine functions around nonlinear ones, `backward` pulls rows back through them, and
 `proofs` reads the tree of a search.
 
 A type without a rule is an error that names the node: the claim is then not confirmed.

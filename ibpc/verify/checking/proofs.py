@@ -30,7 +30,8 @@ from typing import Any, Final, NoReturn
 import numpy as np
 
 from ibpc.errors import PropertyError
-from ibpc.verify.checking.checker import Checker, EmptyError, Region
+from ibpc.verify.checking.checker import Checker
+from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.checking.values import Array
 
 # Choices are whole numbers of this, two bytes each.

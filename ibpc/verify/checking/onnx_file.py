@@ -1,0 +1,124 @@
+"""What the checker reads of an ONNX file, and the refusal of what it does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper, shape_inference
+
+from ibpc.errors import ModelError
+
+_DOMAINS: Final = ("", "ai.onnx")
+_FIRST_VERSION: Final = 7
+_LAST_VERSION: Final = 28
+_RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+_SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """A model at batch 1: its operator set, inputs with their shapes, outputs, constants, nodes and element types.
+
+    Each node comes after those of its operands.
+    """
+
+    opset: int
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+    constants: Mapping[str, NDArray[Any]]
+    nodes: Sequence[onnx.NodeProto]
+    types: Mapping[str, int]
+
+    @classmethod
+    def of(cls, model: onnx.ModelProto) -> OnnxFile:
+        """Read the model. Raises ModelError for an operator set, element type or function that is not known."""
+        graph, opset = model.graph, _opset(model)
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        inputs = {value.name: _shape(value) for value in graph.input if value.name not in constants}
+        types = _element_types(model)
+        _refuse_unknown(model)
+        outputs = tuple(output.name for output in graph.output)
+        return cls(opset, inputs, outputs, constants, _ordered(graph.node, {*constants, *inputs}), types)
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
+    if not versions or not _FIRST_VERSION <= max(versions) <= _LAST_VERSION:
+        wanted = f"one from {_FIRST_VERSION} to {_LAST_VERSION}, whose types it knows"
+        raise ModelError.at("checker", f"operator set {max(versions, default=0)}", wanted)
+    return int(max(versions))
+
+
+def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
+    """Return the shape of an input at batch 1: a dimension without a number is 1."""
+    return tuple(dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim)
+
+
+def _element_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Return the element types of all values that shape inference can tell."""
+    graph = _inferred(model).graph
+    found = {
+        value.name: int(value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.output, *graph.input)
+    }
+    small = sorted(name for name, kind in found.items() if kind in _SMALL_FLOATS)
+    small += [tensor.name for tensor in graph.initializer if tensor.data_type in _SMALL_FLOATS]
+    if small:
+        raise ModelError.at("checker", f"{small[0]} is of a 16-bit floating type", "32 or 64 bits")
+    return found
+
+
+def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the types of its values.
+
+    Inference stops behind a GroupNormalization of version 21, whose result has the type of its operand.
+    """
+    inferred = shape_inference.infer_shapes(model)
+    while True:
+        graph = inferred.graph
+        known = {value.name: value for value in (*graph.input, *graph.value_info)}
+        told = {*known, *(value.name for value in graph.output)}
+        stopped = [
+            node
+            for node in graph.node
+            if node.op_type == "GroupNormalization" and node.input[0] in known and node.output[0] not in told
+        ]
+        if not stopped:
+            return inferred
+        for node in stopped:
+            value = onnx.ValueInfoProto(name=node.output[0])
+            value.type.CopyFrom(known[node.input[0]].type)
+            graph.value_info.append(value)
+        inferred = shape_inference.infer_shapes(inferred)
+
+
+def _refuse_unknown(model: onnx.ModelProto) -> None:
+    """Raise ModelError for operators of other domains, for random ones, and for functions."""
+    for node in model.graph.node:
+        if node.op_type in _RANDOM:
+            raise ModelError.at(f"node {node.name}", f"{node.op_type} is random", "a function of the inputs")
+        if node.domain not in _DOMAINS:
+            raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
+    if model.functions:
+        raise ModelError.at("checker", "the file defines functions of its own", "nodes of standard operators only")
+
+
+def _ordered(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes, each after those of its operands; files in the wild have them in any order.
+
+    Raises ModelError where an operand is nobody's result.
+    """
+    ordered, waiting = [], list(nodes)
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(name for name in node.input if name)]
+        if not ready:
+            node = waiting[0]
+            raise ModelError.at(f"node {node.name or node.output[0]}", "an input that nothing computes")
+        for node in ready:
+            known.update(node.output)
+        ordered += ready
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    return ordered

@@ -1,0 +1,68 @@
+"""Parts of a box of inputs, with what else is known there of values: where a proof has come to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from ibpc.errors import IbpcError, ModelError
+from ibpc.verify.checking.values import Array, Box, Machine, unknown, unless
+
+
+class EmptyError(IbpcError):
+    """Nothing lies in a region: a value would have to lie above its upper bound."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """A box of inputs, flat, and what else is known there of values: boxes, and signs of single elements.
+
+    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1. `choices` are those of
+    `linear_bounds` for all rows, flat.
+    """
+
+    lower: Array
+    upper: Array
+    known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    signs: tuple[tuple[str, int, int], ...] = ()
+    choices: Mapping[str, Array] = field(default_factory=dict)
+    is_empty: bool = False
+
+    @cached_property
+    def signs_by_value(self) -> dict[str, list[tuple[int, int]]]:
+        """The elements and sides of each value that has signs."""
+        result: dict[str, list[tuple[int, int]]] = {}
+        for name, element, side in self.signs:
+            result.setdefault(name, []).append((element, side))
+        return result
+
+    def narrowed(self, name: str, box: Box, machine: Machine) -> Box:
+        """Return the box of a value with what is known of it here. Raises EmptyError.
+
+        What may be no number is on neither side of a cut, so its sign does not say anything of it.
+        """
+        signs = self.signs_by_value.get(name, ())
+        if name not in self.known and not signs:
+            return box
+        lower, upper = box.lower.copy(), box.upper.copy()
+        if name in self.known:
+            lower, upper = np.maximum(lower, self.known[name][0]), np.minimum(upper, self.known[name][1])
+        for element, side in signs:
+            if element >= lower.size:
+                raise ModelError.at("proof", f"element {element} of {name}", f"less than {lower.size}")
+            end = lower if side > 0 else upper
+            end.flat[element] = max(end.flat[element], 0.0) if side > 0 else min(end.flat[element], 0.0)
+        ends = unless(unknown(box), Box(lower, upper))
+        held = not_empty(name, replace(box, lower=ends.lower, upper=ends.upper))
+        low, high = machine.flushed(held.lower, held.upper)
+        return replace(held, lower=low, upper=high)
+
+
+def not_empty(name: str, box: Box) -> Box:
+    """Return the box of a value. Raises EmptyError where a lower bound is above the upper one."""
+    if bool((box.lower > box.upper).any()):
+        raise EmptyError.at(name, "no value is left")
+    return box

@@ -483,7 +483,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the checker confirms margins that are too large",
-        "ibpc/verify/check.py",
+        "ibpc/verify/check_property.py",
         "margin <= best + slack",
         "margin >= best - slack",
         "tests/test_decide.py -k 'certificate or claim'",

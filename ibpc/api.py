@@ -309,7 +309,9 @@ def check(
 
     Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
     """
-    from ibpc.verify.check import check_data, check_model, check_property
+    from ibpc.verify.check import check_model
+    from ibpc.verify.check_data import DataCheck
+    from ibpc.verify.check_property import check_property
 
     data = read_certificate(Path(path))
     about = ModelFile.from_json(data)
@@ -322,7 +324,7 @@ def check(
     network = _as_certified(about)
     dataset = load_dataset(data["data"], data_root)
     limits = network.input_range or PIXELS
-    return (same, *check_data(data, model, dataset, network.input_shape, limits, progress))
+    return (same, *DataCheck(data, model, dataset, network.input_shape, limits).claims(progress))
 
 
 def _judged_model(about: ModelFile) -> onnx.ModelProto:

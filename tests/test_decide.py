@@ -13,10 +13,10 @@ from onnx import helper, numpy_helper
 
 import ibpc
 from ibpc.errors import IbpcError, PropertyError
-from ibpc.verify import check as checking
 from ibpc.verify import decide as deciding
 from ibpc.verify.certificate import property_of, read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.rows import whole_scale
 from tests.onnx_models import chain
 
 
@@ -362,8 +362,8 @@ def test_coefficients_that_binary64_rounds_are_checked_exactly(distance, tmp_pat
     row = Row(((0, Fraction(-1, 10)),), (), -Fraction(1, 5) - Fraction(1, 2**10), False)
     box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
     prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
-    assert checking._scale(row) == 10
-    assert checking._scale(Row(((0, Fraction(1, 10**30)), (1, Fraction(10**30))), (), Fraction())) == 0
+    assert whole_scale(row) == 10
+    assert whole_scale(Row(((0, Fraction(1, 10**30)), (1, Fraction(10**30))), (), Fraction())) == 0
     decision = ibpc.decide(distance, prop, timeout=5, method="ibp")
     assert decision.verdict is ibpc.Verdict.VERIFIED
     ibpc.export(distance, tmp_path / "m.onnx")

@@ -1,0 +1,207 @@
+"""The claims of a data set's certificate: the data, the shares, every verified and every falsified example."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+
+from ibpc.data import Dataset, fit_images
+from ibpc.errors import ModelError
+from ibpc.rounding import Arithmetic
+from ibpc.verify.certificate import INTERVAL_METHODS, PLANE_METHODS, Claim
+from ibpc.verify.check import UNACCOUNTED, magnitudes
+from ibpc.verify.checking import Checker
+from ibpc.verify.checking.regions import EmptyError, Region
+from ibpc.verify.replay import Replay
+from ibpc.verify.robustness import Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class DataCheck:
+    """A data set's certificate (checked JSON data), and the model and data that it is judged on.
+
+    `shape` and `limits` are those of the network's input.
+    """
+
+    certificate: Mapping[str, Any]
+    model: onnx.ModelProto
+    dataset: Dataset
+    shape: tuple[int, ...]
+    limits: tuple[float, float]
+
+    def claims(self, progress: Callable[[int], object] = int) -> Iterator[Claim]:
+        """Yield each claim; `progress` is told how many verified examples were begun."""
+        digest = self.dataset.sha256
+        yield Claim("data", digest == self.certificate["data_sha256"], f"SHA-256 {digest[:16]}…")
+        misplaced = self._misplaced()
+        yield Claim("examples", misplaced is None, misplaced or f"the first {len(self._examples):,} of the data")
+        if misplaced is not None:
+            return
+        yield from self._shares()
+        yield from self._answers()
+        yield from self._counterexamples()
+        try:
+            yield from self._bounds(progress)
+        except ModelError as error:
+            yield Claim("examples", False, str(error))
+
+    @property
+    def _examples(self) -> Sequence[Mapping[str, Any]]:
+        examples: Sequence[Mapping[str, Any]] = self.certificate["examples"]
+        return examples
+
+    def _with_verdict(self, verdict: Verdict) -> list[Mapping[str, Any]]:
+        return [example for example in self._examples if example["verdict"] == verdict.value]
+
+    @cached_property
+    def _images(self) -> torch.Tensor:
+        return fit_images(self.dataset.test.floats(), self.shape)
+
+    # ── what is listed ──────────────────────────────────────────────────────────────────────────────────────────
+    def _misplaced(self) -> str | None:
+        """Return what is wrong with the list of examples, None if they are the first of the data, with their labels."""
+        examples = self._examples
+        classes = len(examples[0]["margin_lower"]) if examples else 0
+        for place, example in enumerate(examples):
+            if example["index"] != place:
+                return f"example {place} is number {example['index']} of the data"
+            if not self._is_there(example):
+                return f"example {place} is not in the data, or its label differs"
+            if len(example["margin_lower"]) != classes or not max(example["label"], example["predicted"]) < classes:
+                return f"example {place} does not have the classes of the others"
+        return None
+
+    def _is_there(self, example: Mapping[str, Any]) -> bool:
+        index, labels = int(example["index"]), self.dataset.test.labels
+        return index < len(labels) and int(example["label"]) == int(labels[index])
+
+    def _shares(self) -> Iterator[Claim]:
+        claimed, count = self.certificate, len(self._examples)
+        right = sum(example["predicted"] == example["label"] for example in self._examples)
+        verified, falsified = (len(self._with_verdict(each)) for each in (Verdict.VERIFIED, Verdict.FALSIFIED))
+        same = _is_close(claimed["nominal_accuracy"], _share(right, count))
+        yield Claim("nominal accuracy", same, f"{right:,} of {count:,} examples")
+        same = count == claimed["n"] and _is_close(claimed["certified_accuracy"], _share(verified, count))
+        yield Claim("certified accuracy", same, f"{verified:,} of {count:,} examples")
+        same = _is_close(claimed["attack_accuracy"], _share(count - falsified, count))
+        yield Claim("attack accuracy", same, f"{falsified:,} of {count:,} examples are falsified")
+
+    # ── in ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────────
+    def _answers(self) -> Iterator[Claim]:
+        """Run every image: its answer is the one claimed, or as good but for rounding."""
+        replay = Replay(self.model)
+        for example in self._examples:
+            outputs = replay([self._images[example["index"]]])[: len(example["margin_lower"])]
+            predicted, best = example["predicted"], float(outputs.max())
+            least = best - UNACCOUNTED * max(1.0, abs(best))
+            if not predicted < len(outputs) or not float(outputs[predicted]) >= least:
+                yield Claim(_named(example), False, f"ONNX Runtime does not classify it as {predicted}")
+
+    def _counterexamples(self) -> Iterator[Claim]:
+        """Run every counterexample; certificates of version 1 have none."""
+        known = self._with_verdict(Verdict.FALSIFIED)
+        if self.certificate["certificate"] == 1:
+            known = [example for example in known if "counterexample" in example]
+        replay = Replay(self.model)
+        for example in known:
+            image, label = self._images[example["index"]], example["label"]
+            point = _unpacked(example.get("counterexample"), image)
+            if point is None or not self._in_ball(point, image.double().numpy()):
+                yield Claim(_named(example), False, "its counterexample is not in its box")
+                continue
+            outputs = replay([torch.from_numpy(point)])[: len(example["margin_lower"])]
+            if not bool(outputs[label] <= torch.cat([outputs[:label], outputs[label + 1 :]]).max()):
+                yield Claim(_named(example), False, f"ONNX Runtime classifies its counterexample as {label}")
+        if known:
+            yield Claim("counterexamples", True, f"{len(known):,} were run in ONNX Runtime")
+
+    def _in_ball(self, point: NDArray[np.float32], x: NDArray[np.float64]) -> bool:
+        """Return whether the point lies in the exact ball around x and within the limits.
+
+        A distance is rounded to binary64, which is not beyond ε if it is below it afterwards; one that equals ε then
+        may be, and counts as outside but for the image itself.
+        """
+        wide, (least, most) = point.astype(np.float64), self.limits
+        near = (np.abs(wide - x) < self.certificate["eps"]) | (wide == x)
+        return bool(np.all(near & (wide >= least) & (wide <= most)))
+
+    # ── by the checker ──────────────────────────────────────────────────────────────────────────────────────────
+    def _bounds(self, progress: Callable[[int], object]) -> Iterator[Claim]:
+        """Bound every verified example again."""
+        checker, verified = Checker(self.model), self._with_verdict(Verdict.VERIFIED)
+        for done, example in enumerate(verified):
+            progress(done + 1)
+            claim = self._bounded(example, checker)
+            if not claim.holds:
+                yield claim
+        yield Claim("examples", True, f"{len(verified):,} verified ones were bounded again")
+
+    def _bounded(self, example: Mapping[str, Any], checker: Checker) -> Claim:
+        """Bound z_label − z_other of one example over its box, by intervals or, for other methods, by planes."""
+        arithmetic, label = self.certificate["arithmetic"], example["label"]
+        lower, upper = self._box(self._images[example["index"]])
+        classes = len(example["margin_lower"])
+        others = [other for other in range(classes) if other != label]
+        rows = np.zeros((len(others), classes))
+        rows[:, label] = 1.0
+        rows[range(len(others)), others] = -1.0
+        bounds, tops = checker.bound_rows([lower], [upper], rows, arithmetic)
+        method = example.get("method", self.certificate["method"])
+        if method not in INTERVAL_METHODS:
+            bounds = np.maximum(bounds, _linear_bounds(checker, lower, upper, rows, arithmetic))
+        verified = bool((bounds > 0).all())
+        if not verified and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
+            found = f"{method} chose how to bound it, of which nothing is kept; without that its least margin is"
+            return Claim(_named(example), False, f"{found} {bounds.min():.6g}")
+        slack = UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
+        ends = (bounds + slack * magnitudes(bounds, tops)).tolist()
+        claimed = [example["margin_lower"][other] for other in others]
+        holds = verified and all(margin is None or margin <= end for margin, end in zip(claimed, ends, strict=True))
+        return Claim(_named(example), holds, f"the checker bounds its least margin by {bounds.min():.6g}")
+
+    def _box(self, image: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the box of an image, flat, rounded outward."""
+        x, eps = image.double().flatten().numpy(), self.certificate["eps"]
+        lower, upper = (np.clip(np.nextafter(x + side * eps, side * np.inf), *self.limits) for side in (-1, 1))
+        return lower, upper
+
+
+def _named(example: Mapping[str, Any]) -> str:
+    return f"example {example['index']}"
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0
+
+
+def _is_close(claimed: float, found: float) -> bool:
+    return abs(claimed - found) < 1e-12
+
+
+def _unpacked(text: str | None, like: torch.Tensor) -> NDArray[np.float32] | None:
+    """Return the packed point in the shape of an image, None where it is none."""
+    try:
+        unpacked = zlib.decompressobj().decompress(base64.b64decode(text or "", validate=True), 4 * like.numel() + 1)
+        return np.frombuffer(unpacked, "<f4").reshape(like.shape).copy()
+    except (ValueError, zlib.error):
+        return None
+
+
+def _linear_bounds(
+    checker: Checker, lower: NDArray[np.float64], upper: NDArray[np.float64], rows: NDArray[np.float64], arithmetic: str
+) -> NDArray[np.float64]:
+    """Return lower bounds of the rows by planes over boxes that were tightened by planes."""
+    try:
+        region = checker.tightened(Region(lower, upper), arithmetic)
+    except EmptyError:
+        return np.full(len(rows), np.inf)
+    return np.array([checker.lower_bound(region, row, arithmetic) for row in rows])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -170,6 +172,20 @@ def test_what_only_onnxscript_could_export_says_so():
 
     with pytest.raises(ModelError, match="pip install onnxscript"):
         load_module(Untraceable().eval(), torch.ones(1, 3))
+
+
+def test_an_error_in_reading_the_export_is_not_taken_for_the_exporters(monkeypatch):
+    """It comes out as it is, and no other exporter is tried."""
+    read: list[Path] = []
+
+    def refuse(path: Path) -> NoReturn:
+        read.append(path)
+        raise ModelError.at("the export", "it is damaged")
+
+    monkeypatch.setattr(frontend, "read_model", refuse)
+    with pytest.raises(ModelError, match="^the export: it is damaged"):
+        ibpc.compile(nn.Linear(2, 2).eval(), torch.zeros(1, 2))
+    assert len(read) == 1
 
 
 def test_every_name_of_the_api_is_reachable_from_the_package():

@@ -71,6 +71,14 @@ def _described(x: object) -> str:
 
 def _exported(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> onnx.ModelProto:
     """Return the module as an ONNX model at batch 1."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "module.onnx"
+        _export(module, inputs, path, where)
+        return read_model(path)
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: str) -> None:
+    """Write the module as an ONNX file, by the first exporter that can."""
     tracing = {
         "dynamo": False,
         "opset_version": _OPSET,
@@ -78,24 +86,23 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> onnx
         "do_constant_folding": False,
     }
     try:
-        return _written(module, inputs, tracing)
+        _run_exporter(module, inputs, path, tracing)
     except Exception as error:  # the exporter runs the module's own code: anything can come out
         if find_spec("onnxscript") is None:
             remedy = "try again after: pip install onnxscript"
             raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}", remedy=remedy) from error
+    else:
+        return
     try:
-        return _written(module, inputs, {"dynamo": True, "verbose": False})
+        _run_exporter(module, inputs, path, {"dynamo": True, "verbose": False})
     except Exception as error:  # the other exporter runs it too
         raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}") from error
 
 
-def _written(module: nn.Module, inputs: tuple[Tensor, ...], exporter: Mapping[str, Any]) -> onnx.ModelProto:
-    """Return what an exporter writes. Raises whatever the exporter raises."""
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> None:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = Path(folder) / "module.onnx"
-        torch.onnx.export(module, inputs, path, input_names=_names(len(inputs)), **exporter)
-        return read_model(path)
+        torch.onnx.export(module, inputs, path, input_names=_names(len(inputs)), **options)
 
 
 def _names(count: int) -> list[str]:

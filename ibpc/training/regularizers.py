@@ -67,10 +67,20 @@ def balance(boxes: Sequence[Interval], tolerance: float) -> torch.Tensor:
 
 
 def _imbalance(box: Interval, tolerance: float) -> torch.Tensor:
-    active, inactive = box.lower > 0, box.upper < 0
-    deviations = (box.center - box.center.mean()) ** 2
-    means = _lack((box.center * active).mean(), (-box.center * inactive).mean(), tolerance)
-    return means + _lack((deviations * active).mean(), (deviations * inactive).mean(), tolerance)
+    center = box.center
+    mean = center.mean()
+    (active, above), (inactive, below) = (_moments(center, kind, mean) for kind in (box.lower > 0, box.upper < 0))
+    return _lack(active, -inactive, tolerance) + _lack(above, below, tolerance)
+
+
+def _moments(center: torch.Tensor, chosen: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return Σ c and Σ (c − mean)² of the n chosen centers c, in few passes over them.
+
+    The latter is Σ c² − 2 mean Σ c + n mean².
+    """
+    centers = (center * chosen.to(center.dtype)).flatten()
+    total = centers.sum()
+    return total, (torch.dot(centers, centers) - 2 * mean * total + mean**2 * chosen.sum()).clamp_min(0.0)
 
 
 def _lack(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> torch.Tensor:

@@ -156,6 +156,25 @@ def test_balance_compares_active_with_inactive_neurons():
     assert (inactive.lower.grad != 0).any()
 
 
+def test_balance_of_many_neurons_is_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    lower = torch.randn(8, 16, 5, 5, generator=generator).sub_(0.2).requires_grad_()
+    upper = (lower.detach() + torch.rand(lower.shape, generator=generator)).requires_grad_()
+    found = balance([Interval.bounds(lower, upper)], 1.0)
+    found.backward()
+    low, up = (bound.detach().double().requires_grad_() for bound in (lower, upper))
+    center = (low + up) / 2
+    squares = (center - center.mean()) ** 2
+    positive, negative = low > 0, up < 0
+    sums = center[positive].sum(), -center[negative].sum()
+    spreads = squares[positive].sum(), squares[negative].sum()
+    expected = sum(1 - torch.minimum(*pair) / torch.maximum(*pair) for pair in (sums, spreads))
+    expected.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    for own, right in ((lower, low), (upper, up)):
+        torch.testing.assert_close(own.grad.double(), right.grad, rtol=1e-4, atol=1e-9)
+
+
 def test_balance_without_a_stable_neuron_is_0_with_finite_gradients():
     unstable = box([-1.0, -2.0], [1.0, 0.5])
     loss = balance([unstable], 0.5)

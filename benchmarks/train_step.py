@@ -1,6 +1,9 @@
 """Milliseconds of a training step: nominal and paired, eager and compiled, for every spec, in one run.
 
     python benchmarks/train_step.py [--specs mnist_small cifar_medium] [--rounds 7] [--device cpu] [--eager]
+    python benchmarks/train_step.py --layouts
+
+With `--layouts` eager steps are compared with those whose images and weights lie channels last, in CPU time on a CPU.
 
 A step is forward, loss and backward, without the optimizer, which is the same for both. The variants take turns within
 each round, and medians over the rounds are compared, so that a slow moment of the machine hits all of them. The
@@ -24,6 +27,7 @@ import ibpc
 from ibpc.interval import Interval
 from ibpc.lowering import lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
+from ibpc.memory import kept_memory
 from ibpc.ops import operators
 from ibpc.ops.base import call_of
 from ibpc.passes.merge_specification import merge_specification
@@ -46,9 +50,14 @@ def paired_graph(network: ibpc.Network) -> Callable[..., tuple[torch.Tensor, tor
     return lower_paired(merged, tree, nominal=merged.outputs[:1], bounded=merged.outputs[1:])
 
 
-def variants(network: ibpc.Network, batch: int, compiled: bool) -> dict[str, Callable[[], None]]:
+def variants(
+    network: ibpc.Network,
+    batch: int,
+    compiled: bool,
+    arrange: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.contiguous,
+) -> dict[str, Callable[[], None]]:
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(batch, *network.input_shape, generator=generator).to(network.device)
+    x = arrange(torch.rand(batch, *network.input_shape, generator=generator).to(network.device))
     labels = torch.randint(network.classes, (batch,), generator=generator).to(network.device)
     box = Interval.ball(x, EPS, network.input_range)
     index = margin_index(network.classes).to(network.device)
@@ -77,22 +86,70 @@ def variants(network: ibpc.Network, batch: int, compiled: bool) -> dict[str, Cal
     return found
 
 
-def medians(steps: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+def channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def medians(
+    steps: dict[str, Callable[[], None]],
+    rounds: int,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
         for name, step in steps.items():
             synchronize(device)
-            started = time.perf_counter()
+            started = clock()
             step()
             synchronize(device)
             if number >= 2:
-                times[name].append((time.perf_counter() - started) * 1e3)
+                times[name].append((clock() - started) * 1e3)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
 def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def table(specs: list[str], rounds: int, device: torch.device, compiled: bool) -> None:
+    print(f"| {'spec':<26} | batch | nominal | paired | ratio | nominal compiled | paired compiled | ratio |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for spec in specs:
+        network = ibpc.compile(SPECS / f"{spec}.json").to(device)
+        batch = batch_for(network)
+        found = medians(variants(network, batch, compiled), rounds, device)
+        cells = [found["nominal"], found["paired"], found["paired"] / found["nominal"]]
+        if compiled:
+            cells += [found["nominal compiled"], found["paired compiled"]]
+            cells.append(found["paired compiled"] / found["nominal compiled"])
+        row(spec, batch, cells)
+        torch._dynamo.reset()
+
+
+def layout_table(specs: list[str], rounds: int, device: torch.device) -> None:
+    """Print eager steps as everything is laid out by itself, and with images and weights channels last."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    print(f"| {'spec':<26} | batch | nominal | channels last | ratio | paired | channels last | ratio |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
+    for spec in specs:
+        usual, turned = (ibpc.compile(SPECS / f"{spec}.json").to(device) for _ in range(2))
+        batch = batch_for(usual)
+        for parameter in turned.parameters.parameters():
+            parameter.data = channels_last(parameter.data)
+        steps = variants(usual, batch, compiled=False)
+        last = variants(turned, batch, compiled=False, arrange=channels_last)
+        with kept_memory(device):
+            found = medians(steps | {f"{name} last": step for name, step in last.items()}, rounds, device, clock)
+        pairs = [(found[name], found[f"{name} last"]) for name in steps]
+        row(spec, batch, [cell for one, other in pairs for cell in (one, other, other / one)])
+
+
+def row(spec: str, batch: int, cells: list[float]) -> None:
+    digits = (1, 1, 2, 1, 1, 2)
+    text = " | ".join(f"{cell:.{count}f}" for cell, count in zip(cells, digits, strict=False))
+    print(f"| {spec:<26} | {batch} | {text} |", flush=True)
 
 
 def main() -> None:
@@ -104,26 +161,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--eager", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--layouts", action="store_true", help="compare with channels last instead")
     options = parser.parse_args()
     device = torch.device(options.device)
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
     print(
         f"torch {torch.__version__}, {where}, {torch.get_num_threads()} threads, median of {options.rounds} rounds, ms"
     )
-    print(f"| {'spec':<26} | batch | nominal | paired | ratio | nominal compiled | paired compiled | ratio |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    for spec in options.specs:
-        network = ibpc.compile(SPECS / f"{spec}.json").to(device)
-        batch = batch_for(network)
-        found = medians(variants(network, batch, not options.eager), options.rounds, device)
-        cells = [found["nominal"], found["paired"], found["paired"] / found["nominal"]]
-        if not options.eager:
-            cells += [found["nominal compiled"], found["paired compiled"]]
-            cells.append(found["paired compiled"] / found["nominal compiled"])
-        digits = (1, 1, 2, 1, 1, 2)
-        row = " | ".join(f"{cell:.{count}f}" for cell, count in zip(cells, digits, strict=False))
-        print(f"| {spec:<26} | {batch} | {row} |", flush=True)
-        torch._dynamo.reset()
+    if options.layouts:
+        layout_table(options.specs, options.rounds, device)
+    else:
+        table(options.specs, options.rounds, device, not options.eager)
 
 
 if __name__ == "__main__":

@@ -252,7 +252,7 @@ def on_cpu(
         column: [python, __file__, "--play", role, name, str(size), memory]
         for column, (role, memory, python) in roles.items()
     }
-    return compete(commands, rounds, warm_up)
+    return {column: cost.cpu for column, cost in compete(commands, rounds, warm_up).items()}
 
 
 def on_gpu(roles: Mapping[str, str], name: str, size: int, rounds: int, device: torch.device) -> dict[str, float]:

@@ -1,19 +1,22 @@
 """Steps that take turns, each in a process of its own: what is compared shares the machine's slow and fast moments.
 
 A contestant is a script that prints a line when it is ready, then does one step for each line that it reads and prints
-the seconds of CPU time that it took (of one thread: waiting for a busy machine does not count). It may run in an
-environment of its own, so that a rival's dependencies stay out of ours.
+the seconds that it took: of CPU time (of all its threads, and of processes that it started and that ended: waiting for
+a busy machine does not count), and by the clock. It may run in an environment of its own, so that a rival's
+dependencies stay out of ours.
 
 On a GPU all take turns in one process (`take_turns`), and what counts is the time from an idle device to an idle one.
 """
 
 from __future__ import annotations
 
+import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -21,42 +24,66 @@ WARM_UP = 2
 TURN_SECONDS = 0.1
 
 
-def compete(commands: Mapping[str, Sequence[str]], rounds: int, warm_up: int = WARM_UP) -> dict[str, float]:
-    """Return the median milliseconds of each contestant's step over the rounds, in which all take turns."""
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds of a step: of CPU time, and by the clock."""
+
+    cpu: float
+    wall: float
+
+
+def compete(commands: Mapping[str, Sequence[str]], rounds: int, warm_up: int = WARM_UP) -> dict[str, Cost]:
+    """Return the median cost of each contestant's step over the rounds, in which all take turns."""
     processes = {
         name: subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for name, command in commands.items()
     }
     for process in processes.values():
         _answer(process)
-    times: dict[str, list[float]] = {name: [] for name in commands}
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
     for number in range(warm_up + rounds):
         for name, process in processes.items():
             assert process.stdin
             print("step", file=process.stdin, flush=True)
-            seconds = float(_answer(process))
+            cpu, wall = map(float, _answer(process))
             if number >= warm_up:
-                times[name].append(seconds * 1e3)
+                costs[name].append(Cost(cpu * 1e3, wall * 1e3))
     for process in processes.values():
         process.communicate()
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: _median(found) for name, found in costs.items()}
 
 
-def _answer(process: subprocess.Popen[str]) -> str:
+def _median(costs: Sequence[Cost]) -> Cost:
+    return Cost(statistics.median(cost.cpu for cost in costs), statistics.median(cost.wall for cost in costs))
+
+
+def _answer(process: subprocess.Popen[str]) -> list[str]:
     assert process.stdout
     for line in process.stdout:
         if line.startswith("contest "):
-            return line.split()[1]
+            return line.split()[1:]
     raise RuntimeError(f"a contestant ended with status {process.wait()}")
 
 
 def perform(step: Callable[[], object]) -> None:
     """Be a contestant."""
+    for _ in turns():
+        step()
+
+
+def turns() -> Iterator[None]:
+    """Be a contestant whose step is what happens from one item to the next. Ends with the contest."""
     print("contest ready", flush=True)
     for _ in sys.stdin:
-        started = time.process_time()
-        step()
-        print(f"contest {time.process_time() - started}", flush=True)
+        cpu, wall = _cpu_seconds(), time.perf_counter()
+        yield
+        print(f"contest {_cpu_seconds() - cpu} {time.perf_counter() - wall}", flush=True)
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process, its threads, and those of its children that it has waited for."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + ended.ru_utime + ended.ru_stime
 
 
 def take_turns(steps: Mapping[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:

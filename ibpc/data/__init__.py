@@ -1,0 +1,26 @@
+"""Data sets: by name, from `NAME.npz` files, or from folders of images. The only package that knows torchvision.
+
+Images are N×C×H×W, uint8 or float32 in [0, 1]. They are kept as they are stored and turned into floats batch by
+batch on the device that trains; augmentation happens there too.
+"""
+
+from ibpc.data.arrays import read_array
+from ibpc.data.datasets import Dataset, Split
+from ibpc.data.finding import data_root, load_dataset
+from ibpc.data.images import Augmentation, augment, crop_and_flip, fit_images, shift, to_unit
+from ibpc.data.known import DIGITS_TRAINING
+
+__all__ = [
+    "DIGITS_TRAINING",
+    "Augmentation",
+    "Dataset",
+    "Split",
+    "augment",
+    "crop_and_flip",
+    "data_root",
+    "fit_images",
+    "load_dataset",
+    "read_array",
+    "shift",
+    "to_unit",
+]

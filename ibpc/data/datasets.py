@@ -1,0 +1,70 @@
+"""A data set in memory: images with labels, to train on and to test on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from ibpc.data.images import Augmentation, to_unit
+from ibpc.errors import DataError
+
+VALIDATION_IMAGES: Final = 5000
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (N, C, H, W), uint8 or float32 in [0, 1], with labels (N,), int64."""
+
+    images: torch.Tensor
+    labels: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: torch.Tensor) -> Split:
+        """Return the samples of an index (M,), int64."""
+        return Split(self.images[index], self.labels[index])
+
+    def to(self, device: torch.device | str) -> Split:
+        """Return the split on a device."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def floats(self) -> torch.Tensor:
+        """Return all images as float32 in [0, 1]."""
+        return to_unit(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set of `classes` classes. `sha256` is that of its tensors, `augmentation` what suits its images."""
+
+    name: str
+    train: Split
+    test: Split
+    classes: int
+    sha256: str
+    augmentation: Augmentation = Augmentation.NONE
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape (C, H, W) of one image."""
+        return tuple(self.train.images.shape[1:])
+
+    def hold_out(self, images: int | None, seed: int) -> tuple[Split, Split]:
+        """Return the training split without `images` of its samples, and those: a validation split drawn with `seed`.
+
+        None holds out 5,000, or a tenth of a small set. Raises DataError unless something is left to train on.
+        """
+        if images is None:
+            images = min(VALIDATION_IMAGES, len(self.train) // 10)
+        if not 0 <= images < len(self.train):
+            raise DataError.at(
+                f"data set {self.name}",
+                f"{images} of {len(self.train)} training images to hold out",
+                f"0 to {len(self.train) - 1}",
+            )
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
+        held, kept = order[:images].sort().values, order[images:].sort().values
+        return self.train.take(kept), self.train.take(held)

@@ -1,0 +1,65 @@
+"""Where a data set lies: under a known name, in a file or in a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from ibpc.data.arrays import LAYOUT, read_npz
+from ibpc.data.checks import dataset_of
+from ibpc.data.datasets import Dataset
+from ibpc.data.folders import read_folder
+from ibpc.data.known import KNOWN, ROOT_VARIABLE
+from ibpc.errors import DataError, nearest
+
+DEFAULT_ROOT: Final = Path("~/.cache/ibpc")
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return where data sets lie: `root`, else $IBPC_DATA, else ~/.cache/ibpc."""
+    return Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+
+
+def load_dataset(name: str | Path, root: str | Path | None = None, download: bool = False) -> Dataset:
+    """Load a data set: a known name, a NAME.npz or a folder NAME in the data root, or the path of either.
+
+    A folder holds `train/` and `test/`, each with one folder of images per class. Known names come from NAME.npz if
+    it is there, otherwise from torchvision's own files in the data root, which it downloads only with `download`.
+    Nothing from an .npz file is unpickled. Raises DataError if the data are missing or unusable.
+    """
+    label, folder = str(name), data_root(root)
+    arrays, where = _read(label, folder, download)
+    title = label if _is_plain(label) else Path(label).stem
+    return dataset_of(title, where, arrays, KNOWN.get(label))
+
+
+def _is_plain(label: str) -> bool:
+    return Path(label).name == label and not label.endswith(".npz")
+
+
+def _read(label: str, root: Path, download: bool) -> tuple[Mapping[str, Any], str]:
+    if not _is_plain(label):
+        return _read_path(Path(label).expanduser())
+    if (root / f"{label}.npz").exists():
+        return _read_path(root / f"{label}.npz")
+    for folder in (root / label, Path(label)):
+        if (folder / "train").is_dir():
+            return _read_path(folder)
+    if label in KNOWN:
+        return KNOWN[label].read(root, download), f"data set {label}"
+    raise DataError.at(
+        f"data set {label!r}",
+        f"there is no {label}.npz and no folder {label} with train/ and test/ in {root}",
+        f"a known name ({', '.join(KNOWN)}), or a file or folder",
+        f"{nearest(label, KNOWN)} The data root is --data-root or {ROOT_VARIABLE}; its files are {LAYOUT}",
+    )
+
+
+def _read_path(path: Path) -> tuple[Mapping[str, Any], str]:
+    if path.is_dir():
+        return read_folder(path), str(path)
+    if not path.exists():
+        raise DataError.at(path, "no such file or folder", LAYOUT)
+    return read_npz(path), str(path)

@@ -1,0 +1,70 @@
+"""Folders of images, one folder a class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ibpc.data.arrays import UNREADABLE, first_line
+from ibpc.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def read_folder(path: Path) -> Mapping[str, Any]:
+    """Read `train/` and `test/`, one folder a class: grey images stay grey if all of them are."""
+    from torchvision.datasets import ImageFolder
+
+    folders = {}
+    for split in ("train", "test"):
+        try:
+            folders[split] = ImageFolder(str(path / split))
+        except OSError as error:
+            raise DataError.at(
+                path / split, f"not a folder of images: {first_line(error)}", "train/CLASS/… and test/CLASS/…"
+            ) from error
+    if folders["train"].classes != folders["test"].classes:
+        odd = sorted(set(folders["train"].classes) ^ set(folders["test"].classes))
+        raise DataError.at(path, f"class {odd[0]!r} is in only one of train/ and test/", "the same classes in both")
+    files = [Path(file) for folder in folders.values() for file, _ in folder.samples]
+    mode = "L" if all(_image_mode(file) == "L" for file in files) else "RGB"
+    arrays: dict[str, Any] = {}
+    for split, folder in folders.items():
+        arrays[f"x_{split}"] = _read_images([Path(file) for file, _ in folder.samples], mode)
+        arrays[f"y_{split}"] = np.asarray(folder.targets)
+    return arrays
+
+
+def _image_mode(path: Path) -> str:
+    with _opened(path) as image:
+        return image.mode
+
+
+def _read_images(paths: list[Path], mode: str) -> np.ndarray[Any, Any]:
+    images: list[np.ndarray[Any, Any]] = []
+    for path in paths:
+        with _opened(path) as image:
+            images.append(np.asarray(image.convert(mode)))
+        if images[-1].shape != images[0].shape:
+            (height, width), (tall, wide) = images[-1].shape[:2], images[0].shape[:2]
+            raise DataError.at(
+                path, f"{height}×{width} pixels", f"{tall}×{wide}, as {paths[0].name}", "resize the images"
+            )
+    return np.stack(images)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image. Raises DataError where it, or what is done with it, cannot be read."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UNREADABLE as error:
+        raise DataError.at(path, f"unreadable: {first_line(error)}", "an image file") from error

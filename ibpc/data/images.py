@@ -1,0 +1,95 @@
+"""Batches of images: as floats in [0, 1], in the layout of a network's input, augmented on their device."""
+
+from __future__ import annotations
+
+from enum import Enum
+from math import prod
+from typing import Final
+
+import torch
+
+from ibpc.errors import DataError
+
+CROP_PADDING: Final = 4
+SHIFT_PIXELS: Final = 1
+
+
+class Augmentation(Enum):
+    """What is done to the images of a training batch."""
+
+    NONE = "none"
+    SHIFT = "shift"
+    CROP_FLIP = "crop-flip"
+
+
+def to_unit(images: torch.Tensor) -> torch.Tensor:
+    """Return uint8 images as float32 in [0, 1]; floats pass unchanged."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images
+
+
+def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return images (B, C, H, W) in the layout of a network's input: as they are, flat, or channels last.
+
+    Raises DataError if none of them has the shape.
+    """
+    found = tuple(images.shape[1:])
+    if found == shape:
+        return images
+    if len(found) == 3 and shape == (*found[1:], found[0]):
+        return images.permute(0, 2, 3, 1).contiguous()
+    is_flat = sum(size != 1 for size in shape) <= 1 or (len(found) == 3 and found[0] == 1)
+    if is_flat and prod(found) == prod(shape):
+        return images.reshape(-1, *shape)
+    raise DataError.at("data", f"images of shape {found}", f"{shape}, the network's input")
+
+
+# ── augmentation ────────────────────────────────────────────────────────────────────────────────────────────────
+def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Return the images (B, C, H, W) augmented, drawing from a generator of their device."""
+    if kind is Augmentation.NONE:
+        return images
+    if kind is Augmentation.SHIFT:
+        return shift(images, SHIFT_PIXELS, generator)
+    return crop_and_flip(images, CROP_PADDING, generator)
+
+
+def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
+    """Return each image (C, H, W) moved by up to `pixels` in each direction, black where nothing comes in.
+
+    Every image has its own move, uniform over the (2 · pixels + 1)².
+    """
+    height, width = images.shape[2:]
+    row, column = _offsets(images, pixels, generator)
+    rows = row + torch.arange(height, device=images.device)
+    columns = column + torch.arange(width, device=images.device)
+    return _gathered(images, pixels, rows, columns)
+
+
+def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
+    """Return each image (C, H, W) cropped at random from itself framed by `padding` black pixels, and half flipped.
+
+    Every image has its own offset, uniform over the (2 · padding + 1)² crops, and its own coin. One gather for all:
+    output[b, c, i, j] = padded[b, c, row_b + i, column_b + j], columns read backwards where the coin says so.
+    """
+    height, width = images.shape[2:]
+    row, column = _offsets(images, padding, generator)
+    coin = torch.randint(0, 2, (len(images), 1), generator=generator, device=images.device) == 1
+    forward = torch.arange(width, device=images.device)
+    rows = row + torch.arange(height, device=images.device)
+    columns = column + torch.where(coin, width - 1 - forward, forward)
+    return _gathered(images, padding, rows, columns)
+
+
+def _offsets(images: torch.Tensor, padding: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the first row and column (B, 1) of a random window into each framed image."""
+    size = (2, len(images), 1)
+    row, column = torch.randint(0, 2 * padding + 1, size, generator=generator, device=images.device)
+    return row, column
+
+
+def _gathered(images: torch.Tensor, padding: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Return the rows (B, H) and columns (B, W) of the images framed by `padding` black pixels, in one gather."""
+    padded = torch.nn.functional.pad(images, [padding] * 4)
+    sample = torch.arange(len(images), device=images.device)[:, None, None, None]
+    channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
+    return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -1,0 +1,99 @@
+"""The data sets that are known by name, and what reads them: torchvision, and scikit-learn for the embedded digits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from ibpc.data.arrays import KEYS, LAYOUT, UNREADABLE, first_line
+from ibpc.data.images import Augmentation
+from ibpc.errors import DataError
+
+ROOT_VARIABLE: Final = "IBPC_DATA"
+DIGITS: Final = "digits"
+DIGITS_TRAINING: Final = 1297
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a data set by name: its classes, the shape (C, H, W), what augments it, and its reader."""
+
+    classes: int
+    shape: tuple[int, int, int]
+    augmentation: Augmentation
+    read: Callable[[Path, bool], Mapping[str, Any]]
+
+
+def _read_digits(root: Path, download: bool) -> Mapping[str, Any]:
+    """Return scikit-learn's 1,797 digits of 8×8 pixels, 0…16 scaled to [0, 1].
+
+    1,297 train and 500 test, by the permutation of numpy's frozen generator RandomState(0).
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.RandomState(0).permutation(len(digits.target))
+    images, labels = (digits.images / 16.0).astype(np.float32)[order], digits.target[order]
+    split = DIGITS_TRAINING
+    return dict(zip(KEYS, (images[:split], labels[:split], images[split:], labels[split:]), strict=True))
+
+
+def _stored(dataset: Any) -> Any:
+    return dataset.data
+
+
+def _channels_last(dataset: Any) -> Any:
+    return dataset.data.transpose(0, 2, 3, 1)
+
+
+_BY_FLAG: Final = ({"train": True}, {"train": False})
+_BY_NAME: Final = ({"split": "train"}, {"split": "test"})
+
+
+def _torchvision(
+    name: str,
+    images: Callable[[Any], Any] = _stored,
+    labels: str = "targets",
+    parts: tuple[Mapping[str, Any], Mapping[str, Any]] = _BY_FLAG,
+) -> Callable[[Path, bool], Mapping[str, Any]]:
+    """Return the reader of a torchvision data set `name`.
+
+    `images` gets N×H×W(×C) pixels from it, `labels` is its attribute, and `parts` are the arguments that choose the
+    training and the test split. (CIFAR's own files are pickles; torchvision opens only those of the known MD5.)
+    """
+
+    def read(root: Path, download: bool) -> Mapping[str, Any]:
+        from torchvision import datasets
+
+        kind = getattr(datasets, name)
+        try:
+            train, test = (kind(str(root), download=download, **part) for part in parts)
+        except (*UNREADABLE, ImportError) as error:
+            action = "cannot be downloaded" if download else "not found"
+            raise DataError.at(
+                f"data set {name}",
+                f"{action}: {first_line(error)} (looked in {root} for {name.lower()}.npz and for torchvision's files)",
+                LAYOUT,
+                f"fetch it with --download, or point --data-root or {ROOT_VARIABLE} to it",
+            ) from error
+        values = (images(train), getattr(train, labels), images(test), getattr(test, labels))
+        return dict(zip(KEYS, map(np.asarray, values), strict=True))
+
+    return read
+
+
+KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
+    {
+        "mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("MNIST")),
+        "fashion-mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("FashionMNIST")),
+        "cifar10": Known(10, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR10")),
+        "cifar100": Known(100, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR100")),
+        "svhn": Known(10, (3, 32, 32), Augmentation.NONE, _torchvision("SVHN", _channels_last, "labels", _BY_NAME)),
+        DIGITS: Known(10, (1, 8, 8), Augmentation.NONE, _read_digits),
+    }
+)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import NoReturn, Self
+from typing import Final, NoReturn, Self
+
+_LONGEST_REASON: Final = 300
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if matches:
         return f"did you mean {lowered[matches[0]]!r}?"
     return "choose from " + ", ".join(choices)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a stranger's error says, cut off where it is long; its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
 
 
 def unreachable(what: str) -> NoReturn:

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 import torch
 from torch import distributed
 
-from ibpc.errors import TrainingError, UsageError
+from ibpc.errors import TrainingError, UsageError, first_line
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class Workers:
 
     def _lost(self, error: RuntimeError) -> TrainingError:
         where = f"process {self.rank} of {self.count}"
-        found = f"it lost the others: {(str(error).splitlines() or ['no reason given'])[0]}"
+        found = f"it lost the others: {first_line(error)}"
         return TrainingError.at(where, found, remedy="--resume goes on after the last whole epoch")
 
 
@@ -133,7 +133,7 @@ def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[
     try:
         distributed.init_process_group(backend, timeout=patience)
     except (RuntimeError, ValueError) as error:
-        found = f"{backend} cannot be reached: {(str(error).splitlines() or [''])[0]}"
+        found = f"{backend} cannot be reached: {first_line(error)}"
         raise UsageError.at("torchrun", found, "processes that reach each other") from error
     try:
         yield present()

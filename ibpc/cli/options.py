@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from ibpc.errors import UsageError
+from ibpc.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from ibpc.network import Network
@@ -77,8 +77,8 @@ def pick_device(name: str) -> Any:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError.at("--device", f"found {name!r} ({reason})", "auto, cpu, cuda, cuda:N or mps") from None
+        found = f"found {name!r} ({first_line(error)})"
+        raise UsageError.at("--device", found, "auto, cpu, cuda, cuda:N or mps") from None
     return device
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ibpc.errors import DataError, Problem, raise_all
+from ibpc.errors import DataError, Problem, first_line, raise_all
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT: Final = "NAME.npz with x_train, y_train, x_test, y_test: images uint8 N×H×W or N×H×W×C, labels integers"
@@ -56,8 +56,3 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
     if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
         raise DataError.at(path, f"{array.dtype} values that are not all finite numbers", "finite numbers")
     return array if array.dtype == np.float32 else array.astype(np.float64)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

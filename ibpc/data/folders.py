@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ibpc.data.arrays import UNREADABLE, first_line
-from ibpc.errors import DataError
+from ibpc.data.arrays import UNREADABLE
+from ibpc.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from ibpc.data.arrays import KEYS, LAYOUT, UNREADABLE, first_line
+from ibpc.data.arrays import KEYS, LAYOUT, UNREADABLE
 from ibpc.data.images import Augmentation
-from ibpc.errors import DataError
+from ibpc.errors import DataError, first_line
 
 ROOT_VARIABLE: Final = "IBPC_DATA"
 DIGITS: Final = "digits"

@@ -23,7 +23,7 @@ from torch import nn
 
 from ibpc.artifact import tool_versions, write_atomically
 from ibpc.bounds.ibp import lower_margins
-from ibpc.errors import ArtifactError, ModelError, UsageError
+from ibpc.errors import ArtifactError, ModelError, UsageError, first_line
 from ibpc.exports.nominal import OPSET
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
@@ -186,7 +186,7 @@ def _compare(data: bytes, module: nn.Module, ends: Sequence[torch.Tensor]) -> No
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         found = session.run(None, feed)
     except Exception as error:  # onnxruntime has no common class of errors
-        raise ModelError.at("export", f"ONNX Runtime refuses the graph: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError.at("export", f"ONNX Runtime refuses the graph: {first_line(error)}") from error
     with plain_products():
         results = module(*ends)
     expected = [value.numpy() for value in (results if isinstance(results, tuple) else (results,))]

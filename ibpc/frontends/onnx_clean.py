@@ -18,7 +18,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import inliner, shape_inference
 
-from ibpc.errors import ModelError, Problem, raise_all
+from ibpc.errors import ModelError, Problem, first_line, raise_all
 from ibpc.frontends.onnx_load import tensors_of
 
 OLDEST_OPSET: Final = 7
@@ -75,7 +75,7 @@ def _check(proto: onnx.ModelProto, opset: int, where: str) -> None:
     try:
         onnx.checker.check_model(shown)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        raise ModelError.at(where, f"the ONNX checker refuses it: {_first_line(error)}") from error
+        raise ModelError.at(where, f"the ONNX checker refuses it: {first_line(error)}") from error
 
 
 def schema_of(node: onnx.NodeProto, opset: int) -> onnx.defs.OpSchema | None:
@@ -142,7 +142,7 @@ def _inline_functions(proto: onnx.ModelProto, where: str, repairs: list[str]) ->
     try:
         inlined = inliner.inline_local_functions(proto)
     except RuntimeError as error:
-        raise ModelError.at(where, f"its functions cannot be inlined: {_first_line(error)}") from error
+        raise ModelError.at(where, f"its functions cannot be inlined: {first_line(error)}") from error
     proto.CopyFrom(inlined)
     repairs.append("model-local functions were inlined")
 
@@ -301,7 +301,3 @@ def _types_fit(proto: onnx.ModelProto) -> bool:
 
 def _elem_type(value: onnx.ValueInfoProto) -> int:
     return value.type.tensor_type.elem_type
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:300]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, Problem, raise_all
+from ibpc.errors import ModelError, Problem, first_line, raise_all
 
 Array = NDArray[Any]
 
@@ -129,7 +129,7 @@ class Tracer:
         try:
             inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
         except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-            raise ValueError(f"shape inference refuses it: {str(error).strip().splitlines()[0][:300]}") from error
+            raise ValueError(f"shape inference refuses it: {first_line(error)}") from error
         found = {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
         if node.op_type in _OF_SAME_SHAPE:
             found.setdefault(node.output[0], replace(self.values[node.input[0]], constant=None))

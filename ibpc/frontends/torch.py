@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import nn
 
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, first_line
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
@@ -61,7 +61,7 @@ def _expect_runs(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> N
     try:
         results = module(*inputs)
     except Exception as error:  # the module is a stranger's code: anything can come out
-        raise ModelError.at(where, f"it does not run on its example input: {_first_line(error)}") from error
+        raise ModelError.at(where, f"it does not run on its example input: {first_line(error)}") from error
     _tensors(results, where)
 
 
@@ -90,13 +90,13 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
     except Exception as error:  # the exporter runs the module's own code: anything can come out
         if find_spec("onnxscript") is None:
             remedy = "try again after: pip install onnxscript"
-            raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}", remedy=remedy) from error
+            raise ModelError.at(where, f"torch.onnx cannot export it: {first_line(error)}", remedy=remedy) from error
     else:
         return
     try:
         _run_exporter(module, inputs, path, {"dynamo": True, "verbose": False})
     except Exception as error:  # the other exporter runs it too
-        raise ModelError.at(where, f"torch.onnx cannot export it: {_first_line(error)}") from error
+        raise ModelError.at(where, f"torch.onnx cannot export it: {first_line(error)}") from error
 
 
 def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> None:
@@ -140,7 +140,3 @@ def _tensors(results: object, where: str) -> tuple[Tensor, ...]:
     if not isinstance(found, tuple | list) or not all(isinstance(each, Tensor) for each in found):
         raise ModelError.at(where, f"it returns {type(results).__name__}", "a tensor or a tuple of tensors")
     return tuple(found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, first_line
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
@@ -110,7 +110,7 @@ def validate(
             judge = make(model)
             answers = [[judge(point) for point in batch] for batch in points]
         except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
-            notes.append(f"{name} cannot run the file: {_first_line(error)}")
+            notes.append(f"{name} cannot run the file: {first_line(error)}")
             continue
         result = _compare(name, batches, ours, answers)
         if isinstance(result, Judgement):
@@ -226,7 +226,7 @@ def _whole_batch(
     try:
         judged = _onnx_runtime(model)(feed)
     except Exception as error:  # a judge is a stranger; what it did for single samples stands
-        yield f"at batch {BATCH_SIZE} the file itself does not run: {_first_line(error)}"
+        yield f"at batch {BATCH_SIZE} the file itself does not run: {first_line(error)}"
         return
     if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
         yield f"at batch {BATCH_SIZE} the file itself mixes the samples; it is imported sample by sample"
@@ -327,7 +327,3 @@ def _onnx2torch(model: onnx.ModelProto) -> Judge:
         return tuple(result.numpy() for result in results)
 
     return judge
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import nn
 
 from ibpc.artifact import write_atomically
-from ibpc.errors import Problem, TrainingError, raise_all
+from ibpc.errors import Problem, TrainingError, first_line, raise_all
 from ibpc.training.averaging import WeightAverage
 from ibpc.training.recipe import Recipe
 
@@ -105,7 +105,7 @@ class Checkpoint:
             average.restore(self._part(_AVERAGE))
             _set_random_states(self._part(_RANDOM), generator)
         except (KeyError, RuntimeError, ValueError) as error:
-            found = f"it does not fit: {str(error).splitlines()[0]}"
+            found = f"it does not fit: {first_line(error)}"
             raise TrainingError.at("checkpoint", found, "the checkpoint of this run") from error
 
     def write(self, path: Path) -> None:

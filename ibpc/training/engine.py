@@ -18,7 +18,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from ibpc.errors import TrainingError, UsageError, nearest
+from ibpc.errors import TrainingError, UsageError, first_line, nearest
 from ibpc.training.fields import value
 
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
@@ -231,7 +231,7 @@ def compiling(engine: Engine) -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        found = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        found = first_line(error)
         raise TrainingError.at("--compile inductor", found, "graphs that it compiles", "--compile eager") from error
 
 

@@ -15,7 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, first_line
 from ibpc.exports import nominal_model
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_load import read_model
@@ -100,5 +100,4 @@ def _session(model: onnx.ModelProto) -> Any:
     try:
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has no common class of errors
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelError.at(model.graph.name or "model", f"ONNX Runtime refuses it: {reason}") from error
+        raise ModelError.at(model.graph.name or "model", f"ONNX Runtime refuses it: {first_line(error)}") from error

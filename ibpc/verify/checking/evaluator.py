@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, first_line
 
 Evaluate: TypeAlias = Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
 
@@ -26,9 +26,8 @@ def evaluator(node: onnx.NodeProto, opset: int) -> Evaluate:
                 made.append(ReferenceEvaluator(alone))
             return list(made[0].run(None, fed))
         except Exception as error:  # the evaluator has no common class of errors
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             where = f"node {node.name or node.output[0]} ({node.op_type})"
-            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {reason}") from error
+            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {first_line(error)}") from error
 
     return evaluate
 

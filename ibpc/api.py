@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import onnx
 import torch
 from torch import nn
 
 from ibpc import artifact
-from ibpc.artifact import Source, tool_versions, write_atomically
+from ibpc.artifact import Source, write_atomically
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
-from ibpc.data import Dataset, fit_images, load_dataset, read_array
-from ibpc.errors import ModelError, PropertyError, UsageError
+from ibpc.data import Dataset, load_dataset
+from ibpc.errors import ModelError, UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
-from ibpc.ir import format_shape, same_order
 from ibpc.network import Network
 from ibpc.passes import COMPILE
-from ibpc.passes.normalize_input import PIXELS, normalize_input
+from ibpc.passes.normalize_input import normalize_input
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
+from ibpc.verify.balls import Ball, ball, spread_balls
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
 from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
@@ -188,52 +187,12 @@ def load_vnnlib(path: str | Path) -> Property:
     return load_vnnlib(Path(path))
 
 
-@dataclass(frozen=True)
-class Ball:
-    """An input of a network without batch, and the class that it should have; `index` is its place in a data set."""
-
-    point: torch.Tensor
-    label: int
-    index: int = 0
-
-
-def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
-    """Return the input in a `.npy` file, of class `label` or else of the network's own answer.
-
-    Raises DataError for a file that is no such array, PropertyError for one that does not fit, GraphError for a network
-    without logits.
-    """
-    x, classes = read_array(Path(path)), network.classes
-    if len(network.graph.outputs) != 1:
-        raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
-    shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
-    if len(shapes) != 1 or not same_order(x.shape, shapes[0]):
-        wanted = " and ".join(format_shape(shape) for shape in shapes)
-        expected = f"one input of shape {wanted}, {classes} classes"
-        raise PropertyError.at(path, f"an array of shape {format_shape(x.shape)}", expected)
-    point = torch.from_numpy(x).reshape(shapes[0])
-    if label is None:
-        with torch.no_grad():
-            label = int(network.nominal(point[None].float().to(network.device)).argmax(1))
-    return Ball(point, label)
-
-
-def spread_balls(network: Network, data: Dataset, limit: int) -> list[Ball]:
-    """Return `limit` test images, spread evenly over the data set. Raises DataError where they do not fit."""
-    count = len(data.test)
-    chosen = [number * count // min(limit, count) for number in range(min(limit, count))]
-    images = fit_images(data.test.floats()[chosen], network.input_shape)
-    labels = data.test.labels[chosen].tolist()
-    return [Ball(image, label, index) for image, label, index in zip(images, labels, chosen, strict=True)]
-
-
 def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
     """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
 
     The ball is clipped to the range of the network's input, [0, 1] if it states none; otherwise see `ball`.
     """
-    found = ball(network, path, label)
-    return Property.from_ball(found.point, eps, found.label, network.classes, network.input_range or PIXELS)
+    return ball(network, path, label).within(eps, network)
 
 
 def radius(
@@ -252,10 +211,9 @@ def radius(
     Each radius that is tried may take `timeout` seconds. Raises PropertyError where the input does not fit, UsageError
     for an unknown method or an impossible range.
     """
-    limits = network.input_range or PIXELS
 
     def verdict_at(eps: float) -> Verdict:
-        prop = Property.from_ball(around.point, eps, around.label, network.classes, limits)
+        prop = around.within(eps, network)
         return decide(network, prop, method=method, arithmetic=arithmetic, timeout=timeout, seed=seed).verdict
 
     return largest_radius(verdict_at, most, tolerance)
@@ -276,8 +234,13 @@ def decide(
     Raises PropertyError for a property that is malformed or does not fit, UsageError for an unknown method.
     """
     wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
-    options = Deciding(plan_named(method), arithmetic, timeout=timeout)
-    return replace(options, attack=replace(options.attack, seed=seed)).run(network, wanted, progress)
+    return _deciding(plan_named(method), arithmetic, timeout, seed).run(network, wanted, progress)
+
+
+def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic, timeout: float, seed: int) -> Deciding:
+    """Return how a property is decided by a plan of methods, the attack drawing with `seed`."""
+    how = Deciding(plan, arithmetic, timeout=timeout)
+    return replace(how, attack=replace(how.attack, seed=seed))
 
 
 def write_certificate(
@@ -323,8 +286,7 @@ def check(
         return (same, *check_property(data, model, str(path)))
     network = _as_certified(about)
     dataset = load_dataset(data["data"], data_root)
-    limits = network.input_range or PIXELS
-    return (same, *DataCheck(data, model, dataset, network.input_shape, limits).claims(progress))
+    return (same, *DataCheck(data, model, dataset, network.input_shape, network.pixel_range).claims(progress))
 
 
 def _judged_model(about: ModelFile) -> onnx.ModelProto:
@@ -366,38 +328,15 @@ def certify(
     """
     dataset = load_dataset(data) if isinstance(data, str) else data
     first, *rest = plan_named(method)
-    options = Deciding(tuple(rest), arithmetic, timeout=timeout)
     certification = DataCertification(
         method,
         Certification(first, method_named(first), arithmetic, replace(attack, seed=attack.seed + seed), batch),
-        replace(options, attack=replace(options.attack, seed=seed)) if rest else None,
+        _deciding(tuple(rest), arithmetic, timeout, seed) if rest else None,
     )
     images, labels = dataset.test.floats()[:limit], dataset.test.labels[:limit]
-    job = _job(network, dataset, eps, certification, len(images))
-    workers = present()
+    workers, job = present(), certification.identity(network, dataset, eps, len(images))
     journal = Journal(None if report is None else Path(report), job, workers.rank)
     return certification.run(network, images, labels, eps, journal, workers, progress)
-
-
-def _job(network: Network, dataset: Dataset, eps: float, how: DataCertification, count: int) -> dict[str, Any]:
-    """Return what verdicts depend on, as plain JSON data: journals of another job are not mixed with its own."""
-    state = network.snapshot()
-    digest = sha256(state.to_text().encode())
-    for key in sorted(state.state):
-        digest.update(torch.as_tensor(state.state[key]).contiguous().numpy().tobytes())
-    return {
-        "job": "certify",
-        "network": digest.hexdigest(),
-        "data": dataset.sha256,
-        "eps": eps,
-        "n": count,
-        "method": how.name,
-        "arithmetic": how.first.arithmetic.value,
-        "attack": str(how.first.attack),
-        "batch": how.first.batch,
-        "timeout": None if how.rest is None else how.rest.timeout,
-        "versions": tool_versions(),
-    }
 
 
 def write_report(

@@ -18,6 +18,7 @@ from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
+from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic
 
 
@@ -68,6 +69,11 @@ class Network:
         """The range of the first input's values, if the network states one."""
         low_high = self.graph.node(self.graph.inputs[0]).attributes["range"]
         return None if low_high is None else (float(low_high[0]), float(low_high[1]))
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        """The range that balls of images are clipped to: that of the input, [0, 1] where the network states none."""
+        return self.input_range or PIXELS
 
     @cached_property
     def nominal(self) -> fx.GraphModule:

@@ -17,7 +17,6 @@ from ibpc.ir import INPUT, Graph, Node
 from ibpc.lowering import lower_interval, lower_nominal
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.passes.normalize_input import PIXELS
 from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
@@ -123,7 +122,7 @@ def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Wi
     values: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad():
         for x in torch.split(fitted, _BATCH):
-            box = Interval.ball(x, eps, network.input_range or PIXELS)
+            box = Interval.ball(x, eps, network.pixel_range)
             ends = bounded(box.lower, box.upper)
             widths.append([float((ends[i + 1] - ends[i]).mean()) * len(x) for i in range(0, len(ends), 2)])
             found = nominal(x)

@@ -9,16 +9,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from math import isfinite
+from typing import Any
 
 import torch
 
-from ibpc.data import fit_images
+from ibpc.artifact import tool_versions
+from ibpc.data import Dataset, fit_images
 from ibpc.network import Network
-from ibpc.passes.normalize_input import PIXELS
+from ibpc.verify.balls import Ball
 from ibpc.verify.decide import Deciding
 from ibpc.verify.journal import Journal
-from ibpc.verify.properties import Property
 from ibpc.verify.robustness import ATTACKED, Certification, Example, Robustness, Verdict
 from ibpc.workers import ALONE, Workers
 
@@ -33,6 +35,26 @@ class DataCertification:
     name: str
     first: Certification
     rest: Deciding | None = None
+
+    def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
+        """Return what verdicts on the first `count` images depend on, as JSON data: what tells one job from another."""
+        snapshot = network.snapshot()
+        digest = sha256(snapshot.to_text().encode())
+        for key in sorted(snapshot.state):
+            digest.update(torch.as_tensor(snapshot.state[key]).contiguous().numpy().tobytes())
+        return {
+            "job": "certify",
+            "network": digest.hexdigest(),
+            "data": dataset.sha256,
+            "eps": eps,
+            "n": count,
+            "method": self.name,
+            "arithmetic": self.first.arithmetic.value,
+            "attack": str(self.first.attack),
+            "batch": self.first.batch,
+            "timeout": None if self.rest is None else self.rest.timeout,
+            "versions": tool_versions(),
+        }
 
     def run(
         self,
@@ -86,9 +108,7 @@ class DataCertification:
     def _decided(self, network: Network, image: torch.Tensor, eps: float, example: Example) -> Example:
         """Return the example with what the rest of the plan finds out."""
         assert self.rest is not None
-        limits = network.input_range or PIXELS
-        prop = Property.from_ball(image, eps, example.label, network.classes, limits)
-        decision = self.rest.run(network, prop)
+        decision = self.rest.run(network, Ball(image, example.label).within(eps, network))
         others = [other for other in range(network.classes) if other != example.label]
         margins = list(example.margin_lower)
         for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):

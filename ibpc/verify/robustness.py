@@ -23,7 +23,6 @@ from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.memory import kept_memory
 from ibpc.network import Network
-from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
 from ibpc.verify.attack import Attack, Points
 from ibpc.verify.replay import Replay
@@ -216,7 +215,7 @@ class _Judge:
         self._replay = Replay.of(network)
 
     def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
-        lower, upper = outer_ball(x, eps, self._network.input_range or PIXELS)
+        lower, upper = outer_ball(x, eps, self._network.pixel_range)
         box = Interval.bounds(lower, upper)
         with plain_products(), torch.no_grad():
             differences = self._bound(box)

@@ -1,0 +1,60 @@
+"""Inputs of a network with the class that they should have, and robustness around them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ibpc.data import Dataset, fit_images, read_array
+from ibpc.errors import PropertyError
+from ibpc.ir import format_shape, same_order
+from ibpc.network import Network
+from ibpc.verify.properties import Property
+
+
+@dataclass(frozen=True)
+class Ball:
+    """An input of a network without batch, and the class that it should have; `index` is its place in a data set."""
+
+    point: torch.Tensor
+    label: int
+    index: int = 0
+
+    def within(self, eps: float, network: Network) -> Property:
+        """Return robustness of the input: no point within `eps` is classified other than as `label`.
+
+        The ball is clipped to the range of the network's pixels. Raises PropertyError where that leaves nothing of it.
+        """
+        return Property.from_ball(self.point, eps, self.label, network.classes, network.pixel_range)
+
+
+def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
+    """Return the input in a `.npy` file, of class `label` or else of the network's own answer.
+
+    Raises DataError for a file that is no such array, PropertyError for one that does not fit, GraphError for a network
+    without logits.
+    """
+    x, classes = read_array(Path(path)), network.classes
+    if len(network.graph.outputs) != 1:
+        raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
+    shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
+    if len(shapes) != 1 or not same_order(x.shape, shapes[0]):
+        wanted = " and ".join(format_shape(shape) for shape in shapes)
+        expected = f"one input of shape {wanted}, {classes} classes"
+        raise PropertyError.at(path, f"an array of shape {format_shape(x.shape)}", expected)
+    point = torch.from_numpy(x).reshape(shapes[0])
+    if label is None:
+        with torch.no_grad():
+            label = int(network.nominal(point[None].float().to(network.device)).argmax(1))
+    return Ball(point, label)
+
+
+def spread_balls(network: Network, data: Dataset, limit: int) -> list[Ball]:
+    """Return `limit` test images, spread evenly over the data set. Raises DataError where they do not fit."""
+    count = len(data.test)
+    chosen = [number * count // min(limit, count) for number in range(min(limit, count))]
+    images = fit_images(data.test.floats()[chosen], network.input_shape)
+    labels = data.test.labels[chosen].tolist()
+    return [Ball(image, label, index) for image, label, index in zip(images, labels, chosen, strict=True)]

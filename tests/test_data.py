@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from ibpc.data import (
     crop_and_flip,
     data_root,
     load_dataset,
+    read_array,
     to_unit,
 )
 from ibpc.errors import DataError
@@ -249,6 +252,39 @@ def test_damaged_files_never_give_another_error(tmp_path):
             load_dataset(path)
 
 
+@pytest.mark.parametrize(
+    "member",
+    [b"", b"no array", b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{"],
+    ids=["empty", "text", "a deep header", "an endless header"],
+)
+def test_a_member_that_is_no_array_is_one_clear_error(tmp_path, member):
+    path = write(tmp_path, x_train=np.zeros(0))
+    whole = {name: zipfile.ZipFile(path).read(name) for name in zipfile.ZipFile(path).namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (whole | {"x_train.npy": member}).items():
+            archive.writestr(name, data)
+    with pytest.raises(DataError, match="own.npz: unreadable"):
+        load_dataset(path)
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    path = tmp_path / "own.npz"
+    np.savez_compressed(path, **(arrays() | {"x_train": np.zeros((200, 100, 100), np.uint8)}))
+    monkeypatch.setattr("ibpc.data.arrays._ALWAYS_UNPACKED", 10**6)
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was unpacked"))
+    with pytest.raises(DataError, match=r"bytes that unpack to 2,00.*uncompressed"):
+        load_dataset(path)
+
+
+def test_a_pipe_is_no_data_set(tmp_path):
+    """Reading one would wait for ever."""
+    os.mkfifo(tmp_path / "own.npz")
+    with pytest.raises(DataError, match="not a regular file"):
+        load_dataset(tmp_path / "own.npz")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_array(tmp_path / "own.npz")
+
+
 def test_a_single_array_is_no_data_set(tmp_path):
     np.save(tmp_path / "own.npy", np.zeros(3))
     (tmp_path / "own.npy").rename(tmp_path / "own.npz")
@@ -260,6 +296,27 @@ def test_folder_with_a_broken_image(tmp_path):
     write_folder(tmp_path)
     (tmp_path / "train" / "dog" / "a.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"dog/a\.png: unreadable"):
+        load_dataset(tmp_path)
+
+
+def test_folder_with_a_pipe_and_with_a_giant(tmp_path, monkeypatch):
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / "test/cat/extra.png")
+    with pytest.raises(DataError, match="extra.png: unreadable: not a regular file"):
+        load_dataset(tmp_path)
+    (tmp_path / "test/cat/extra.png").unlink()
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5)
+    with pytest.raises(DataError, match="unreadable: Image size"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["..", "/", "../dog"])
+def test_folder_that_lies_in_itself(tmp_path, target):
+    """The walk through such folders would not end, or would find each image many times."""
+    write_folder(tmp_path)
+    (tmp_path / "train/cat/link").symlink_to(target)
+    (tmp_path / "train/dog/link").symlink_to("../cat")
+    with pytest.raises(DataError, match="link: a link to .*, which it lies in"):
         load_dataset(tmp_path)
 
 

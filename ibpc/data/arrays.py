@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from ibpc.errors import DataError, Problem, first_line, raise_all
+from ibpc.files import expect_regular
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT: Final = "NAME.npz with x_train, y_train, x_test, y_test: images uint8 N×H×W or N×H×W×C, labels integers"
@@ -22,25 +24,48 @@ UNREADABLE: Final = (
     KeyError,
     RuntimeError,
     MemoryError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
+_MOST_BYTES: Final = 2**40
+_ALWAYS_UNPACKED: Final = 2**28
+_MOST_GROWTH: Final = 100
+_ARRAY_MAGIC: Final = b"\x93NUMPY"
 
 
 def read_npz(path: Path) -> Mapping[str, Any]:
     """Return the four arrays of a data set. Raises DataError where they are not there, or cannot be read."""
     try:
+        expect_regular(path, _MOST_BYTES)
         with path.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
+            if stream.read(len(_ARRAY_MAGIC)) == _ARRAY_MAGIC:
                 raise DataError.at(path, "a single array", LAYOUT)
-            raise_all(DataError, _missing_keys(path, archive.files))
-            return {key: archive[key] for key in KEYS}
+            with zipfile.ZipFile(stream) as archive:
+                members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+                raise_all(DataError, _missing_keys(path, members))
+                _expect_size(path, sum(members[key].file_size for key in KEYS))
+                return {key: _read_member(archive, members[key]) for key in KEYS}
     except UNREADABLE as error:
         raise DataError.at(path, f"unreadable: {first_line(error)}", f"{LAYOUT}, without pickled objects") from error
 
 
-def _missing_keys(path: Path, found: list[str]) -> Iterator[Problem]:
+def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray[Any, Any]:
+    with archive.open(member) as stream:
+        array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
+        return array
+
+
+def _expect_size(path: Path, unpacked: int) -> None:
+    """Raise DataError where a small file unpacks to a very large one, as no images do."""
+    size = path.stat().st_size
+    most = max(_ALWAYS_UNPACKED, _MOST_GROWTH * size)
+    if unpacked > most:
+        found = f"{size:,} bytes that unpack to {unpacked:,}"
+        raise DataError.at(path, found, f"at most {most:,}", "store such images uncompressed, with numpy.savez")
+
+
+def _missing_keys(path: Path, found: Iterable[str]) -> Iterator[Problem]:
     for key in KEYS:
         if key not in found:
             yield Problem(str(path), f"no array {key!r} among {', '.join(sorted(found)) or 'none'}", LAYOUT)
@@ -49,6 +74,7 @@ def _missing_keys(path: Path, found: list[str]) -> Iterator[Problem]:
 def read_array(path: Path) -> np.ndarray[Any, Any]:
     """Return the finite numbers of a `.npy` file as float64 or float32. Raises DataError; nothing is unpickled."""
     try:
+        expect_regular(path)
         with path.open("rb") as file:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from ibpc.data.arrays import UNREADABLE
 from ibpc.errors import DataError, first_line
+from ibpc.files import expect_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,6 +24,7 @@ def read_folder(path: Path) -> Mapping[str, Any]:
 
     folders = {}
     for split in ("train", "test"):
+        _expect_no_cycle(path / split)
         try:
             folders[split] = ImageFolder(str(path / split))
         except OSError as error:
@@ -38,6 +41,22 @@ def read_folder(path: Path) -> Mapping[str, Any]:
         arrays[f"x_{split}"] = _read_images([Path(file) for file, _ in folder.samples], mode)
         arrays[f"y_{split}"] = np.asarray(folder.targets)
     return arrays
+
+
+def _expect_no_cycle(folder: Path) -> None:
+    """Raise DataError where a link leads to a folder that the link itself lies in: its images would never end."""
+    pending: list[tuple[str, tuple[Path, ...]]] = [(str(folder), (folder.resolve(),))]
+    while pending:
+        place, chain = pending.pop()
+        try:
+            children = [entry for entry in os.scandir(place) if entry.is_dir()]
+        except OSError:
+            continue
+        for child in children:
+            real = Path(child.path).resolve()
+            if any(above.is_relative_to(real) for above in chain):
+                raise DataError.at(child.path, f"a link to {real}, which it lies in", "a folder of images")
+            pending.append((child.path, (*chain, real)))
 
 
 def _image_mode(path: Path) -> str:
@@ -60,11 +79,12 @@ def _read_images(paths: list[Path], mode: str) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image. Raises DataError where it, or what is done with it, cannot be read."""
+    """Open an image. Raises DataError where it, or what is done with it, cannot be read, or is far too large."""
     from PIL import Image
 
     try:
+        expect_regular(path)
         with Image.open(path) as image:
             yield image
-    except UNREADABLE as error:
+    except (*UNREADABLE, Image.DecompressionBombError) as error:
         raise DataError.at(path, f"unreadable: {first_line(error)}", "an image file") from error

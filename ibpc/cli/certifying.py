@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ibpc.cli.options import (
+    ArithmeticName,
     Data,
     DataRoot,
     Device,
     Download,
+    Label,
+    Proving,
     Seed,
     named_dataset,
     parse_arithmetic,
@@ -27,51 +30,52 @@ from ibpc.errors import UsageError
 if TYPE_CHECKING:
     from ibpc.data import Dataset
     from ibpc.network import Network
-    from ibpc.rounding import Arithmetic
     from ibpc.verify.properties import Property
     from ibpc.workers import Workers
 
 # How long the processes that share a data set wait for the last of them.
 PATIENCE: Final = timedelta(days=30)
 
+Target = Annotated[Path, typer.Argument(help="Artifact or MODEL.onnx.")]
+Vnnlib = Annotated[Path | None, typer.Option("--vnnlib", help="Decide the property in this VNN-LIB file.")]
+Point = Annotated[Path | None, typer.Option("--input", metavar="X.npy", help="Decide the robustness of this input.")]
+MaybeEps = Annotated[
+    float | None,
+    typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255."),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")]
+Method = Annotated[str | None, typer.Option("--method", help="Bounding method; default: auto, and ibp for a data set.")]
+Timeout = Annotated[
+    float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property, or one image.")
+]
+Mean = Annotated[str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")]
+Std = Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
+]
+Result = Annotated[
+    Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
+]
+
 
 def certify(
-    target: Annotated[Path, typer.Argument(help="Artifact or MODEL.onnx.")],
-    vnnlib: Annotated[Path | None, typer.Option("--vnnlib", help="Decide the property in this VNN-LIB file.")] = None,
-    point: Annotated[
-        Path | None, typer.Option("--input", metavar="X.npy", help="Decide the robustness of this input.")
-    ] = None,
-    eps: Annotated[
-        float | None,
-        typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255."),
-    ] = None,
-    label: Annotated[
-        int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
-    ] = None,
+    target: Target,
+    vnnlib: Vnnlib = None,
+    point: Point = None,
+    eps: MaybeEps = None,
+    label: Label = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")] = None,
-    method: Annotated[
-        str | None, typer.Option("--method", help="Bounding method; default: auto, and ibp for a data set.")
-    ] = None,
-    arithmetic: Annotated[
-        str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
-    ] = "float32",
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property, or one image.")
-    ] = 60.0,
-    mean: Annotated[
-        str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")
-    ] = None,
-    std: Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
-    ] = None,
-    result: Annotated[
-        Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
-    ] = None,
+    limit: Limit = None,
+    method: Method = None,
+    arithmetic: ArithmeticName = "float32",
+    timeout: Timeout = 60.0,
+    mean: Mean = None,
+    std: Std = None,
+    output: Output = None,
+    result: Result = None,
     seed: Seed = 0,
     device: Device = "auto",
 ) -> None:
@@ -88,7 +92,10 @@ def certify(
     if any(normalization):
         network = api.normalized(network, normalization[0] or [0.0], normalization[1] or [1.0])
     where = own_device(pick_device(device))
-    job = _Job(target, network.to(where), normalization, method, parse_arithmetic(arithmetic), timeout, seed, output)
+    if method is None:
+        method = api.AUTO if vnnlib or point else api.QUICK
+    proving = Proving(method=method, arithmetic=parse_arithmetic(arithmetic), timeout=timeout, seed=seed)
+    job = _Job(target, network.to(where), normalization, proving, output)
     if vnnlib or point:
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
         decide(job, prop, result)
@@ -105,10 +112,7 @@ class _Job:
     target: Path
     network: Network
     normalization: tuple[list[float] | None, list[float] | None]
-    method: str | None
-    arithmetic: Arithmetic
-    timeout: float
-    seed: int
+    proving: Proving
     output: Path | None
 
 
@@ -149,15 +153,7 @@ def decide(job: _Job, prop: Property, result: Path | None) -> None:
     from ibpc.report import progress, terminal
 
     with progress.stages() as show_stage:
-        decision = api.decide(
-            job.network,
-            prop,
-            method=api.AUTO if job.method is None else job.method,
-            arithmetic=job.arithmetic,
-            timeout=job.timeout,
-            seed=job.seed,
-            progress=show_stage,
-        )
+        decision = api.decide(job.network, prop, progress=show_stage, **job.proving)
     terminal.show_decision(job.target, prop, decision)
     if result:
         api.write_result(result, decision)
@@ -173,16 +169,7 @@ def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, wor
     total = min(limit or len(dataset.test), len(dataset.test))
     with progress.certification_progress(total, workers) as show_progress:
         result = api.certify(
-            job.network,
-            dataset,
-            eps,
-            method=api.QUICK if job.method is None else job.method,
-            arithmetic=job.arithmetic,
-            timeout=job.timeout,
-            seed=job.seed,
-            limit=limit,
-            report=job.output,
-            progress=show_progress,
+            job.network, dataset, eps, limit=limit, report=job.output, progress=show_progress, **job.proving
         )
     if not workers.is_first:
         return

@@ -8,10 +8,13 @@ from typing import Annotated
 import typer
 
 from ibpc.cli.options import (
+    ArithmeticName,
     Data,
     DataRoot,
     Device,
     Download,
+    Label,
+    Proving,
     Seed,
     named_dataset,
     parse_arithmetic,
@@ -26,9 +29,7 @@ def radius(
     point: Annotated[
         Path | None, typer.Option("--input", metavar="X.npy", help="This input; default: test images.")
     ] = None,
-    label: Annotated[
-        int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
-    ] = None,
+    label: Label = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -40,9 +41,7 @@ def radius(
         float, typer.Option("--tolerance", parser=parse_eps, metavar="E", help="How exact the answer has to be.")
     ] = 0.001,
     method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
-    arithmetic: Annotated[
-        str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")
-    ] = "float32",
+    arithmetic: ArithmeticName = "float32",
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one radius of one input.")
     ] = 10.0,
@@ -58,7 +57,7 @@ def radius(
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --label K")
     network = api.open_network(target).to(pick_device(device))
-    options = {"method": method, "arithmetic": parse_arithmetic(arithmetic), "timeout": timeout, "seed": seed}
+    how = Proving(method=method, arithmetic=parse_arithmetic(arithmetic), timeout=timeout, seed=seed)
     if point is not None:
         balls = [("input", api.ball(network, point, label))]
     else:
@@ -68,5 +67,5 @@ def radius(
     with progress.stages() as show_stage:
         for name, ball in balls:
             show_stage(name)
-            found.append((name, api.radius(network, ball, most=most, tolerance=tolerance, **options)))
+            found.append((name, api.radius(network, ball, most=most, tolerance=tolerance, **how)))
     terminal.show_radii(target, method, found)

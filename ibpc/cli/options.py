@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypedDict
 
 import typer
 
@@ -14,6 +14,7 @@ from ibpc.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from ibpc.network import Network
+    from ibpc.rounding import Arithmetic
 
 
 # A radius as text. Exponents are short, for a Fraction writes them out.
@@ -53,8 +54,21 @@ Data = Annotated[
 DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Where data sets lie; default: $IBPC_DATA or ~/.cache/ibpc.")
 ]
+Label = Annotated[
+    int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
+]
+ArithmeticName = Annotated[str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not on disk.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
+
+
+class Proving(TypedDict):
+    """How to prove, by the names that `ibpc.decide`, `ibpc.certify` and `ibpc.radius` have for it."""
+
+    method: str
+    arithmetic: Arithmetic
+    timeout: float
+    seed: int
 
 
 def named_dataset(data: str | None, network: Network, target: Path) -> str:
@@ -82,7 +96,7 @@ def pick_device(name: str) -> Any:
     return device
 
 
-def parse_arithmetic(name: str) -> Any:
+def parse_arithmetic(name: str) -> Arithmetic:
     """Return the arithmetic of an option. Raises UsageError for an unknown one."""
     from ibpc.rounding import Arithmetic
 

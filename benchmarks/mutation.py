@@ -469,7 +469,7 @@ MUTATIONS = (
     # ── the checker of certificates ─────────────────────────────────────────────────────────────────────────────
     Mutation(
         "the checker forgets the network's rounding",
-        "ibpc/verify/checking/values.py",
+        "ibpc/verify/checking/arithmetic.py",
         "error = (gamma + own) * magnitude",
         "error = own * magnitude",
         "tests/test_checking.py -k order",

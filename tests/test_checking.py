@@ -21,7 +21,8 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import read_certificate
 from ibpc.verify.check_property import check_property
 from ibpc.verify.checking import Checker
-from ibpc.verify.checking.values import MACHINES, RULES
+from ibpc.verify.checking.arithmetic import MACHINES
+from ibpc.verify.checking.rules import RULES
 from tests.onnx_models import chain, model, runtime
 from tests.test_conformance import free_inputs, official_cases, with_constants
 

@@ -24,7 +24,7 @@ from ibpc.ops import operators
 from ibpc.rounding import Arithmetic
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.onnx_file import OnnxFile
-from ibpc.verify.checking.values import RULES
+from ibpc.verify.checking.rules import RULES
 from tests.onnx_models import chain, normal, runtime
 
 SAMPLES = 8

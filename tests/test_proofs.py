@@ -27,7 +27,8 @@ from ibpc.verify.checking.checker import Checker
 from ibpc.verify.checking.planes import PLANES
 from ibpc.verify.checking.proofs import LEVELS, encoded
 from ibpc.verify.checking.regions import Region
-from ibpc.verify.checking.values import RULES, Box
+from ibpc.verify.checking.rules import RULES
+from ibpc.verify.checking.values import Box
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor
 from ibpc.verify.search import branching

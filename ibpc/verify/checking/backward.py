@@ -15,7 +15,8 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import OWN_UNIT, Array, Box, Constant, Planes, Value
+from ibpc.verify.checking.arithmetic import OWN_UNIT
+from ibpc.verify.checking.values import Array, Box, Constant, Planes, Value
 
 Values: TypeAlias = Mapping[str, Value]
 Rows: TypeAlias = dict[str, Array]

@@ -13,13 +13,15 @@ import onnx
 from onnx import helper
 
 from ibpc.errors import ModelError, PropertyError
+from ibpc.verify.checking.arithmetic import MACHINES, Machine
 from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
 from ibpc.verify.checking.evaluator import evaluator
 from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.planes import PLANES, bent
 from ibpc.verify.checking.positions import is_cut, written
 from ibpc.verify.checking.regions import EmptyError, Region, not_empty
-from ibpc.verify.checking.values import MACHINES, RULES, Array, Box, Constant, Machine, Step, Value, unwrapped
+from ibpc.verify.checking.rules import RULES, Step
+from ibpc.verify.checking.values import Array, Box, Constant, Value, unwrapped
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
 

@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import Array, Box, Step, rule, unknown, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unknown, unless
 
 Truth: TypeAlias = NDArray[np.bool_]
 

@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from ibpc.verify.checking.arithmetic import OWN_UNIT
 from ibpc.verify.checking.groups import OWN_SHARE
-from ibpc.verify.checking.values import OWN_UNIT, Array, Box
+from ibpc.verify.checking.values import Array, Box
 
 _MOST_CORNERS: Final = 8
 _MOST_NUMBERS: Final = 2**21

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ibpc.verify.checking.linear import largest
 from ibpc.verify.checking.products import corners
-from ibpc.verify.checking.values import Array, Box, Pull, Step, rule
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, Pull
 
 _MOST_PRODUCTS: Final = 2**24
 # Labels for the dimensions that an ellipsis stands for: those that no equation can have.

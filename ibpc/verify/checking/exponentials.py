@@ -15,7 +15,8 @@ from math import log
 import numpy as np
 
 from ibpc.verify.checking.linear import reduced_axes
-from ibpc.verify.checking.values import Array, Box, Step, rule, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unless
 
 
 def _by_corners(step: Step, function: Callable[[Array, Array], Array]) -> tuple[Array, Array, int]:

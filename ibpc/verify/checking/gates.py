@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import Array, Box, Step, rule
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box
 
 Function = Callable[[Array], NDArray[Any]]
 

@@ -8,7 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import Array, Box, Step, unless
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array, Box, unless
 
 # What the checker's own formulas round, relative: some tens of operations beside the sums.
 OWN_SHARE: Final = 2.0**-46

@@ -12,7 +12,9 @@ from typing import Final
 
 import numpy as np
 
-from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull, Step, broadcast_pull, rule
+from ibpc.verify.checking.pulls import broadcast_pull
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull
 
 _UNDERFLOW: Final = 2.0**-100
 

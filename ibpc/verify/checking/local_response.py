@@ -8,7 +8,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ibpc.verify.checking.norms import least_modulus
-from ibpc.verify.checking.values import Array, Box, Step, rule, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unless
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import Affine, Array, Box, Constant, Step, Value, rule, scatter
+from ibpc.verify.checking.pulls import scatter
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Affine, Array, Box, Constant, Value
 
 # The operands that hold data; the others say where it goes. Of Concat all are data.
 _DATA: Final[dict[str, tuple[int, ...]]] = {

@@ -9,7 +9,8 @@ import numpy as np
 
 from ibpc.verify.checking.groups import Groups, Missed, finite, in_arithmetic, normalized_dimensions, positive_epsilon
 from ibpc.verify.checking.norms import least_modulus
-from ibpc.verify.checking.values import Array, Box, Step, rule, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unless
 
 
 @rule("RMSNormalization")

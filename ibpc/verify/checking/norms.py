@@ -11,9 +11,11 @@ from typing import TypeAlias
 
 import numpy as np
 
+from ibpc.verify.checking.arithmetic import OWN_UNIT
 from ibpc.verify.checking.linear import reduced_axes
 from ibpc.verify.checking.products import corners
-from ibpc.verify.checking.values import OWN_UNIT, Array, Box, Step, rule, unknown, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unknown, unless
 from ibpc.verify.checking.windows import Windows
 
 Gathered: TypeAlias = Callable[[Array], Array]

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.linear import scaled
-from ibpc.verify.checking.values import Array, Box, Step, careful, rule, unknown, unless
+from ibpc.verify.checking.rules import Step, careful, rule
+from ibpc.verify.checking.values import Array, Box, unknown, unless
 
 Truth: TypeAlias = NDArray[np.bool_]
 

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from ibpc.errors import IbpcError, ModelError
-from ibpc.verify.checking.values import Array, Box, Machine, unknown, unless
+from ibpc.verify.checking.arithmetic import Machine
+from ibpc.verify.checking.values import Array, Box, unknown, unless
 
 
 class EmptyError(IbpcError):

@@ -16,8 +16,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpc.verify.checking.arithmetic import OWN_UNIT
 from ibpc.verify.checking.linear import largest
-from ibpc.verify.checking.values import OWN_UNIT, Affine, Array, Box, Step, rule, scatter
+from ibpc.verify.checking.pulls import scatter
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Affine, Array, Box
 
 _MODES: Final = (
     *("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"),

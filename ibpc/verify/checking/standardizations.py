@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 
+from ibpc.verify.checking.arithmetic import Machine
 from ibpc.verify.checking.deviations import least_variance, standardized
 from ibpc.verify.checking.groups import (
     OWN_SHARE,
@@ -17,7 +18,8 @@ from ibpc.verify.checking.groups import (
     normalized_dimensions,
     positive_epsilon,
 )
-from ibpc.verify.checking.values import Array, Box, Machine, Step, rule, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, unless
 
 
 @rule("LayerNormalization")

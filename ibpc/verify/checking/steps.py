@@ -9,7 +9,8 @@ import numpy as np
 from ibpc.verify.checking.choices import Truth, known, verdict
 from ibpc.verify.checking.linear import scaled
 from ibpc.verify.checking.products import corners
-from ibpc.verify.checking.values import INTEGERS, Array, Box, Step, careful, rule
+from ibpc.verify.checking.rules import Step, careful, rule
+from ibpc.verify.checking.values import INTEGERS, Array, Box
 
 _BOOLEAN = 9
 _FLOAT, _DOUBLE = 1, 11

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ibpc.verify.checking.linear import largest, split_product, stacked
-from ibpc.verify.checking.values import Array, Box, Constant, Pull, Step, rule, unknown, unless
+from ibpc.verify.checking.rules import Step, rule
+from ibpc.verify.checking.values import Array, Box, Constant, Pull, unknown, unless
 
 
 @dataclass(frozen=True)

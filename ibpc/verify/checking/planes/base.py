@@ -9,7 +9,9 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.verify.checking.values import MACHINES, OWN_UNIT, RULES, Array, Box, Planes, Pull, Step, Term
+from ibpc.verify.checking.arithmetic import MACHINES, OWN_UNIT
+from ibpc.verify.checking.rules import RULES, Step
+from ibpc.verify.checking.values import Array, Box, Planes, Pull, Term
 
 Function: TypeAlias = Callable[[Array], NDArray[Any]]
 Pair: TypeAlias = tuple[Array, Array]

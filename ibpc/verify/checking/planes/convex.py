@@ -6,7 +6,8 @@ import numpy as np
 
 from ibpc.verify.checking.gates import logistic
 from ibpc.verify.checking.planes.base import Function, Pair, Sketch, chord, planes, unary
-from ibpc.verify.checking.values import Array, Box, Step
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array, Box
 
 
 def convex(step: Step, function: Function, derivative: Function) -> Sketch:

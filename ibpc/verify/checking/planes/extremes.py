@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.planes.base import Part, Sketch, planes
-from ibpc.verify.checking.values import Array, Box, Pull, Step, broadcast_pull, scatter
+from ibpc.verify.checking.pulls import broadcast_pull, scatter
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array, Box, Pull
 from ibpc.verify.checking.windows import Windows
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from ibpc.verify.checking.gates import cubic_share, logistic, normal_share
 from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
-from ibpc.verify.checking.values import Array, Step
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array
 
 # Where the curvature of a product of x and a share of it changes sign.
 _TURNS_OF_GELU: Final = (-sqrt(2.0), sqrt(2.0))

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from ibpc.verify.checking.planes.base import Sketch, chord, planes, touching
-from ibpc.verify.checking.values import Array, Box, Step
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array, Box
 
 
 def _kinked(step: Step, left: Array) -> Sketch:

@@ -6,7 +6,9 @@ import numpy as np
 
 from ibpc.verify.checking.planes.base import Pair, Part, Sketch, planes
 from ibpc.verify.checking.planes.convex import convex
-from ibpc.verify.checking.values import Box, Step, broadcast_pull
+from ibpc.verify.checking.pulls import broadcast_pull
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Box
 
 
 @planes("Mul")

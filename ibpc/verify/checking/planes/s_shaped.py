@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ibpc.verify.checking.gates import logistic
 from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
-from ibpc.verify.checking.values import Array, Box, Step
+from ibpc.verify.checking.rules import Step
+from ibpc.verify.checking.values import Array, Box
 
 
 def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:

@@ -1,0 +1,142 @@
+"""Rules: bounds of a node's outputs from those of its operands, one for each ONNX type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Final, NoReturn, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from ibpc.errors import ModelError
+from ibpc.verify.checking.arithmetic import OWN_ROUNDINGS, OWN_UNIT, Machine
+from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull, Value, unknown, unless
+
+# Elementary functions of numpy and the standard library, in units of 2⁻⁵³: they are within 4 ulps.
+_OWN_ELEMENTARY: Final = 16.0 * OWN_UNIT
+_ELEMENTARY_ULPS: Final = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node of the file at its operands. `memory` outlives the step: what depends on constants and shapes only."""
+
+    node: onnx.NodeProto
+    version: int
+    names: tuple[str, ...]
+    operands: tuple[Value | None, ...]
+    attributes: Mapping[str, Any]
+    machine: Machine
+    element_type: int
+    evaluate: Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
+    memory: dict[str, Any]
+
+    def has(self, slot: int) -> bool:
+        """Whether there is an operand in the slot."""
+        return slot < len(self.operands) and self.operands[slot] is not None
+
+    def value(self, slot: int) -> Value:
+        """Return the operand in a slot."""
+        found = self.operands[slot] if slot < len(self.operands) else None
+        if found is None:
+            self.fail(f"no input {slot + 1}", "one")
+        return found
+
+    def box(self, slot: int) -> Box:
+        """Return an operand as a box; a constant is one of a single point."""
+        found = self.value(slot)
+        return found if isinstance(found, Box) else Box(*self.machine.flushed(found.wide, found.wide))
+
+    def constant(self, slot: int) -> Constant:
+        """Return an operand that has to be constant. Raises ModelError if it is computed from the inputs."""
+        found = self.value(slot)
+        if isinstance(found, Box):
+            self.fail(f"its input {self.names[slot]} depends on the network's inputs", "a constant")
+        return found
+
+    def integers(self, slot: int, attribute: str) -> list[int] | None:
+        """Return integers that are an attribute in early versions of the type and an operand in later ones."""
+        if self.has(slot):
+            return [int(number) for number in self.constant(slot).array.ravel()]
+        found = self.attributes.get(attribute)
+        return None if found is None else [int(number) for number in np.atleast_1d(found)]
+
+    def require_floats(self) -> None:
+        """Raise ModelError unless the node computes in floating numbers: on integers its quotients are others."""
+        if self.element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            self.fail("it computes in integers, or its element type is not known", "floats of 32 or 64 bits")
+
+    def fail(self, found: str, expected: str = "") -> NoReturn:
+        """Raise ModelError about this node."""
+        where = f"node {self.node.name or self.node.output[0]} ({self.node.op_type} of version {self.version})"
+        raise ModelError.at(where, f"the checker cannot bound it: {found}", expected)
+
+    # ── what rules return ───────────────────────────────────────────────────────────────────────────────────────
+    def affine_box(
+        self,
+        ends: tuple[Array, Array],
+        error: Array,
+        moduli: Array,
+        pulls: Sequence[tuple[str, Pull]] = (),
+        offset: Array | float = 0.0,
+        exact: NDArray[np.bool_] | bool = False,
+    ) -> Box:
+        """Return the box of an affine function with the ends as computed, moved apart by `error` unless they are exact.
+
+        With `pulls` and `offset` the box stays an affine function; a pull sums over all outputs, and rounds: `moduli`,
+        the sum of the moduli of all terms, is what that is relative to.
+        """
+        apart = np.where(exact, 0.0, error)
+        lower, upper = ends[0] - apart, ends[1] + apart
+        if not pulls:
+            return Box(lower, upper)
+        pulled = error + (lower.size + OWN_ROUNDINGS) * 2.0 * OWN_UNIT * moduli
+        flat = np.broadcast_to(offset, lower.shape).ravel()
+        affine = Affine(tuple(pulls), flat, np.broadcast_to(pulled, lower.shape).ravel())
+        return Box(lower, upper, affine)
+
+    def near(self, lower: Array, upper: Array, ulps: int = _ELEMENTARY_ULPS, absolute: float = 0.0) -> Box:
+        """Return the box of a function that the file's execution misses by `ulps` and `absolute` u at most.
+
+        A unit of the last place is at most 2u of the value.
+        """
+        relative = 2.0 * ulps * self.machine.unit + _OWN_ELEMENTARY
+        least = absolute * (self.machine.unit + _OWN_ELEMENTARY) + 4.0 * self.machine.smallest
+        return Box(lower - (np.abs(lower) * relative + least), upper + (np.abs(upper) * relative + least))
+
+
+Rule: TypeAlias = Callable[[Step], "Value | Sequence[Value]"]
+RULES: Final[dict[str, Rule]] = {}
+
+
+def rule(*types: str) -> Callable[[Rule], Rule]:
+    """Register the rule of ONNX types: bounds of a node's outputs from those of its operands."""
+
+    def register(function: Rule) -> Rule:
+        for type in types:
+            if type in RULES:
+                raise AssertionError(f"bug in ibpc: two rules for {type}")
+            RULES[type] = function
+        return function
+
+    return register
+
+
+def careful(function: Callable[[Step], Box]) -> Callable[[Step], Box]:
+    """Let an elementwise rule know nothing where an operand may be no number: what saturates would hide that.
+
+    max(NaN, 0) is not 0 in every execution, and 1 / (1 + e⁻ˣ) is NaN.
+    """
+
+    @wraps(function)
+    def known(step: Step) -> Box:
+        found, lost = function(step), np.zeros((), bool)
+        for slot in range(len(step.operands)):
+            if step.has(slot):
+                lost = lost | unknown(step.box(slot))
+        return unless(lost, found) if lost.any() else found
+
+    return known

@@ -12,26 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import onnx
 import torch
 from onnx import numpy_helper
 
-from ibpc.errors import GraphError, ModelError, Problem, nearest, raise_all
+from ibpc.errors import GraphError, ModelError, Problem, raise_all
 from ibpc.frontends.onnx_batch import LIFTS, RESHAPES, Form, Sizes, preferred_form, reshaping
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
-from ibpc.frontends.onnx_fold import Array, Tracer
+from ibpc.frontends.onnx_fold import Tracer
 from ibpc.frontends.onnx_load import read_model
+from ibpc.frontends.onnx_support import Refusals, Support
 from ibpc.frontends.onnx_types import unfit_type
+from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
-from ibpc.ir import Graph, format_shape
+from ibpc.ir import Graph
 from ibpc.ops import operators
-from ibpc.ops.base import OnnxNode, Tensor, Value
-
-_NAMED: Final = 5
+from ibpc.ops.base import OnnxNode
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,6 @@ def translate(model: onnx.ModelProto, where: str) -> Translation:
 
 
 # ── the importer ────────────────────────────────────────────────────────────────────────────────────────────────
-@dataclass
-class _Entry:
-    """An ONNX value that depends on an input: its ONNX shape at batch 1 and its IR values by form."""
-
-    sizes: Sizes
-    forms: dict[Form, Traced]
-
-    @property
-    def form(self) -> Form:
-        """The form in which the value came out of its node."""
-        return next(iter(self.forms))
-
-
 class _Importer:
     def __init__(self, model: CleanModel, where: str) -> None:
         self._model = model
@@ -106,13 +93,12 @@ class _Importer:
         self._builder = GraphBuilder(self._graph)
         self._tracer = Tracer(model.proto, model.opset, where)
         self._windows = Windows(model.proto.graph, self._tracer.values)
-        self._constants: dict[str, Traced] = {}
-        self._entries: dict[str, _Entry] = {}
-        self._refused: dict[tuple[str, str], list[str]] = {}
+        self._values = BuiltValues(self._builder, self._tracer)
+        self._support = Support(model.opset)
+        self._refusals = Refusals(self._support)
         graph = model.proto.graph
         self._needed = {value.name for value in graph.output} | {name for node in graph.node for name in node.input}
         self._named = {value.name for value in graph.input} | {name for node in graph.node for name in node.output}
-        self._readings = {reading.type: reading for record in operators().values() for reading in record.reads}
 
     def run(self) -> Translation:
         """Import everything. Raises ModelError with all problems."""
@@ -123,7 +109,7 @@ class _Importer:
             raise ModelError.at(self._where, "it has no output", "at least one output")
         self._builder.start("input", ())
         for value in graph.input:
-            self._import_input(value.name)
+            self._values.add_input(value.name)
         for node in graph.node:
             for part in self._parts(node):
                 self._import_node(part)
@@ -133,11 +119,6 @@ class _Importer:
         notes = (*self._model.repairs, *self._rounding(), *self._settle_outputs())
         return Translation(self._graph, self._model.proto, self._node_names(), notes)
 
-    def _import_input(self, name: str) -> None:
-        sizes = self._tracer.values[name].shape
-        form = preferred_form(sizes)
-        self._entries[name] = _Entry(sizes, {form: self._builder.input(name, form.shape(sizes))})
-
     def _parts(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
         """Return the nodes to import in place of one: others where it has to do with windows at computed positions."""
         if not self._windows.concerns(node):
@@ -145,67 +126,33 @@ class _Importer:
         try:
             return self._windows.rewritten(node)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # no shape inference has seen the node
-            self._report(node, str(error))
+            self._refusals.add(node, str(error))
             return []
 
     def _import_node(self, node: onnx.NodeProto) -> None:
         if any(name not in self._tracer.values for name in node.input if name):
             return  # what it reads has been refused, so nothing can be said about it
         constant = self._tracer.is_constant(node)
-        fault = None if constant else self._unsupported(node)
+        fault = None if constant else self._support.lacking(node)
         try:
             self._tracer.trace(node)
             if fault is None and not constant:
-                fault = self._unsupported_type(node)
+                types = {self._tracer.values[name].elem_type for name in node.output if name}
+                fault = unfit_type(node.op_type, types)
         except ValueError as error:
             fault = fault or str(error)
         if fault is not None:
-            self._report(node, fault)
-        elif not constant and all(self._is_built(name) for name in node.input if name):
+            self._refusals.add(node, fault)
+        elif not constant and all(name in self._values for name in node.input if name):
             self._read(node)
 
-    def _is_built(self, name: str) -> bool:
-        return name in self._entries or self._is_known(name)
-
-    def _report(self, node: onnx.NodeProto, reason: str) -> None:
-        version = self._version(node)
-        kind = (
-            f"{node.domain}.{node.op_type}" if node.domain else f"{node.op_type}-{version}" if version else node.op_type
-        )
-        self._refused.setdefault((kind, reason), []).append(node.name)
-
     def _problems(self) -> Iterator[Problem]:
-        """Yield what was reported, one problem for all nodes of a kind that share a reason."""
-        for (kind, reason), names in self._refused.items():
-            listed = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-            yield Problem(f"{self._where}: node{'s' * (len(names) > 1)} {listed} ({kind})", reason)
+        """Yield what was refused, and outputs that have no static shape."""
+        yield from self._refusals.problems(self._where)
         for value in self._model.proto.graph.output:
             if value.name in self._windows:
                 found = "its shape depends on numbers that the network computes"
                 yield Problem(f"{self._where}: output {value.name}", found, "a static shape")
-
-    def _version(self, node: onnx.NodeProto) -> int:
-        """Return the operator version that the file's opset decides, 0 for what is not ONNX's."""
-        schema = schema_of(node, self._model.opset)
-        return schema.since_version if schema else 0
-
-    def _unsupported(self, node: onnx.NodeProto) -> str | None:
-        """Return why no operator can import the node, if so."""
-        version, reading = self._version(node), self._readings.get(node.op_type)
-        if node.domain:
-            return f"operators of the domain {node.domain!r} are not supported; expected ai.onnx"
-        if not version:
-            return f"opset {self._model.opset} has no such operator; {nearest(node.op_type, _onnx_types())}"
-        if reading is None:
-            return "the operator is not supported; 'ibpc ops' lists those that are"
-        if version not in reading.versions:
-            listed = ", ".join(str(each) for each in reading.versions)
-            return f"version {version} of the operator is not supported; expected one of {listed}"
-        return None
-
-    def _unsupported_type(self, node: onnx.NodeProto) -> str | None:
-        """Return which type of number the node computes in, if it is none of the network's."""
-        return unfit_type(node.op_type, {self._tracer.values[name].elem_type for name in node.output if name})
 
     # ── one node ────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, node: onnx.NodeProto) -> None:
@@ -213,83 +160,49 @@ class _Importer:
         outputs = tuple(self._tracer.values[name].shape for name in node.output if name)
         reasons: list[str] = []
         for form in self._forms(node, outputs):
-            self._builder.start(node.name, (self._constant(name) for name in node.input if self._is_known(name)))
+            self._builder.start(node.name, self._values.constants(node.input))
             try:
                 results = self._read_as(form, node, outputs)
             except (GraphError, ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-                self._forget(self._builder.undo())
+                self._values.forget(self._builder.undo())
                 reasons += [reason for reason in _reasons(error) if reason not in reasons]
                 continue
             for name, entry in zip((name for name in node.output if name), results, strict=True):
-                self._entries[name] = entry
+                self._values.entries[name] = entry
             return
-        self._report(node, "; or ".join(reasons) or "it needs a batch in dimension 0 of its inputs and outputs")
+        self._refusals.add(node, "; or ".join(reasons) or "it needs a batch in dimension 0 of its inputs and outputs")
 
     def _forms(self, node: onnx.NodeProto, outputs: tuple[Sizes, ...]) -> list[Form]:
         """Return the forms to try: the one that more operands already have comes first."""
-        operands = [self._entries[name] for name in node.input if name in self._entries]
+        operands = [self._values.entries[name] for name in node.input if name in self._values.entries]
         batched = all(Form.BATCHED.admits(sizes) for sizes in (*outputs, *(entry.sizes for entry in operands)))
         sample = node.op_type in LIFTS
         first = Form.BATCHED if any(entry.form is Form.BATCHED for entry in operands) else Form.SAMPLE
         second = Form.SAMPLE if first is Form.BATCHED else Form.BATCHED
         return [form for form in (first, second) if (batched if form is Form.BATCHED else sample)]
 
-    def _read_as(self, form: Form, node: onnx.NodeProto, outputs: tuple[Sizes, ...]) -> list[_Entry]:
-        inputs = tuple(self._operand(name, form) if name else None for name in node.input)
+    def _read_as(self, form: Form, node: onnx.NodeProto, outputs: tuple[Sizes, ...]) -> list[Entry]:
+        inputs = tuple(self._values.in_form(name, form) if name else None for name in node.input)
         types = tuple(self._tracer.values[name].elem_type if name else 0 for name in node.input)
         unread = frozenset(slot for slot, name in enumerate(node.output) if name not in self._needed)
-        version, attributes = self._version(node), self._attributes(node)
+        version, attributes = self._support.version(node), self._attributes(node)
         seen = OnnxNode(node.name, node.op_type, version, attributes, inputs, len(node.output), types, unread)
         if form is Form.SAMPLE and node.op_type in RESHAPES:
             form = preferred_form(outputs[0])
-            source = self._any_form(node.input[0])
+            source = self._values.entries[node.input[0]].made
             seen = reshaping(replace(seen, inputs=(source,)), self._builder, form.shape(outputs[0])[1:])
         elif form is Form.SAMPLE:
             seen = LIFTS[node.op_type](seen, self._builder, outputs)
         elif node.op_type == "Reshape":
             seen = reshaping(seen, self._builder, outputs[0][1:])
-        results = self._readings[seen.type].read(seen, self._builder)
+        results = self._support.readings[seen.type].read(seen, self._builder)
         values = results if isinstance(results, tuple) else (results,)
         named = [slot for slot, name in enumerate(node.output) if name]
         if len(values) < len(named) and unread.issuperset(named[len(values) :]):
             values += (values[0],) * (len(named) - len(values))
         if len(values) != len(outputs):
             raise GraphError.at(node.name, f"{len(outputs)} outputs are used", f"{len(values)}")
-        return [_entry(value, form, sizes) for value, sizes in zip(values, outputs, strict=True)]
-
-    def _is_known(self, name: str) -> bool:
-        return bool(name) and self._tracer.values[name].constant is not None
-
-    def _operand(self, name: str, form: Form) -> Traced:
-        """Return an ONNX value in a form. Constants keep the shape of the file."""
-        return self._constant(name) if self._is_known(name) else self._as_form(self._entries[name], form)
-
-    def _as_form(self, entry: _Entry, form: Form) -> Traced:
-        if form not in entry.forms:
-            value, shape = entry.forms[entry.form], form.shape(entry.sizes)
-            if value.shape == shape:
-                return value
-            result = self._builder.add("Reshape", [value], {"shape": list(shape[1:])})
-            assert isinstance(result, Traced)
-            entry.forms[form] = result
-        return entry.forms[form]
-
-    def _forget(self, nodes: frozenset[str]) -> None:
-        for entry in self._entries.values():
-            entry.forms = {form: value for form, value in entry.forms.items() if value.node not in nodes}
-
-    def _any_form(self, name: str) -> Traced:
-        entry = self._entries[name]
-        return entry.forms[entry.form]
-
-    def _constant(self, name: str) -> Traced:
-        """Return a constant, one tensor for all its uses."""
-        if name not in self._constants:
-            array = self._tracer.values[name].constant
-            assert array is not None
-            tensor = _tensor(array)
-            self._constants[name] = Traced(tuple(tensor.shape), tensor, origin=name)
-        return self._constants[name]
+        return [Entry.of(value, form, sizes) for value, sizes in zip(values, outputs, strict=True)]
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """Return the attributes as python values, the defaults of the operator version filled in."""
@@ -302,11 +215,11 @@ class _Importer:
     def _output(self, name: str) -> str:
         self._builder.start(name, ())
         try:
-            if self._is_known(name):
+            if self._values.is_constant(name):
                 return self._spread(name)
-            entry = self._entries[name]
+            entry = self._values.entries[name]
             preferred = preferred_form(entry.sizes)
-            return self._as_form(entry, preferred).node if preferred is Form.BATCHED else self._any_form(name).node
+            return (self._values.in_form(name, preferred) if preferred is Form.BATCHED else entry.made).node
         except GraphError as error:
             raise ModelError(
                 replace(problem, where=f"{self._where}: output {name}") for problem in error.problems
@@ -314,9 +227,9 @@ class _Importer:
 
     def _spread(self, name: str) -> str:
         """Return a node that has a constant for every sample: 0·x + c, since what leaves the network has the batch."""
-        constant = self._constant(name)
+        constant = self._values.constant(name)
         assert constant.constant is not None
-        value = next(iter(self._entries[self._model.proto.graph.input[0].name].forms.values()))
+        value = self._values.entries[self._model.proto.graph.input[0].name].made
         flat = self._builder.add("Flatten", [value])
         bias = constant.constant.flatten().float()
         weight = torch.zeros(bias.numel(), flat.shape[1])
@@ -359,24 +272,10 @@ class _Importer:
     def _node_names(self) -> dict[str, str]:
         """Return the nodes of the file's own values, less windows, which have another shape there."""
         return {
-            name: next(iter(entry.forms.values())).node
-            for name, entry in self._entries.items()
+            name: entry.made.node
+            for name, entry in self._values.entries.items()
             if name in self._named and name not in self._windows
         }
-
-
-def _onnx_types() -> frozenset[str]:
-    """Return all operator types of the domain ai.onnx that the installed onnx knows."""
-    return frozenset(schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain)
-
-
-def _entry(value: Value, form: Form, sizes: Sizes) -> _Entry:
-    """Return the entry of a result. Raises GraphError where it has not the shape that ONNX gives it."""
-    assert isinstance(value, Traced)
-    shape = form.shape(sizes)
-    if value.constant is not None or value.shape != shape:
-        raise GraphError.at("result", f"its result is {format_shape(value.shape)}", f"{format_shape(shape)}")
-    return _Entry(sizes, {form: value})
 
 
 def _reasons(error: Exception) -> list[str]:
@@ -386,20 +285,13 @@ def _reasons(error: Exception) -> list[str]:
     return [str(problem).removeprefix(f"{problem.where}: ") for problem in error.problems]
 
 
-def _tensor(array: Array) -> Tensor:
-    """Return a numpy array as a tensor of its own: unsigned integers as int64, 16-bit floats as they are."""
-    if array.dtype.kind == "u":
-        array = array.astype("int64")
-    return torch.from_numpy(array.copy())
-
-
 def _plain(attribute: onnx.AttributeProto) -> Any:
     """Return an attribute as a python value. Raises ValueError for text that is not UTF-8."""
     value = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, onnx.TensorProto):
-        return _tensor(numpy_helper.to_array(value))
+        return tensor_of(numpy_helper.to_array(value))
     if isinstance(value, str | int | float):
         return value
     return [item.decode() if isinstance(item, bytes) else item for item in value]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import ibpc
-from ibpc.bounds import METHODS, backward
+from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import interval_values, walk_of
@@ -107,7 +107,7 @@ def test_a_weighed_form_is_the_sum_of_its_products(shape, worst):
     factor[..., 2] = worst
     expected = torch.where(form == 0, 0.0, form * factor).sum(2)
     for finite in (lambda values: bool(values.isfinite().all()), lambda _: False):
-        torch.testing.assert_close(backward._weighed(form, factor, finite), expected, equal_nan=True)
+        torch.testing.assert_close(coefficients.weighed(form, factor, finite), expected, equal_nan=True)
     assert bool(expected[1].isfinite().all()), "a coefficient of 0 meets the worst factor"
 
 

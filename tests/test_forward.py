@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.bounds import METHODS
-from ibpc.bounds.crown import plain_pull, refined_values, walk_of
+from ibpc.bounds.backward import Backward
+from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.patches import dense
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from tests.networks import faults, models
@@ -67,14 +69,15 @@ def test_forms_of_few_inputs_leave_backward_bounds_less_to_do_and_lose_nothing(s
     walk = walk_of(ibpc.compile(module, torch.zeros(1, 3)).snapshot(), CPU)
     boxes, rows = (Interval.bounds(torch.zeros(2, 3), torch.ones(2, 3)),), []
 
-    def counting(walk, values):
-        bound = plain_pull(walk, values)
-        return lambda forms: (rows.append(next(iter(forms.values())).shape[0]), bound(forms))[1]
+    class Counting(Backward):
+        def lower(self, forms):
+            rows.append(len(dense(next(iter(forms.values())))))
+            return super().lower(forms)
 
-    pushed = refined_values(walk, boxes, arithmetic, pull=counting)
+    pushed = refined_values(walk, boxes, arithmetic, pull=Counting)
     with_forms, _ = sum(rows), rows.clear()
     monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", -1)
-    alone = refined_values(walk, boxes, arithmetic, pull=counting)
+    alone = refined_values(walk, boxes, arithmetic, pull=Counting)
     assert with_forms < sum(rows)
     for name in walk.steps:
         one, other = pushed.box(name), alone.box(name)

@@ -5,7 +5,7 @@ The boxes in front of nonlinear operators are those of CROWN; each row of each s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import Final
 
@@ -13,7 +13,17 @@ import torch
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import crown_ibp, in_parts, intersected, refined_values, rows_at_once, samples_at_once, walk_of
+from ibpc.bounds.crown import (
+    crown_ibp,
+    dense_cost,
+    in_parts,
+    intersected,
+    refined_values,
+    rows_at_once,
+    samples_at_once,
+    walk_of,
+)
+from ibpc.bounds.patches import Cost, Form, dense
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -53,13 +63,18 @@ def _raised(walk: Walk, values: Values, forms: Mapping[str, torch.Tensor], deadl
     return torch.fmax(plain, ascend(walk, values, forms, STEPS, deadline=deadline).lower)
 
 
-def sharp_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, torch.Tensor]], torch.Tensor]:
-    """Return backward bounds whose slopes are chosen for each form by an ascent of its own."""
+class SharpPull:
+    """Backward bounds whose slopes are chosen for each form by an ascent of its own."""
 
-    def bound(forms: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        (form,) = forms.values()
-        (name,) = forms
-        parts = torch.split(form, max(1, rows_at_once(walk, 8 * form.shape[1])))
-        return torch.cat([ascend(walk, values, {name: part}, SHARPENING_STEPS).lower for part in parts])
+    def __init__(self, walk: Walk, values: Values) -> None:
+        self._walk, self._values = walk, values
 
-    return bound
+    def cost(self, name: str) -> Cost:
+        """Return what the form of one element of a node costs: slopes of its own and their gradients as well."""
+        cost = dense_cost(self._walk, name)
+        return Cost(cost.work, 8 * cost.size)
+
+    def lower(self, forms: Mapping[str, Form]) -> torch.Tensor:
+        """Return lower bounds (R, B) of forms at one node."""
+        ((name, form),) = forms.items()
+        return ascend(self._walk, self._values, {name: dense(form)}, SHARPENING_STEPS).lower

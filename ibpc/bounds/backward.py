@@ -17,13 +17,14 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 
+from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
+from ibpc.bounds.patches import Cost, Form, Patches, Window, add, worthwhile, zeros
 from ibpc.bounds.values import Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
-from ibpc.ops.base import Operand, Plane, Planes
+from ibpc.ops.base import Factors, Kernel, Operand, Planes
 
 Tensor: TypeAlias = torch.Tensor
-Finite: TypeAlias = Callable[[torch.Tensor], bool]
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 _Bend: TypeAlias = "tuple[_Mixture, ...]"
 
@@ -50,12 +51,18 @@ class _Mixture(NamedTuple):
         return cls(0.5 * lower + 0.5 * upper, 0.5 * lower - 0.5 * upper)
 
 
+class _Bent(NamedTuple):
+    """Both planes of a nonlinear operator that acts element by element."""
+
+    bend: _Bend
+
+
 class Backward:
     """Lower bounds of linear forms over boxes whose values are known.
 
     Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
-    the last call had at the inputs and at the results of nonlinear operators. A kind of backward pass whose bounds
-    prove nothing may set `slack`, the share of every product that pays for its rounding, to 0.
+    the last call had at the inputs and at the results of nonlinear operators, but for patches. A kind of backward pass
+    whose bounds prove nothing may set `slack`, the share of every product that pays for its rounding, to 0.
     """
 
     slack: ClassVar[float] = 2.0**-44
@@ -67,41 +74,77 @@ class Backward:
         self._bends: dict[str, _Bend | None] = {}
         self.forms: dict[str, Tensor] = {}
 
-    def lower(self, forms: Mapping[str, Tensor]) -> Tensor:
+    def lower(self, forms: Mapping[str, Form]) -> Tensor:
         """Return lower bounds (R, B) of Σ a·value for coefficients a (R, B, *shape) at some nodes.
 
         −∞ or NaN, which claim nothing, where a plane or a box on the way is not finite.
         """
         pending = dict(forms)
-        first = next(iter(forms.values()))
-        total = first.new_zeros(first.shape[:2])
+        total = zeros(next(iter(forms.values())))
         for name in reversed(list(self._walk.steps)):
             if name in pending:
                 total = total + self._through(self._walk.steps[name], pending.pop(name), pending)
         for name in self._walk.inputs:
-            self.forms[name] = pending[name] if name in pending else self._nothing(name, first)
-            total = total + self._concretized(name, self.forms[name])
+            total = total + self._at_input(name, pending.get(name), total)
         return torch.where(total == torch.inf, torch.full_like(total, torch.nan), total)
+
+    def cost(self, name: str) -> Cost:
+        """Return what it costs to pull the form of one element of a node back, for each sample."""
+        is_image = self._values.box(name).lower.dim() == 4
+        windows: dict[str, Window | None] = {name: Window() if is_image else None}
+        costs = [
+            self._cost_through(self._walk.steps[node], windows.pop(node), windows)
+            for node in reversed(list(self._walk.steps))
+            if node in windows
+        ]
+        return Cost(sum(cost.work for cost in costs), max((cost.size for cost in costs), default=1))
+
+    def _cost_through(self, step: Step, window: Window | None, windows: dict[str, Window | None]) -> Cost:
+        """Return what one node costs, and add to `windows` what is seen of its operands (None: all)."""
+        operands = tuple(self._values.known[operand] for operand in step.operands)
+        boxes = {name: x for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)}
+        seen = None if window is None else self._seen(step, operands)
+        work, (channels, *pixels) = step.operator.macs(step.call), (*step.call.output[1:], 1, 1)[:3]
+        if window is None or seen is None:
+            windows.update(dict.fromkeys(boxes))
+            return Cost(work, max(prod(x.lower.shape[1:]) for x in boxes.values()))
+        moved = window.through(seen) if isinstance(seen, Kernel) else window
+        for name, x in boxes.items():
+            met = windows.get(name, moved)
+            joined = None if met is None else moved.joined(met)
+            windows[name] = joined if joined is not None and joined.is_small(_image(x)) else None
+            channels = max(channels, prod(seen.weight.shape[1:]) * seen.group if isinstance(seen, Kernel) else 0)
+        return Cost(work * window.area / prod(pixels), channels * window.area)
 
     def is_finite(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be finite, so that no product needs a second look."""
         return bool(factor.detach().sum().isfinite())
 
-    def _nothing(self, name: str, like: Tensor) -> Tensor:
+    def _at_input(self, name: str, form: Form | None, like: Tensor) -> Tensor:
+        """Return what a form contributes at an input, (R, B)."""
         box = self._values.box(name)
-        return like.new_zeros(*like.shape[:2], *box.lower.shape[1:])
+        if form is None:
+            form = like.new_zeros(*like.shape, *box.lower.shape[1:])
+        if not isinstance(form, Patches):
+            self.forms[name] = form
+        return self._concretized(box, form)
 
-    def _through(self, step: Step, form: Tensor, pending: dict[str, Tensor]) -> Tensor:
+    def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor:
         """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
         name = step.node.name
+        operands = tuple(self._values.known[operand] for operand in step.operands)
+        if isinstance(form, Patches):
+            constant = self._locally(step, operands, form, pending)
+            if constant is not None:
+                return constant
+            form = form.dense()
         known = self._values.known[name]
         if not isinstance(known, Interval):
-            return _summed(form * known)
-        operands = tuple(self._values.known[operand] for operand in step.operands)
+            return summed(form * known)
         if not step.operator.is_affine and not _is_linear_here(step, operands):
             return self._planar(step, operands, form, pending)
         constant, charge = self._affine(step, operands, form, pending), self._charge(name)
-        return constant if charge is None else constant - _weighed(form.abs(), charge, self.is_finite)
+        return constant if charge is None else constant - weighed(form.abs(), charge, self.is_finite)
 
     def _charge(self, name: str) -> Tensor | None:
         """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
@@ -109,7 +152,7 @@ class Backward:
             self._charges[name] = _charge_of(self._values.box(name), self._values.errors[name], self.slack)
         return self._charges[name]
 
-    def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
+    def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
         """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part.
 
         An affine function has one vjp everywhere, so all forms may go back together from a single point. Preparing
@@ -131,20 +174,68 @@ class Backward:
             slopes = torch.func.vmap(pull)(flat.unsqueeze(1)) if single else pull(flat)
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope, point in zip(names, slopes, boxes, strict=True):
-            _add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
+            add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
         if _is_trained(step, operands):
-            return _summed(form * _at_zero(step, operands))
+            return summed(form * _at_zero(step, operands))
         size = prod(form.shape[2:])
         values, coefficients = result.detach().reshape(count, size), flat.reshape(len(flat), size)
         constant = coefficients @ values[0] if single else (coefficients * values).sum(1)
         return constant.reshape(rows, batch)
 
-    def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]) -> Tensor:
-        """Pull back through the planes, lower ones where the coefficient is positive."""
+    def _locally(
+        self, step: Step, operands: tuple[Operand, ...], form: Patches, pending: dict[str, Form]
+    ) -> Tensor | None:
+        """Pull patches back through one node as patches, None where that is not possible."""
+        seen = self._seen(step, operands)
+        if seen is None:
+            return None
+        if isinstance(seen, _Bent):
+            return self._bent_patches(seen.bend, step, form, pending)
+        charge = self._charge(step.node.name)
+        if charge is not None and not self.is_finite(charge):
+            return None
+        constant = zeros(form) if charge is None else -form.dotted_moduli(charge)
+        if isinstance(seen, Kernel):
+            (operand,) = step.operands
+            add(pending, operand, worthwhile(form.through(seen, _image(operands[0]))))
+            return constant if seen.bias is None else constant + form.dotted(seen.bias[:, None, None])
+        for operand, factor in zip(step.operands, seen, strict=True):
+            add(pending, operand, form.scaled(factor))
+        return constant
+
+    def _seen(self, step: Step, operands: tuple[Operand, ...]) -> Kernel | Factors | _Bent | None:
+        """Return which few elements of its operands each result of a node depends on, None where it says nothing."""
+        local, shape = step.operator.rules.local, step.call.output
+        if len(shape) != 4 or not all(isinstance(x, Interval) and x.lower.dim() == 4 for x in operands):
+            return None
+        found: Kernel | Factors | None = None if local is None else local(step.call, **step.parameters)
+        if isinstance(found, Kernel):
+            return found
+        if not all(_image(x) == tuple(shape[1:]) for x in operands):
+            return None
+        if step.operator.is_affine:
+            return found
+        bend = self._bend(step.node.name, self._planes_at(step, operands), operands, 5)
+        return None if bend is None else _Bent(bend)
+
+    def _bent_patches(self, bend: _Bend, step: Step, form: Patches, pending: dict[str, Form]) -> Tensor:
+        """Pull patches back through both planes at once."""
+        *slopes, offset = bend
+        constant = form.dotted(offset.mean) + form.dotted_moduli(offset.half)
+        for operand, slope in zip(step.operands, slopes, strict=True):
+            add(pending, operand, form.bent(slope.mean, slope.half))
+        return constant
+
+    def _planes_at(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
         name = step.node.name
         if name not in self._planes:
             self._planes[name] = self._planes_of(step, operands)
-        planes = self._planes[name]
+        return self._planes[name]
+
+    def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
+        """Pull back through the planes, lower ones where the coefficient is positive."""
+        name = step.node.name
+        planes = self._planes_at(step, operands)
         self.forms[name] = form
         bend = self._bend(name, planes, operands, form.dim())
         if bend is not None:
@@ -167,52 +258,53 @@ class Backward:
         offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._charge(name)
         half = offset.half if charge is None else offset.half - charge
         if self.slack:
-            half = half - self.slack * (_plane_size(planes.lower, operands) + _plane_size(planes.upper, operands))
+            half = half - self.slack * (plane_size(planes.lower, operands) + plane_size(planes.upper, operands))
         return (*slopes, _Mixture(offset.mean, half))
 
     def _bent(
-        self, bend: _Bend, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]
+        self, bend: _Bend, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
     ) -> Tensor:
         """Pull back through both planes at once."""
         modulus, (*slopes, offset) = form.abs(), bend
-        constant = _dotted(form, offset.mean) + _dotted(modulus, offset.half)
+        constant = dotted(form, offset.mean) + dotted(modulus, offset.half)
         for operand, x, slope in zip(step.operands, operands, slopes, strict=True):
             weighted = torch.addcmul(form * slope.mean, modulus, slope.half)
             if isinstance(x, Interval):
-                _add(pending, operand, _reduced(weighted, x.lower.shape, True))
+                add(pending, operand, reduced(weighted, x.lower.shape, True))
             else:
-                constant = constant + _summed(_reduced(weighted, x.shape, False) * x)
+                constant = constant + summed(reduced(weighted, x.shape, False) * x)
         return constant
 
     def _parted(
-        self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Tensor]
+        self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
     ) -> Tensor:
         """Pull what is above zero back through the lower plane, and what is below through the upper one."""
         above, below = form.clamp(min=0.0), form.clamp(max=0.0)
-        constant = _weighed(above, planes.lower.offset, self.is_finite)
-        constant = constant + _weighed(below, planes.upper.offset, self.is_finite)
+        constant = weighed(above, planes.lower.offset, self.is_finite)
+        constant = constant + weighed(below, planes.upper.offset, self.is_finite)
         for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
-            slope = _pulled(above, below, planes, slot, x, self.is_finite)
+            slope = pulled(above, below, planes, slot, x, self.is_finite)
             if isinstance(x, Interval):
-                _add(pending, operand, slope)
+                add(pending, operand, slope)
             else:
-                constant = constant + _summed(slope * x)
+                constant = constant + summed(slope * x)
         charge = self._charge(step.node.name)
         if charge is not None:
-            constant = constant - _weighed(form.abs(), charge, self.is_finite)
+            constant = constant - weighed(form.abs(), charge, self.is_finite)
         return constant - self._planes_loss(above, below, planes, operands) if self.slack else constant
 
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
         """Return what the rounding of the products with both planes can take from a form, (R, B)."""
-        lower, upper = (_plane_size(plane, operands) for plane in (planes.lower, planes.upper))
-        return self.slack * (_weighed(above, lower, self.is_finite) - _weighed(below, upper, self.is_finite))
+        lower, upper = (plane_size(plane, operands) for plane in (planes.lower, planes.upper))
+        return self.slack * (weighed(above, lower, self.is_finite) - weighed(below, upper, self.is_finite))
 
-    def _concretized(self, name: str, form: Tensor) -> Tensor:
+    def _concretized(self, box: Interval, form: Form) -> Tensor:
         """Return the least value of a form over the box of an input."""
-        box = self._values.box(name)
         center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
-        least = _summed(form * center) - _summed(form.abs() * radius)
-        return least - self.slack * _summed(form.abs() * (center.abs() + radius)) if self.slack else least
+        spread = radius + self.slack * (center.abs() + radius) if self.slack else radius
+        if isinstance(form, Patches):
+            return form.dotted(center) - form.dotted_moduli(spread)
+        return summed(form * center) - summed(form.abs() * spread)
 
 
 def _is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
@@ -241,83 +333,8 @@ def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | No
     return size if error is None else size + error * _WIDENED
 
 
-def _times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
-    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
-    if finite(factor):
-        return form * factor
-    return torch.where(form == 0, torch.zeros_like(form), form * factor)
-
-
-def _pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand, finite: Finite) -> Tensor:
-    """Return the coefficients (R, B, *shape) of one operand."""
-    shape = x.lower.shape if isinstance(x, Interval) else x.shape
-    if not planes.lower.views:
-        weighted = _times(above, planes.lower.slopes[slot], finite) + _times(below, planes.upper.slopes[slot], finite)
-        return _reduced(weighted, shape, isinstance(x, Interval))
-    sides = ((above, planes.lower), (below, planes.upper))
-    parts = [_through_view(side, plane, slot, x, finite) for side, plane in sides]
-    return parts[0] + parts[1]
-
-
-def _reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
-    """Sum over what the operand was broadcast along. A constant may have a dimension of 1 in place of the batch."""
-    rows, batch = weighted.shape[:2]
-    inner = shape[1:] if batched or len(shape) == weighted.dim() - 1 else shape
-    wanted = (rows, batch, *[1] * (weighted.dim() - 2 - len(inner)), *inner)
-    return weighted.sum_to_size(wanted).reshape(rows, batch, *inner)
-
-
-def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand, finite: Finite) -> Tensor:
-    """Pull coefficients of a plane with views back through the view, which is linear."""
+def _image(x: Operand) -> tuple[int, int, int]:
+    """Return the channels and sizes of an image of a batch."""
     assert isinstance(x, Interval)
-    rows, batch = side.shape[:2]
-    point = x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_()
-    through = torch.is_grad_enabled()
-    with torch.enable_grad():
-        viewed = plane.views[slot](point)
-        slope = plane.slopes[slot]
-        cotangent = _viewed(_times(side.unsqueeze(-1), slope, finite), viewed.shape[1:])
-        (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1), create_graph=through)
-    pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
-    return pulled
-
-
-def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
-    """Return coefficients in the shape of a view: summed over what it was broadcast along, spread over the rest."""
-    rows, batch = weighted.shape[:2]
-    along = [axis + 2 for axis, size in enumerate(shape) if size == 1 and weighted.shape[axis + 2] > 1]
-    summed = weighted.sum(along, keepdim=True) if along else weighted
-    return summed.expand(rows, batch, *shape)
-
-
-def _plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
-    """Return the greatest sum of moduli that make a plane: of its offset and of slope · operand."""
-    total = plane.offset.abs()
-    for slot, x in enumerate(operands):
-        size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
-        slope = plane.slopes[slot].abs()
-        total = total + ((slope * plane.views[slot](size)).sum(-1) if plane.views else slope * size)
-    return total
-
-
-def _weighed(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
-    """Return the sum of `_times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
-    if form.dim() > 2 and factor.dim() == form.dim() - 1 and finite(factor):
-        return _dotted(form, factor)
-    return _summed(_times(form, factor, finite))
-
-
-def _dotted(form: Tensor, factor: Tensor) -> Tensor:
-    """Return the sum of products with a finite factor that all rows share over all but rows and batch, (R, B)."""
-    if form.dim() == 2:
-        return form * factor
-    return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
-
-
-def _summed(form: Tensor) -> Tensor:
-    """Return the sum over all but rows and batch, (R, B)."""
-    return form.flatten(2).sum(2) if form.dim() > 2 else form
-
-
-def _add(pending: dict[str, Tensor], name: str, slope: Tensor) -> None:
-    pending[name] = pending[name] + slope if name in pending else slope
+    channels, height, width = x.lower.shape[1:]
+    return channels, height, width

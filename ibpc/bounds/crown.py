@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import inf, prod
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import torch
 
@@ -17,6 +17,7 @@ from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.ibp import ibp
+from ibpc.bounds.patches import Cost, Form, unit_forms
 from ibpc.bounds.values import Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -26,8 +27,20 @@ from ibpc.rounding import Arithmetic
 Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic, float], Values]
 
-# What bounds forms from below: the function of forms (R, B, *shape) → (R, B) over a walk's values.
-Pull: TypeAlias = Callable[[Walk, Values], Callable[[Mapping[str, Tensor]], Tensor]]
+
+class Pulling(Protocol):
+    """What bounds forms from below over a walk's values."""
+
+    def lower(self, forms: Mapping[str, Form]) -> Tensor:
+        """Return lower bounds (R, B) of forms (R, B, *shape)."""
+        ...
+
+    def cost(self, name: str) -> Cost:
+        """Return what the form of one element of a node costs, for each sample."""
+        ...
+
+
+Pull: TypeAlias = Callable[[Walk, Values], Pulling]
 
 # Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
 MOST_COEFFICIENTS: Final = 2**23
@@ -37,11 +50,6 @@ MOST_VALUES: Final = 2**11
 FEW_INPUTS: Final = 64
 # Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
 MOST_WORK: Final = 2e11
-
-
-def plain_pull(walk: Walk, values: Values) -> Callable[[Mapping[str, Tensor]], Tensor]:
-    """Return the backward bounds with the operators' own planes."""
-    return Backward(walk, values).lower
 
 
 def crown_ibp(
@@ -139,7 +147,7 @@ def refined_values(
     boxes: tuple[Interval, ...],
     arithmetic: Arithmetic,
     deadline: float = inf,
-    pull: Pull = plain_pull,
+    pull: Pull = Backward,
     known: Values | None = None,
 ) -> Values:
     """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
@@ -178,37 +186,35 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     box = values.box(name)
     loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
     batch = box.lower.shape[0]
-    wanted = _widest(walk, name, batch, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
+    pulling = pull(walk, values)
+    cost = pulling.cost(name)
+    wanted = _widest(cost, batch, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
     if not len(wanted):
         return
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    bound = pull(walk, values)
-    size = lower.shape[1]
-    for part in torch.split(wanted, rows_at_once(walk, batch)):
+    for part in torch.split(wanted, max(1, MOST_COEFFICIENTS // (cost.size * batch))):
         if time.monotonic() > deadline:
             break
-        forms = _unit_forms(part, batch, size, box.lower)
-        lower[:, part] = torch.fmax(lower[:, part], bound({name: forms}).T)
-        upper[:, part] = torch.fmin(upper[:, part], -bound({name: -forms}).T)
+        forms = unit_forms(part, box.lower)
+        lower[:, part] = torch.fmax(lower[:, part], pulling.lower({name: forms}).T)
+        upper[:, part] = torch.fmin(upper[:, part], -pulling.lower({name: -forms}).T)
     values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
 
 
-def _widest(walk: Walk, name: str, batch: int, loose: Tensor, width: Tensor) -> Tensor:
-    """Return the loose elements, only the widest of them where all would be too much work."""
-    found = loose.nonzero()[:, 0]
+def dense_cost(walk: Walk, name: str) -> Cost:
+    """Return what it costs to pull one form of a node back with all its coefficients."""
     before = walk.graph.ancestors([name])
     work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
-    most = max(1, int(MOST_WORK // max(1, 4 * work * batch)))
+    return Cost(work, max(_sizes(walk), default=1))
+
+
+def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
+    """Return the loose elements, only the widest of them where all would be too much work."""
+    found = loose.nonzero()[:, 0]
+    most = max(1, int(MOST_WORK // max(1.0, 4 * cost.work * batch)))
     if len(found) <= most:
         return found
     return found[width[found].topk(most).indices]
-
-
-def _unit_forms(elements: Tensor, batch: int, size: int, like: Tensor) -> Tensor:
-    """Return the forms (R, B, *shape) that pick one element each."""
-    forms = like.new_zeros(len(elements), size)
-    forms[torch.arange(len(elements), device=like.device), elements] = 1.0
-    return forms.reshape(len(elements), 1, *like.shape[1:]).expand(-1, batch, *like.shape[1:])
 
 
 def rows_at_once(walk: Walk, batch: int) -> int:

@@ -96,6 +96,26 @@ class Planes:
     upper: Plane
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """How an affine operator on N×C×H×W sees windows of its operand, as a convolution does.
+
+    output[m, y, x] = bias[m] + Σ weight[m, c, i, j] · operand[c, y · stride − pad + i · dilation, …], zero outside of
+    the operand; `pads` are those before it, (top, left).
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    strides: tuple[int, int]
+    pads: tuple[int, int]
+    dilations: tuple[int, int]
+    group: int
+
+
+# Σ factor · operand, element by element.
+Factors: TypeAlias = tuple[float, ...]
+
+LocalRule: TypeAlias = Callable[..., Kernel | Factors | None]
 RelaxationRule: TypeAlias = Callable[..., Planes]
 TunedRule: TypeAlias = Callable[..., Planes]
 StartRule: TypeAlias = Callable[..., Tensor]
@@ -112,6 +132,9 @@ class Rules:
     bounds. `scaling(call, x)`, of operators whose
     training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
 
+    `local(call, **parameters)` of an affine operator says which few elements of its operands each result depends on:
+    those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
+
     What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
     between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
     """
@@ -125,6 +148,7 @@ class Rules:
     start: StartRule | None = None
     scaling: ScalingRule | None = None
     kinks: KinksRule | None = None
+    local: LocalRule | None = None
     selects: bool = False
 
 

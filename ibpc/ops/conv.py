@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -32,7 +33,19 @@ from ibpc.ops._windows import (
     split_padding,
     spread,
 )
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Kernel,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    Writer,
+    register,
+)
 from ibpc.ops.combinators import Sharing, affine
 
 _CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -88,6 +101,14 @@ def terms(call: Call) -> int:
 def macs(call: Call) -> int:
     """Every output sums (C/group) · kernel products."""
     return prod(call.output[1:]) * terms(call)
+
+
+def local(call: Call, *, weight: torch.Tensor, bias: torch.Tensor | None = None, **_: torch.Tensor) -> Kernel | None:
+    """Return the windows of a convolution over two dimensions."""
+    if weight.dim() != 4:
+        return None
+    strides, pads, dilations = (tuple(call[name][:2]) for name in ("strides", "pads", "dilations"))
+    return Kernel(weight, bias, strides, pads, dilations, call["group"])
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -152,7 +173,7 @@ OPERATOR = register(
         roles=ROLES,
         shape=shape,
         macs=macs,
-        rules=affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain),
+        rules=replace(affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain), local=local),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ibpc.ops._elementwise import (
@@ -13,13 +15,18 @@ from ibpc.ops._elementwise import (
     sum_of_radii,
     two_terms,
 )
-from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.base import Call, Factors, Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """z = x − y."""
     return x - y
+
+
+def local(call: Call) -> Factors:
+    """Count the second operand negatively."""
+    return (1.0, -1.0)
 
 
 OPERATOR = register(
@@ -31,7 +38,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Sub"),
         macs=no_macs,
-        rules=affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum),
+        rules=replace(affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum), local=local),
         reads=(import_as("Sub", (7, 13, 14)),),
         writes=export_as("Sub"),
         layers=(option_free_layer("Sub"),),

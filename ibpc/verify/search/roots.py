@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.alpha_crown import sharp_pull
+from ibpc.bounds.alpha_crown import SharpPull
 from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
@@ -78,5 +78,5 @@ class Roots:
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
             deadline = self._deadlines[1]
-            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, sharp_pull, known)
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, SharpPull, known)
         return self._values[case]

@@ -1,0 +1,92 @@
+"""Coefficients (R, B, *shape) of linear forms times what planes have: zero where they are zero, whatever the factor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops.base import Operand, Plane, Planes
+
+Tensor: TypeAlias = torch.Tensor
+Finite: TypeAlias = Callable[[torch.Tensor], bool]
+
+
+def times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
+    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
+    if finite(factor):
+        return form * factor
+    return torch.where(form == 0, torch.zeros_like(form), form * factor)
+
+
+def pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand, finite: Finite) -> Tensor:
+    """Return the coefficients (R, B, *shape) of one operand."""
+    shape = x.lower.shape if isinstance(x, Interval) else x.shape
+    if not planes.lower.views:
+        weighted = times(above, planes.lower.slopes[slot], finite) + times(below, planes.upper.slopes[slot], finite)
+        return reduced(weighted, shape, isinstance(x, Interval))
+    sides = ((above, planes.lower), (below, planes.upper))
+    parts = [_through_view(side, plane, slot, x, finite) for side, plane in sides]
+    return parts[0] + parts[1]
+
+
+def reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
+    """Sum over what the operand was broadcast along. A constant may have a dimension of 1 in place of the batch."""
+    rows, batch = weighted.shape[:2]
+    inner = shape[1:] if batched or len(shape) == weighted.dim() - 1 else shape
+    wanted = (rows, batch, *[1] * (weighted.dim() - 2 - len(inner)), *inner)
+    return weighted.sum_to_size(wanted).reshape(rows, batch, *inner)
+
+
+def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand, finite: Finite) -> Tensor:
+    """Pull coefficients of a plane with views back through the view, which is linear."""
+    assert isinstance(x, Interval)
+    rows, batch = side.shape[:2]
+    point = x.lower.new_zeros(rows * batch, *x.lower.shape[1:]).requires_grad_()
+    through = torch.is_grad_enabled()
+    with torch.enable_grad():
+        viewed = plane.views[slot](point)
+        slope = plane.slopes[slot]
+        cotangent = _viewed(times(side.unsqueeze(-1), slope, finite), viewed.shape[1:])
+        (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1), create_graph=through)
+    pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
+    return pulled
+
+
+def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
+    """Return coefficients in the shape of a view: summed over what it was broadcast along, spread over the rest."""
+    rows, batch = weighted.shape[:2]
+    along = [axis + 2 for axis, size in enumerate(shape) if size == 1 and weighted.shape[axis + 2] > 1]
+    summed = weighted.sum(along, keepdim=True) if along else weighted
+    return summed.expand(rows, batch, *shape)
+
+
+def plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
+    """Return the greatest sum of moduli that make a plane: of its offset and of slope · operand."""
+    total = plane.offset.abs()
+    for slot, x in enumerate(operands):
+        size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
+        slope = plane.slopes[slot].abs()
+        total = total + ((slope * plane.views[slot](size)).sum(-1) if plane.views else slope * size)
+    return total
+
+
+def weighed(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
+    """Return the sum of `times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
+    if form.dim() > 2 and factor.dim() == form.dim() - 1 and finite(factor):
+        return dotted(form, factor)
+    return summed(times(form, factor, finite))
+
+
+def dotted(form: Tensor, factor: Tensor) -> Tensor:
+    """Return the sum of products with a finite factor that all rows share over all but rows and batch, (R, B)."""
+    if form.dim() == 2:
+        return form * factor
+    return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
+
+
+def summed(form: Tensor) -> Tensor:
+    """Return the sum over all but rows and batch, (R, B)."""
+    return form.flatten(2).sum(2) if form.dim() > 2 else form

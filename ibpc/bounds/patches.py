@@ -1,0 +1,267 @@
+"""Patches: coefficients of the elements of an image that a form sees, where it sees a window only.
+
+The form of one neuron of a convolution has coefficients in a small window of each image on its way back to the input
+(Xu et al. 2020, arXiv 2002.12920, keep them in this way too). All rows have windows of the same size in places of their
+own. Coefficients are kept with the channels last, so that a convolution is one product with a matrix and what a plane
+has in a window is a choice of its pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.ops.base import Kernel
+
+Tensor: TypeAlias = torch.Tensor
+
+# Windows cost more for each pixel than images do.
+_MOST_SEEN: Final = 4
+
+
+@dataclass(frozen=True)
+class Span:
+    """What forms see along one dimension: one that began at element p sees `size` elements from p·scale − shift on."""
+
+    size: int = 1
+    scale: int = 1
+    shift: int = 0
+
+    def through(self, kernel: int, stride: int, pad: int, dilation: int) -> Span:
+        """Return what is seen of the operand of a convolution whose result is seen like this."""
+        size = (self.size - 1) * stride + (kernel - 1) * dilation + 1
+        return Span(size, self.scale * stride, self.shift * stride + pad)
+
+    def joined(self, other: Span) -> Span | None:
+        """Return the least span around both, None where they do not move alike."""
+        if self.scale != other.scale:
+            return None
+        shift = max(self.shift, other.shift)
+        return Span(max(self.size - self.shift, other.size - other.shift) + shift, self.scale, shift)
+
+    def indices(self, positions: Tensor) -> Tensor:
+        """Return the elements (R, size) that forms see which began at `positions` (R,); some may not exist."""
+        return positions[:, None] * self.scale - self.shift + torch.arange(self.size, device=positions.device)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What forms see of an image."""
+
+    rows: Span = Span()
+    columns: Span = Span()
+
+    @property
+    def area(self) -> int:
+        """The number of pixels."""
+        return self.rows.size * self.columns.size
+
+    def through(self, kernel: Kernel) -> Window:
+        """Return what is seen of the operand of a convolution."""
+        spans = (
+            span.through(kernel.weight.shape[2 + axis], kernel.strides[axis], kernel.pads[axis], kernel.dilations[axis])
+            for axis, span in enumerate((self.rows, self.columns))
+        )
+        return Window(*spans)
+
+    def joined(self, other: Window) -> Window | None:
+        """Return the least window around both, None where they do not move alike."""
+        rows, columns = self.rows.joined(other.rows), self.columns.joined(other.columns)
+        return None if rows is None or columns is None else Window(rows, columns)
+
+    def is_small(self, image: tuple[int, ...]) -> bool:
+        """Return whether this shows so little of an image C×H×W that it costs less than all of it."""
+        return _MOST_SEEN * self.area < image[1] * image[2]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What pulling one form back takes: multiply-accumulates, and the numbers alive at the largest node."""
+
+    work: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Coefficients (R, h, w, B, C) at images (B, *shape), zero where the window reaches beyond them.
+
+    `positions` (R, 2) are the pixels where the forms began.
+    """
+
+    coefficients: Tensor
+    positions: Tensor
+    window: Window
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def units(cls, elements: Tensor, batch: int, shape: tuple[int, int, int], like: Tensor) -> Patches:
+        """Return the forms that pick one element each of an image (flat, in C×H×W order)."""
+        channels, height, width = shape
+        pixels = elements % (height * width)
+        positions = torch.stack((pixels // width, pixels % width), 1)
+        coefficients = like.new_zeros(len(elements), 1, 1, 1, channels)
+        coefficients[torch.arange(len(elements), device=like.device), 0, 0, 0, elements // (height * width)] = 1.0
+        return cls(coefficients.expand(-1, -1, -1, batch, -1), positions, Window(), shape)
+
+    def __neg__(self) -> Patches:
+        return self.scaled(-1.0)
+
+    @property
+    def rows(self) -> int:
+        """The number of forms."""
+        return len(self.positions)
+
+    @property
+    def batch(self) -> int:
+        """The number of images."""
+        return self.coefficients.shape[3]
+
+    @cached_property
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """The pixels (R·h·w) of the windows, and whether they exist."""
+        _, height, width = self.shape
+        y, x = self.window.rows.indices(self.positions[:, 0]), self.window.columns.indices(self.positions[:, 1])
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        pixels = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
+        return pixels.flatten(), inside.flatten()
+
+    def scaled(self, factor: float) -> Patches:
+        """Return the forms times a number."""
+        return self if factor == 1.0 else replace(self, coefficients=self.coefficients * factor)
+
+    def seen(self, values: Tensor) -> Tensor:
+        """Return what the windows show of something that broadcasts to (B, C, H, W), in the shape of coefficients."""
+        channels, height, width = self.shape
+        table = values.expand(self.batch, channels, height, width).permute(2, 3, 0, 1).flatten(0, 1)
+        return table.index_select(0, self._places[0]).reshape(self.coefficients.shape)
+
+    def dotted(self, values: Tensor) -> Tensor:
+        """Return Σ coefficient · value, (R, B), over something finite that broadcasts to (B, C, H, W)."""
+        return _summed(self.coefficients * self.seen(values))
+
+    def dotted_moduli(self, values: Tensor) -> Tensor:
+        """Return Σ |coefficient| · value, (R, B)."""
+        return _summed(self.coefficients.abs() * self.seen(values))
+
+    def bent(self, mean: Tensor, half: Tensor) -> Patches:
+        """Return coefficient · mean + |coefficient| · half."""
+        moved = self.coefficients * self.seen(mean)
+        return replace(self, coefficients=moved.addcmul_(self.coefficients.abs(), self.seen(half)))
+
+    def plus(self, other: Patches) -> Patches | None:
+        """Return the sum of forms at the same node, None where their windows do not move alike."""
+        window = self.window.joined(other.window)
+        if window is None:
+            return None
+        total = self._spread(window)
+        total += other._spread(window)
+        return replace(self, coefficients=total, window=window)
+
+    def through(self, kernel: Kernel, shape: tuple[int, int, int]) -> Patches:
+        """Return the forms of the operand of a convolution, of that shape, bias left out."""
+        window = self.window.through(kernel)
+        pulled = _by_offset(self.coefficients, kernel)
+        height, width = self.coefficients.shape[1:3]
+        total = pulled.new_zeros(self.rows, window.rows.size, window.columns.size, self.batch, shape[0])
+        for i in range(kernel.weight.shape[2]):
+            for j in range(kernel.weight.shape[3]):
+                rows = _strided(i * kernel.dilations[0], kernel.strides[0], height)
+                columns = _strided(j * kernel.dilations[1], kernel.strides[1], width)
+                total[:, rows, columns] += pulled[..., i, j, :]
+        return Patches(total, self.positions, window, shape)._clean()
+
+    def dense(self) -> Tensor:
+        """Return all coefficients, (R, B, *shape)."""
+        channels, height, width = self.shape
+        pixels, inside = self._places
+        rows = torch.arange(self.rows, device=pixels.device).repeat_interleave(self.window.area)
+        total = self.coefficients.new_zeros(self.rows * height * width, self.batch, channels)
+        flat = self.coefficients.reshape(len(pixels), self.batch, channels)
+        total.index_copy_(0, (rows * height * width + pixels)[inside], flat[inside])
+        image = total.reshape(self.rows, height, width, self.batch, channels)
+        return image.permute(0, 3, 4, 1, 2).contiguous()
+
+    def _clean(self) -> Patches:
+        """Return the forms with zeros where the window reaches beyond the image."""
+        inside = self._places[1]
+        if not bool(inside.all()):
+            self.coefficients.mul_(inside.reshape(*self.coefficients.shape[:3], 1, 1))
+        return self
+
+    def _spread(self, window: Window) -> Tensor:
+        """Return the coefficients in a larger window."""
+        top, left = window.rows.shift - self.window.rows.shift, window.columns.shift - self.window.columns.shift
+        height, width = self.coefficients.shape[1:3]
+        total = self.coefficients.new_zeros(
+            self.rows, window.rows.size, window.columns.size, *self.coefficients.shape[3:]
+        )
+        total[:, top : top + height, left : left + width] = self.coefficients
+        return total
+
+
+def _strided(first: int, step: int, count: int) -> slice:
+    return slice(first, first + (count - 1) * step + 1, step)
+
+
+def _by_offset(coefficients: Tensor, kernel: Kernel) -> Tensor:
+    """Return what each pixel's coefficients give at each offset of the kernel, (…, kh, kw, channels of the operand)."""
+    results, channels, *sizes = kernel.weight.shape
+    matrix = kernel.weight.reshape(kernel.group, results // kernel.group, channels, *sizes).permute(0, 1, 3, 4, 2)
+    matrix = matrix.reshape(kernel.group, results // kernel.group, -1)
+    if kernel.group == 1:
+        pulled = coefficients @ matrix[0]
+        return pulled.reshape(*pulled.shape[:-1], *sizes, channels)
+    parted = coefficients.reshape(*coefficients.shape[:-1], kernel.group, -1)
+    pulled = torch.einsum("...go,gok->...gk", parted, matrix)
+    return pulled.reshape(*pulled.shape[:-1], *sizes, channels).movedim(-4, -2).flatten(-2)
+
+
+def _summed(products: Tensor) -> Tensor:
+    """Return the sum over windows and channels, (R, B)."""
+    return products.sum((1, 2, 4))
+
+
+# Coefficients (R, B, *shape) at a node, or those of the windows that they see.
+Form: TypeAlias = Tensor | Patches
+
+
+def unit_forms(elements: Tensor, values: Tensor) -> Form:
+    """Return the forms that pick one element each (R, flat) of values (B, *shape)."""
+    batch, *shape = values.shape
+    if len(shape) == 3:
+        return Patches.units(elements, batch, (shape[0], shape[1], shape[2]), values)
+    forms = values.new_zeros(len(elements), prod(shape))
+    forms[torch.arange(len(elements), device=values.device), elements] = 1.0
+    return forms.reshape(len(elements), 1, *shape).expand(-1, batch, *shape)
+
+
+def dense(form: Form) -> Tensor:
+    """Return all coefficients of a form, (R, B, *shape)."""
+    return form.dense() if isinstance(form, Patches) else form
+
+
+def worthwhile(form: Patches) -> Form:
+    """Return a form, dense where its windows are not small."""
+    return form if form.window.is_small(form.shape) else form.dense()
+
+
+def zeros(form: Form) -> Tensor:
+    """Return (R, B) zeros."""
+    if isinstance(form, Patches):
+        return form.coefficients.new_zeros(form.rows, form.batch)
+    return form.new_zeros(form.shape[:2])
+
+
+def add(pending: dict[str, Form], name: str, form: Form) -> None:
+    """Add to the form at a node: patches to patches where they can be added, and all else densely."""
+    if name not in pending:
+        pending[name] = form
+        return
+    other = pending[name]
+    joined = other.plus(form) if isinstance(form, Patches) and isinstance(other, Patches) else None
+    pending[name] = dense(other) + dense(form) if joined is None else worthwhile(joined)

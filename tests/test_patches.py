@@ -1,0 +1,189 @@
+"""Forms that see windows only: patches bound what all coefficients bound, and hold what the network computes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import ibpc
+from ibpc.bounds.backward import Backward
+from ibpc.bounds.crown import dense_cost, interval_values, refined_values, walk_of
+from ibpc.bounds.patches import Patches, Span, Window, dense, unit_forms
+from ibpc.interval import Interval
+from ibpc.ops import operators
+from ibpc.ops.base import Kernel
+from ibpc.rounding import Arithmetic
+
+CPU = torch.device("cpu")
+
+
+class Branches(nn.Module):
+    """Strides, pads on one side, dilations, groups, sums and differences of branches that see different windows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 4, (3, 2), (1, 2), padding=(1, 0))
+        self.wide, self.narrow = nn.Conv2d(4, 6, 3, 2, 1, groups=2), nn.Conv2d(4, 6, 1, 2)
+        self.holes = nn.Conv2d(6, 4, (2, 3), padding=(1, 2), dilation=(1, 2), bias=False)
+        self.deep = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+
+    def forward(self, x):
+        y = torch.relu(self.first(nn.functional.pad(x, (1, 0, 0, 2))))
+        y = torch.relu(self.wide(y) - self.narrow(y))
+        y = torch.sigmoid(self.holes(y))
+        return torch.tanh(self.deep(y) + y).mean((2, 3))
+
+
+class Steps(nn.Module):
+    """Branches whose windows move at different paces meet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.fast = nn.Conv2d(1, 3, 3, 1, 1), nn.Conv2d(1, 3, 3, 2, 1)
+        self.last = nn.Conv2d(3, 2, 3, 2, 1)
+
+    def forward(self, x):
+        return (torch.relu(self.last(torch.relu(self.slow(x)))) + torch.relu(self.fast(x)[:, :2])).flatten(1)
+
+
+@pytest.fixture(scope="module", params=[Branches, Steps], ids=lambda kind: kind.__name__)
+def network(request):
+    torch.manual_seed(1)
+    module = request.param().eval()
+    channels = next(module.parameters()).shape[1]
+    x = torch.rand(2, channels, 24, 26)
+    return module, x, walk_of(ibpc.compile(module, x[:1]).snapshot(), CPU)
+
+
+def images(walk, values):
+    return [name for name in walk.steps if values.box(name).lower.dim() == 4]
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+@pytest.mark.parametrize("batch", [1, 2])
+def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch):
+    _, x, walk = network
+    values = interval_values(walk, (Interval.bounds(x[:batch] - 0.1, x[:batch] + 0.1),), arithmetic)
+    backward = Backward(walk, values)
+    for name in images(walk, values):
+        box = values.box(name).lower
+        elements = torch.cat([torch.arange(0, box[0].numel(), 7), torch.tensor([box[0].numel() - 1])])
+        units = unit_forms(elements, box)
+        assert isinstance(units, Patches)
+        with torch.no_grad():
+            for forms in (units, -units):
+                few, all = backward.lower({name: forms}), backward.lower({name: dense(forms)})
+                torch.testing.assert_close(few, all, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+def test_boxes_tightened_by_patches_hold_the_values_of_samples(network, arithmetic):
+    _, x, walk = network
+    eps = 0.02
+    with torch.no_grad():
+        low, high = x - eps, x + eps
+        values = refined_values(walk, (Interval.bounds(low, high),), arithmetic)
+        points = torch.cat([torch.rand(30, *x.shape), torch.randint(2, (30, *x.shape)).float()])
+        known = {walk.inputs[0]: torch.lerp(low.double(), high.double(), points.double())}
+        for name, step in walk.steps.items():
+            operands = [known[operand].flatten(0, 1) for operand in step.operands]
+            result = step.operator.rules.nominal(step.call, *operands, **step.parameters)
+            known[name] = result.reshape(60, 2, *result.shape[1:])
+            box = values.box(name)
+            assert bool((known[name] >= box.lower - 1e-12).all() and (known[name] <= box.upper + 1e-12).all()), name
+
+
+def test_patches_tighten_boxes(network):
+    _, x, walk = network
+    boxes = (Interval.bounds(x - 0.02, x + 0.02),)
+    with torch.no_grad():
+        plain, tight = interval_values(walk, boxes, Arithmetic.REAL), refined_values(walk, boxes, Arithmetic.REAL)
+    (output,) = walk.graph.outputs
+    assert float(tight.box(output).width.mean()) < float(plain.box(output).width.mean())
+
+
+def test_a_form_of_a_window_costs_less_than_one_of_the_image(network):
+    """Hand-worked for the first convolution of each, which costs one kernel: 3·2·2 and 3·3·1 products."""
+    module, x, walk = network
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.REAL)
+    backward = Backward(walk, values)
+    costs = {name: backward.cost(name) for name in images(walk, values)}
+    first = next(name for name, step in walk.steps.items() if step.node.operator == "Conv")
+    assert costs[first].work == {"Branches": 12 * 4, "Steps": 9 * 3}[type(module).__name__]
+    whole = {name: dense_cost(walk, name) for name in costs}
+    assert all(cost.work <= whole[name].work for name, cost in costs.items())
+    rectifiers = [name for name in costs if walk.steps[name].node.operator == "Relu"]
+    assert all(costs[name].work < 0.1 * whole[name].work for name in rectifiers[:2])
+
+
+def test_windows_of_convolutions_are_those_of_the_hand():
+    """A neuron of a 3×3 convolution with stride 2 and pad 1, after one with a 5×5 kernel and pad 2, sees 7×7."""
+    first, second = (
+        Kernel(torch.ones(1, 1, k, k), None, (s, s), (p, p), (1, 1), 1) for k, s, p in ((5, 1, 2), (3, 2, 1))
+    )
+    window = Window().through(second).through(first)
+    assert window == Window(Span(7, 2, 3), Span(7, 2, 3))
+    assert window.rows.indices(torch.tensor([0, 4])).tolist() == [list(range(-3, 4)), list(range(5, 12))]
+    assert window.joined(Window(Span(1, 2, -1), Span(2, 2, 5))) == Window(Span(7, 2, 3), Span(9, 2, 5))
+    assert window.joined(Window(Span(1, 1, 0), Span(1, 2, 0))) is None
+
+
+def test_spans_meet_in_the_least_span_around_both():
+    for one in (Span(2, 1, 0), Span(3, 1, -4), Span(1, 1, 6)):
+        for other in (Span(2, 1, 0), Span(5, 1, 3)):
+            joined = one.joined(other)
+            seen = sorted({*one.indices(torch.tensor([0]))[0].tolist(), *other.indices(torch.tensor([0]))[0].tolist()})
+            assert joined is not None
+            assert joined.indices(torch.tensor([0]))[0].tolist() == list(range(seen[0], seen[-1] + 1))
+
+
+def test_a_form_that_ignores_what_overflows_is_not_lost():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1), nn.ReLU())
+    with torch.no_grad():
+        module[0].weight[1] = 3e38
+    x = torch.rand(1, 1, 16, 16)
+    walk = walk_of(ibpc.compile(module.eval(), x).snapshot(), CPU)
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
+    name = next(iter(walk.steps))
+    forms = unit_forms(torch.arange(4), values.box(name).lower)
+    with torch.no_grad():
+        few = Backward(walk, values).lower({name: forms})
+    assert bool(few.isfinite().all())
+    torch.testing.assert_close(few, Backward(walk, values).lower({name: dense(forms)}).detach())
+
+
+LOCAL = [name for name, operator in operators().items() if operator.rules.local is not None]
+
+
+def test_operators_that_say_what_they_see():
+    assert set(LOCAL) == {"Add", "Conv", "Sub"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_an_operator_says_it_sees_is_what_it_computes(seed):
+    """Every operator of the two networks with a local rule, at random points."""
+    torch.manual_seed(seed)
+    graphs = [
+        ibpc.compile(kind().eval(), torch.rand(1, c, 12, 13)).snapshot() for kind, c in ((Branches, 2), (Steps, 1))
+    ]
+    seen = set()
+    for graph in graphs:
+        for step in walk_of(graph, CPU).steps.values():
+            if step.operator.rules.local is None or len(step.call.output) != 4:
+                continue
+            seen.add(step.node.operator)
+            points = [torch.randn(2, *shape[1:], dtype=torch.float64) for shape in step.call.operands]
+            told = step.operator.rules.local(step.call, **step.parameters)
+            expected = step.operator.rules.nominal(step.call, *points, **step.parameters)
+            torch.testing.assert_close(_as_told(told, points, expected.shape[2:]), expected)
+    assert seen == set(LOCAL)
+
+
+def _as_told(told, points, sizes):
+    if not isinstance(told, Kernel):
+        return sum(factor * point for factor, point in zip(told, points, strict=True))
+    top, left = told.pads
+    padded = nn.functional.pad(points[0], (left, 50, top, 50))
+    found = nn.functional.conv2d(padded, told.weight, told.bias, told.strides, 0, told.dilations, told.group)
+    return found[..., : sizes[0], : sizes[1]]

@@ -7,12 +7,14 @@ beside its destination and renamed into place, so an interrupted write leaves th
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,8 +27,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ibpc.errors import ArtifactError, GraphError
+from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
+from ibpc.files import MOST_TEXT, read_regular
 from ibpc.ir import Graph
+from ibpc.locking import briefly_locked
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
 from ibpc.ops import operators
 
@@ -120,7 +124,9 @@ def save(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_folder(temporary, files)
-        _swap(temporary, path, carry)
+        with briefly_locked(beside(path, f".{path.name}.lock")):
+            _swap(temporary, path, carry)
+            _sweep(path)
     except OSError as error:
         raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable folder") from error
     finally:
@@ -164,6 +170,12 @@ def check_place(path: Path) -> None:
             raise ArtifactError.at(
                 path, f"the folder holds other files ({foreign[0]}, …)", "a new folder or an artifact"
             )
+    if os.path.ismount(path):
+        raise ArtifactError.at(path, "a mount point, which cannot be renamed", "a folder", "choose one inside it")
+    there = next(place for place in (path.absolute().parent, *path.absolute().parents) if place.exists())
+    for place in (there, path) if path.is_dir() else (there,):
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ArtifactError.at(path, f"{place} cannot be written", "a writable folder")
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -204,20 +216,41 @@ def write_atomically(path: Path, data: bytes) -> None:
 def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:
     """Put `new` at `path`; what was there waits under another name until it is no longer needed."""
     old = _backup(path)
-    recover(path)
+    _recover(path)
     if path.is_dir():
         path.rename(old)
     if TRAINING not in carry:
         shutil.rmtree(old / TRAINING, ignore_errors=True)
     new.rename(path)
-    recover(path)
+    _recover(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes left half written beside `path` that did not live to finish it."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        number = leftover.name.removesuffix(".partial").rpartition(".")[2]
+        if number.isdecimal() and _is_dead(int(number)):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _is_dead(process: int) -> bool:
+    """Return whether there is no process of that number; False where that cannot be asked without harm."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 def _backup(path: Path) -> Path:
     return beside(path, f".{path.name}.old")
 
 
-def recover(path: Path) -> None:
+def _recover(path: Path) -> None:
     """Finish a swap that was interrupted: restore the old folder, or its training folder, where the new is not."""
     old = _backup(path)
     if not old.is_dir():
@@ -230,13 +263,25 @@ def recover(path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def recover(path: Path) -> None:
+    """Finish a swap that was interrupted, while no other process swaps the folder. Raises ArtifactError."""
+    if not _backup(path).is_dir():
+        return
+    try:
+        with briefly_locked(beside(path, f".{path.name}.lock")):
+            _recover(path)
+    except OSError as error:
+        found = f"an interrupted write cannot be undone: {error.strerror or error}"
+        raise ArtifactError.at(path, found, f"what is missing there is in {_backup(path)}", "move it back") from error
+
+
 # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def load(path: Path) -> Artifact:
     """Load a folder, checking every hash and every invariant of the graph.
 
     Raises ArtifactError if it is missing, of another format, damaged, or not a graph that ibpc could have written.
     """
-    if not path.exists() and _backup(path).is_dir():
+    if not path.exists():
         recover(path)
     if not path.is_dir():
         raise ArtifactError.at(
@@ -251,6 +296,7 @@ def load(path: Path) -> Artifact:
         state = load_safetensors(data[_WEIGHTS])
         graph = Graph.from_json(json.loads(data[_GRAPH]), state)
         graph.verify(operators())
+        raise_all(ArtifactError, _state_problems(graph, path / _WEIGHTS))
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ArtifactError.at(path, f"a damaged file: {error}", "an artifact written by ibpc") from error
     except GraphError as error:
@@ -258,19 +304,33 @@ def load(path: Path) -> Artifact:
     return Artifact(path, manifest, graph)
 
 
+def _state_problems(graph: Graph, where: Path) -> Iterator[Problem]:
+    """Yield what no frontend lets into a graph: other floats than those of binary32, parameters that are no floats."""
+    for node in graph.order():
+        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        for role, value in graph.parameters_of(node.name).items():
+            place = f"{where}: {node.name}.{role}"
+            if value.dtype != torch.float32 and (value.is_floating_point() or value.is_complex() or role in trainable):
+                yield Problem(place, f"numbers of type {str(value.dtype).removeprefix('torch.')}", "float32")
+            elif value.dtype == torch.float32 and not bool(torch.isfinite(value).all()):
+                yield Problem(place, "NaN or infinity", "finite numbers", "compile or train the network again")
+
+
 def _read_manifest(path: Path) -> dict[str, Any]:
     where = path / MANIFEST
     try:
-        manifest = json.loads(where.read_bytes())
+        manifest = json.loads(read_regular(where, MOST_TEXT))
     except FileNotFoundError:
         raise ArtifactError.at(path, f"it has no {MANIFEST}", "an artifact", "make one with: ibpc compile") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ArtifactError.at(where, f"unreadable: {error}", "a manifest written by ibpc") from error
+        raise ArtifactError.at(where, f"unreadable: {first_line(error)}", "a manifest written by ibpc") from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT_VERSION:
         raise ArtifactError.at(where, f"format {found!r}", f"format {FORMAT_VERSION}", "compile the network again")
     if not isinstance(source := manifest.get("source"), dict) or source.keys() != {"kind", "path", "sha256"}:
         raise ArtifactError.at(where, "a malformed source", "kind, path and sha256")
+    if not all(isinstance(text, str) for text in source.values()):
+        raise ArtifactError.at(where, "a malformed source", "kind, path and sha256 as texts")
     files = manifest.get("files")
     if not isinstance(files, dict) or not all(_is_plain_name(name) for name in files):
         raise ArtifactError.at(where, "a malformed list of files", "file names with their SHA-256")
@@ -284,7 +344,7 @@ def _is_plain_name(name: str) -> bool:
 
 def _read_checked(path: Path, name: str, digest: Any) -> bytes:
     try:
-        data = (path / name).read_bytes()
+        data = read_regular(path / name)
     except OSError as error:
         raise ArtifactError.at(
             path / name, f"cannot be read: {error.strerror}", "the file that the manifest lists"

@@ -388,7 +388,9 @@ class Graph:
         if version != FORMAT_VERSION:
             raise GraphError.at("$.format", f"found {version!r}", f"{FORMAT_VERSION}")
         try:
-            graph = cls(str(data["name"]))
+            if not isinstance(data["name"], str) or not data["name"]:
+                raise ValueError("a graph without a name")
+            graph = cls(data["name"])
             graph.hints = dict(data["hints"])
             for item in data["nodes"]:
                 node = Node(
@@ -402,7 +404,7 @@ class Graph:
             graph.outputs = tuple(str(output) for output in data["outputs"])
             graph.ties = {str(key): str(source) for key, source in data["ties"].items()}
             entries = [str(key) for key in data["state"]]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise GraphError.at("graph.json", f"malformed: {error!r}", "a graph written by ibpc") from error
         if sorted(entries) != sorted(state):
             odd = sorted(set(entries) ^ set(state))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
 import ibpc
 from ibpc import artifact
@@ -96,6 +97,44 @@ def test_killed_writers_leave_a_whole_artifact(saved, tmp_path):
         assert ibpc.load(saved).name == "digits_small"
 
 
+def test_two_writers_take_turns(network, saved, monkeypatch):
+    """Without, one of them finds the folder of the other where its own was to go."""
+    contents = artifact._contents(network.snapshot())
+    monkeypatch.setattr(artifact, "_contents", lambda graph: dict(contents))
+    recover = artifact._recover
+    monkeypatch.setattr(artifact, "_recover", lambda path: (recover(path), time.sleep(0.01)))
+    (saved / "training").mkdir()
+    (saved / "training" / "recipe.json").write_text("{}")
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            try:
+                for _ in range(15):
+                    network.save(saved)
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
+    assert ibpc.load(saved).name == "digits_small"
+    assert artifact.is_trained(saved)
+    assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
+
+
+def test_what_a_killed_writer_left_is_swept_away(saved, network):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mine, theirs, other = (
+        saved.with_name(f".{saved.name}{name}.partial")
+        for name in (f".{dead.pid}", f".{os.getppid()}", f"2.{dead.pid}")
+    )
+    for folder in (mine, theirs, other):
+        folder.mkdir()
+    network.save(saved)
+    assert [folder.exists() for folder in (mine, theirs, other)] == [False, True, True]
+
+
 # ── damage ──────────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_a_truncated_file_is_refused(saved, name):
@@ -162,6 +201,9 @@ def test_listings_are_not_run(saved):
         lambda graph: graph["nodes"][1].update(attributes=[]),
         lambda graph: graph["nodes"][1]["attributes"].update(strides="x"),
         lambda graph: graph["nodes"].reverse(),
+        lambda graph: graph["nodes"][1].update(shape=[float("inf")]),
+        lambda graph: graph.update(name=""),
+        lambda graph: graph.update(name=None),
     ],
 )
 def test_an_impossible_graph_is_refused(saved, edit):
@@ -169,6 +211,36 @@ def test_an_impossible_graph_is_refused(saved, edit):
     edit(graph)
     rehashed(saved, "graph.json", json.dumps(graph).encode())
     with pytest.raises(ArtifactError):
+        ibpc.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda weight: weight.double(), "numbers of type float64; expected float32"),
+        (lambda weight: weight.int(), "numbers of type int32; expected float32"),
+        (lambda weight: weight.to(torch.complex64), "numbers of type complex64"),
+        (lambda weight: weight / 0, "NaN or infinity; expected finite numbers"),
+    ],
+)
+def test_weights_that_no_frontend_makes_are_refused(saved, edit, words):
+    state = load((saved / "weights.safetensors").read_bytes())
+    rehashed(saved, "weights.safetensors", save(state | {"conv1.weight": edit(state["conv1.weight"])}))
+    with pytest.raises(ArtifactError, match=f"weights.safetensors: conv1.weight: {words}"):
+        ibpc.load(saved)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_pipe_and_a_giant_are_refused(saved, name):
+    """Reading the one would wait for ever, reading the other would take all memory."""
+    (saved / name).unlink()
+    with (saved / name).open("wb") as stream:
+        stream.truncate(2**36)
+    with pytest.raises(ArtifactError, match=f"{name}: .*where .* is the most"):
+        ibpc.load(saved)
+    (saved / name).unlink()
+    os.mkfifo(saved / name)
+    with pytest.raises(ArtifactError, match=f"{name}: .*not a regular file"):
         ibpc.load(saved)
 
 
@@ -185,6 +257,14 @@ def test_a_graph_with_an_endless_number_is_refused(saved):
     rehashed(saved, "graph.json", b"9" * 5_000)
     with pytest.raises(ArtifactError, match="damaged"):
         artifact.load(saved)
+
+
+def test_a_manifest_names_its_source_in_words(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["source"]["path"] = 7
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="malformed source"):
+        ibpc.load(saved)
 
 
 @pytest.mark.parametrize("name", ["../secret", "\0"])
@@ -213,6 +293,17 @@ def test_a_file_in_the_way_is_refused(network, tmp_path):
     (tmp_path / "compiled").write_text("")
     with pytest.raises(ArtifactError, match="not a folder"):
         network.save(tmp_path / "compiled")
+
+
+def test_a_place_where_nothing_can_be_renamed_is_refused_before_any_work(saved, monkeypatch):
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == saved)
+    with pytest.raises(ArtifactError, match="mount point.*choose one inside"):
+        artifact.check_place(saved)
+    monkeypatch.undo()
+    for closed in (saved, saved.parent):
+        monkeypatch.setattr(os, "access", lambda path, _, closed=closed: path != closed)
+        with pytest.raises(ArtifactError, match=f"{closed} cannot be written"):
+            artifact.check_place(saved)
 
 
 def test_a_place_that_cannot_be_written_is_one_error(network):

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "ibpc"
 ORDER = (
     "errors",
     "files",
+    "locking",
     "memory",
     "rounding",
     "interval",

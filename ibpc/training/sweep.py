@@ -21,8 +21,8 @@ from ibpc.artifact import TRAINING
 from ibpc.data import load_dataset
 from ibpc.errors import IbpcError, TrainingError, UsageError
 from ibpc.frontends.strict_json import read_json
+from ibpc.locking import locked, take
 from ibpc.network import Network
-from ibpc.training.locking import locked, take
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import CHECKPOINT, write_json

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -26,6 +27,30 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("ab") as stream:
         _lock(stream, wait=True)
         yield
+
+
+@contextmanager
+def briefly_locked(path: Path) -> Iterator[None]:
+    """Wait for a lock whose file is there only while somebody holds it or waits for it, and hold it for the block."""
+    while True:
+        with path.open("ab") as stream:
+            _lock(stream, wait=True)
+            if not _is_still(stream, path):
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):
+                    path.unlink()
+            return
+
+
+def _is_still(stream: IO[bytes], path: Path) -> bool:
+    """Return whether the open file is the one at `path`: who held the lock before may have removed it."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(stream: IO[bytes], *, wait: bool) -> None:

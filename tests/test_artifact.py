@@ -100,7 +100,7 @@ def test_killed_writers_leave_a_whole_artifact(saved, tmp_path):
 def test_two_writers_take_turns(network, saved, monkeypatch):
     """Without, one of them finds the folder of the other where its own was to go."""
     contents = artifact._contents(network.snapshot())
-    monkeypatch.setattr(artifact, "_contents", lambda graph: dict(contents))
+    monkeypatch.setattr(artifact, "_contents", lambda _: dict(contents))
     recover = artifact._recover
     monkeypatch.setattr(artifact, "_recover", lambda path: (recover(path), time.sleep(0.01)))
     (saved / "training").mkdir()

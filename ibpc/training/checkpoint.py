@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,10 @@ from torch import nn
 
 from ibpc.artifact import write_atomically
 from ibpc.errors import Problem, TrainingError, first_line, raise_all
+from ibpc.files import MOST_BYTES, expect_regular
+from ibpc.frontends.strict_json import schema_problems
 from ibpc.training.averaging import WeightAverage
+from ibpc.training.optimizers import Optimization
 from ibpc.training.recipe import Recipe
 
 FORMAT_VERSION: Final = 1
@@ -31,6 +35,21 @@ _MODEL: Final = "model."
 _OPTIMIZER: Final = "optimizer."
 _AVERAGE: Final = "average."
 _RANDOM: Final = "random."
+_STEP: Final = "step"
+_REMEDY: Final = "restore the file, or train anew into another folder"
+_SCHEMA: Final[Mapping[str, Any]] = {
+    "title": "the header of a checkpoint: an object",
+    "type": "object",
+    "properties": {
+        "epoch": {"type": "integer", "minimum": 0},
+        "seconds": {"type": "number", "minimum": 0},
+        "seed": {"type": "integer"},
+        "recipe": {"type": "object"},
+        "data": {"type": "string"},
+        "graph": {"type": "string"},
+    },
+    "required": ["epoch", "seconds", "seed", "recipe", "data", "graph"],
+}
 
 
 @dataclass(frozen=True)
@@ -94,19 +113,50 @@ class Checkpoint:
     def restore(
         self,
         model: nn.Module,
+        optimization: Optimization,
         optimizer: torch.optim.Optimizer,
         generator: torch.Generator,
         average: WeightAverage,
+        where: Path,
     ) -> None:
-        """Put the state back. Raises TrainingError if it is that of another network or optimizer."""
+        """Put the state back. Raises TrainingError unless all of it is there, and is that of such a run."""
+        raise_all(TrainingError, self._misfits(model, optimization, generator, where))
         try:
             model.load_state_dict(self._part(_MODEL))
             _load_optimizer(model, optimizer, self._part(_OPTIMIZER))
             average.restore(self._part(_AVERAGE))
             _set_random_states(self._part(_RANDOM), generator)
-        except (KeyError, RuntimeError, ValueError) as error:
-            found = f"it does not fit: {first_line(error)}"
-            raise TrainingError.at("checkpoint", found, "the checkpoint of this run") from error
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise TrainingError.at(
+                where, f"it does not fit: {first_line(error)}", "the checkpoint of this run"
+            ) from error
+
+    def _misfits(
+        self, model: nn.Module, optimization: Optimization, generator: torch.Generator, where: Path
+    ) -> Iterator[Problem]:
+        """Yield the tensors that are missing, unknown, or of another type or shape than those of such a run."""
+        parameters = dict(model.named_parameters())
+        kept = {
+            f"{name}.{key}": entry
+            for name, parameter in parameters.items()
+            for key, entry in optimization.state_of(parameter).items()
+        }
+        found = self._part(_OPTIMIZER)
+        is_fresh = self.epoch == 0 and not found
+        moved = {key.rpartition(".")[0] for key in found} & parameters.keys()
+        if kept and not is_fresh and not moved:
+            yield Problem(str(where), "no state of the optimizer", f"that after {self.epoch} epochs")
+        required = {key: entry for key, entry in kept.items() if key.rpartition(".")[0] in moved}
+        yield from _odd(_OPTIMIZER, found, required, where)
+        yield from _odd(_MODEL, self._part(_MODEL), model.state_dict(), where)
+        yield from _odd(_RANDOM, self._part(_RANDOM), _random_states(generator), where)
+        yield from _odd(_AVERAGE, mean := self._part(_AVERAGE), parameters if mean else {}, where)
+        known = (_OPTIMIZER, _MODEL, _RANDOM, _AVERAGE)
+        strangers = [name for name in self.tensors if not name.startswith(known)]
+        yield from (Problem(f"{where}: {name}", "an unknown tensor", "none of that name") for name in strangers)
+        for key, entry in found.items():
+            if key.endswith(f".{_STEP}") and not bool(torch.isfinite(entry).all() and (entry >= 0).all()):
+                yield Problem(f"{where}: {_OPTIMIZER}{key}", f"found {entry.tolist()}", "a number of steps")
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all. Raises ArtifactError where that fails."""
@@ -127,19 +177,27 @@ class Checkpoint:
     def read(cls, path: Path) -> Checkpoint:
         """Read a file. Raises TrainingError if it is missing, damaged or of another format."""
         try:
+            expect_regular(path, MOST_BYTES)
             with safe_open(path, "pt") as stored:
                 notes = stored.metadata() or {}
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it cannot be iterated itself
             if notes[_SHA256] != _digest(notes[_HEADER], tensors):
-                raise TrainingError.at(path, "unreadable: its SHA-256 is wrong", "a checkpoint written by ibpc")
+                raise TrainingError.at(
+                    path, "unreadable: its SHA-256 is wrong", "a checkpoint written by ibpc", _REMEDY
+                )
             header = json.loads(notes[_HEADER])
             if header["format"] != FORMAT_VERSION:
-                raise TrainingError.at(path, f"format {header['format']!r}", f"format {FORMAT_VERSION}")
+                remedy = "go on with the version of ibpc that began the run"
+                raise TrainingError.at(path, f"format {header['format']!r}", f"format {FORMAT_VERSION}", remedy)
+            raise_all(TrainingError, schema_problems(header, _SCHEMA, str(path)))
+            if not isfinite(header["seconds"]):
+                raise TrainingError.at(path, f"{header['seconds']} seconds", "a finite number")
             recipe = Recipe.from_json(header["recipe"], f"{path}: recipe").to_json()
-            identity = Identity(recipe, int(header["seed"]), str(header["data"]), str(header["graph"]))
-            return cls(identity, int(header["epoch"]), float(header["seconds"]), tensors)
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise TrainingError.at(path, f"unreadable: {error}", "a checkpoint written by ibpc") from error
+            identity = Identity(recipe, header["seed"], header["data"], header["graph"])
+            return cls(identity, header["epoch"], float(header["seconds"]), tensors)
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+            found = f"unreadable: {first_line(error)}"
+            raise TrainingError.at(path, found, "a checkpoint written by ibpc", _REMEDY) from error
 
     def expect(self, identity: Identity, where: Path) -> None:
         """Raise TrainingError with all differences if this is the checkpoint of another run."""
@@ -147,6 +205,20 @@ class Checkpoint:
 
     def _part(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+
+def _odd(
+    prefix: str, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], where: Path
+) -> Iterator[Problem]:
+    """Yield the tensors that are in one of two sets only, or differ in type or shape."""
+    for name in sorted(found.keys() | wanted.keys()):
+        texts = [_described(tensors[name]) if name in tensors else "none" for tensors in (found, wanted)]
+        if texts[0] != texts[1]:
+            yield Problem(f"{where}: {prefix}{name}", texts[0], f"{texts[1]}, as in a run of this recipe")
+
+
+def _described(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
 
 
 def _named(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -28,6 +28,14 @@ class Optimization:
         """Return the optimizer over `parameters`."""
         return _BUILDERS[self.name](self, parameters)
 
+    def state_of(self, parameter: torch.Tensor) -> Mapping[str, torch.Tensor]:
+        """Return tensors such as the optimizer keeps of a parameter: what one step leaves of a stand-in."""
+        stand_in = nn.Parameter(torch.zeros_like(parameter))
+        stand_in.grad = torch.zeros_like(parameter)
+        optimizer = self.build([stand_in])
+        optimizer.step()
+        return {key: entry for key, entry in optimizer.state[stand_in].items() if isinstance(entry, torch.Tensor)}
+
 
 def _common(options: Optimization, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
     """Return what all optimizers take. On a GPU one kernel moves all parameters."""

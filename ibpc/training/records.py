@@ -16,7 +16,8 @@ from typing import Any, Final
 import torch
 
 from ibpc.artifact import json_bytes, tool_versions, write_atomically
-from ibpc.errors import TrainingError
+from ibpc.errors import TrainingError, first_line
+from ibpc.files import MOST_TEXT, read_regular
 from ibpc.training.graphs import Accuracy
 
 METRICS: Final = "metrics.jsonl"
@@ -73,9 +74,9 @@ def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
     path = folder / METRICS
     try:
         records = [EpochRecord.from_json(json.loads(line)) for line in _lines(path, epochs)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError.at(path, f"damaged: {error}", "metrics as ibpc wrote them") from error
-    if [record.epoch for record in records] != list(range(1, epochs + 1)):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TrainingError.at(path, f"damaged: {first_line(error)}", "metrics as ibpc wrote them") from error
+    if len(records) != epochs or [record.epoch for record in records] != list(range(1, epochs + 1)):
         raise TrainingError.at(path, f"{len(records)} of the {epochs} epochs of the checkpoint", "one line for each")
     return records
 
@@ -83,11 +84,11 @@ def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
 def keep_records(folder: Path, epochs: int) -> None:
     """Drop from metrics.jsonl all that follows the first `epochs` epochs; write an empty one if there is none."""
     path = folder / METRICS
-    write_atomically(path, "".join(f"{line}\n" for line in _lines(path, epochs)).encode())
+    write_atomically(path, b"".join(line + b"\n" for line in _lines(path, epochs)))
 
 
-def _lines(path: Path, epochs: int) -> list[str]:
-    return path.read_text("utf-8").splitlines()[:epochs] if path.exists() else []
+def _lines(path: Path, epochs: int) -> list[bytes]:
+    return read_regular(path, MOST_TEXT).split(b"\n")[:epochs] if path.exists() else []
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -92,7 +92,7 @@ class Trainer:
             self.workers.wait()
         path = folder / CHECKPOINT
         if path.exists():
-            self._restore(Checkpoint.read(path), folder)
+            self._restore(Checkpoint.read(path), path)
         records = read_records(folder, self.epoch)
         if self.workers.is_first:
             self._prepare(folder)
@@ -101,9 +101,12 @@ class Trainer:
         self.reporter.started(self.timeline, self.epoch)
         return records
 
-    def _restore(self, stored: Checkpoint, folder: Path) -> None:
-        stored.expect(self.identity(), folder)
-        stored.restore(self.network.parameters, self.optimizer, self.generator, self.average)
+    def _restore(self, stored: Checkpoint, path: Path) -> None:
+        stored.expect(self.identity(), path.parent)
+        if stored.epoch > self.recipe.epochs:
+            raise TrainingError.at(path, f"{stored.epoch} epochs", f"at most {self.recipe.epochs}, those of the recipe")
+        model, optimization = self.network.parameters, self.recipe.optimizer
+        stored.restore(model, optimization, self.optimizer, self.generator, self.average, path)
         self.epoch = self.kept = stored.epoch
         self.seconds = stored.seconds
 
@@ -112,8 +115,8 @@ class Trainer:
         for leftover in folder.glob(".*.partial"):
             with suppress(OSError):
                 leftover.unlink()
+        write_json(folder / RECIPE, self.recipe.to_json())
         if not (folder / CHECKPOINT).exists():
-            write_json(folder / RECIPE, self.recipe.to_json())
             self.checkpoint().write(folder / CHECKPOINT)
         keep_records(folder, self.epoch)
 

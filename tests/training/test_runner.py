@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ibpc.frontends.initialization import initialize
 from ibpc.network import Network
 from ibpc.training.checkpoint import Checkpoint
 from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.recipe import Recipe
 from ibpc.training.records import EpochRecord
 from ibpc.training.reporting import Silent
 from ibpc.training.runner import train
@@ -266,7 +268,7 @@ def test_metrics_after_the_checkpoint_are_dropped(tmp_path):
     with pytest.raises(TrainingError):
         train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run", reporter=Stops(7))
     path = tmp_path / "run/training/metrics.jsonl"
-    path.write_text(path.read_text() + json.dumps({"epoch": 2, "never": "kept"}) + '\n{"epoch": 3, "cut sh')
+    path.write_bytes(path.read_bytes() + b'{"epoch": 2, "never": "kept"}\n{"epoch": 3, "cut sh\xc3')
     train(tiny.network(), recipe, tiny.blobs(), tmp_path / "run", resume=True)
     assert [line["epoch"] for line in lines(tmp_path / "run")] == [1, 2, 3]
     assert "never" not in path.read_text()
@@ -350,6 +352,95 @@ def test_a_damaged_checkpoint_is_one_clear_error(tmp_path):
     resume(tmp_path)
 
 
+def test_a_checkpoint_that_is_a_pipe_or_a_pickle_is_one_clear_error(tmp_path):
+    interrupted(tmp_path)
+    path = tmp_path / "training/checkpoint.safetensors"
+    path.write_bytes(b"\x80\x04cos\nmkdir\n(S'" + os.fsencode(tmp_path / "ran") + b"'\ntR.")
+    with pytest.raises(TrainingError, match="unreadable"):
+        resume(tmp_path)
+    assert not (tmp_path / "ran").exists()
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TrainingError, match="unreadable: not a regular file"):
+        resume(tmp_path)
+
+
+ODD_TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "no optimizer": (
+        lambda found: drop(found, "optimizer."),
+        "no state of the optimizer; expected that after 1 epoch",
+    ),
+    "half an optimizer": (lambda found: drop(found, "optimizer.", "exp_avg"), "linear1.weight.exp_avg: none; expected"),
+    "another shape": (
+        lambda found: found.update({"optimizer.linear1.weight.exp_avg": torch.zeros(3)}),
+        r"exp_avg: float32 of shape \(3,\); expected float32 of shape \(12, 16\)",
+    ),
+    "a step before the first": (
+        lambda found: found.update({"optimizer.linear1.weight.step": torch.tensor(-5.0)}),
+        "step: found -5.0; expected a number of steps",
+    ),
+    "an unknown parameter": (lambda found: found.update({"optimizer.new.exp_avg": torch.zeros(3)}), "new.exp_avg"),
+    "an unknown tensor": (lambda found: found.update({"new": torch.zeros(3)}), "new: an unknown tensor"),
+    "integers": (
+        lambda found: found.update({"model.linear1.weight": found["model.linear1.weight"].int()}),
+        "model.linear1.weight: int32",
+    ),
+    "no weight": (lambda found: drop(found, "model.linear1.weight"), "model.linear1.weight: none"),
+    "random floats": (lambda found: found.update({"random.run": torch.zeros(5056)}), "random.run: float32"),
+    "no random states": (lambda found: drop(found, "random."), "random.cpu: none"),
+    "a part of a mean": (
+        lambda found: found.update({"average.linear1.weight": torch.zeros(12, 16)}),
+        "average.linear1.bias: none",
+    ),
+}
+
+
+def drop(found: dict[str, torch.Tensor], beginning: str, end: str = "") -> None:
+    for name in [name for name in found if name.startswith(beginning) and name.endswith(end)]:
+        del found[name]
+
+
+@pytest.mark.parametrize("name", ODD_TENSORS)
+def test_a_checkpoint_with_odd_tensors_is_refused(tmp_path, name):
+    """Nothing may begin anew unnoticed, and no step may fail over it later."""
+    change, words = ODD_TENSORS[name]
+    interrupted(tmp_path)
+    path = tmp_path / "training/checkpoint.safetensors"
+    stored = Checkpoint.read(path)
+    tensors = dict(stored.tensors)
+    change(tensors)
+    replace(stored, tensors=tensors).write(path)
+    with pytest.raises(TrainingError, match=words):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epoch": 10**30}, "epochs; expected at most 4"),
+        ({"epoch": -1}, "epoch: found -1; expected an integer"),
+        ({"epoch": float("inf")}, "epoch: found Infinity"),
+        ({"epoch": 1.0}, r"epoch: found 1.0"),
+        ({"seconds": float("nan")}, "nan seconds"),
+        ({"seconds": None}, "seconds: found null"),
+    ],
+)
+def test_a_checkpoint_with_an_odd_header_is_refused(tmp_path, change, words):
+    interrupted(tmp_path)
+    path = tmp_path / "training/checkpoint.safetensors"
+    replace(Checkpoint.read(path), **change).write(path)
+    with pytest.raises(TrainingError, match=words):
+        resume(tmp_path)
+
+
+def test_a_recipe_that_was_lost_is_written_again(tmp_path):
+    """A report on the run needs it."""
+    interrupted(tmp_path)
+    (tmp_path / "training/recipe.json").write_text("{")
+    resume(tmp_path)
+    assert Recipe.load(tmp_path / "training/recipe.json") == tiny.recipe()
+
+
 def test_what_a_kill_left_half_written_is_swept_away(tmp_path):
     interrupted(tmp_path)
     (tmp_path / "training/.checkpoint.safetensors.123.partial").write_bytes(b"half")
@@ -361,6 +452,13 @@ def test_missing_metrics_are_one_clear_error(tmp_path):
     interrupted(tmp_path)
     (tmp_path / "training/metrics.jsonl").unlink()
     with pytest.raises(TrainingError, match="0 of the 1 epochs"):
+        resume(tmp_path)
+    (tmp_path / "training/metrics.jsonl").write_text("[" * 100_000)
+    with pytest.raises(TrainingError, match="damaged: maximum recursion"):
+        resume(tmp_path)
+    (tmp_path / "training/metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "training/metrics.jsonl")
+    with pytest.raises(TrainingError, match="damaged: not a regular file"):
         resume(tmp_path)
 
 

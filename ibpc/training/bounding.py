@@ -50,10 +50,14 @@ class Bounding:
         return max(moment.eps, LEAST_EPS) if self._strength(moment) > 0 else moment.eps
 
     def __call__(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, moment: Moment) -> Bounded:
-        """Return the logits at x (B, …), the bounds of the margins over the box, and the regularization."""
+        """Return the logits at x (B, …), the bounds of the margins over the box, and the regularization.
+
+        Where κ is 0 the logits are no part of the loss, and carry no gradient.
+        """
+        graphs = self._graphs if moment.kappa else self._graphs.undescended
         if self._strength(moment) == 0:
-            return Bounded(*self._graphs.paired(x, box, labels), None)
-        logits, margins, boxes = self._graphs.observed(x, box, labels)
+            return Bounded(*graphs.paired(x, box, labels), None)
+        logits, margins, boxes = graphs.observed(x, box, labels)
         return Bounded(logits, margins, self.regularization(box, boxes, moment))
 
     def regularization(self, box: Interval, boxes: Sequence[Interval], moment: Moment) -> torch.Tensor | None:

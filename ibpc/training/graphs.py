@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Self
@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
-from ibpc.ir import Graph
+from ibpc.ir import Graph, Node
 from ibpc.lowering import REGISTERED, Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
+from ibpc.ops import operators
 from ibpc.ops.base import Rules
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.attack import Attack, Score, ascend, evaluating
@@ -97,15 +98,30 @@ class TrainingGraphs:
         return self.run(lower_nominal(still(self.network.graph), self.network.parameters, Phase.TRAINING))
 
     @cached_property
+    def undescended(self) -> TrainingGraphs:
+        """The same graphs with logits that carry no gradient, for steps of whose loss they are no part.
+
+        Then nothing goes back through the nominal value of a layer. Where boxes hang on the nominal batch
+        (BatchNormalization), these graphs themselves.
+        """
+        if any(rules.training is not rules.nominal for rules in map(self._rules_of, self.merged.order())):
+            return self
+        return _Undescended(self.network, self.workers, self._engine, self._precision, self.rules)
+
+    def _rules_of(self, node: Node) -> Rules:
+        return self.rules.get(node.operator, operators()[node.operator].rules)
+
+    @cached_property
     def _paired(self) -> Callable[..., Any]:
-        logits, margins = self.merged.outputs
-        return self.run(lower_paired(self.merged, self.tree, [logits], [margins], rules=self.rules))
+        return self._pair(self.merged.outputs[-1:])
 
     @cached_property
     def _observed(self) -> Callable[..., Any]:
-        logits, margins = self.merged.outputs
-        bounded = [margins, *self.rectified]
-        return self.run(lower_paired(self.merged, self.tree, [logits], bounded, rules=self.rules))
+        return self._pair((*self.merged.outputs[-1:], *self.rectified))
+
+    def _pair(self, bounded: Sequence[str]) -> Callable[..., Any]:
+        """Return the graph (x, l, u) → logits, then l, u of each `bounded` value."""
+        return self.run(lower_paired(self.merged, self.tree, self.merged.outputs[:1], bounded, rules=self.rules))
 
     @cached_property
     def rectified(self) -> tuple[str, ...]:
@@ -168,6 +184,21 @@ class TrainingGraphs:
             counts += torch.stack([right.sum(), proved.sum()])
         nominal, proven = (count / len(split) for count in self.workers.total(counts).tolist())
         return Accuracy(len(split), eps, nominal, proven)
+
+
+class _Undescended(TrainingGraphs):
+    """Graphs whose logits and boxes are computed apart, the logits without gradients."""
+
+    def _pair(self, bounded: Sequence[str]) -> Callable[..., Any]:
+        boxes = self.run(lower_paired(self.merged, self.tree, (), bounded, rules=self.rules))
+        logits = self.repeat(lambda x: (self.network.nominal(x),))
+
+        def pair(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            with torch.no_grad():
+                found = logits(x)
+            return (*found, *boxes(x, lower, upper))
+
+        return pair
 
 
 def rectified_values(graph: Graph) -> tuple[str, ...]:

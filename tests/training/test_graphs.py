@@ -14,6 +14,7 @@ from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods import Terms, methods
 from ibpc.training.recipe import Recipe
 from ibpc.training.schedules import Moment
+from ibpc.training.shrinking import shrunk
 from tests.training.tiny import PERCEPTRON, network
 
 NORMALIZED = (
@@ -31,9 +32,9 @@ def batch(count: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(count, 1, 4, 4, generator=generator), torch.arange(count) % 3
 
 
-def terms_of(method: str, net: Network, x: torch.Tensor, y: torch.Tensor) -> Terms:
+def terms_of(method: str, net: Network, x: torch.Tensor, y: torch.Tensor, kappa: float = 0.3) -> Terms:
     objective = methods()[method].build(TrainingGraphs(net), Recipe.default(method, eps=EPS))
-    return objective(x, y, Moment(0, eps=EPS, kappa=0.3, learning_rate=0.0), Draws(torch.Generator()))
+    return objective(x, y, Moment(0, eps=EPS, kappa=kappa, learning_rate=0.0), Draws(torch.Generator()))
 
 
 def leaves(net: Network) -> dict[str, torch.Tensor]:
@@ -82,15 +83,16 @@ def reference(
 
 
 @pytest.mark.parametrize("layers", [PERCEPTRON, NORMALIZED], ids=["plain", "BatchNorm"])
-def test_logits_margins_and_gradients_of_the_ibp_loss(layers):
+@pytest.mark.parametrize("kappa", [0.3, 0.0])
+def test_logits_margins_and_gradients_of_the_ibp_loss(layers, kappa):
     net = network(layers)
     if layers is NORMALIZED:
         net.assign({"batchnorm1.weight": torch.linspace(-1, 1, 12), "batchnorm1.bias": torch.linspace(0.2, -0.1, 12)})
     x, y = batch()
     values = leaves(net)
-    terms = terms_of("ibp", net, x, y)
+    terms = terms_of("ibp", net, x, y, kappa)
     logits, margins = reference(net, values, x, y, EPS)
-    expected = 0.3 * F.cross_entropy(logits, y) + 0.7 * F.cross_entropy(-margins, y)
+    expected = kappa * F.cross_entropy(logits, y) + (1 - kappa) * F.cross_entropy(-margins, y)
     torch.testing.assert_close(terms.logits.double(), logits, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms.margins.double(), margins, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms.loss.double(), expected, rtol=1e-5, atol=1e-6)
@@ -98,6 +100,26 @@ def test_logits_margins_and_gradients_of_the_ibp_loss(layers):
     expected.backward()
     for name, parameter in net.parameters.named_parameters():
         torch.testing.assert_close(parameter.grad.double(), values[name].grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_undescended_graphs_differ_in_the_gradient_of_their_logits_alone(share):
+    found = []
+    x, y = batch()
+    for choose in (lambda graphs: graphs, lambda graphs: graphs.undescended):
+        net = network()
+        graphs = choose(shrunk(TrainingGraphs(net), share))
+        logits, margins, boxes = graphs.observed(x, graphs.ball(x, EPS), y)
+        (margins.square().sum() + sum(box.width.square().sum() for box in boxes)).backward()
+        found.append((logits, margins, *(parameter.grad for parameter in net.parameters.parameters())))
+    assert [logits.requires_grad for logits, *_ in found] == [True, False]
+    for together, apart in zip(*found, strict=True):
+        torch.testing.assert_close(apart, together, rtol=1e-5, atol=1e-6)
+
+
+def test_boxes_that_hang_on_the_nominal_batch_are_not_computed_apart_from_it():
+    graphs = TrainingGraphs(network(NORMALIZED))
+    assert graphs.undescended is graphs
 
 
 def test_standard_descends_the_nominal_loss_alone():

@@ -11,21 +11,23 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from ibpc.artifact import TRAINING
 from ibpc.data import load_dataset
-from ibpc.errors import IbpcError, TrainingError, UsageError
+from ibpc.errors import IbpcError, TrainingError, UsageError, first_line
+from ibpc.files import MOST_TEXT, read_regular
 from ibpc.frontends.strict_json import read_json
 from ibpc.locking import locked, take
 from ibpc.network import Network
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import CHECKPOINT, write_json
+from ibpc.training.records import write_json
 from ibpc.training.runner import train
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ SWEEP: Final = "sweep.json"
 JOURNAL: Final = "study.journal"
 _LOCK: Final = ".lock"
 _LOCKS: Final = ".trials"
+_JOURNAL_LOCK: Final = ".journal"
 _PROBLEM: Final = "problem"
 _STUDY: Final = "sweep"
 _RANDOM_TRIALS: Final = 8
@@ -120,6 +123,9 @@ class _Worker:
             raise TrainingError.at(out, "not a folder", "a new folder, or one of a sweep")
         if out.is_dir() and not (out / _LOCK).exists() and any(out.iterdir()):
             raise TrainingError.at(out, "the folder holds other files", "a new folder, or one of a sweep")
+        for path in (out / _LOCK, out / SWEEP, out / JOURNAL):
+            if path.exists() and not path.is_file():
+                raise TrainingError.at(path, "not a file", "that of a sweep", "choose another folder")
         try:
             out.mkdir(parents=True, exist_ok=True)
             (out / _LOCK).touch()
@@ -149,13 +155,19 @@ class _Worker:
 
     def _open(self) -> Study:
         optuna, path = self._optuna, self._sweep.out / JOURNAL
+        lock = _JournalLock(self._sweep.out / _JOURNAL_LOCK)
         try:
-            storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+            _mend(path, lock)
+            backend = optuna.storages.journal.JournalFileBackend(str(path), lock)
             study: Study = optuna.create_study(
-                storage=storage, study_name=_STUDY, directions=["maximize", "maximize"], load_if_exists=True
+                storage=optuna.storages.JournalStorage(backend),
+                study_name=_STUDY,
+                directions=["maximize", "maximize"],
+                load_if_exists=True,
             )
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError.at(path, f"damaged: {error}", "the log of a sweep") from error
+        except (ValueError, KeyError, TypeError, IndexError, AssertionError, RecursionError) as error:
+            remedy = "restore the file, or choose another folder"
+            raise TrainingError.at(path, f"damaged: {first_line(error)}", "the log of a sweep", remedy) from error
         return study
 
     def _folder(self, number: int) -> Path:
@@ -219,12 +231,14 @@ class _Worker:
         sweep, folder = self._sweep, self._folder(trial.number)
         try:
             recipe = sweep.recipe.with_overrides(self._values(trial.params))
-            resume = (folder / TRAINING / CHECKPOINT).exists()
             network = Network.load(sweep.artifact).to(sweep.device)
-            run = train(network, recipe, self._dataset, folder, seed=sweep.seed, resume=resume)
+            run = train(network, recipe, self._dataset, folder, seed=sweep.seed, resume=True)
         except IbpcError as error:
             if isinstance(error.__cause__, KeyboardInterrupt):
                 raise TrainingError.at(sweep.out, "interrupted", remedy="the same command goes on") from error
+            if isinstance(error.__cause__, OSError):
+                remedy = "make room, or make it writable; then the same command goes on with this trial"
+                raise TrainingError.at(sweep.out, f"trial {trial.number}: {error}", remedy=remedy) from error
             trial.set_user_attr(_PROBLEM, str(error))
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         else:
@@ -255,6 +269,41 @@ class _Worker:
         """Return a trial's values for the recipe: the study keeps choices as JSON text."""
         chosen = {entry.key for entry in self._sweep.ranges if isinstance(entry, Choices)}
         return {key: json.loads(value) if key in chosen else value for key, value in parameters.items()}
+
+
+class _JournalLock:
+    """What Optuna holds while it reads or writes the log. The system frees it when a process is killed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._held = ExitStack()
+
+    def acquire(self) -> bool:
+        """Wait for the lock."""
+        self._held.enter_context(locked(self._path))
+        return True
+
+    def release(self) -> None:
+        """Give it up."""
+        self._held.close()
+
+
+def _mend(path: Path, lock: _JournalLock) -> None:
+    """Cut off a last line that a killed process or a full disk left unfinished: the next one would be joined to it.
+
+    Raises ValueError or RecursionError where another line is damaged.
+    """
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        data = read_regular(path, MOST_TEXT)
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+        for line in data.split(b"\n")[:-1]:
+            json.loads(line)
+    finally:
+        lock.release()
 
 
 def _mixed(seed: int, number: int) -> int:

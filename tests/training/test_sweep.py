@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from ibpc import api
-from ibpc.errors import IbpcError, SpecError, TrainingError, UsageError
+from ibpc.errors import ArtifactError, IbpcError, SpecError, TrainingError, UsageError
 from ibpc.training.ranges import Choices, Span, check_ranges, load_ranges, parse_range
 from ibpc.training.recipe import Recipe
 from ibpc.training.sweep import Outcome, Sweep, _Worker
@@ -183,6 +184,60 @@ def test_a_damaged_log_is_one_clear_error(sweep):
     (plan.out / "study.journal").write_text("{}\n{]\n" * 3)
     with pytest.raises(TrainingError, match="study.journal"):
         plan.run(1)
+
+
+def test_a_log_that_was_cut_off_goes_on(sweep):
+    """A killed process or a full disk leaves half a line: the next one must not be joined to it."""
+    plan = sweep()
+    plan.run(1)
+    path = plan.out / "study.journal"
+    path.write_bytes(path.read_bytes() + b'{"op_code":5,"work')
+    assert [found.number for found in plan.run(2)] == [0, 1]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+@pytest.mark.parametrize("line", ["{]", '{"op_code":99,"worker_id":"x"}', "[" * 100_000, "null"])
+def test_a_damaged_last_line_is_one_clear_error(sweep, line):
+    plan = sweep()
+    _Worker(plan)
+    with (plan.out / "study.journal").open("a") as stream:
+        stream.write(f"{line}\n")
+    with pytest.raises(TrainingError, match="study.journal: damaged"):
+        plan.run(1)
+
+
+@pytest.mark.parametrize("name", [".lock", "sweep.json", "study.journal"])
+def test_a_pipe_in_place_of_a_file_is_one_clear_error(sweep, name):
+    plan = sweep()
+    _Worker(plan)
+    (plan.out / name).unlink()
+    os.mkfifo(plan.out / name)
+    with pytest.raises(TrainingError, match=f"{name}: not a file"):
+        plan.run(1)
+
+
+def test_a_full_disk_stops_the_sweep_and_fails_no_trial(sweep, monkeypatch):
+    plan = sweep()
+
+    def full(*_: object, **__: object) -> None:
+        raise ArtifactError.at("trial", "cannot be written") from OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ibpc.training.sweep.train", full)
+        with pytest.raises(TrainingError, match="trial 0: .*goes on with this trial"):
+            plan.run(2)
+    (outcome,) = plan.run(1)
+    assert outcome.number == 0 and outcome.nominal is not None
+
+
+def test_a_trial_that_was_killed_before_its_first_checkpoint_begins_again(sweep):
+    plan = sweep()
+    left = (worker := _Worker(plan))._next(1)
+    worker._give_up(left.number)
+    (plan.out / "trial-0000/training").mkdir(parents=True)
+    (plan.out / "trial-0000/training/recipe.json").write_text("{")
+    (outcome,) = plan.run(1)
+    assert outcome.problem == "" and outcome.nominal is not None
 
 
 def test_trials_need_held_out_images(sweep):

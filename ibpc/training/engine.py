@@ -141,7 +141,8 @@ def repeating(engine: Engine, function: Callable[..., Tensors]) -> Callable[...,
 def arrange(parameters: Iterable[nn.Parameter]) -> None:
     """Lay out the weights of planar convolutions as a GPU's tensor cores want them, channels last, in place.
 
-    Their results take the same layout, so images need not be turned around in front of each one. A CPU gains nothing.
+    Their results take the same layout, so images need not be turned around in front of each one. On a CPU most networks
+    lose by it, a few gain (`benchmarks/README.md`).
     """
     for parameter in parameters:
         if parameter.is_cuda and parameter.dim() == _PLANAR:

@@ -328,8 +328,8 @@ MUTATIONS = (
     Mutation(
         "coefficients kept where a window reaches beyond the image",
         "ibpc/bounds/patches.py",
-        "if not bool(inside.all()):",
-        "if not bool(inside.any()):",
+        "if not bool(places.inside.all()):",
+        "if not bool(places.inside.any()):",
         "tests/test_patches.py",
     ),
     Mutation(

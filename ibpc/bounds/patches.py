@@ -87,16 +87,39 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Patches:
-    """Coefficients (R, h, w, B, C) at images (B, *shape), zero where the window reaches beyond them.
+class Places:
+    """Where the windows of forms lie that began at the pixels `positions` (R, 2), in images of a shape C×H×W."""
 
-    `positions` (R, 2) are the pixels where the forms began.
-    """
-
-    coefficients: Tensor
     positions: Tensor
     window: Window
     shape: tuple[int, int, int]
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """The pixels (R·h·w) of the windows, in place of one that does not exist the nearest that does."""
+        _, height, width = self.shape
+        y, x = self._indices
+        return (y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]).flatten()
+
+    @cached_property
+    def inside(self) -> Tensor:
+        """Whether the pixels (R, h, w) exist."""
+        _, height, width = self.shape
+        y, x = self._indices
+        return ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+
+    @property
+    def _indices(self) -> tuple[Tensor, Tensor]:
+        rows, columns = self.positions.unbind(1)
+        return self.window.rows.indices(rows), self.window.columns.indices(columns)
+
+
+@dataclass(frozen=True)
+class Patches:
+    """Coefficients (R, h, w, B, C) in windows of images, zero where a window reaches beyond them."""
+
+    coefficients: Tensor
+    places: Places
 
     @classmethod
     def units(cls, elements: Tensor, batch: int, shape: tuple[int, int, int], like: Tensor) -> Patches:
@@ -106,15 +129,25 @@ class Patches:
         positions = torch.stack((pixels // width, pixels % width), 1)
         coefficients = like.new_zeros(len(elements), 1, 1, 1, channels)
         coefficients[torch.arange(len(elements), device=like.device), 0, 0, 0, elements // (height * width)] = 1.0
-        return cls(coefficients.expand(-1, -1, -1, batch, -1), positions, Window(), shape)
+        return cls(coefficients.expand(-1, -1, -1, batch, -1), Places(positions, Window(), shape))
 
     def __neg__(self) -> Patches:
         return self.scaled(-1.0)
 
     @property
+    def window(self) -> Window:
+        """What each form sees."""
+        return self.places.window
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape C×H×W of an image."""
+        return self.places.shape
+
+    @property
     def rows(self) -> int:
         """The number of forms."""
-        return len(self.positions)
+        return self.coefficients.shape[0]
 
     @property
     def batch(self) -> int:
@@ -122,23 +155,20 @@ class Patches:
         return self.coefficients.shape[3]
 
     @cached_property
-    def _places(self) -> tuple[Tensor, Tensor]:
-        """The pixels (R·h·w) of the windows, and whether they exist."""
-        _, height, width = self.shape
-        y, x = self.window.rows.indices(self.positions[:, 0]), self.window.columns.indices(self.positions[:, 1])
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
-        pixels = y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]
-        return pixels.flatten(), inside.flatten()
+    def _moduli(self) -> Tensor:
+        return self.coefficients.abs()
 
     def scaled(self, factor: float) -> Patches:
         """Return the forms times a number."""
         return self if factor == 1.0 else replace(self, coefficients=self.coefficients * factor)
 
     def seen(self, values: Tensor) -> Tensor:
-        """Return what the windows show of something that broadcasts to (B, C, H, W), in the shape of coefficients."""
+        """Return what the windows show of something that broadcasts to (B, C, H, W); it broadcasts to coefficients."""
         channels, height, width = self.shape
+        if values.dim() >= 2 and values.shape[-2:] == (1, 1):
+            return values[..., 0, 0]
         table = values.expand(self.batch, channels, height, width).permute(2, 3, 0, 1).flatten(0, 1)
-        return table.index_select(0, self._places[0]).reshape(self.coefficients.shape)
+        return table.index_select(0, self.places.pixels).reshape(self.coefficients.shape)
 
     def dotted(self, values: Tensor) -> Tensor:
         """Return Σ coefficient · value, (R, B), over something finite that broadcasts to (B, C, H, W)."""
@@ -146,12 +176,12 @@ class Patches:
 
     def dotted_moduli(self, values: Tensor) -> Tensor:
         """Return Σ |coefficient| · value, (R, B)."""
-        return _summed(self.coefficients.abs() * self.seen(values))
+        return _summed(self._moduli * self.seen(values))
 
     def bent(self, mean: Tensor, half: Tensor) -> Patches:
         """Return coefficient · mean + |coefficient| · half."""
         moved = self.coefficients * self.seen(mean)
-        return replace(self, coefficients=moved.addcmul_(self.coefficients.abs(), self.seen(half)))
+        return replace(self, coefficients=torch.addcmul(moved, self._moduli, self.seen(half)))
 
     def plus(self, other: Patches) -> Patches | None:
         """Return the sum of forms at the same node, None where their windows do not move alike."""
@@ -160,7 +190,7 @@ class Patches:
             return None
         total = self._spread(window)
         total += other._spread(window)
-        return replace(self, coefficients=total, window=window)
+        return Patches(total, replace(self.places, window=window))
 
     def through(self, kernel: Kernel, shape: tuple[int, int, int]) -> Patches:
         """Return the forms of the operand of a convolution, of that shape, bias left out."""
@@ -173,25 +203,21 @@ class Patches:
                 rows = _strided(i * kernel.dilations[0], kernel.strides[0], height)
                 columns = _strided(j * kernel.dilations[1], kernel.strides[1], width)
                 total[:, rows, columns] += pulled[..., i, j, :]
-        return Patches(total, self.positions, window, shape)._clean()
+        places = Places(self.places.positions, window, shape)
+        if not bool(places.inside.all()):
+            total *= places.inside[..., None, None]
+        return Patches(total, places)
 
     def dense(self) -> Tensor:
         """Return all coefficients, (R, B, *shape)."""
         channels, height, width = self.shape
-        pixels, inside = self._places
-        rows = torch.arange(self.rows, device=pixels.device).repeat_interleave(self.window.area)
+        inside = self.places.inside.flatten()
+        first = torch.arange(self.rows, device=inside.device).repeat_interleave(self.window.area) * height * width
         total = self.coefficients.new_zeros(self.rows * height * width, self.batch, channels)
-        flat = self.coefficients.reshape(len(pixels), self.batch, channels)
-        total.index_copy_(0, (rows * height * width + pixels)[inside], flat[inside])
+        flat = self.coefficients.reshape(len(inside), self.batch, channels)
+        total.index_copy_(0, (first + self.places.pixels)[inside], flat[inside])
         image = total.reshape(self.rows, height, width, self.batch, channels)
         return image.permute(0, 3, 4, 1, 2).contiguous()
-
-    def _clean(self) -> Patches:
-        """Return the forms with zeros where the window reaches beyond the image."""
-        inside = self._places[1]
-        if not bool(inside.all()):
-            self.coefficients.mul_(inside.reshape(*self.coefficients.shape[:3], 1, 1))
-        return self
 
     def _spread(self, window: Window) -> Tensor:
         """Return the coefficients in a larger window."""

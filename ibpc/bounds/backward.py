@@ -104,17 +104,17 @@ class Backward:
         operands = tuple(self._values.known[operand] for operand in step.operands)
         boxes = {name: x for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)}
         seen = None if window is None else self._seen(step, operands)
-        work, (channels, *pixels) = step.operator.macs(step.call), (*step.call.output[1:], 1, 1)[:3]
+        work = step.operator.macs(step.call)
         if window is None or seen is None:
             windows.update(dict.fromkeys(boxes))
             return Cost(work, max(prod(x.lower.shape[1:]) for x in boxes.values()))
+        channels, height, width = step.call.output[1:]
         moved = window.through(seen) if isinstance(seen, Kernel) else window
         for name, x in boxes.items():
             met = windows.get(name, moved)
             joined = None if met is None else moved.joined(met)
             windows[name] = joined if joined is not None and joined.is_small(_image(x)) else None
-            channels = max(channels, prod(seen.weight.shape[1:]) * seen.group if isinstance(seen, Kernel) else 0)
-        return Cost(work * window.area / prod(pixels), channels * window.area)
+        return Cost(work * window.area / (height * width), channels * window.area)
 
     def is_finite(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be finite, so that no product needs a second look."""

@@ -195,14 +195,13 @@ class Patches:
     def through(self, kernel: Kernel, shape: tuple[int, int, int]) -> Patches:
         """Return the forms of the operand of a convolution, of that shape, bias left out."""
         window = self.window.through(kernel)
-        pulled = _by_offset(self.coefficients, kernel)
         height, width = self.coefficients.shape[1:3]
-        total = pulled.new_zeros(self.rows, window.rows.size, window.columns.size, self.batch, shape[0])
+        total = self.coefficients.new_zeros(self.rows, window.rows.size, window.columns.size, self.batch, shape[0])
         for i in range(kernel.weight.shape[2]):
             for j in range(kernel.weight.shape[3]):
                 rows = _strided(i * kernel.dilations[0], kernel.strides[0], height)
                 columns = _strided(j * kernel.dilations[1], kernel.strides[1], width)
-                total[:, rows, columns] += pulled[..., i, j, :]
+                total[:, rows, columns] += _mixed(self.coefficients, kernel.weight[:, :, i, j], kernel.group)
         places = Places(self.places.positions, window, shape)
         if not bool(places.inside.all()):
             total *= places.inside[..., None, None]
@@ -234,17 +233,12 @@ def _strided(first: int, step: int, count: int) -> slice:
     return slice(first, first + (count - 1) * step + 1, step)
 
 
-def _by_offset(coefficients: Tensor, kernel: Kernel) -> Tensor:
-    """Return what each pixel's coefficients give at each offset of the kernel, (…, kh, kw, channels of the operand)."""
-    results, channels, *sizes = kernel.weight.shape
-    matrix = kernel.weight.reshape(kernel.group, results // kernel.group, channels, *sizes).permute(0, 1, 3, 4, 2)
-    matrix = matrix.reshape(kernel.group, results // kernel.group, -1)
-    if kernel.group == 1:
-        pulled = coefficients @ matrix[0]
-        return pulled.reshape(*pulled.shape[:-1], *sizes, channels)
-    parted = coefficients.reshape(*coefficients.shape[:-1], kernel.group, -1)
-    pulled = torch.einsum("...go,gok->...gk", parted, matrix)
-    return pulled.reshape(*pulled.shape[:-1], *sizes, channels).movedim(-4, -2).flatten(-2)
+def _mixed(coefficients: Tensor, weight: Tensor, group: int) -> Tensor:
+    """Return what coefficients (…, M) become through a weight (M, C/group) of each pixel's channels, (…, C)."""
+    if group == 1:
+        return coefficients @ weight
+    parted = coefficients.reshape(*coefficients.shape[:-1], group, -1)
+    return torch.einsum("...go,gok->...gk", parted, weight.reshape(group, -1, weight.shape[1])).flatten(-2)
 
 
 def _summed(products: Tensor) -> Tensor:

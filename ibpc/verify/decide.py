@@ -250,9 +250,9 @@ def _wording(searches: Sequence[Branching]) -> str:
 
 
 def _shares(deadline: float) -> tuple[float, float]:
-    """Return when boxes in between have to be tight, and when sharp: after a quarter and a half of the time left."""
+    """Return when boxes in between have to be tight, and when sharp: there is little to search before they are."""
     now = time.monotonic()
-    return 0.5 * now + 0.5 * deadline, 0.25 * now + 0.75 * deadline
+    return 0.35 * now + 0.65 * deadline, 0.2 * now + 0.8 * deadline
 
 
 def _share_of(deadline: float) -> float:

@@ -362,6 +362,9 @@ def write_report(
 
     if not runs or limit < 1:
         raise UsageError.at("report", f"{len(runs)} runs, {limit} images", "at least one of each")
+    page, folder = Path(out), figures_folder(Path(out))
+    if page.is_dir():
+        raise UsageError.at(page, "a folder", "the name of the page, such as report.html")
     found = read_runs([Path(path) for path in runs])
     named = common_data(found) if data is None else data
     dataset = named if isinstance(named, Dataset) else load_dataset(named, data_root)
@@ -373,8 +376,7 @@ def write_report(
     measurements = [measuring.run(run, dataset, progress) for run in found]
     progress("draw")
     made = make_report(measurements, dataset)
-    page, folder = Path(out), figures_folder(Path(out))
     for name, content in made.figures():
         artifact.write_atomically(folder / name, content)
-    artifact.write_atomically(page, made.html.encode())
+    artifact.write_atomically(page, made.html.encode(errors="replace"))
     return folder

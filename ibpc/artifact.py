@@ -40,6 +40,7 @@ TRAINING: Final = "training"
 _GRAPH: Final = "graph.json"
 _WEIGHTS: Final = "weights.safetensors"
 _LISTINGS: Final = ("nominal.py.txt", "interval.py.txt")
+_OWN: Final = frozenset({MANIFEST, _GRAPH, _WEIGHTS, *_LISTINGS})
 _TOOLS: Final = ("ibpc", "torch", "onnx", "networkx", "safetensors")
 
 
@@ -103,7 +104,8 @@ def save(
 ) -> None:
     """Write the graph and its state to the folder `path`, whole or not at all.
 
-    An artifact that is there is replaced; its `training/` folder goes over into the new one if `carry` names it.
+    An artifact that is there is replaced; files of others in it go over into the new one, and so does its `training/`
+    folder if `carry` names it.
     `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the
     folder cannot be written.
     """
@@ -251,15 +253,16 @@ def _backup(path: Path) -> Path:
 
 
 def _recover(path: Path) -> None:
-    """Finish a swap that was interrupted: restore the old folder, or its training folder, where the new is not."""
+    """Finish a swap that was interrupted: restore the old folder where there is no new one, else what others put into it."""
     old = _backup(path)
     if not old.is_dir():
         return
     if not path.exists():
         old.rename(path)
         return
-    if (old / TRAINING).is_dir() and not (path / TRAINING).exists():
-        (old / TRAINING).rename(path / TRAINING)
+    for entry in old.iterdir():
+        if entry.name not in _OWN and not (path / entry.name).exists():
+            entry.rename(path / entry.name)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -67,6 +67,15 @@ def test_saving_keeps_the_training_folder_unless_told(saved, network):
     assert not artifact.is_trained(saved)
 
 
+def test_saving_keeps_what_others_put_there(saved, network):
+    """As `certify --json compiled/verdicts.json` does."""
+    (saved / "verdicts.json").write_text("{}")
+    (saved / "figures").mkdir()
+    network.save(saved)
+    network.save(saved, carry=())
+    assert {entry.name for entry in saved.iterdir()} == FILES | {"verdicts.json", "figures"}
+
+
 def test_an_interrupted_swap_is_finished_at_the_next_load(saved):
     saved.rename(saved.with_name(f".{saved.name}.old"))
     assert ibpc.load(saved).name == "digits_small"

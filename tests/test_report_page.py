@@ -226,6 +226,7 @@ def damaged(folder: Path, tmp_path: Path, file: str, text: str | None) -> Path:
         ("metrics.jsonl", "{\n", TrainingError),
         ("metrics.jsonl", "[]\n[]\n", TrainingError),
         ("metrics.jsonl", '{"epoch": 1}\n', TrainingError),
+        ("metrics.jsonl", "[" * 100_000, TrainingError),
         ("receipt.json", None, TrainingError),
         ("receipt.json", "[1]", TrainingError),
         ("receipt.json", '{"data": 1}', TrainingError),
@@ -239,12 +240,37 @@ def test_a_damaged_run_is_one_clear_error(folder, tmp_path, file, text, kind):
     assert file in str(caught.value) and len(caught.value.problems) >= 1
 
 
-@pytest.mark.parametrize("change", [{"losses": {}}, {"losses": 3}, {"eps": "x"}, {"kappa": float("nan")}, {"epoch": 2}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"losses": {}},
+        {"losses": 3},
+        {"losses": {"loss": 1.0, "\ud800": 1.0}},
+        {"eps": "x"},
+        {"kappa": float("nan")},
+        {"kappa": 10**400},
+        {"epoch": 2},
+    ],
+)
 def test_a_damaged_line_is_named(folder, tmp_path, change):
     lines = (folder / "ibp" / "training" / "metrics.jsonl").read_text().splitlines()
     lines[0] = json.dumps(json.loads(lines[0]) | change)
     with pytest.raises(TrainingError, match="line 1: damaged"):
         read_runs([damaged(folder, tmp_path, "metrics.jsonl", "\n".join(lines) + "\n")])
+
+
+def test_metrics_without_end_are_one_clear_error(folder, tmp_path):
+    run = damaged(folder, tmp_path, "metrics.jsonl", "")
+    with (run / "training" / "metrics.jsonl").open("wb") as stream:
+        stream.truncate(2**36)
+    with pytest.raises(TrainingError, match="where 268,435,456 is the most"):
+        read_runs([run])
+
+
+def test_a_name_that_is_no_text_is_shown_as_far_as_it_is(folder, tmp_path):
+    """Folders may have any bytes as their names."""
+    odd = damaged(folder, tmp_path, "receipt.json", (folder / "ibp/training/receipt.json").read_text())
+    assert read_runs([odd.rename(tmp_path / "odd\udcff")])[0].name == "odd?"
 
 
 def test_what_does_not_belong_together_is_refused(folder, tmp_path):
@@ -259,11 +285,13 @@ def test_what_does_not_belong_together_is_refused(folder, tmp_path):
         (UsageError, "radius above 0", {"eps": 0.0}),
         (UsageError, "at most 1", {"eps": 3.0}),
         (UsageError, "0 images", {"limit": 0}),
+        (UsageError, "a folder; expected the name of the page", {"out": folder}),
+        (ArtifactError, "without a name of its own", {"out": "."}),
     ]
     for kind, words, changes in cases:
-        options = {"runs": [run], "data": data, "limit": 2} | changes
+        options = {"runs": [run], "out": tmp_path / "report.html", "data": data, "limit": 2} | changes
         with pytest.raises(kind, match=words):
-            api.write_report(options.pop("runs"), tmp_path / "report.html", **options)
+            api.write_report(**options)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from matplotlib.image import imsave
 
+from ibpc.artifact import beside
 from ibpc.data import Dataset, to_unit
 from ibpc.report import charts
 from ibpc.report.charts import STANDINGS, Chart, standing
@@ -328,5 +329,5 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def figures_folder(page: Path) -> Path:
-    """Return the folder that the figures of a page go to."""
-    return page.with_name(f"{page.stem}_figures")
+    """Return the folder that the figures of a page go to. Raises ArtifactError where the page has no name."""
+    return beside(page, f"{page.stem}_figures")

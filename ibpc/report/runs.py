@@ -11,12 +11,14 @@ from typing import Any, Final
 
 from ibpc.artifact import TRAINING
 from ibpc.data import Dataset
-from ibpc.errors import ArtifactError, DataError, Problem, TrainingError, UsageError, raise_all
+from ibpc.errors import ArtifactError, DataError, Problem, TrainingError, UsageError, first_line, raise_all
+from ibpc.files import MOST_TEXT, read_regular
 from ibpc.frontends.strict_json import read_json
 from ibpc.network import Network
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import METRICS, RECEIPT, RECIPE, EpochRecord
 
+_LARGEST: Final = 1e300
 _REMEDY: Final = "ibpc train --resume finishes a run that was interrupted"
 
 
@@ -51,7 +53,13 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
         ],
     )
     unique = len({path.name for path in resolved}) == len(paths)
-    return tuple(_read(path, found.name if unique else str(path)) for path, found in zip(paths, resolved, strict=True))
+    names = [found.name if unique else str(path) for path, found in zip(paths, resolved, strict=True)]
+    return tuple(_read(path, _printable(name)) for path, name in zip(paths, names, strict=True))
+
+
+def _printable(name: str) -> str:
+    """Return a name without the bytes that are no text."""
+    return name.encode(errors="replace").decode()
 
 
 def _read(path: Path, name: str) -> Run:
@@ -81,14 +89,14 @@ def _receipt(path: Path) -> Mapping[str, Any]:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST and isfinite(value)
 
 
 def _records(path: Path) -> Iterable[EpochRecord]:
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_regular(path, MOST_TEXT).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError.at(path, f"unreadable: {error}", "metrics as ibpc wrote them") from error
+        raise TrainingError.at(path, f"unreadable: {first_line(error)}", "metrics as ibpc wrote them") from error
     for number, line in enumerate(lines, 1):
         try:
             record = EpochRecord.from_json(json.loads(line))
@@ -105,7 +113,7 @@ def _is_plain(record: EpochRecord) -> bool:
     numbers += [] if record.certified_accuracy is None else [record.certified_accuracy]
     numbers += [] if record.validation is None else [record.validation.nominal, record.validation.certified]
     losses = list(record.losses.values()) if isinstance(record.losses, dict) and "loss" in record.losses else [None]
-    return all(map(_is_number, [*numbers, *losses]))
+    return all(map(_is_number, [*numbers, *losses])) and all(map(str.isprintable, record.losses))
 
 
 def common_data(runs: Sequence[Run]) -> str:

@@ -253,7 +253,7 @@ def _backup(path: Path) -> Path:
 
 
 def _recover(path: Path) -> None:
-    """Finish a swap that was interrupted: restore the old folder where there is no new one, else what others put into it."""
+    """Finish a swap that was interrupted: restore the old folder, or what others put into it where the new one is."""
     old = _backup(path)
     if not old.is_dir():
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import WEIGHTS_HINT
+from ibpc.locking import take
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.training.constraints import bake
@@ -35,6 +36,7 @@ from ibpc.training.trainer import Trainer
 from ibpc.workers import present
 
 TRAINED: Final = "trained"
+_LOCK: Final = ".lock"
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,12 @@ def train(
     chosen = chosen_engine(engine, network.device, workers.count)
     trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
     with kept_memory(network.device), computing(recipe.precision), compiling(chosen), _stopping_at(out, trainer):
-        records = trainer.begin(folder)
-        while trainer.epoch < recipe.epochs:
-            records.append(trainer.run_epoch())
-            trainer.keep(folder, records[-1])
-            trainer.reporter.finished_epoch(records[-1])
+        with _alone(folder) if workers.is_first else nullcontext():
+            records = trainer.begin(folder)
+            while trainer.epoch < recipe.epochs:
+                records.append(trainer.run_epoch())
+                trainer.keep(folder, records[-1])
+                trainer.reporter.finished_epoch(records[-1])
         return _finish(trainer, Path(out), records)
 
 
@@ -118,6 +121,25 @@ def _check_free(folder: Path, resume: bool) -> None:
     if folder.exists() and not resume:
         remedy = "--resume goes on with it; otherwise choose another folder or remove this one"
         raise TrainingError.at(folder, "a training run is there", "a folder without one", remedy)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a training folder while the block runs. Raises TrainingError where one is there."""
+    path = folder / _LOCK
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = take(path)
+    except OSError as error:
+        raise TrainingError.at(folder, f"cannot be written: {error.strerror}", "a writable folder") from error
+    if held is None:
+        raise TrainingError.at(folder, "another process trains there", "a run that nobody works on", "wait for its end")
+    with held:
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
 
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from ibpc.data import Dataset, Split
 from ibpc.errors import ArtifactError, DataError, TrainingError
 from ibpc.frontends.initialization import initialize
+from ibpc.locking import take
 from ibpc.network import Network
 from ibpc.training.checkpoint import Checkpoint
 from ibpc.training.graphs import TrainingGraphs
@@ -439,6 +440,17 @@ def test_a_recipe_that_was_lost_is_written_again(tmp_path):
     (tmp_path / "training/recipe.json").write_text("{")
     resume(tmp_path)
     assert Recipe.load(tmp_path / "training/recipe.json") == tiny.recipe()
+
+
+def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
+    """Two at once would mix their lines of metrics and lose each other's checkpoints."""
+    interrupted(tmp_path)
+    held = take(tmp_path / "training/.lock")
+    assert held is not None
+    with held, pytest.raises(TrainingError, match="another process trains there"):
+        resume(tmp_path)
+    resume(tmp_path)
+    assert not (tmp_path / "training/.lock").exists()
 
 
 def test_what_a_kill_left_half_written_is_swept_away(tmp_path):

@@ -86,6 +86,40 @@ def test_forms_of_few_inputs_leave_backward_bounds_less_to_do_and_lose_nothing(s
         assert bool((one.upper <= other.upper + 1e-6)[unstable].all())
 
 
+def test_boxes_that_intervals_bound_exactly_are_not_bounded_again(monkeypatch):
+    torch.manual_seed(0)
+    layers = [torch.nn.Flatten(), torch.nn.Linear(70, 9), torch.nn.ReLU(), torch.nn.Linear(9, 8), torch.nn.ReLU()]
+    module = torch.nn.Sequential(*layers, torch.nn.Linear(8, 2)).eval()
+    walk = walk_of(ibpc.compile(module, torch.zeros(1, 7, 10)).snapshot(), CPU)
+    boxes, names = (Interval.bounds(-torch.ones(1, 7, 10), torch.ones(1, 7, 10)),), []
+
+    class Counting(Backward):
+        def lower(self, forms):
+            names.extend(forms)
+            return super().lower(forms)
+
+    less = refined_values(walk, boxes, Arithmetic.REAL, pull=Counting)
+    first, second = (step.operands[0] for step in walk.steps.values() if step.node.operator == "Relu")
+    assert set(names) == {second}
+    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "_is_exact", lambda *_: False)
+    more = refined_values(walk, boxes, Arithmetic.REAL, pull=Counting)
+    assert first in names
+    for name in walk.steps:
+        torch.testing.assert_close(less.box(name).lower, more.box(name).lower, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(less.box(name).upper, more.box(name).upper, rtol=1e-12, atol=1e-12)
+
+
+def test_a_node_that_reads_an_input_twice_is_not_taken_for_exact():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return torch.relu(x - x.reshape(1, 70)) + 0.0
+
+    walk = walk_of(ibpc.compile(Twice().eval(), torch.zeros(1, 70)).snapshot(), CPU)
+    values = refined_values(walk, (Interval.bounds(-torch.ones(1, 70), torch.ones(1, 70)),), Arithmetic.REAL)
+    relu = next(step for step in walk.steps.values() if step.node.operator == "Relu")
+    assert float(values.box(relu.operands[0]).width.max()) < 1e-9
+
+
 def test_a_linear_network_is_bounded_exactly():
     """y = x₀ − x₀ after two layers: intervals lose the cancellation, forms of the inputs do not."""
     first, second = torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False)

@@ -50,6 +50,7 @@ MOST_VALUES: Final = 2**11
 FEW_INPUTS: Final = 64
 # Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
 MOST_WORK: Final = 2e11
+_RESHAPING: Final = ("Flatten", "Reshape")
 
 
 def crown_ibp(
@@ -163,6 +164,8 @@ def refined_values(
             for name in step.operands:
                 if name in walk.perturbed and name not in refined:
                     refined.add(name)
+                    if _is_exact(walk, name):
+                        continue
                     _refine(walk, values, name, step.node.operator, deadline, pull)
         advance(values, step, arithmetic)
         if forms is not None:
@@ -171,6 +174,20 @@ def refined_values(
             box = known.box(step.node.name)
             values.tighten(step.node.name, box.lower, box.upper)
     return values
+
+
+def _is_exact(walk: Walk, name: str) -> bool:
+    """Return whether interval bounds are exact: the node is affine in inputs, each of which it reads once."""
+    step = walk.steps[name]
+    read = [_rearranged(walk, operand) for operand in step.operands if operand in walk.perturbed]
+    return step.operator.is_affine and set(read) <= set(walk.inputs) and len(set(read)) == len(read)
+
+
+def _rearranged(walk: Walk, name: str) -> str:
+    """Return the node whose elements these are, in another shape."""
+    while name in walk.steps and walk.steps[name].node.operator in _RESHAPING:
+        (name,) = walk.steps[name].operands
+    return name
 
 
 def _forms_of_few(walk: Walk, values: Values) -> Forward | None:

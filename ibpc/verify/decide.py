@@ -252,7 +252,7 @@ def _wording(searches: Sequence[Branching]) -> str:
 def _shares(deadline: float) -> tuple[float, float]:
     """Return when boxes in between have to be tight, and when sharp: there is little to search before they are."""
     now = time.monotonic()
-    return 0.35 * now + 0.65 * deadline, 0.2 * now + 0.8 * deadline
+    return 0.25 * now + 0.75 * deadline, 0.15 * now + 0.85 * deadline
 
 
 def _share_of(deadline: float) -> float:

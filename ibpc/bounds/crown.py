@@ -42,8 +42,10 @@ class Pulling(Protocol):
 
 Pull: TypeAlias = Callable[[Walk, Values], Pulling]
 
-# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time.
+# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time. On
+# a CPU they are read again sooner than its caches forget them.
 MOST_COEFFICIENTS: Final = 2**23
+MOST_COEFFICIENTS_ON_A_CPU: Final = 2**20
 # Numbers at a node that samples bounded together may take.
 MOST_VALUES: Final = 2**11
 # Varying inputs up to which forms are pushed forward beside backward bounds.
@@ -209,7 +211,7 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     if not len(wanted):
         return
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    for part in torch.split(wanted, max(1, MOST_COEFFICIENTS // (cost.size * batch))):
+    for part in torch.split(wanted, max(1, _coefficients_at_once(walk) // (cost.size * batch))):
         if time.monotonic() > deadline:
             break
         forms = unit_forms(part, box.lower)
@@ -237,7 +239,11 @@ def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
 def rows_at_once(walk: Walk, batch: int) -> int:
     """Return how many forms go back together for a batch of boxes."""
     largest = max(_sizes(walk), default=1)
-    return max(1, MOST_COEFFICIENTS // max(1, largest * batch))
+    return max(1, _coefficients_at_once(walk) // max(1, largest * batch))
+
+
+def _coefficients_at_once(walk: Walk) -> int:
+    return MOST_COEFFICIENTS_ON_A_CPU if walk.device.type == "cpu" else MOST_COEFFICIENTS
 
 
 def _sizes(walk: Walk) -> Iterator[int]:

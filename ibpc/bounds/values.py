@@ -56,7 +56,7 @@ class Walk:
     """The nodes of an evaluation graph in order, with binary64 parameters on a device."""
 
     def __init__(self, graph: Graph, device: torch.device) -> None:
-        self.graph = graph
+        self.graph, self.device = graph, device
         self.inputs = graph.inputs
         self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
         self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)

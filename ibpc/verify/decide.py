@@ -33,8 +33,10 @@ _LARGEST_SLACK: Final = 1e-2
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
-# The share of a turn of the search that goes into attacks: counterexamples that they find at all are found early.
+# The share of a turn of the search that goes into attacks, and the least seconds: counterexamples that they find at all
+# are found early.
 _ATTACK_SHARE: Final = 0.1
+_LEAST_ATTACK: Final = 0.5
 _ADAPTIVE_STEP: Final = 0.03
 # Random points before each descent, in boxes of so few dimensions that they fill them.
 _SAMPLES: Final = 64
@@ -163,7 +165,8 @@ class _Decider:
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            found = search.rounds(time.monotonic() + _ATTACK_SHARE * turn, min(deadline, time.monotonic() + turn))
+            enough = time.monotonic() + max(_LEAST_ATTACK, _ATTACK_SHARE * turn)
+            found = search.rounds(enough, min(deadline, time.monotonic() + turn))
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             waiting = [branching for branching in searches if not branching.is_over]

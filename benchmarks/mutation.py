@@ -354,6 +354,20 @@ MUTATIONS = (
         "tests/test_patches.py",
     ),
     Mutation(
+        "an operand that is spread over an image taken for an image",
+        "ibpc/bounds/backward.py",
+        "if not all(_image(x) == tuple(shape[1:]) for x in operands):",
+        "if False:",
+        "tests/test_patches.py",
+    ),
+    Mutation(
+        "the rounding of the least value over a box not paid for",
+        "ibpc/bounds/backward.py",
+        "spread = radius + self.slack * (center.abs() + radius) if self.slack else radius",
+        "spread = radius",
+        "tests/test_patches.py",
+    ),
+    Mutation(
         "the constants of inputs that do not vary left out of forward forms",
         "ibpc/bounds/forms.py",
         "form[-1] = torch.where(elements, 0.0, _flat(box.lower))",

@@ -1,6 +1,6 @@
 """Verdicts on properties that others made, beside the known ones: one Markdown table.
 
-    python benchmarks/vnncomp.py FOLDER [--timeout 60] [--jobs 2] [--clock cpu] [--log LINES.jsonl]
+    python benchmarks/vnncomp.py FOLDER [--timeout 60] [--jobs 2] [--clock cpu] [--device cuda] [--log LINES.jsonl]
 
 Each property runs in a process of its own, from importing the file to the verdict within the time limit; one that does
 not end by itself is killed. With `--clock cpu` seconds, those of the limit too, are CPU seconds: what else the machine
@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="what seconds are")
     parser.add_argument("--method", default="auto", help="how to bound")
     parser.add_argument("--arithmetic", default="float32", choices=["float32", "real"], help="what bounds hold for")
+    parser.add_argument("--device", default="cpu", help="where to bound and attack")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
     parser.add_argument("--certificates", type=Path, help="write certificates here and check them")
     parser.add_argument("--log", type=Path, help="JSON lines of what is done")
@@ -112,6 +113,7 @@ def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Out
         options.threads,
         certificates,
         options.clock,
+        options.device,
     )
     command = [sys.executable, "-c", f"from benchmarks.vnncomp import one; one(*{arguments!r})"]
     started = time.monotonic()
@@ -133,7 +135,15 @@ def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Out
 
 
 def one(
-    model: str, prop: str, method: str, arithmetic: str, timeout: float, threads: int, certificates: str, clock: str
+    model: str,
+    prop: str,
+    method: str,
+    arithmetic: str,
+    timeout: float,
+    threads: int,
+    certificates: str,
+    clock: str,
+    device: str,
 ) -> None:
     """Decide one property and print the outcome as JSON; importing the libraries is not counted."""
     if clock == "cpu":
@@ -146,7 +156,7 @@ def one(
     torch.set_num_threads(threads)
     started = time.monotonic()
     try:
-        network, stated = ibpc.compile(model), ibpc.load_vnnlib(prop)
+        network, stated = ibpc.compile(model).to(torch.device(device)), ibpc.load_vnnlib(prop)
         left = timeout - (time.monotonic() - started)
         decision = ibpc.decide(network, stated, method=method, arithmetic=ibpc.Arithmetic(arithmetic), timeout=left)
     except IbpcError as error:

@@ -418,7 +418,7 @@ class TestWriting:
     )
     def test_malformed_json_is_an_error_of_ours(self, data: object) -> None:
         with pytest.raises(GraphError):
-            Graph.from_json(data, {})  # type: ignore[arg-type]
+            Graph.from_json(data, {})
 
 
 class TestMargins:

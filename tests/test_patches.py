@@ -47,25 +47,53 @@ class Steps(nn.Module):
         return (torch.relu(self.last(torch.relu(self.slow(x)))) + torch.relu(self.fast(x)[:, :2])).flatten(1)
 
 
-@pytest.fixture(scope="module", params=[Branches, Steps], ids=lambda kind: kind.__name__)
+class Mixed(nn.Module):
+    """Operators of two images, of an image and a constant, and ones that see more than a window."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other, self.last = nn.Conv2d(2, 4, 3, 1, 1), nn.Conv2d(2, 4, 3, 1, 1), nn.Conv2d(4, 4, 3, 1, 1)
+        self.up, self.slopes = nn.ConvTranspose2d(4, 4, 3, 1, 1), nn.PReLU(4, 0.3)
+        self.register_buffer("image", torch.linspace(-1, 1, 80).reshape(1, 1, 8, 10))
+
+    def forward(self, x):
+        y, z = torch.relu(self.first(x)), torch.tanh(self.other(x))
+        w = self.last(torch.maximum(y * z, y - z) + self.image)
+        w = self.slopes(torch.softmax(w, 1) - w / (2.0 + y))
+        gate, row = w.mean((2, 3), keepdim=True), w[:, :, :1]
+        w = torch.maximum(w * gate - row, gate) + torch.tanh(row)
+        w = nn.functional.max_pool2d(self.up(w) * self.image, 3, 1, 1)
+        return torch.relu(self.last(nn.functional.avg_pool2d(w, 2)) * 2.0 - 0.1).flatten(1)
+
+
+@pytest.fixture(scope="module", params=[Branches, Steps, Mixed], ids=lambda kind: kind.__name__)
 def network(request):
     torch.manual_seed(1)
     module = request.param().eval()
     channels = next(module.parameters()).shape[1]
-    x = torch.rand(2, channels, 24, 26)
+    x = torch.rand(2, channels, *((8, 10) if request.param is Mixed else (24, 26)))
     return module, x, walk_of(ibpc.compile(module, x[:1]).snapshot(), CPU)
 
 
 def images(walk, values):
-    return [name for name in walk.steps if values.box(name).lower.dim() == 4]
+    return [name for name in walk.steps if name in walk.perturbed and values.box(name).lower.dim() == 4]
 
 
-@pytest.mark.parametrize("arithmetic", Arithmetic)
-@pytest.mark.parametrize("batch", [1, 2])
-def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch):
+class Coarse(Backward):
+    """A backward pass in a coarse arithmetic: what it pays for its own rounding shows in every bound."""
+
+    slack = 2.0**-6
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "batch", "kind"),
+    [(Arithmetic.REAL, 1, Backward), (Arithmetic.FLOAT32, 2, Backward), (Arithmetic.REAL, 2, Coarse)],
+    ids=["real", "binary32", "coarse"],
+)
+def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch, kind):
     _, x, walk = network
     values = interval_values(walk, (Interval.bounds(x[:batch] - 0.1, x[:batch] + 0.1),), arithmetic)
-    backward = Backward(walk, values)
+    backward = kind(walk, values)
     for name in images(walk, values):
         box = values.box(name).lower
         elements = torch.cat([torch.arange(0, box[0].numel(), 7), torch.tensor([box[0].numel() - 1])])
@@ -77,6 +105,17 @@ def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch):
                 torch.testing.assert_close(few, all, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("form", [unit_forms, lambda elements, box: dense(unit_forms(elements, box))])
+def test_the_least_value_over_a_box_pays_for_its_rounding(form):
+    """Of one element with center c and radius r: c − r, less the slack of what is summed, |c| + r."""
+    low, high = torch.full((1, 1, 4, 4), -3.0), torch.full((1, 1, 4, 4), 1.0)
+    walk = walk_of(ibpc.compile(nn.Conv2d(1, 1, 1).eval(), low).snapshot(), CPU)
+    values = interval_values(walk, (Interval.bounds(low, high),), Arithmetic.REAL)
+    (name,) = walk.inputs
+    found = Coarse(walk, values).lower({name: form(torch.arange(16), values.box(name).lower)})
+    assert found.tolist() == [[-3.0 - Coarse.slack * (1.0 + 2.0)]] * 16
+
+
 @pytest.mark.parametrize("arithmetic", Arithmetic)
 def test_boxes_tightened_by_patches_hold_the_values_of_samples(network, arithmetic):
     _, x, walk = network
@@ -85,13 +124,13 @@ def test_boxes_tightened_by_patches_hold_the_values_of_samples(network, arithmet
         low, high = x - eps, x + eps
         values = refined_values(walk, (Interval.bounds(low, high),), arithmetic)
         points = torch.cat([torch.rand(30, *x.shape), torch.randint(2, (30, *x.shape)).float()])
-        known = {walk.inputs[0]: torch.lerp(low.double(), high.double(), points.double())}
+        known = {walk.inputs[0]: torch.lerp(low.double(), high.double(), points.double()).flatten(0, 1)}
         for name, step in walk.steps.items():
-            operands = [known[operand].flatten(0, 1) for operand in step.operands]
-            result = step.operator.rules.nominal(step.call, *operands, **step.parameters)
-            known[name] = result.reshape(60, 2, *result.shape[1:])
-            box = values.box(name)
-            assert bool((known[name] >= box.lower - 1e-12).all() and (known[name] <= box.upper + 1e-12).all()), name
+            result = step.operator.rules.nominal(step.call, *map(known.get, step.operands), **step.parameters)
+            known[name] = result
+            if name in walk.perturbed:
+                box, found = values.box(name), result.reshape(60, 2, *result.shape[1:])
+                assert bool((found >= box.lower - 1e-12).all() and (found <= box.upper + 1e-12).all()), name
 
 
 def test_patches_tighten_boxes(network):
@@ -104,17 +143,17 @@ def test_patches_tighten_boxes(network):
 
 
 def test_a_form_of_a_window_costs_less_than_one_of_the_image(network):
-    """Hand-worked for the first convolution of each, which costs one kernel: 3·2·2 and 3·3·1 products."""
+    """Hand-worked for the first convolution of each: for each channel a kernel of 3·2·2, 3·3·1 or 3·3·2 products."""
     module, x, walk = network
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.REAL)
     backward = Backward(walk, values)
     costs = {name: backward.cost(name) for name in images(walk, values)}
     first = next(name for name, step in walk.steps.items() if step.node.operator == "Conv")
-    assert costs[first].work == {"Branches": 12 * 4, "Steps": 9 * 3}[type(module).__name__]
+    assert costs[first].work == {"Branches": 12 * 4, "Steps": 9 * 3, "Mixed": 18 * 4}[type(module).__name__]
     whole = {name: dense_cost(walk, name) for name in costs}
     assert all(cost.work <= whole[name].work for name, cost in costs.items())
     rectifiers = [name for name in costs if walk.steps[name].node.operator == "Relu"]
-    assert all(costs[name].work < 0.1 * whole[name].work for name in rectifiers[:2])
+    assert all(costs[name].work < 0.1 * whole[name].work for name in rectifiers[:1])
 
 
 def test_windows_of_convolutions_are_those_of_the_hand():

@@ -178,7 +178,7 @@ def test_captured_steps_have_the_gradients_of_eager_ones(method):
 
 @needs_cuda
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # inductor imports what its own torch deprecates
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # and dynamo of torch 2.11 does it
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by dynamo of torch 2.11
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_run_on_a_gpu_can_be_certified(engine, tmp_path):
     run = train(network(CONVOLUTIONAL).to("cuda"), recipe(epochs=8), blobs(), tmp_path / "run", engine=engine)

@@ -482,7 +482,7 @@ MUTATIONS = (
     ),
     Mutation(
         "falsified without a replay in ONNX Runtime",
-        "ibpc/verify/decide.py",
+        "ibpc/verify/falsification.py",
         "if not self._property.violated(point, outputs):",
         "if not outputs.numel():",
         "tests/test_decide.py",

@@ -34,7 +34,8 @@ from ibpc.verify.balls import Ball, ball, spread_balls
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
 from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
-from ibpc.verify.decide import Counterexample, Deciding, Decision, plan_named
+from ibpc.verify.decide import Deciding, Decision, plan_named
+from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state
 
 from ibpc.ir import Graph
 from ibpc.network import Network
@@ -51,6 +52,12 @@ def chain(
         current = following
     used = {name for node in nodes for name in node.input}
     return model(nodes, {"x": start}, constants={k: v for k, v in constants.items() if k in used}, opset=opset)
+
+
+# What ONNX Runtime refuses models with: classes of their own, which share none but Exception.
+REFUSALS = tuple(
+    kind for kind in vars(onnxruntime_pybind11_state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)
 
 
 def runtime(proto: onnx.ModelProto) -> onnxruntime.InferenceSession:

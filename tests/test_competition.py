@@ -16,7 +16,8 @@ import torch
 import ibpc
 from ibpc.rounding import Arithmetic
 from ibpc.verify.competition import result_text
-from ibpc.verify.decide import Counterexample, Decision
+from ibpc.verify.decide import Decision
+from ibpc.verify.falsification import Counterexample
 from ibpc.verify.robustness import Verdict
 
 SCRIPTS = Path(__file__).parents[1] / "vnncomp"

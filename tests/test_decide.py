@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 import ibpc
 from ibpc.errors import IbpcError, PropertyError
-from ibpc.verify import decide as deciding
+from ibpc.verify import falsification as falsifying
 from ibpc.verify.certificate import property_of, read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.rows import whole_scale
@@ -106,7 +106,7 @@ def test_every_case_and_disjunct_counts(distance):
 
 
 def test_falsified_needs_onnx_runtime(distance, monkeypatch):
-    monkeypatch.setattr(deciding.Replay, "__call__", lambda *_: torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(falsifying.Replay, "__call__", lambda *_: torch.zeros(1, dtype=torch.float64))
     assert ibpc.decide(distance, at_least("0.5"), timeout=1).verdict in (ibpc.Verdict.UNKNOWN, ibpc.Verdict.TIMEOUT)
 
 
@@ -269,7 +269,7 @@ def test_intervals_are_confirmed_without_a_proof(certified):
 def test_a_margin_that_an_open_search_raised_is_not_claimed(tmp_path, monkeypatch):
     """Its parts are still open, so there is no proof of it; that of a lower margin does not do."""
     for attack in ("round", "rounds", "look"):
-        monkeypatch.setattr(deciding._Search, attack, lambda *_: None)
+        monkeypatch.setattr(falsifying.Falsification, attack, lambda *_: None)
     torch.manual_seed(0)
     widths = ((2, 16), (16, 16), (16, 1))
     layers = [layer for pair in widths for layer in (torch.nn.Linear(*pair), torch.nn.ReLU())]

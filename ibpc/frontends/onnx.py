@@ -18,7 +18,7 @@ import onnx
 import torch
 from onnx import numpy_helper
 
-from ibpc.errors import GraphError, ModelError, Problem, raise_all
+from ibpc.errors import GraphError, ModelError, Problem, first_line, raise_all
 from ibpc.frontends.onnx_batch import LIFTS, RESHAPES, Form, Sizes, preferred_form, reshaping
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
@@ -281,7 +281,7 @@ class _Importer:
 def _reasons(error: Exception) -> list[str]:
     """Return why a node was refused, without the place, which the caller knows."""
     if not isinstance(error, GraphError):
-        return [f"its attributes or inputs do not fit together ({type(error).__name__}: {str(error)[:200]})"]
+        return [f"its attributes or inputs do not fit together ({type(error).__name__}: {first_line(error)})"]
     return [str(problem).removeprefix(f"{problem.where}: ") for problem in error.problems]
 
 

@@ -167,7 +167,7 @@ class Tracer:
             with np.errstate(all="ignore"):
                 results = ReferenceEvaluator(graph, opsets).run(None, feed)
         except Exception as error:  # the evaluator runs a stranger's numbers through numpy: anything can come out
-            raise ValueError(f"its constant value cannot be computed: {str(error)[:300]}") from error
+            raise ValueError(f"its constant value cannot be computed: {first_line(error)}") from error
         folded = {output.name: _constant(result) for output, result in zip(outputs, results, strict=True)}
         self._folded += sum(prod(known.shape) * _bytes_of(known.elem_type) for known in folded.values())
         if self._folded > _MOST_FOLDED_BYTES:
@@ -220,7 +220,7 @@ def _read(tensor: onnx.TensorProto) -> Known:
     try:
         array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"it is malformed: {str(error)[:200]}") from error
+        raise ValueError(f"it is malformed: {first_line(error)}") from error
     return _constant(array)
 
 

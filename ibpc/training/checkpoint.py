@@ -180,7 +180,8 @@ class Checkpoint:
             expect_regular(path, MOST_BYTES)
             with safe_open(path, "pt") as stored:
                 notes = stored.metadata() or {}
-                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - it cannot be iterated itself
+                names = stored.keys()
+                tensors = {name: stored.get_tensor(name) for name in names}
             if notes[_SHA256] != _digest(notes[_HEADER], tensors):
                 raise TrainingError.at(
                     path, "unreadable: its SHA-256 is wrong", "a checkpoint written by ibpc", _REMEDY

@@ -18,7 +18,8 @@ from ibpc.artifact import MANIFEST, sha256_of, tool_versions
 from ibpc.errors import PropertyError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
-from ibpc.verify.decide import Counterexample, Decision
+from ibpc.verify.decide import Decision
+from ibpc.verify.falsification import Counterexample
 from ibpc.verify.proof import Names
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor, Terms
 from ibpc.verify.robustness import ATTACKED, Robustness, Verdict

@@ -18,7 +18,8 @@ from ibpc.verify.certificate import INTERVAL_METHODS, Claim, decision_of, proper
 from ibpc.verify.check import UNACCOUNTED, magnitudes
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.proofs import Leaf, leaves
-from ibpc.verify.decide import Counterexample, Decision
+from ibpc.verify.decide import Decision
+from ibpc.verify.falsification import Counterexample
 from ibpc.verify.properties import Case, Conjunction, Property, Row
 from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Verdict

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, first_line
 from ibpc.verify.checking.values import Box, Constant, Value, is_whole
 
 _MOST_POSITIONS: Final = 4096
@@ -68,15 +68,17 @@ def written(
         [onnx.ValueInfoProto(name=node.output[0])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    evaluator = ReferenceEvaluator(model)
+    numbered = _all_numbers(node, numbers, makers)
+    ends = (data.lower, data.upper) if isinstance(data, Box) else (data.wide,)
     lower, upper = np.full(data.shape, np.inf), np.full(data.shape, -np.inf)
-    for chosen in _all_numbers(node, numbers, makers):
-        for end in (data.lower, data.upper) if isinstance(data, Box) else (data.wide,):
-            try:
+    try:
+        evaluator = ReferenceEvaluator(model)
+        for chosen in numbered:
+            for end in ends:
                 (found,) = evaluator.run(None, {**known, **chosen, _DATA: end.astype(np.float64)})
-            except Exception as error:  # the evaluator has no common class of errors
-                raise _failure(node, f"the ONNX reference evaluator refuses a position: {str(error)[:200]}") from error
-            lower, upper = np.minimum(lower, found), np.maximum(upper, found)
+                lower, upper = np.minimum(lower, found), np.maximum(upper, found)
+    except Exception as error:  # the evaluator has no common class of errors
+        raise _failure(node, f"the ONNX reference evaluator refuses a position: {first_line(error)}") from error
     return Box(lower, upper)
 
 

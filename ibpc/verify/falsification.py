@@ -1,0 +1,146 @@
+"""The search for a counterexample to a property: attacks on all disjuncts, replayed through the original file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Final
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.network import Network
+from ibpc.verify.attack import Attack, Descent, Points
+from ibpc.verify.properties import Property, check_names
+from ibpc.verify.replay import Replay
+from ibpc.verify.specification import Objective
+
+_ACTIVATIONS: Final = 2**24
+_MOST_ITEMS: Final = 1024
+# What a point of PyTorch has to be unsafe by, after ONNX Runtime did not confirm one: doubled each time.
+_FIRST_SLACK: Final = 1e-6
+_LARGEST_SLACK: Final = 1e-2
+_ADAPTIVE_STEP: Final = 0.03
+# Random points before each descent, in boxes of so few dimensions that they fill them.
+_SAMPLES: Final = 64
+_FEW_INPUTS: Final = 20
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A point of the box and the outputs that ONNX Runtime computes there, which are unsafe; flat, in order."""
+
+    inputs: tuple[float, ...]
+    outputs: tuple[float, ...]
+
+
+class Falsification:
+    """The attack on all disjuncts of all cases, a round at a time, with other starts in each."""
+
+    def __init__(
+        self,
+        attack: Attack,
+        network: Network,
+        prop: Property,
+        shapes: Sequence[tuple[int, ...]],
+        device: torch.device,
+    ) -> None:
+        self._attack, self._network, self._property, self._shapes, self._device = attack, network, prop, shapes, device
+        self._objective = Objective(prop, device)
+        self._replay = Replay.of(network)
+        check_names("input", prop.inputs, self._replay.input_names)
+        check_names("output", prop.outputs, self._replay.output_names)
+        self._rounds = 0
+        self._slack = 0.0
+        reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]
+        repeats = max(1, min(samples_at_once(network), 64) // max(1, len(reachable)))
+        self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
+        ends = [prop.cases[case].box.inner for case, _ in self._objective.items]
+        self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))
+        if int((self._lower < self._upper).sum(1).max()) <= _FEW_INPUTS:
+            self._attack = replace(attack, samples=_SAMPLES)
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether another round could find nothing new: no box holds more than one point."""
+        points = (self._lower == self._upper).all(1)
+        return self._rounds > 0 and bool(points[self._items].all())
+
+    def rounds(self, enough: float, deadline: float) -> Counterexample | None:
+        """Attack once, and again until there has been enough time for it."""
+        found = self.round(deadline)
+        while found is None and time.monotonic() < enough and not self.is_exhausted:
+            found = self.round(deadline)
+        return found
+
+    def round(self, deadline: float) -> Counterexample | None:
+        """Attack every disjunct once more, from its center in the first round and from random starts as well."""
+        attack = replace(self._attack, seed=self._attack.seed + self._rounds)
+        if self._rounds % 2:
+            attack = replace(attack, descent=Descent.ADAPTIVE, step=_ADAPTIVE_STEP, steps=2 * attack.steps)
+        self._rounds += 1
+        for items in torch.split(self._items, samples_at_once(self._network)):
+            for point in self._promising(attack, items, deadline):
+                found = self._replayed(point)
+                if found is not None:
+                    return found
+                self._slack = min(max(2 * self._slack, _FIRST_SLACK), _LARGEST_SLACK)
+            if time.monotonic() >= deadline:
+                break
+        return None
+
+    @torch.no_grad()
+    def look(self, points: torch.Tensor, item: tuple[int, int]) -> Counterexample | None:
+        """Return one of some flat points (n, inputs) as a counterexample to a disjunct of a case."""
+        if not len(points):
+            return None
+        number = self._objective.items.index(item)
+        ends = (self._lower[number].to(self._device), self._upper[number].to(self._device))
+        inside = torch.minimum(torch.maximum(points.to(ends[0]), ends[0]), ends[1])
+        items = torch.full([len(points)], number, device=self._device)
+        scores = self._score(self._property.split(inside, self._shapes), items)
+        for index in (scores <= 0).nonzero()[:4, 0].tolist():
+            found = self._replayed(inside[index].cpu())
+            if found is not None:
+                return found
+        return None
+
+    def _promising(self, attack: Attack, items: torch.Tensor, deadline: float) -> Iterator[torch.Tensor]:
+        """Yield the flat points that PyTorch takes for counterexamples, at most a few."""
+        lower, upper = self._lower[items].to(self._device), self._upper[items].to(self._device)
+        ends = [self._property.split(side, self._shapes) for side in (lower, upper)]
+        boxes = [Interval.bounds(low, high) for low, high in zip(*ends, strict=True)]
+        starts = self._property.split(0.5 * lower + 0.5 * upper, self._shapes)
+        wanted = items.to(self._device)
+
+        def score(points: Points, chosen: torch.Tensor) -> torch.Tensor:
+            return self._score(points, wanted[chosen]) + self._slack
+
+        found = attack.run(score, starts, boxes, deadline)
+        flat = torch.cat([point.reshape(len(point), -1) for point in found.points], 1)
+        for index in (found.scores <= 0).nonzero()[:, 0][:4].tolist():
+            yield flat[index].cpu()
+
+    def _score(self, points: Points, items: torch.Tensor) -> torch.Tensor:
+        """Return how far points (B, …) are from being counterexamples to the items (B,), at most 0 where they are."""
+        outputs = self._network.nominal(*points)
+        listed = outputs if isinstance(outputs, tuple) else (outputs,)
+        flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
+        inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
+        return self._objective(inputs, flat, items)
+
+    def _replayed(self, point: torch.Tensor) -> Counterexample | None:
+        """Return the point as a counterexample if ONNX Runtime confirms it, exactly."""
+        inputs = [part[0] for part in self._property.split(point[None], self._shapes)]
+        outputs = self._replay(inputs)
+        if not self._property.violated(point, outputs):
+            return None
+        return Counterexample(tuple(point.tolist()), tuple(outputs.tolist()))
+
+
+def samples_at_once(network: Network) -> int:
+    """Return how many samples go through the network at a time, by the size of all its values."""
+    values = sum(prod(node.shape[1:]) for node in network.graph.order())
+    return max(1, min(_MOST_ITEMS, _ACTIVATIONS // max(1, values)))

@@ -13,7 +13,9 @@ from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import interval_values, walk_of
+from ibpc.bounds.patches import dense, unit_forms
 from ibpc.interval import Interval
+from ibpc.ops.base import Plane
 from ibpc.rounding import Arithmetic
 
 
@@ -169,3 +171,62 @@ def test_a_form_that_ignores_what_overflows_is_bounded_as_if_that_were_not_there
     assert not beside[0].isfinite(), "nothing overflows"
     assert bool(alone.isfinite().all())
     torch.testing.assert_close(beside[1:], alone, rtol=1e-12, atol=1e-12)
+
+
+class Coarse(Backward):
+    """A backward pass in a coarse arithmetic, whose roundings can be counted by hand."""
+
+    slack = 2.0**-6
+
+
+WAYS = {
+    "windows": (lambda form: form, True),
+    "both planes at once": (dense, True),
+    "each plane": (dense, False),
+}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "sign", "least", "slacks", "errors"),
+    [
+        (-3.0, 1.0, 1.0, 0.0, {True: 2.75, False: 1.0}, 0.25),
+        (-3.0, 1.0, -1.0, -1.0, {True: 4.375, False: 4.375}, 0.3125),
+        (0.0, 2.0, 1.0, -1.0, {True: 16.0, False: 13.0}, 0.75),
+        (0.0, 2.0, -1.0, -3.0, {True: 14.25, False: 11.25}, 0.625),
+    ],
+)
+@pytest.mark.parametrize("way", WAYS)
+def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sign, least, slacks, errors, monkeypatch):
+    """Worked by hand for z = relu(y), y = 2 x − 1, which binary32 computes with errors of up to 1/4 and 1/2.
+
+    The first box gives −7 ≤ y ≤ 1 and 0 ≤ z ≤ (y + 7) / 8. A form −z has −1/8 at y and −1/4 at x, at least
+    −7/8 + 1/8 + 1/4 − 1/2 = −1. Slacks: |z| ≤ 1, the planes' 7/8 + 7/8, |y| / 8 ≤ 7/8, and (|center| + radius) / 4 at
+    x, 3/4. A form z meets the lower plane 0. The second box gives −1 ≤ y ≤ 3 and y ≤ z ≤ 3 (y + 1) / 4. Where both
+    planes are applied at once, both are paid for.
+    """
+    make, is_at_once = WAYS[way]
+    module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())
+    nn.init.constant_(module[0].weight, 2.0)
+    nn.init.constant_(module[0].bias, -1.0)
+    ends = [torch.full((1, 1, 4, 4), end) for end in (low, high)]
+    walk = walk_of(ibpc.compile(module.eval(), ends[0]).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(*ends),), Arithmetic.REAL)
+    inner, outer = list(walk.steps)[:2]
+    for name, error in ((inner, 0.5), (outer, 0.25)):
+        values.errors[name] = torch.full((1, 1, 4, 4), error, dtype=torch.float64)
+    if not is_at_once:
+        monkeypatch.setattr(Backward, "_bend", lambda *_: None)
+    form = make(unit_forms(torch.arange(16), values.box(outer).lower))
+    found = Coarse(walk, values).lower({outer: form if sign > 0 else -form})
+    wanted = least - Coarse.slack * slacks[is_at_once] - errors * (1.0 + 2.0**-8)
+    assert found.tolist() == [[wanted]] * 16
+
+
+def test_the_size_of_a_plane_is_that_of_all_that_is_summed():
+    """Worked by hand for a box, one constant and windows: |offset| + Σ |slope| · the greatest modulus."""
+    x = Interval.bounds(torch.tensor([[-3.0, 0.5]]), torch.tensor([[1.0, 4.0]]))
+    y, offset = torch.tensor([-5.0, 0.5]), torch.tensor([[-1.0, 2.0]])
+    plane = Plane((torch.tensor([[0.5, -2.0]]), torch.tensor([[1.0, -1.0]])), offset)
+    assert coefficients.plane_size(plane, (x, y)).tolist() == [[1.0 + 1.5 + 5.0, 2.0 + 8.0 + 0.5]]
+    viewed = Plane((torch.tensor([[[0.5, -2.0]]]),), torch.tensor([[-1.0]]), (lambda value: value.unsqueeze(1),))
+    assert coefficients.plane_size(viewed, (x,)).tolist() == [[1.0 + 1.5 + 8.0]]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from math import prod
+
 import pytest
 import torch
 from torch import nn
@@ -10,9 +13,11 @@ import ibpc
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import dense_cost, interval_values, refined_values, walk_of
 from ibpc.bounds.patches import Patches, Span, Window, dense, unit_forms
+from ibpc.errors import GraphError
 from ibpc.interval import Interval
+from ibpc.ir import BATCH
 from ibpc.ops import operators
-from ibpc.ops.base import Kernel
+from ibpc.ops.base import Call, Kernel
 from ibpc.rounding import Arithmetic
 
 CPU = torch.device("cpu")
@@ -226,3 +231,84 @@ def _as_told(told, points, sizes):
     padded = nn.functional.pad(points[0], (left, 50, top, 50))
     found = nn.functional.conv2d(padded, told.weight, told.bias, told.strides, 0, told.dilations, told.group)
     return found[..., : sizes[0], : sizes[1]]
+
+
+def random_convolution(generator, channels=None, image=(7, 9)):
+    """Any strides, dilations, groups and pads to each side, over an image that may be smaller than a kernel."""
+
+    def number(least, most):
+        return int(torch.randint(least, most + 1, (), generator=generator))
+
+    conv = operators()["Conv"]
+    while True:
+        group = number(1, 2) if channels is None or channels % 2 == 0 else 1
+        operand = (BATCH, channels or group * number(1, 2), *image)
+        weight = torch.randn(group * number(1, 2), operand[1] // group, number(1, 4), number(1, 4), generator=generator)
+        parameters = {"weight": weight.double(), "bias": torch.randn(len(weight), generator=generator).double()}
+        shapes = {role: tuple(value.shape) for role, value in parameters.items()}
+        pairs = {name: [number(1, 3), number(1, 3)] for name in ("strides", "dilations")}
+        attributes = {**pairs, "pads": [number(0, 3) for _ in range(4)], "group": group}
+        try:
+            return Call(attributes, (operand,), shapes, conv.shape(attributes, (operand,), shapes)), parameters
+        except GraphError:
+            continue  # The window is larger than the image with its pads.
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_windows_of_any_two_convolutions_are_pulled_back_as_all_of_the_image_is(seed):
+    """Forms of elements in any order, some of them twice, against the values and gradients of the nominal rules."""
+    generator = torch.Generator().manual_seed(seed)
+    conv, batch = operators()["Conv"], 2
+    first = random_convolution(generator)
+    second = random_convolution(generator, first[0].output[1], first[0].output[2:])
+    shape = second[0].output[1:]
+    elements = torch.randint(prod(shape), (30,), generator=generator)
+    mean, half = torch.randn(2, batch, *shape, generator=generator).double()
+    half = half[:1, :, :1, :1].abs()
+    forms = Patches.units(elements, batch, shape, mean).bent(mean, half)
+    constant = torch.zeros(30, batch, dtype=torch.float64)
+    x = torch.randn(batch, *first[0].operands[0][1:], generator=generator).double().requires_grad_()
+    y = conv.rules.nominal(second[0], conv.rules.nominal(first[0], x, **first[1]), **second[1])
+    for call, parameters in (second, first):
+        kernel = conv.rules.local(call, **parameters)
+        constant = constant + forms.dotted(kernel.bias[:, None, None])
+        forms = forms.through(kernel, call.operands[0][1:])
+    wanted = ((mean + half) * y).flatten(1)[:, elements].T
+    torch.testing.assert_close(constant + forms.dotted(x.detach()), wanted.detach())
+    torch.testing.assert_close(forms.dense().sum(0), *torch.autograd.grad(wanted.sum(), x))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_forms_of_two_convolutions_of_one_image_add_up(seed):
+    """Whatever their windows: added where they move alike, refused where they do not."""
+    generator = torch.Generator().manual_seed(seed)
+    units = Patches.units(torch.tensor([0, 5, 8]), 1, (1, 3, 3), torch.zeros((), dtype=torch.float64))
+    parts = []
+    for strides in ((1, 2), (1, 2), (2, 2)):
+        kernel, pads, dilations = torch.randint(1, 4, (3, 2), generator=generator).tolist()
+        weight = torch.randn(1, 1, *kernel, generator=generator).double()
+        parts.append(units.through(Kernel(weight, None, strides, tuple(pads), tuple(dilations), 1), (1, 12, 13)))
+    one, other, faster = parts
+    total = one.plus(other)
+    assert total is not None
+    torch.testing.assert_close(total.dense(), one.dense() + other.dense())
+    assert one.plus(faster) is None
+
+
+def test_forms_that_begin_at_several_nodes_are_added(network):
+    """Row by row, although the windows of a row begin at other pixels at each node."""
+    _, x, walk = network
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.REAL)
+    backward = Backward(walk, values)
+    generator = torch.Generator().manual_seed(0)
+    names = images(walk, values)
+    for name, other in pairwise(names):
+        boxes = {node: values.box(node).lower for node in (name, other)}
+        forms = {
+            node: unit_forms(torch.randint(box[0].numel(), (5,), generator=generator), box)
+            for node, box in boxes.items()
+        }
+        with torch.no_grad():
+            few = backward.lower(forms)
+            all = backward.lower({node: dense(form) for node, form in forms.items()})
+        torch.testing.assert_close(few, all, rtol=1e-12, atol=1e-12)

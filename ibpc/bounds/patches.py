@@ -184,9 +184,9 @@ class Patches:
         return replace(self, coefficients=torch.addcmul(moved, self._moduli, self.seen(half)))
 
     def plus(self, other: Patches) -> Patches | None:
-        """Return the sum of forms at the same node, None where their windows do not move alike."""
+        """Return the sum of forms at the same node, None where their windows do not begin and move alike."""
         window = self.window.joined(other.window)
-        if window is None:
+        if window is None or self.places.positions is not other.places.positions:
             return None
         total = self._spread(window)
         total += other._spread(window)

@@ -12,7 +12,7 @@ import ibpc
 from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Start, ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import interval_values, walk_of
+from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.patches import dense, unit_forms
 from ibpc.interval import Interval
 from ibpc.ops.base import Plane
@@ -97,6 +97,73 @@ def test_both_planes_at_once_give_what_each_gives_by_itself(module, arithmetic, 
     assert len(used) >= 2
     for one, other in zip(once, apart, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+
+
+class Attention(nn.Module):
+    """Products of two boxes, Softmax along two axes, a product with an exact matrix, and one of vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 12), nn.Linear(4, 3)
+
+    def forward(self, x):
+        query, key, value = torch.relu(self.first(x)).reshape(-1, 2, 5, 12).split(4, -1)
+        scores = query @ key.transpose(-1, -2)
+        y = torch.softmax(scores, -1) @ value + torch.softmax(scores * 0.5, 2).transpose(-1, -2) @ value
+        return self.last(torch.logsumexp(y, 2)).flatten(1) + (query[:, 0] @ y[:, 0, 0, :, None]).flatten(1).mean(
+            1, True
+        )
+
+
+@pytest.fixture(scope="module")
+def attention():
+    torch.manual_seed(3)
+    x = torch.rand(2, 10, 6)
+    walk = walk_of(ibpc.compile(Attention().eval(), x).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
+    return walk, values, {walk.graph.outputs[0]: torch.randn(4, 1, 6, dtype=torch.float64).expand(-1, 2, -1)}
+
+
+def test_sums_without_all_products_are_sums_of_products(attention, monkeypatch):
+    used = []
+
+    def product_by_product(side, slope, along):
+        used.append(along)
+        return (side.unsqueeze(-1) * slope).sum(along, keepdim=True)
+
+    once, climbed = pulled(*attention), ascend(*attention, 3)
+    monkeypatch.setattr(coefficients, "_contracted", product_by_product)
+    apart = pulled(*attention)
+    assert len({tuple(along) for along in used}) >= 3
+    for one, other in zip(once, apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    assert (climbed.lower > once[0]).any(), "the ascent climbs nowhere"
+    torch.testing.assert_close(climbed.lower, ascend(*attention, 3).lower, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fixture", ["network", "attention"])
+def test_boxes_are_tightened_from_both_sides_where_it_matters(fixture, request):
+    """In front of Softmax, and where a Relu is unstable, boxes are those of two backward passes; signs are found."""
+    walk, _, _ = request.getfixturevalue(fixture)
+    x = torch.rand(2, *walk.graph.node(walk.inputs[0]).shape[1:], generator=torch.Generator().manual_seed(2))
+    found = refined_values(walk, (Interval.bounds(x - 0.03, x + 0.03),), Arithmetic.REAL)
+    backward, kinds = Backward(walk, found), set()
+    for step in walk.steps.values():
+        if step.operator.name not in ("Relu", "Softmax"):
+            continue
+        box = found.box(step.operands[0])
+        units = torch.eye(box.lower[0].numel(), dtype=torch.float64).reshape(-1, 1, *box.lower.shape[1:])
+        units = units.expand(-1, 2, *units.shape[2:])
+        with torch.no_grad():
+            low, high = backward.lower({step.operands[0]: units}).T, -backward.lower({step.operands[0]: -units}).T
+        lower, upper = box.lower.flatten(1), box.upper.flatten(1)
+        matters = (lower < 0) & (upper > 0) if step.operator.name == "Relu" else lower < upper
+        assert bool((lower >= low - 1e-9)[matters].all() and (upper <= high + 1e-9)[matters].all())
+        assert bool((upper <= 0)[high <= 0].all() and (lower >= 0)[low >= 0].all())
+        kinds |= {
+            name for name, some in (("dead", high <= 0), ("active", low >= 0), ("unstable", matters)) if some.any()
+        }
+    assert kinds == {"dead", "active", "unstable"}
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 5), (3, 2, 5)], ids=["batch", "shared", "rows"])
@@ -216,7 +283,7 @@ def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sig
         values.errors[name] = torch.full((1, 1, 4, 4), error, dtype=torch.float64)
     if not is_at_once:
         monkeypatch.setattr(Backward, "_bend", lambda *_: None)
-    form = make(unit_forms(torch.arange(16), values.box(outer).lower))
+    form = make(unit_forms(torch.arange(16), torch.ones(16).double(), values.box(outer).lower.shape))
     found = Coarse(walk, values).lower({outer: form if sign > 0 else -form})
     wanted = least - Coarse.slack * slacks[is_at_once] - errors * (1.0 + 2.0**-8)
     assert found.tolist() == [[wanted]] * 16

@@ -102,7 +102,7 @@ def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch, k
     for name in images(walk, values):
         box = values.box(name).lower
         elements = torch.cat([torch.arange(0, box[0].numel(), 7), torch.tensor([box[0].numel() - 1])])
-        units = unit_forms(elements, box)
+        units = unit_forms(elements, torch.ones(len(elements)).double(), box.shape)
         assert isinstance(units, Patches)
         with torch.no_grad():
             for forms in (units, -units):
@@ -110,14 +110,16 @@ def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch, k
                 torch.testing.assert_close(few, all, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", [unit_forms, lambda elements, box: dense(unit_forms(elements, box))])
+@pytest.mark.parametrize("form", [unit_forms, lambda *given: dense(unit_forms(*given))])
 def test_the_least_value_over_a_box_pays_for_its_rounding(form):
     """Of one element with center c and radius r: c − r, less the slack of what is summed, |c| + r."""
     low, high = torch.full((1, 1, 4, 4), -3.0), torch.full((1, 1, 4, 4), 1.0)
     walk = walk_of(ibpc.compile(nn.Conv2d(1, 1, 1).eval(), low).snapshot(), CPU)
     values = interval_values(walk, (Interval.bounds(low, high),), Arithmetic.REAL)
     (name,) = walk.inputs
-    found = Coarse(walk, values).lower({name: form(torch.arange(16), values.box(name).lower)})
+    found = Coarse(walk, values).lower(
+        {name: form(torch.arange(16), torch.ones(16).double(), values.box(name).lower.shape)}
+    )
     assert found.tolist() == [[-3.0 - Coarse.slack * (1.0 + 2.0)]] * 16
 
 
@@ -190,7 +192,7 @@ def test_a_form_that_ignores_what_overflows_is_not_lost():
     walk = walk_of(ibpc.compile(module.eval(), x).snapshot(), CPU)
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
     name = next(iter(walk.steps))
-    forms = unit_forms(torch.arange(4), values.box(name).lower)
+    forms = unit_forms(torch.arange(4), torch.ones(4).double(), values.box(name).lower.shape)
     with torch.no_grad():
         few = Backward(walk, values).lower({name: forms})
     assert bool(few.isfinite().all())
@@ -265,7 +267,7 @@ def test_windows_of_any_two_convolutions_are_pulled_back_as_all_of_the_image_is(
     elements = torch.randint(prod(shape), (30,), generator=generator)
     mean, half = torch.randn(2, batch, *shape, generator=generator).double()
     half = half[:1, :, :1, :1].abs()
-    forms = Patches.units(elements, batch, shape, mean).bent(mean, half)
+    forms = Patches.units(elements, torch.ones(len(elements)).double(), batch, shape).bent(mean, half)
     constant = torch.zeros(30, batch, dtype=torch.float64)
     x = torch.randn(batch, *first[0].operands[0][1:], generator=generator).double().requires_grad_()
     y = conv.rules.nominal(second[0], conv.rules.nominal(first[0], x, **first[1]), **second[1])
@@ -282,7 +284,7 @@ def test_windows_of_any_two_convolutions_are_pulled_back_as_all_of_the_image_is(
 def test_forms_of_two_convolutions_of_one_image_add_up(seed):
     """Whatever their windows: added where they move alike, refused where they do not."""
     generator = torch.Generator().manual_seed(seed)
-    units = Patches.units(torch.tensor([0, 5, 8]), 1, (1, 3, 3), torch.zeros((), dtype=torch.float64))
+    units = Patches.units(torch.tensor([0, 5, 8]), torch.ones(3).double(), 1, (1, 3, 3))
     parts = []
     for strides in ((1, 2), (1, 2), (2, 2)):
         kernel, pads, dilations = torch.randint(1, 4, (3, 2), generator=generator).tolist()
@@ -305,7 +307,9 @@ def test_forms_that_begin_at_several_nodes_are_added(network):
     for name, other in pairwise(names):
         boxes = {node: values.box(node).lower for node in (name, other)}
         forms = {
-            node: unit_forms(torch.randint(box[0].numel(), (5,), generator=generator), box)
+            node: unit_forms(
+                torch.randint(box[0].numel(), (5,), generator=generator), torch.ones(5).double(), box.shape
+            )
             for node, box in boxes.items()
         }
         with torch.no_grad():

@@ -141,7 +141,7 @@ class Backward:
         known = self._values.known[name]
         if not isinstance(known, Interval):
             return summed(form * known)
-        if not step.operator.is_affine and not _is_linear_here(step, operands):
+        if not step.operator.is_affine and not is_linear_here(step, operands):
             return self._planar(step, operands, form, pending)
         constant, charge = self._affine(step, operands, form, pending), self._charge(name)
         return constant if charge is None else constant - weighed(form.abs(), charge, self.is_finite)
@@ -307,7 +307,7 @@ class Backward:
         return summed(form * center) - summed(form.abs() * spread)
 
 
-def _is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
+def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
     """Return whether the operator is linear in each operand and only one of them is not exact."""
     boxes = sum(isinstance(x, Interval) for x in operands)
     return isinstance(step.operator.rules, BilinearRules) and boxes == 1

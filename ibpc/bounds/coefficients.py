@@ -48,19 +48,34 @@ def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand, finite: Fin
     through = torch.is_grad_enabled()
     with torch.enable_grad():
         viewed = plane.views[slot](point)
-        slope = plane.slopes[slot]
-        cotangent = _viewed(times(side.unsqueeze(-1), slope, finite), viewed.shape[1:])
+        cotangent = _viewed(side, plane.slopes[slot], viewed.shape[1:], finite)
         (result,) = torch.autograd.grad(viewed, point, cotangent.flatten(0, 1), create_graph=through)
     pulled: Tensor = result.reshape(rows, batch, *result.shape[1:])
     return pulled
 
 
-def _viewed(weighted: Tensor, shape: torch.Size) -> Tensor:
-    """Return coefficients in the shape of a view: summed over what it was broadcast along, spread over the rest."""
-    rows, batch = weighted.shape[:2]
-    along = [axis + 2 for axis, size in enumerate(shape) if size == 1 and weighted.shape[axis + 2] > 1]
+def _viewed(side: Tensor, slope: Tensor, shape: torch.Size, finite: Finite) -> Tensor:
+    """Return coefficients times slopes in the shape of a view: summed over what it was broadcast along, then spread."""
+    axes = (*side.shape, slope.shape[-1])
+    along = [axis for axis, size in enumerate(shape, start=2) if size == 1 and axes[axis] > 1]
+    if along and finite(slope):
+        return _contracted(side, slope, along).expand(*axes[:2], *shape)
+    weighted = times(side.unsqueeze(-1), slope, finite)
     summed = weighted.sum(along, keepdim=True) if along else weighted
-    return summed.expand(rows, batch, *shape)
+    return summed.expand(*axes[:2], *shape)
+
+
+def _contracted(side: Tensor, slope: Tensor, along: list[int]) -> Tensor:
+    """Return Σ side · slope over the axes `along`, kept with size 1, without all the products at once."""
+    axes = range(side.dim() + 1)
+    shared = axes[side.dim() + 1 - slope.dim() :]
+    kept = [axis for axis, size in zip(shared, slope.shape, strict=True) if size > 1 or axis == axes[-1]]
+    narrow = slope.reshape([size for axis, size in zip(shared, slope.shape, strict=True) if axis in kept])
+    wanted = [axis for axis in axes if axis not in along]
+    found = torch.einsum(side, list(axes[:-1]), narrow, kept, wanted)
+    for axis in along:
+        found = found.unsqueeze(axis)
+    return found
 
 
 def plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import inf, prod
 from typing import Final, Protocol, TypeAlias
 
 import torch
 
-from ibpc.bounds.backward import Backward
+from ibpc.bounds.backward import Backward, is_linear_here
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.ibp import ibp
@@ -127,12 +128,12 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, dead
     batch = values.box(output).lower.shape[0]
     lower = torch.full((batch, len(rows)), -inf, dtype=torch.float64, device=rows.device)
     upper = -lower
-    for part in torch.split(torch.arange(len(rows), device=rows.device), rows_at_once(walk, batch)):
+    for part in torch.split(torch.arange(len(rows), device=rows.device), max(1, rows_at_once(walk, batch) // 2)):
         if time.monotonic() > deadline:
             break
-        forms = rows[part].unsqueeze(1).expand(-1, batch, -1)
-        lower[:, part] = backward.lower({output: forms}).T
-        upper[:, part] = -backward.lower({output: -forms}).T
+        forms = torch.cat([rows[part], -rows[part]]).unsqueeze(1).expand(-1, batch, -1)
+        found = backward.lower({output: forms}).T
+        lower[:, part], upper[:, part] = found[:, : len(part)], -found[:, len(part) :]
     return lower, upper
 
 
@@ -162,7 +163,8 @@ def refined_values(
     forms = _forms_of_few(walk, values)
     refined = set(walk.inputs)
     for step in walk.steps.values():
-        if not step.operator.is_affine:
+        operands = tuple(values.known[operand] for operand in step.operands)
+        if not step.operator.is_affine and not is_linear_here(step, operands):
             for name in step.operands:
                 if name in walk.perturbed and name not in refined:
                     refined.add(name)
@@ -201,23 +203,55 @@ def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
 
 
 def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull) -> None:
-    """Tighten the elements of a box that matter, those of all samples together."""
+    """Tighten the elements of a box that matter, those of all samples together.
+
+    Of a Relu's input that is likely to stay below zero the upper bound comes first: where it does, the Relu does not
+    care for the lower one.
+    """
     box = values.box(name)
-    loose = (box.lower < 0) & (box.upper > 0) if operator == "Relu" else box.lower < box.upper
-    batch = box.lower.shape[0]
+    sizes, batch, is_rectified = box.lower.shape, len(box.lower), operator == "Relu"
+    loose = (box.lower < 0) & (box.upper > 0) if is_rectified else box.lower < box.upper
     pulling = pull(walk, values)
     cost = pulling.cost(name)
     wanted = _widest(cost, batch, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
     if not len(wanted):
         return
+    at_once = max(1, _coefficients_at_once(walk) // (cost.size * batch))
+    bound = partial(_bounded, pulling, name, sizes, at_once, deadline)
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    for part in torch.split(wanted, max(1, _coefficients_at_once(walk) // (cost.size * batch))):
+    is_low = (lower + upper < 0).all(0)[wanted] & is_rectified
+    low, others = wanted[is_low], wanted[~is_low]
+    up, down = lower.new_ones(1), -lower.new_ones(1)
+    both = torch.cat([up, down]).repeat(len(others))
+    _tighten(
+        lower, upper, torch.cat([low, others.repeat_interleave(2)]), torch.cat([down.expand(len(low)), both]), bound
+    )
+    risen = low[(upper[:, low] > 0).any(0)]
+    if len(risen):
+        _tighten(lower, upper, risen, up.expand(len(risen)), bound)
+    values.tighten(name, lower.reshape(sizes), upper.reshape(sizes))
+
+
+def _bounded(
+    pulling: Pulling, name: str, sizes: torch.Size, at_once: int, deadline: float, elements: Tensor, signs: Tensor
+) -> Tensor:
+    """Return lower bounds (B, R) of elements times signs, −∞ for those after the deadline."""
+    found = signs.new_full((sizes[0], len(elements)), -inf)
+    for part in torch.split(torch.arange(len(elements), device=elements.device), at_once):
         if time.monotonic() > deadline:
             break
-        forms = unit_forms(part, box.lower)
-        lower[:, part] = torch.fmax(lower[:, part], pulling.lower({name: forms}).T)
-        upper[:, part] = torch.fmin(upper[:, part], -pulling.lower({name: -forms}).T)
-    values.tighten(name, lower.reshape(box.lower.shape), upper.reshape(box.upper.shape))
+        found[:, part] = pulling.lower({name: unit_forms(elements[part], signs[part], sizes)}).T
+    return found
+
+
+def _tighten(
+    lower: Tensor, upper: Tensor, elements: Tensor, signs: Tensor, bound: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    """Tighten flat ends (B, n) in place: the lower ones of elements whose sign is 1, the upper ones where it is −1."""
+    found, rises = bound(elements, signs), signs > 0
+    up, down = elements[rises], elements[~rises]
+    lower[:, up] = torch.fmax(lower[:, up], found[:, rises])
+    upper[:, down] = torch.fmin(upper[:, down], -found[:, ~rises])
 
 
 def dense_cost(walk: Walk, name: str) -> Cost:

@@ -122,13 +122,13 @@ class Patches:
     places: Places
 
     @classmethod
-    def units(cls, elements: Tensor, batch: int, shape: tuple[int, int, int], like: Tensor) -> Patches:
-        """Return the forms that pick one element each of an image (flat, in C×H×W order)."""
+    def units(cls, elements: Tensor, signs: Tensor, batch: int, shape: tuple[int, int, int]) -> Patches:
+        """Return the forms that pick one element each of an image (flat, in C×H×W order), times a sign."""
         channels, height, width = shape
         pixels = elements % (height * width)
         positions = torch.stack((pixels // width, pixels % width), 1)
-        coefficients = like.new_zeros(len(elements), 1, 1, 1, channels)
-        coefficients[torch.arange(len(elements), device=like.device), 0, 0, 0, elements // (height * width)] = 1.0
+        coefficients = signs.new_zeros(len(elements), 1, 1, 1, channels)
+        coefficients[torch.arange(len(elements), device=signs.device), 0, 0, 0, elements // (height * width)] = signs
         return cls(coefficients.expand(-1, -1, -1, batch, -1), Places(positions, Window(), shape))
 
     def __neg__(self) -> Patches:
@@ -250,13 +250,13 @@ def _summed(products: Tensor) -> Tensor:
 Form: TypeAlias = Tensor | Patches
 
 
-def unit_forms(elements: Tensor, values: Tensor) -> Form:
-    """Return the forms that pick one element each (R, flat) of values (B, *shape)."""
-    batch, *shape = values.shape
+def unit_forms(elements: Tensor, signs: Tensor, sizes: torch.Size) -> Form:
+    """Return the forms that pick one element each (R, flat) of values of sizes (B, *shape), times a sign (R)."""
+    batch, *shape = sizes
     if len(shape) == 3:
-        return Patches.units(elements, batch, (shape[0], shape[1], shape[2]), values)
-    forms = values.new_zeros(len(elements), prod(shape))
-    forms[torch.arange(len(elements), device=values.device), elements] = 1.0
+        return Patches.units(elements, signs, batch, (shape[0], shape[1], shape[2]))
+    forms = signs.new_zeros(len(elements), prod(shape))
+    forms[torch.arange(len(elements), device=signs.device), elements] = signs
     return forms.reshape(len(elements), 1, *shape).expand(-1, batch, *shape)
 
 

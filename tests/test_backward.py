@@ -10,7 +10,7 @@ from torch import nn
 
 import ibpc
 from ibpc.bounds import METHODS, backward, coefficients
-from ibpc.bounds.ascent import Start, ascend
+from ibpc.bounds.ascent import Ends, Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.patches import dense, unit_forms
@@ -139,6 +139,32 @@ def test_sums_without_all_products_are_sums_of_products(attention, monkeypatch):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
     assert (climbed.lower > once[0]).any(), "the ascent climbs nowhere"
     torch.testing.assert_close(climbed.lower, ascend(*attention, 3).lower, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [(-0.3, 0.2), (-0.3, torch.inf), (-torch.inf, 0.2)])
+def test_multipliers_of_any_ends_prove_no_more_than_is_so(ends):
+    """At all samples where a value lies between its ends a form is at least what any multipliers say."""
+    torch.manual_seed(4)
+    module = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3)).double().eval()
+    walk = walk_of(ibpc.compile(module.float(), torch.zeros(1, 2)).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(-torch.ones(1, 2), torch.ones(1, 2)),), Arithmetic.REAL)
+    front, (output,) = next(iter(walk.steps)), walk.graph.outputs
+    points = torch.rand(4000, 2, dtype=torch.float64) * 2 - 1
+    inner = module.double()[0](points)
+    inside = ((inner >= ends[0]) & (inner <= ends[1]))[:, :3].all(1)
+    low, high = (torch.full((1, 5), side * torch.inf, dtype=torch.float64) for side in (-1, 1))
+    low[:, :3], high[:, :3] = ends
+    known, reached = Ends({front: (low, high)}), module(points[inside]) @ (rows := torch.randn(3, 6).double())
+    values.tighten(front, low, high)
+    for scale in (0.0, 0.1, 1.0, 10.0):
+        multipliers = {front: scale * torch.randn(6, 1, 5, dtype=torch.float64)}
+        known.clamp(multipliers)
+        forms = known.applied({output: rows.T[:, None]}, multipliers)
+        with torch.no_grad():
+            bound = Backward(walk, values).lower(forms) + known.constant(multipliers, Backward.slack)
+        assert bool((bound[:, 0] <= reached.amin(0) + 1e-9).all()) and len(reached) > 20
+    wrong = {front: torch.zeros(1, 1, 5, dtype=torch.float64).index_fill(2, torch.tensor(4), 1.0)}
+    assert known.constant(wrong, 0.0).tolist() == [[-torch.inf]]
 
 
 @pytest.mark.parametrize("fixture", ["network", "attention"])

@@ -18,6 +18,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
@@ -25,7 +26,7 @@ from ibpc.verify import decide
 from ibpc.verify.checking.backward import linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker
 from ibpc.verify.checking.planes import PLANES
-from ibpc.verify.checking.proofs import LEVELS, encoded
+from ibpc.verify.checking.proofs import LEVELS, encoded, leaves
 from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.rules import RULES
 from ibpc.verify.checking.values import Box
@@ -122,6 +123,27 @@ def test_what_a_search_proved_is_confirmed(cut, seed, tmp_path, monkeypatch):
     kinds = {step[0] for step in json.loads(path.read_text())["proofs"][0][0]}
     assert kinds == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
     assert failing(path) == []
+
+
+def flat_curves() -> list[torch.nn.Module]:
+    nn = torch.nn
+    return [nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 6), nn.Hardtanh(-0.5, 0.5), nn.Linear(6, 2), nn.Tanh()]
+
+
+@pytest.fixture(scope="module")
+def cut_at_numbers(tmp_path_factory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branching, "MOST_INPUTS", 0)
+        net = network(3, flat_curves, (4,))
+        gap = 0.7 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)
+        return proved(net, below(net, 4, gap), tmp_path_factory.mktemp("cut"), method="bab")
+
+
+def test_what_a_search_proved_by_cuts_at_any_number_is_confirmed(cut_at_numbers):
+    steps = json.loads(cut_at_numbers.read_text())["proofs"][0][0]
+    assert any(step[0] == "value" for step in steps)
+    assert any(any(step[3]) for step in steps if step[0] == "leaf"), "no multiplier was of use"
+    assert failing(cut_at_numbers) == []
 
 
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
@@ -244,6 +266,21 @@ def test_input_cuts_lie_in_the_box(tmp_path):
         assert any("proof, step" in text for text in failing(tmp_path / "other.json"))
 
 
+@pytest.mark.parametrize("change", [[0, 1e31], [0, "0.5"], [-1, 0.5], [10**6, 0.5], [0], [0, 0.5, 1]])
+def test_cuts_of_values_are_numbers_at_elements(cut_at_numbers, change, tmp_path):
+    data = json.loads(cut_at_numbers.read_text())
+    steps_of(data, "value")[0][2:] = change
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    found = failing(tmp_path / "c.json")
+    assert any("proof" in text for text in found), found
+
+
+def test_no_number_is_no_place_to_cut():
+    checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
+    with pytest.raises(PropertyError, match="a cut at nan"):
+        list(leaves([["value", "x", 0, float("nan")]], checker, np.zeros(1), np.ones(1), "real"))
+
+
 def test_choices_outside_the_unit_interval_cannot_be_written_and_are_refused():
     assert np.frombuffer(np.array([LEVELS], "<u2").tobytes(), "<u2")[0] / LEVELS == 1.0
     proto = chain(("Relu",), start=[1, 2], constants={})
@@ -338,29 +375,31 @@ def test_multipliers_use_the_signs_of_a_region():
     row = np.array([-1.0])
     assert checker.lower_bound(Region(*ends), row, "real") == pytest.approx(-1.0)
     for side in (1, -1):
-        region = Region(*ends, signs=(("x", 0, side),))
+        region = Region(*ends, cuts=(("x", 0, 0.0, side),))
         assert checker.lower_bound(region, row, "real") == pytest.approx(-1.0)
         shifted = checker.lower_bound(region, -row, "real", [1.0], {"p": np.zeros(1), "q": np.zeros(1)})
         assert -1.0 - 1e-9 <= shifted <= 1e-9
 
 
-def test_a_multiplier_takes_off_what_its_sign_says():
-    """With v = x₀ + x₁ of a known sign, s v − 1 · s v = 0 bounds s v from below; [−1, 1]² alone says −2."""
+@pytest.mark.parametrize("at", [0.0, 0.5, -0.25])
+def test_a_multiplier_takes_off_what_its_cut_says(at):
+    """Where s (v − a) ≥ 0 of v = x₀ + x₁, s v is at least (1 − β) s v + β s a; [−1, 1]² alone says −2."""
     nodes = [onnx.helper.make_node("MatMul", ["x", "ones"], [name]) for name in ("v", "y")]
     ones = onnx.numpy_helper.from_array(np.ones((2, 1), np.float32), "ones")
     proto = model(nodes, {"x": [1, 2]})
     proto.graph.initializer.append(ones)
     checker, ends = Checker(proto), (np.full(2, -1.0), np.full(2, 1.0))
     for side in (1, -1):
-        region, row = Region(*ends, signs=(("v", 0, side),)), np.array([float(side)])
-        assert checker.lower_bound(region, row, "real", [0.0]) == pytest.approx(-2.0)
-        assert checker.lower_bound(region, row, "real", [0.5]) == pytest.approx(-1.0)
-        assert checker.lower_bound(region, row, "real", [1.0]) == pytest.approx(0.0, abs=1e-9)
+        region, row = Region(*ends, cuts=(("v", 0, at, side),)), np.array([float(side)])
+        for multiplier in (0.0, 0.5, 1.0):
+            found = checker.lower_bound(region, row, "real", [multiplier])
+            exact = -2.0 * (1.0 - multiplier) + multiplier * side * at
+            assert exact - 1e-9 <= found <= exact
 
 
 def test_a_region_of_nothing_is_refuted():
     proto = chain(("Relu",), start=[1, 1], constants={})
-    region = Region(np.array([1.0]), np.array([2.0]), signs=(("x", 0, -1),))
+    region = Region(np.array([1.0]), np.array([2.0]), cuts=(("x", 0, 0.0, -1),))
     assert Checker(proto).lower_bound(region, np.array([1.0]), "float32") == np.inf
 
 
@@ -406,5 +445,5 @@ def test_a_cut_does_not_make_a_number_of_what_is_none():
     nodes = [onnx.helper.make_node("Log", ["x"], ["l"]), onnx.helper.make_node("Sigmoid", ["l"], ["y"])]
     checker, ends = Checker(model(nodes, {"x": [1, 1]})), (np.array([-1.0]), np.array([2.0]))
     for side in (1, -1):
-        region = Region(*ends, signs=(("l", 0, side),))
+        region = Region(*ends, cuts=(("l", 0, 0.0, side),))
         assert checker.lower_bound(region, np.array([1.0]), "float32") == -np.inf

@@ -1,8 +1,8 @@
 """Choosing among sound planes by gradient ascent on the bound itself (Xu et al. 2021, α-CROWN, arXiv 2011.13824).
 
-Every choice of slopes is sound, so the best bound seen at any step counts, rounding included. Constraints v ≥ 0 or
-v ≤ 0 that hold on a part of the box enter with multipliers β ≥ 0 (Wang et al. 2021, β-CROWN, arXiv 2103.06624, theorem
-3.1): where s·v ≥ 0, a form is at least itself minus β s·v.
+Every choice of slopes is sound, so the best bound seen at any step counts, rounding included. Constraints v ≥ a or
+v ≤ b that hold on a part of the box enter with multipliers β ≥ 0 (Wang et al. 2021, β-CROWN, arXiv 2103.06624, theorem
+3.1): where v ≥ a, a form is at least itself minus β (v − a).
 """
 
 from __future__ import annotations
@@ -100,31 +100,55 @@ def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
 
 
 @dataclass(frozen=True)
-class Signs:
-    """What is known of the signs of values on the parts of a box.
+class Ends:
+    """Ends of values that are known on the parts of a box, of single elements mostly: infinite where nothing is.
 
-    `known[node]` (B, *shape) is 1 where a value is at least 0, −1 where at most 0, and 0 elsewhere.
+    `known[node]` is low and high, (B, *shape) each. A multiplier β serves both: above 0 it takes off β (v − low), below
+    0 |β| (high − v), neither of which is negative. (Only one of two ends can be of use to a form.)
     """
 
-    known: Mapping[str, Tensor]
+    known: Mapping[str, tuple[Tensor, Tensor]]
 
     def applied(self, forms: Mapping[str, Tensor], multipliers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the forms less β s·v for each sign s of a value v."""
+        """Return the forms less β v for each value v."""
         result = dict(forms)
-        for name, sign in self.known.items():
-            term = -multipliers[name] * sign.to(multipliers[name].dtype)
+        for name in self.known:
+            term = -multipliers[name]
             result[name] = result[name] + term if name in result else term
         return result
+
+    def constant(self, multipliers: Mapping[str, Tensor], slack: float) -> Tensor | float:
+        """Return what is left of the terms, β low or β high, (R, B), less the share `slack` of their moduli.
+
+        −∞ where a multiplier has no end to stand for. At β = 0 the gradient is that of the middle, which leads to the
+        end that a form violates.
+        """
+        total: Tensor | float = 0.0
+        for name, (low, high) in self.known.items():
+            multiplier = multipliers[name]
+            middle = torch.where(low.isinf(), high, torch.where(high.isinf(), low, 0.5 * low + 0.5 * high))
+            end = torch.where(multiplier > 0, low, torch.where(multiplier < 0, high, middle)).to(multiplier.dtype)
+            term = multiplier * torch.where(end.isinf(), torch.zeros_like(end), end)
+            term = torch.where(end.isinf() & (multiplier != 0), torch.full_like(term, -inf), term)
+            total = total + (term - slack * term.abs() if slack else term).flatten(2).sum(2)
+        return total
 
     def multipliers(self, rows: int, given: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
         """Return multipliers (R, B, *shape), those given or 0."""
         return {
-            name: given.get(name, sign.new_zeros(rows, *sign.shape)).to(dtype, copy=True).requires_grad_()
-            for name, sign in self.known.items()
+            name: given.get(name, low.new_zeros(rows, *low.shape)).to(dtype, copy=True).requires_grad_()
+            for name, (low, _) in self.known.items()
         }
 
+    def clamp(self, multipliers: Mapping[str, Tensor]) -> None:
+        """Take the parts of multipliers away, in place, that no end stands for."""
+        for name, (low, high) in self.known.items():
+            least, most = torch.zeros_like(high), torch.zeros_like(low)
+            least[high.isfinite()], most[low.isfinite()] = -inf, inf
+            multipliers[name].clamp_(least.to(multipliers[name].dtype), most.to(multipliers[name].dtype))
 
-_NO_SIGNS: Final = Signs({})
+
+_NO_ENDS: Final = Ends({})
 
 
 class _Climbing(Backward):
@@ -149,7 +173,7 @@ def ascend(
     values: Values,
     forms: Mapping[str, Tensor],
     steps: int,
-    signs: Signs = _NO_SIGNS,
+    ends: Ends = _NO_ENDS,
     start: Start = _PLAIN,
     deadline: float = inf,
     chosen: Chosen = all_planes,
@@ -159,26 +183,27 @@ def ascend(
     The steps run in binary32, several times faster than binary64 where there are convolutions: any choice is sound.
     What the best of them gives is then computed in binary64, and this alone is what is returned.
     """
-    found = start if steps == 0 else _climbed(walk, values, forms, steps, signs, start, deadline, chosen)
+    found = start if steps == 0 else _climbed(walk, values, forms, steps, ends, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
     choices = _Choices(rows, found.choices, chosen)
-    multipliers = signs.multipliers(rows, found.multipliers, torch.float64)
+    multipliers = ends.multipliers(rows, found.multipliers, torch.float64)
     with torch.no_grad():
         backward = Backward(walk, values, choices.planes)
-        lower = backward.lower(signs.applied(forms, multipliers))
+        lower = backward.lower(ends.applied(forms, multipliers)) + ends.constant(multipliers, Backward.slack)
     return Ascent(lower, dict(backward.forms), _detached(choices.parameters), _detached(multipliers))
 
 
 @torch.no_grad()
-def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], signs: Signs, start: Start) -> Tensor:
+def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], ends: Ends, start: Start) -> Tensor:
     """Return bounds (R, B) at given choices of elementwise planes.
 
     In binary32, as walk and values may be: to compare by, not for proof.
     """
     like = next(iter(forms.values()))
     choices = _Choices(like.shape[0], start.choices, elementwise_planes)
-    multipliers = signs.multipliers(like.shape[0], start.multipliers, like.dtype)
-    return _Climbing(walk, values, choices.planes).lower(signs.applied(forms, multipliers))
+    multipliers = ends.multipliers(like.shape[0], start.multipliers, like.dtype)
+    found = _Climbing(walk, values, choices.planes).lower(ends.applied(forms, multipliers))
+    return found + ends.constant(multipliers, 0.0)
 
 
 def _climbed(
@@ -186,7 +211,7 @@ def _climbed(
     values: Values,
     forms: Mapping[str, Tensor],
     steps: int,
-    signs: Signs,
+    ends: Ends,
     start: Start,
     deadline: float,
     chosen: Chosen,
@@ -196,7 +221,7 @@ def _climbed(
     rough_forms = {name: form.float() for name, form in forms.items()}
     rows, batch = next(iter(forms.values())).shape[:2]
     choices = _Choices(rows, start.choices, chosen)
-    multipliers = signs.multipliers(rows, start.multipliers, torch.float32)
+    multipliers = ends.multipliers(rows, start.multipliers, torch.float32)
     best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
     kept_choices: dict[str, Tensor] = {}
     kept_multipliers: dict[str, Tensor] = {}
@@ -204,7 +229,7 @@ def _climbed(
     for number in range(steps + 1):
         with torch.enable_grad():
             backward = _Climbing(rough_walk, rough_values, choices.planes)
-            lower = backward.lower(signs.applied(rough_forms, multipliers))
+            lower = backward.lower(ends.applied(rough_forms, multipliers)) + ends.constant(multipliers, 0.0)
         better = lower.detach() > best
         _keep(kept_choices, choices.parameters, better)
         _keep(kept_multipliers, multipliers, better)
@@ -213,7 +238,7 @@ def _climbed(
             break
         if optimizer is None:
             optimizer = _optimizer(choices, multipliers)
-        _step(optimizer, lower, choices, multipliers)
+        _step(optimizer, lower, choices, multipliers, ends)
     return Start(kept_choices, kept_multipliers)
 
 
@@ -242,9 +267,9 @@ def _optimizer(choices: _Choices, multipliers: Mapping[str, Tensor]) -> torch.op
 
 
 def _step(
-    optimizer: torch.optim.Optimizer, lower: Tensor, choices: _Choices, multipliers: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer, lower: Tensor, choices: _Choices, multipliers: Mapping[str, Tensor], ends: Ends
 ) -> None:
-    """Take one step up and go back into [0, 1] and [0, ∞). A bound that is not finite pulls nowhere."""
+    """Take one step up and go back to what is allowed. A bound that is not finite pulls nowhere."""
     optimizer.zero_grad(set_to_none=True)
     with torch.enable_grad():
         torch.autograd.backward(-torch.where(lower.isfinite(), lower, torch.zeros_like(lower)).sum())
@@ -257,5 +282,4 @@ def _step(
     with torch.no_grad():
         for choice in choices.parameters.values():
             choice.clamp_(0.0, 1.0)
-        for multiplier in multipliers.values():
-            multiplier.clamp_(min=0.0)
+        ends.clamp(multipliers)

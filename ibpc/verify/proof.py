@@ -37,7 +37,7 @@ class Evidence:
     """What closes a region: the row of the disjunct that was bounded, how its planes were chosen, and multipliers.
 
     `row` counts the disjunct's rows, −1 is their sum. `choices` are by the IR node of a nonlinear operator, encoded;
-    `multipliers` β ≥ 0, one for each sign on the way to the region.
+    `multipliers` β ≥ 0, one for each cut of a value on the way to the region.
     """
 
     row: int
@@ -91,9 +91,9 @@ class Place:
         """Cut flat input `index`; return the places of x ≤ at and of x ≥ at."""
         return self._opened("input", index, at)
 
-    def cut_sign(self, operator: str, element: int) -> tuple[Place, Place]:
-        """Cut the operand of an operator (an IR node) at 0; return the places of v ≤ 0 and of v ≥ 0."""
-        return self._opened("sign", operator, element)
+    def cut_value(self, operator: str, element: int, at: float) -> tuple[Place, Place]:
+        """Cut the operand of an operator (an IR node) at a number; return the places of v ≤ at and of v ≥ at."""
+        return self._opened("sign", operator, element) if at == 0.0 else self._opened("value", operator, element, at)
 
     def close(self, evidence: Evidence | Callable[[], Evidence]) -> None:
         """Close the place; evidence that takes time may be made when it is asked for."""
@@ -139,9 +139,9 @@ class Place:
 
     def _step(self, names: Names, disjunct: Conjunction) -> list[Any] | None:
         if self._parts:
-            kind, where, at = self._cut
-            value = names.operand(where) if kind == "sign" else where
-            return None if value is None else [kind, value, at]
+            kind, where, *at = self._cut
+            value = where if kind == "input" else names.operand(where)
+            return None if value is None else [kind, value, *at]
         assert self._evidence is not None
         evidence = self._evidence() if callable(self._evidence) else self._evidence
         choices = names.results(evidence.choices)
@@ -180,11 +180,26 @@ def packed(choices: Mapping[str, Tensor], form: int, part: int) -> dict[str, str
     return {name: encoded(value[form, part].flatten().cpu().numpy()) for name, value in choices.items()}
 
 
-def multipliers_of(
-    signs: Sequence[tuple[str, int]], found: Mapping[str, Tensor], form: int, part: int
-) -> tuple[float, ...]:
-    """Return the multipliers (R, B, *shape) of one form and part at single elements, in order."""
-    return tuple(float(found[name][form, part].flatten()[element]) for name, element in signs)
+@dataclass(frozen=True)
+class Half:
+    """What a cut says on one of its sides: side · (element of value − at) ≥ 0, with side 1 or −1."""
+
+    value: str
+    element: int
+    at: float
+    side: int
+
+
+def multipliers_of(halves: Sequence[Half], found: Mapping[str, Tensor], form: int, part: int) -> tuple[float, ...]:
+    """Return the multipliers (R, B, *shape) of one form and part by the cuts that they stand for.
+
+    Of several cuts of an element on the same side the last is the nearest end.
+    """
+    last = {(half.value, half.element, half.side): number for number, half in enumerate(halves)}
+    result = [0.0] * len(halves)
+    for (name, element, side), number in last.items():
+        result[number] = max(0.0, side * float(found[name][form, part].flatten()[element]))
+    return tuple(result)
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,8 @@ class Checker:
     ) -> float:
         """Return a lower bound of row · outputs in a region, infinite where there is nothing in it.
 
-        `multipliers` β ≥ 0, one for each sign of the region: where s·v ≥ 0, a row is at least itself minus β s·v.
+        `multipliers` β ≥ 0, one for each cut of the region: where s (v − a) ≥ 0, a row is at least itself less β times
+        that.
         `choices` are those of `linear_bounds`, flat, in place of the region's own. Raises ModelError where they do not
         fit.
         """
@@ -112,12 +113,13 @@ class Checker:
                 return np.inf
             rows = self._by_output(values, np.asarray(row, np.float64)[None])
             plain = affine_bounds(values, dict(rows))[0]
-            for (name, element, side), multiplier in zip(region.signs, multipliers, strict=False):
+            terms = []
+            for (name, element, at, side), multiplier in zip(region.cuts, multipliers, strict=False):
                 rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
-            return float(
-                max(plain[0], linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0])
-            )
+                terms.append(multiplier * side * at)
+            bound = linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0]
+            return float(max(plain[0], _lower_sum(bound, terms)))
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
         """Return choices of one row, for each value one number an element or two."""
@@ -220,6 +222,14 @@ class Checker:
         for name, part in zip(self._file.outputs, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True):
             result[name] = result[name] + part if name in result else part
         return result
+
+
+def _lower_sum(bound: float, terms: Sequence[float]) -> float:
+    """Return a lower bound of a bound and some numbers that are themselves rounded once."""
+    if not any(terms):
+        return bound
+    size = abs(bound) + sum(map(abs, terms))
+    return bound + sum(terms) - (len(terms) + 2) * float(np.finfo(np.float64).eps) * size
 
 
 def _as_they_are(_values: dict[str, Value], _node: onnx.NodeProto) -> Iterable[str]:

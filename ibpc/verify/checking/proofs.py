@@ -6,12 +6,13 @@ takes the region that was opened last and
     ["tighten", choices]                    bounds the boxes in front of nonlinear functions by planes, and keeps them
     ["input", index, at]                    cuts input x at a number: opens x ≤ at and, after that, x ≥ at
     ["sign", value, element]                cuts a value of the file at 0: opens v ≤ 0 and, after that, v ≥ 0
+    ["value", value, element, at]           cuts it at another number: opens v ≤ at and, after that, v ≥ at
     ["leaf", weights, choices, multipliers] closes it: the rows, added up with weights ≥ 0, cannot all hold there
 
 Whatever the numbers are, the regions cover the box, for every execution has a value on one side of each cut. At a leaf
 they only decide how good the bound is, and they are refused where they would make it wrong. `choices` pick among the
 planes of a value, those of a "tighten" also in the leaves below where they have none of their own. `multipliers` β ≥ 0
-belong to the signs of the region in the order in which it was cut.
+belong to the cuts of values that led to the region, in their order.
 
 With the slopes of lower planes fixed, smaller boxes never make a bound looser; so the checker, whose boxes are at least
 as small, gets at least as far as the search did, which would not be so if each chose its own.
@@ -42,7 +43,7 @@ _LARGEST: Final = 1e30
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A region with what its bound is made of: weights of the rows, choices of planes, multipliers of signs."""
+    """A region with what its bound is made of: weights of the rows, choices of planes, multipliers of cuts."""
 
     region: Region
     weights: tuple[float, ...]
@@ -67,7 +68,9 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
             case ["input", int(index), int(at) | float(at)]:
                 regions += _cut_input(number, region, index, float(at))
             case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):
-                regions += [replace(region, signs=(*region.signs, (value, element, side))) for side in (1, -1)]
+                regions += _cut_value(number, region, value, element, 0.0)
+            case ["value", str(value), int(element), int(at) | float(at)] if element >= 0 and checker.computes(value):
+                regions += _cut_value(number, region, value, element, float(at))
             case ["leaf", list(weights), dict(choices), list(multipliers)]:
                 yield _leaf(number, region, weights, choices, multipliers)
             case _:
@@ -93,14 +96,20 @@ def _cut_input(number: int, region: Region, index: int, at: float) -> list[Regio
     return [replace(region, lower=above), replace(region, upper=below)]
 
 
+def _cut_value(number: int, region: Region, value: str, element: int, at: float) -> list[Region]:
+    if not abs(at) <= _LARGEST:
+        _refuse(number, f"a cut at {at}", f"a number of at most {_LARGEST:g}")
+    return [replace(region, cuts=(*region.cuts, (value, element, at, side))) for side in (1, -1)]
+
+
 def _leaf(
     number: int, region: Region, weights: Sequence[Any], choices: Mapping[str, Any], multipliers: Sequence[Any]
 ) -> Leaf:
     for name, numbers in (("weights", weights), ("multipliers", multipliers)):
         if not all(_is_factor(value) for value in numbers):
             _refuse(number, f"its {name}", "finite numbers of at least 0")
-    if multipliers and len(multipliers) != len(region.signs):
-        _refuse(number, f"{len(multipliers)} multipliers", f"{len(region.signs)}, one for each sign")
+    if multipliers and len(multipliers) != len(region.cuts):
+        _refuse(number, f"{len(multipliers)} multipliers", f"{len(region.cuts)}, one for each cut of a value")
     picked = {name: _decoded(number, text) for name, text in choices.items()}
     return Leaf(region, tuple(map(float, weights)), picked, tuple(map(float, multipliers)))
 

@@ -19,43 +19,43 @@ class EmptyError(IbpcError):
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A box of inputs, flat, and what else is known there of values: boxes, and signs of single elements.
+    """A box of inputs, flat, and what else is known there of values: boxes, and on which side of a number elements are.
 
-    A sign (name, element, side) says side · value ≥ 0 of a flat element, with side 1 or −1. `choices` are those of
-    `linear_bounds` for all rows, flat.
+    A cut (name, element, at, side) says side · (value − at) ≥ 0 of a flat element, with side 1 or −1. `choices` are
+    those of `linear_bounds` for all rows, flat.
     """
 
     lower: Array
     upper: Array
     known: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
-    signs: tuple[tuple[str, int, int], ...] = ()
+    cuts: tuple[tuple[str, int, float, int], ...] = ()
     choices: Mapping[str, Array] = field(default_factory=dict)
     is_empty: bool = False
 
     @cached_property
-    def signs_by_value(self) -> dict[str, list[tuple[int, int]]]:
-        """The elements and sides of each value that has signs."""
-        result: dict[str, list[tuple[int, int]]] = {}
-        for name, element, side in self.signs:
-            result.setdefault(name, []).append((element, side))
+    def cuts_by_value(self) -> dict[str, list[tuple[int, float, int]]]:
+        """The elements, numbers and sides of each value that was cut."""
+        result: dict[str, list[tuple[int, float, int]]] = {}
+        for name, element, at, side in self.cuts:
+            result.setdefault(name, []).append((element, at, side))
         return result
 
     def narrowed(self, name: str, box: Box, machine: Machine) -> Box:
         """Return the box of a value with what is known of it here. Raises EmptyError.
 
-        What may be no number is on neither side of a cut, so its sign does not say anything of it.
+        What may be no number is on neither side of a cut, so that does not say anything of it.
         """
-        signs = self.signs_by_value.get(name, ())
-        if name not in self.known and not signs:
+        cuts = self.cuts_by_value.get(name, ())
+        if name not in self.known and not cuts:
             return box
         lower, upper = box.lower.copy(), box.upper.copy()
         if name in self.known:
             lower, upper = np.maximum(lower, self.known[name][0]), np.minimum(upper, self.known[name][1])
-        for element, side in signs:
+        for element, at, side in cuts:
             if element >= lower.size:
                 raise ModelError.at("proof", f"element {element} of {name}", f"less than {lower.size}")
             end = lower if side > 0 else upper
-            end.flat[element] = max(end.flat[element], 0.0) if side > 0 else min(end.flat[element], 0.0)
+            end.flat[element] = max(end.flat[element], at) if side > 0 else min(end.flat[element], at)
         ends = unless(unknown(box), Box(lower, upper))
         held = not_empty(name, replace(box, lower=ends.lower, upper=ends.upper))
         low, high = machine.flushed(held.lower, held.upper)

@@ -1,4 +1,4 @@
-"""The search for one proof: along the inputs where they are few, else along the signs of neurons.
+"""The search for one proof: along the inputs where they are few, else along values in front of nonlinear operators.
 
 Networks of few inputs are cut along them, which decides these networks whatever their operators; the least margin of
 what waits bounds the whole box at any time.

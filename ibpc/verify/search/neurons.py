@@ -1,4 +1,4 @@
-"""Which neuron a part is cut at next."""
+"""Which value in front of a nonlinear operator a part is cut at next, and at which number."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.ascent import Ascent, Signs, Start, estimated
-from ibpc.bounds.values import Values, Walk
+from ibpc.bounds.ascent import Ascent, Ends, Start, estimated
+from ibpc.bounds.backward import plain_planes
+from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 
 Tensor: TypeAlias = torch.Tensor
@@ -21,31 +22,45 @@ _BETTER_SIDE: Final = 0.1
 _FAR: Final = 1e30
 
 
+@dataclass(frozen=True)
+class Cut:
+    """An element of a value, flat, and the number that it is cut at."""
+
+    value: str
+    element: int
+    at: float
+
+
 @dataclass(frozen=True, eq=False)
 class Neurons:
-    """The Relus of a network, by the name of what each reads: `fronts[read] = relu`."""
+    """The elementwise nonlinear operators of a network, by the name of what each reads: `fronts[read] = node`."""
 
     walk: Walk
     fronts: Mapping[str, str]
 
-    def best(
-        self, left: Sequence[int], values: Values, signs: Signs, found: Ascent, forms: Tensor
-    ) -> list[tuple[str, int] | None]:
-        """Return the neuron to cut each part at: of those whose triangles cost most the one whose worse side is best.
+    def best(self, left: Sequence[int], values: Values, ends: Ends, found: Ascent, forms: Tensor) -> list[Cut | None]:
+        """Return where to cut each part: of those whose planes cost most the element whose worse side is best.
 
-        (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; the filter is the area part of
-        Bunel et al. 2020, section 4.3.)
+        (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; for Relus the filter is the area
+        part of Bunel et al. 2020, section 4.3.)
         """
-        fronts = [front for front, relu in self.fronts.items() if relu in found.forms]
+        fronts = [front for front, node in self.fronts.items() if node in found.forms]
         if not left or not fronts:
             return [None] * len(left)
-        scores = [_triangles(values.box(front), found.forms[self.fronts[front]], left) for front in fronts]
+        steps = [self.walk.steps[self.fronts[front]] for front in fronts]
+        boxes = [_box(values.box(front), left) for front in fronts]
+        forms_at = [found.forms[step.node.name][:, left] for step in steps]
+        scores = [_cost(step, box, form) for step, box, form in zip(steps, boxes, forms_at, strict=True)]
         tops = torch.cat(scores, 1)
         best = tops.topk(min(_CANDIDATES, tops.shape[1]), dim=1)
         layers = [layer for layer, score in enumerate(scores) for _ in range(score.shape[1])]
         starts = list(accumulate((score.shape[1] for score in scores), initial=0))
-        named = [[(fronts[layers[at]], at - starts[layers[at]]) for at in row] for row in best.indices.tolist()]
-        gains = self._tried(left, values, signs, found, forms, named).masked_fill(best.values.T <= 0, -inf)
+        points = torch.cat([_points(step, box) for step, box in zip(steps, boxes, strict=True)], 1)
+        named = [
+            [Cut(fronts[layers[at]], at - starts[layers[at]], point) for at, point in zip(row, where, strict=True)]
+            for row, where in zip(best.indices.tolist(), points.gather(1, best.indices).tolist(), strict=True)
+        ]
+        gains = self._tried(left, values, ends, found, forms, named).masked_fill(best.values.T <= 0, -inf)
         chosen = gains.argmax(0).tolist()
         return [
             row[pick] if float(best.values[number, pick]) > 0 else None
@@ -56,25 +71,25 @@ class Neurons:
         self,
         left: Sequence[int],
         values: Values,
-        signs: Signs,
+        ends: Ends,
         found: Ascent,
         forms: Tensor,
-        named: Sequence[Sequence[tuple[str, int]]],
+        named: Sequence[Sequence[Cut]],
     ) -> Tensor:
         """Return for each candidate (C, L) an estimate of the bound on the worse of its two sides."""
         index = torch.tensor(left, device=found.lower.device)
         base = _picked(values, index).rough()
         start = Start(*({n: v[:, index] for n, v in side.items()} for side in (found.choices, found.multipliers)))
-        kept = Signs({name: sign[index] for name, sign in signs.known.items()})
+        kept = Ends({name: (low[index], high[index]) for name, (low, high) in ends.known.items()})
         (output,) = self.walk.graph.outputs
         bounded = {output: forms[:, index].float()}
         gains = []
         for candidates in zip(*named, strict=True):
-            ends = [
+            sides = [
                 estimated(self.walk.rough, _clamped(base, candidates, side), bounded, kept, start).amax(0)
                 for side in (-1, 1)
             ]
-            worse, better = torch.minimum(*ends), torch.maximum(*ends)
+            worse, better = torch.minimum(*sides), torch.maximum(*sides)
             gains.append(worse + _BETTER_SIDE * better.clamp(max=0.0))
         return torch.stack(gains).nan_to_num(-_FAR, _FAR, -_FAR)
 
@@ -88,24 +103,52 @@ def _picked(values: Values, index: Tensor) -> Values:
     return Values(known, values.errors)
 
 
-def _clamped(values: Values, candidates: Sequence[tuple[str, int]], side: int) -> Values:
-    """Return the values with one element of each sample on one side of 0."""
+def _clamped(values: Values, candidates: Sequence[Cut], side: int) -> Values:
+    """Return the values with one element of each sample on one side of its cut."""
     result = Values(dict(values.known), values.errors)
-    for name in {front for front, _ in candidates}:
+    for name in {cut.value for cut in candidates}:
         box = result.box(name)
         lower, upper = box.lower.clone().flatten(1), box.upper.clone().flatten(1)
-        for number, (front, element) in enumerate(candidates):
-            if front == name:
-                (lower if side > 0 else upper)[number, element] = 0.0
+        for number, cut in enumerate(candidates):
+            if cut.value == name:
+                (lower if side > 0 else upper)[number, cut.element] = cut.at
         result.known[name] = Interval.bounds(lower.view_as(box.lower), upper.view_as(box.upper))
     return result
 
 
-def _triangles(box: Interval, form: Tensor, left: Sequence[int]) -> Tensor:
-    """Return what the triangle of each unstable neuron costs the forms (R, B, *shape) on the parts `left`, (L, n)."""
-    lower, upper = (end[left].flatten(1) for end in (box.lower, box.upper))
+def _box(box: Interval, left: Sequence[int]) -> Interval:
+    """Return the box of the parts `left`."""
+    return Interval.bounds(box.lower[left], box.upper[left])
+
+
+def _cost(step: Step, box: Interval, form: Tensor) -> Tensor:
+    """Return what the planes of an operator cost the forms (R, B, *shape) of its results, for each element (B, n)."""
+    if step.operator.name == "Relu":
+        return _triangles(box, form)
+    planes = plain_planes(step, (box,))
+    middle = 0.5 * box.lower + 0.5 * box.upper
+    gaps = [planes.upper(x) - planes.lower(x) for x in (box.lower, middle, box.upper)]
+    gap = torch.stack(gaps).amax(0) * (box.lower < box.upper)
+    return (0.5 * form.abs().amax(0) * gap).nan_to_num(0.0, 0.0, 0.0).flatten(1)
+
+
+def _points(step: Step, box: Interval) -> Tensor:
+    """Return where to cut each element, (B, n): at the kink inside that is nearest to the middle, or in the middle."""
+    kinks = step.operator.rules.kinks
+    middle = 0.5 * box.lower + 0.5 * box.upper
+    point, distance = middle, torch.full_like(middle, inf)
+    for kink in () if kinks is None else kinks(step.call, **step.parameters):
+        at = torch.zeros_like(middle) + kink
+        is_nearer = (box.lower < at) & (at < box.upper) & ((at - middle).abs() < distance)
+        point, distance = torch.where(is_nearer, at, point), torch.where(is_nearer, (at - middle).abs(), distance)
+    return point.flatten(1)
+
+
+def _triangles(box: Interval, form: Tensor) -> Tensor:
+    """Return what the triangle of each unstable Relu costs the forms (R, B, *shape), (B, n)."""
+    lower, upper = box.lower.flatten(1), box.upper.flatten(1)
     unstable = (lower < 0) & (upper > 0)
     height = torch.where(unstable, -lower * upper / (upper - lower).clamp(min=1e-30), torch.zeros_like(lower))
-    above, below = (side[:, left].flatten(2).amax(0) for side in (form.clamp(min=0.0), -form.clamp(max=0.0)))
+    above, below = (side.flatten(2).amax(0) for side in (form.clamp(min=0.0), -form.clamp(max=0.0)))
     lost = torch.minimum(-lower, upper).clamp(min=0.0)
     return torch.where(unstable, (below + 1e-9) * height + 0.5 * above * lost, torch.zeros_like(lower))

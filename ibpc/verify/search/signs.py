@@ -1,4 +1,7 @@
-"""Cutting the signs of Relu inputs, with multipliers for those of each part (Wang et al. 2021, arXiv 2103.06624)."""
+"""Cutting values in front of nonlinear operators, Relus at 0, with multipliers for the cuts that made each part.
+
+(Wang et al. 2021, arXiv 2103.06624; that other operators than Relu are cut too: Shi et al. 2024, arXiv 2405.21063.)
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.ascent import Ascent, Signs, Start, ascend, elementwise_planes
-from ibpc.bounds.values import Values
+from ibpc.bounds.ascent import Ascent, Ends, Start, ascend, elementwise_planes
+from ibpc.bounds.backward import plain_planes
+from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
 from ibpc.ops.base import Operand
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, lines_of, multipliers_of, packed, packed_lines
-from ibpc.verify.search.neurons import Neurons
+from ibpc.verify.proof import Evidence, Half, Place, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.search.neurons import Cut, Neurons
 from ibpc.verify.search.parts import Parts, width
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation
@@ -25,31 +29,41 @@ Tensor: TypeAlias = torch.Tensor
 _MOST_PARTS: Final = 64
 _FIRST_STEPS: Final = 30
 _STEPS: Final = 8
+# Where nothing is left to cut a part is bounded again with so many times more steps, up to a limit.
+_MORE_STEPS: Final = 4
+_MOST_STEPS: Final = 128
 # The least depth at which parts look at all forms again.
 _LOOK_AROUND: Final = 32
-# Parts that are bounded before the boxes of the whole case are sharpened.
+# Parts that are bounded before the boxes of the whole case are sharpened: few where cuts only bend curves less.
 _PATIENCE: Final = 200
+_PATIENCE_WITH_CURVES: Final = 16
 # Numbers that the parts of one search may store while they wait, 4 bytes each.
 _STORED: Final = 2.0**28
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """Signs of single elements in front of Relus: (name, element) → 1 for v ≥ 0, −1 for v ≤ 0.
+    """One side of each cut that led here.
 
     `margin` and `start` are what the part that it was cut from left: its margin, its choices and multipliers (R, …).
     `form` is the form of the goal that is bounded, None for all of them.
     """
 
-    signs: dict[tuple[str, int], int]
+    halves: tuple[Half, ...]
     place: Place
     margin: float
     start: Start
     form: int | None = None
+    steps: int = _STEPS
+
+    @property
+    def depth(self) -> int:
+        """The number of cuts that led here."""
+        return len(self.halves)
 
 
 class SignParts(Parts):
-    """Parts are signs of Relu inputs over one box, kept by their margins.
+    """Parts are sides of cuts of values in front of nonlinear operators over one box, kept by their margins.
 
     The part that is furthest from being refuted is cut first; when more than `_most` wait, those nearest to it
     are, so that memory stays bounded. Of several forms each part goes on with the one that came nearest, and looks at
@@ -61,13 +75,11 @@ class SignParts(Parts):
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
         self._root, self._place = roots.plain(case), place
         self._bounded, self._is_tight, self._is_sharp = 0, False, False
-        self._fronts = {
-            step.operands[0]: name
-            for name, step in walk.steps.items()
-            if step.operator.name == "Relu" and step.operands[0] in walk.steps
-        }
+        self._fronts = {step.operands[0]: name for name, step in walk.steps.items() if self._is_cut_in_front(step)}
         self._neurons = Neurons(walk, self._fronts)
-        self._stack = [_Part({}, place, -inf, Start())]
+        has_kinks = any(walk.steps[name].operator.rules.kinks is not None for name in self._fronts.values())
+        self._patience = _PATIENCE if has_kinks else _PATIENCE_WITH_CURVES
+        self._stack = [_Part((), place, -inf, Start())]
         self._at_once = width(walk, _MOST_PARTS)
         self._most = max(self._at_once, int(_STORED // max(1, self._count())))
 
@@ -77,7 +89,7 @@ class SignParts(Parts):
         return len(self._stack)
 
     def suspects(self) -> Tensor:
-        """Return none: signs of neurons do not say where in the box they hold."""
+        """Return none: cuts of values do not say where in the box they hold."""
         lower, _ = self._roots.ends(self._case)
         return lower.new_zeros(0, len(lower))
 
@@ -86,18 +98,18 @@ class SignParts(Parts):
         self._prepare()
         parts = self._taken()
         self._bounded += len(parts)
-        values, signs = self._values(parts)
+        values, ends = self._values(parts)
         (output,) = self._walk.graph.outputs
         forms = self._forms(parts)
-        steps = _STEPS if parts[0].signs else _FIRST_STEPS
+        steps = max(part.steps if part.depth else max(part.steps, _FIRST_STEPS) for part in parts)
         start = _joined([part.start for part in parts], len(forms))
-        found = ascend(self._walk, values, {output: forms}, steps, signs, start, deadline, elementwise_planes)
+        found = ascend(self._walk, values, {output: forms}, steps, ends, start, deadline, elementwise_planes)
         judged = self._judged(parts, found)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
             if refutation.refuted and not self._is_sharp:
                 part.place.close(self._evidence(number, part, refutation, found))
-        cuts = self._neurons.best(left, values, signs, found, forms) if self._is_tight else [None] * len(left)
+        cuts = self._neurons.best(left, values, ends, found, forms) if self._is_tight else [None] * len(left)
         for number, cut in zip(left, cuts, strict=True):
             self._divide(parts[number], cut, judged[number], _start_of(found, number))
         self._stack.sort(key=lambda part: -part.margin)
@@ -114,7 +126,7 @@ class SignParts(Parts):
             self._is_tight = True
             self._root, self._is_sharp = self._roots.values(self._case), self._roots.is_sharp(self._case)
             self._place.tighten(packed_lines(lines_of(self._walk, self._root), 0))
-        elif self._is_tight and not self._is_sharp and self._bounded >= _PATIENCE:
+        elif self._is_tight and not self._is_sharp and self._bounded >= self._patience:
             self._root, self._is_sharp = self._roots.sharpened(self._case), True
 
     def _taken(self) -> list[_Part]:
@@ -141,22 +153,34 @@ class SignParts(Parts):
         chosen = [part.form for part in parts if part.form is not None]
         return self._goal.judge_single(chosen, found.lower) if chosen else self._goal.judge(found.lower)
 
-    def _divide(self, part: _Part, cut: tuple[str, int] | None, found: Refutation, start: Start) -> None:
+    def _is_cut_in_front(self, step: Step) -> bool:
+        """Return whether an operator acts on single elements of a value that a search may cut."""
+        if step.operator.is_affine or len(step.operands) != 1:
+            return False
+        (value,) = step.operands
+        is_computed = value in self._walk.steps and value in self._walk.perturbed
+        return is_computed and not plain_planes(step, (self._root.box(value),)).lower.views
+
+    def _divide(self, part: _Part, cut: Cut | None, found: Refutation, start: Start) -> None:
         margin = max(part.margin, found.margin)
         if cut is None:
-            if part.form is None or len(self._goal.forms) == 1:
-                self.is_stuck = self._is_sharp
-            self._bounded = max(self._bounded, _PATIENCE) if self._is_tight else self._bounded
-            self._stack.append(replace(part, margin=margin, start=start, form=None))
+            steps = part.steps * _MORE_STEPS if self._is_sharp else part.steps
+            if steps > _MOST_STEPS and (part.form is None or len(self._goal.forms) == 1):
+                self.is_stuck = True
+            self._bounded = max(self._bounded, self._patience) if self._is_tight else self._bounded
+            self._stack.append(
+                replace(part, margin=margin, start=start, form=None, steps=_STEPS if steps > _MOST_STEPS else steps)
+            )
             return
-        places = part.place.cut_sign(self._fronts[cut[0]], cut[1])
         form, start = self._next_form(part, found, start)
-        for sign, place in zip((-1, 1), places, strict=True):
-            self._stack.append(_Part({**part.signs, cut: sign}, place, margin, start, form))
+        places = part.place.cut_value(self._fronts[cut.value], cut.element, cut.at)
+        for side, place in zip((-1, 1), places, strict=True):
+            half = Half(cut.value, cut.element, cut.at, side)
+            self._stack.append(_Part((*part.halves, half), place, margin, start, form))
 
     def _next_form(self, part: _Part, found: Refutation, start: Start) -> tuple[int | None, Start]:
         """Return the form that the halves of a part go on with, None for all of them, and where it begins."""
-        if _looks_around(len(part.signs) + 1):
+        if _looks_around(part.depth + 1):
             return None, start
         if part.form is not None:
             return part.form, start
@@ -168,31 +192,33 @@ class SignParts(Parts):
         if form < 0:
             return Evidence(refutation.row)
         row = form if part.form is None else 0
-        multipliers = multipliers_of(list(part.signs), found.multipliers, row, number)
+        multipliers = multipliers_of(part.halves, found.multipliers, row, number)
         return Evidence(refutation.row, packed(found.choices, row, number), multipliers)
 
     def _count(self) -> int:
         return sum(self._root.box(front).lower.numel() for front in self._fronts)
 
-    def _values(self, parts: Sequence[_Part]) -> tuple[Values, Signs]:
-        """Return the boxes of all parts, those of the root where no sign is known, and the signs (B, *shape)."""
+    def _values(self, parts: Sequence[_Part]) -> tuple[Values, Ends]:
+        """Return the boxes of all parts, those of the root but for the cuts that led to each, and what these say."""
         count = len(parts)
         known = {name: _expanded(value, count) for name, value in self._root.known.items()}
         values = Values(known, self._root.errors)
-        signs = self._signs(parts)
-        for name, sign in signs.items():
-            zero, infinite = torch.zeros_like(sign), torch.full_like(sign, inf)
-            values.tighten(name, torch.where(sign > 0, zero, -infinite), torch.where(sign < 0, zero, infinite))
-        return values, Signs(signs)
+        ends = self._ends(parts)
+        for name, (low, high) in ends.items():
+            values.tighten(name, low, high)
+        return values, Ends(ends)
 
-    def _signs(self, parts: Sequence[_Part]) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = {}
+    def _ends(self, parts: Sequence[_Part]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return what cuts say of ends of values, (B, *shape), infinite where nothing. Later cuts lie further in."""
+        result: dict[str, tuple[Tensor, Tensor]] = {}
         for number, part in enumerate(parts):
-            for (name, element), sign in part.signs.items():
-                if name not in result:
-                    like = self._root.box(name).lower
-                    result[name] = like.new_zeros(len(parts), *like.shape[1:])
-                result[name][number].view(-1)[element] = float(sign)
+            for half in part.halves:
+                if half.value not in result:
+                    like = self._root.box(half.value).lower
+                    infinite = like.new_full((len(parts), *like.shape[1:]), inf)
+                    result[half.value] = (-infinite, infinite)
+                low, high = result[half.value]
+                (low if half.side > 0 else high)[number].view(-1)[half.element] = half.at
         return result
 
 

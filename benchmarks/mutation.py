@@ -242,14 +242,14 @@ MUTATIONS = (
     ),
     Mutation(
         "only one sign of a cut neuron searched",
-        "ibpc/verify/search/signs.py",
+        "ibpc/verify/search/values.py",
         "zip((-1, 1), places, strict=True)",
         "zip((1,), places[1:], strict=True)",
         "tests/test_branch_and_bound.py",
     ),
     Mutation(
         "a part's box cut on the wrong side",
-        "ibpc/verify/search/signs.py",
+        "ibpc/verify/search/values.py",
         "(low if half.side > 0 else high)[number]",
         "(low if half.side < 0 else high)[number]",
         "tests/test_branch_and_bound.py",
@@ -263,7 +263,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a part of signs forgotten when the next ones are taken",
-        "ibpc/verify/search/signs.py",
+        "ibpc/verify/search/values.py",
         "if id(part) not in gone]",
         "if id(part) not in gone][1:]",
         "tests/test_branch_and_bound.py",
@@ -277,7 +277,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the margin of a search of signs is the best one that waits",
-        "ibpc/verify/search/signs.py",
+        "ibpc/verify/search/values.py",
         "self.margin = min((part.margin for part in self._stack), default=inf)",
         "self.margin = max((part.margin for part in self._stack), default=inf)",
         "tests/test_branch_and_bound.py",

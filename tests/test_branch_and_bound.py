@@ -19,7 +19,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, plan_named
 from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
-from ibpc.verify.search import boxes, branching, signs
+from ibpc.verify.search import boxes, branching, values
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Specification
@@ -104,7 +104,7 @@ def test_operators_other_than_relu_are_cut_too(kind, share, monkeypatch):
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
 def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cut, monkeypatch):
     """Of all parts that wait the worst one bounds the margin from below, at any time."""
-    module, limit, at_once = (boxes, "_MOST_BOXES", 3) if cut == "inputs" else (signs, "_MOST_PARTS", 1)
+    module, limit, at_once = (boxes, "_MOST_BOXES", 3) if cut == "inputs" else (values, "_MOST_PARTS", 1)
     monkeypatch.setattr(module, limit, at_once)
     if cut == "signs":
         monkeypatch.setattr(branching, "MOST_INPUTS", 0)

@@ -18,7 +18,7 @@ from ibpc.verify.search.boxes import BoxParts
 from ibpc.verify.search.parts import Parts, size
 from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
-from ibpc.verify.search.signs import SignParts
+from ibpc.verify.search.values import ValueParts
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -82,4 +82,4 @@ class Branching:
             return ProductParts(self._roots, self._goal, lower, upper)
         if varying <= MOST_INPUTS and is_small:
             return BoxParts(self._roots, self._goal, lower, upper, self.proof)
-        return SignParts(self._roots, self._goal, self._case, self.proof)
+        return ValueParts(self._roots, self._goal, self._case, self.proof)

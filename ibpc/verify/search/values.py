@@ -62,7 +62,7 @@ class _Part:
         return len(self.halves)
 
 
-class SignParts(Parts):
+class ValueParts(Parts):
     """Parts are sides of cuts of values in front of nonlinear operators over one box, kept by their margins.
 
     The part that is furthest from being refuted is cut first; when more than `_most` wait, those nearest to it

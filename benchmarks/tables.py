@@ -123,12 +123,15 @@ def rows_of(receipts: Iterable[Receipt]) -> list[Row]:
 
 
 def best_of(rows: Iterable[Row], replication: Mapping[str, Any]) -> list[Row]:
-    """Return for every task the first row that beats the replication in both accuracies, else the first."""
+    """Return for every task the first row that beats the replication in both accuracies, else the first.
+
+    Those of networks that the replication has come first.
+    """
     found = []
     for _, group in groupby(rows, lambda row: row.first.task):
         those = list(group)
         found.append(next((row for row in those if _beats(row, replication)), those[0]))
-    return found
+    return sorted(found, key=lambda row: _counterpart(row.first, replication) is None)
 
 
 def _beats(row: Row, replication: Mapping[str, Any]) -> bool:

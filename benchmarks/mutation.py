@@ -251,7 +251,7 @@ MUTATIONS = (
         "a part's box cut on the wrong side",
         "ibpc/verify/search/values.py",
         "(low if half.side > 0 else high)[number]",
-        "(low if half.side < 0 else high)[number]",
+        "(low if half.side else high)[number]",
         "tests/test_branch_and_bound.py",
     ),
     Mutation(

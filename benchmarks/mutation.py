@@ -370,8 +370,8 @@ MUTATIONS = (
     Mutation(
         "the checker forgets the side of a cut",
         "ibpc/verify/checking/checker.py",
-        "terms.append(multiplier * side * at)",
-        "terms.append(multiplier * at)",
+        "products.append((multiplier * side, at))",
+        "products.append((multiplier, at))",
         "tests/test_proofs.py",
     ),
     Mutation(

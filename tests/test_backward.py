@@ -12,8 +12,9 @@ import ibpc
 from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Ends, Start, ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import interval_values, refined_values, walk_of
+from ibpc.bounds.crown import bounds_of, interval_values, refined_values, walk_of
 from ibpc.bounds.patches import dense, unit_forms
+from ibpc.bounds.values import Values
 from ibpc.interval import Interval
 from ibpc.ops.base import Plane
 from ibpc.rounding import Arithmetic
@@ -124,7 +125,15 @@ def attention():
     return walk, values, {walk.graph.outputs[0]: torch.randn(4, 1, 6, dtype=torch.float64).expand(-1, 2, -1)}
 
 
-def test_sums_without_all_products_are_sums_of_products(attention, monkeypatch):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_sums_without_all_products_are_sums_of_products(batch, attention, monkeypatch):
+    walk, values, forms = attention
+    first = {
+        name: Interval.bounds(*(end[:batch] for end in _ends(value))) if isinstance(value, Interval) else value
+        for name, value in values.known.items()
+    }
+    errors = {name: error if error is None else error[:batch] for name, error in values.errors.items()}
+    attention = walk, Values(first, errors), {name: form[:, :batch] for name, form in forms.items()}
     used = []
 
     def product_by_product(side, slope, along):
@@ -163,8 +172,21 @@ def test_multipliers_of_any_ends_prove_no_more_than_is_so(ends):
         with torch.no_grad():
             bound = Backward(walk, values).lower(forms) + known.constant(multipliers, Backward.slack)
         assert bool((bound[:, 0] <= reached.amin(0) + 1e-9).all()) and len(reached) > 20
+    coarse = known.constant(multipliers, 0.25) - known.constant(multipliers, 0.0)
+    ends_of = torch.where(multipliers[front] > 0, low, high).nan_to_num(0.0, 0.0, 0.0)
+    torch.testing.assert_close(coarse, -0.25 * (multipliers[front] * ends_of).abs().sum(2))
     wrong = {front: torch.zeros(1, 1, 5, dtype=torch.float64).index_fill(2, torch.tensor(4), 1.0)}
     assert known.constant(wrong, 0.0).tolist() == [[-torch.inf]]
+
+
+def test_what_an_ascent_returns_pays_for_the_rounding_of_its_multipliers(network, monkeypatch):
+    """The steps themselves prove nothing, and pay nothing."""
+    walk, values, forms = network
+    front, paid, constant = next(iter(walk.steps)), [], Ends.constant
+    monkeypatch.setattr(Ends, "constant", lambda *given: paid.append(given[2]) or constant(*given))
+    known = Ends({front: (values.box(front).lower, values.box(front).upper)})
+    ascend(walk, values, forms, 2, known)
+    assert paid == [0.0, 0.0, 0.0, Backward.slack]
 
 
 @pytest.mark.parametrize("fixture", ["network", "attention"])
@@ -190,6 +212,43 @@ def test_boxes_are_tightened_from_both_sides_where_it_matters(fixture, request):
             name for name, some in (("dead", high <= 0), ("active", low >= 0), ("unstable", matters)) if some.any()
         }
     assert kinds == {"dead", "active", "unstable"}
+
+
+@pytest.mark.parametrize("fixture", ["network", "attention"])
+def test_boxes_and_bounds_are_the_same_however_many_forms_go_back_at_once(fixture, request, monkeypatch):
+    walk, _, forms = request.getfixturevalue(fixture)
+    x = torch.rand(2, *walk.graph.node(walk.inputs[0]).shape[1:], generator=torch.Generator().manual_seed(2))
+    box, rows = Interval.bounds(x - 0.03, x + 0.03), next(iter(forms.values()))[:, 0]
+
+    def found():
+        with torch.no_grad():
+            values = refined_values(walk, (box,), Arithmetic.REAL)
+            ends = bounds_of(walk, Backward(walk, values), values, rows, torch.inf)
+        return [*ends, *(end for name in walk.steps if name in walk.perturbed for end in _ends(values.box(name)))]
+
+    together = found()
+    for most in (1, 150):
+        monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "MOST_COEFFICIENTS_ON_A_CPU", most)
+        for one, other in zip(found(), together, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_after_the_deadline_boxes_are_those_of_intervals(attention, monkeypatch):
+    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", 0)
+    walk, *_ = attention
+    box = Interval.bounds(torch.full((1, 10, 6), 0.4), torch.full((1, 10, 6), 0.6))
+    with torch.no_grad():
+        found, plain = (
+            refined_values(walk, (box,), Arithmetic.REAL, 0.0),
+            interval_values(walk, (box,), Arithmetic.REAL),
+        )
+    for name in walk.steps:
+        if name in walk.perturbed:
+            assert all(map(torch.equal, _ends(found.box(name)), _ends(plain.box(name))))
+
+
+def _ends(box):
+    return box.lower, box.upper
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 5), (3, 2, 5)], ids=["batch", "shared", "rows"])

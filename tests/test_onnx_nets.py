@@ -27,10 +27,8 @@ REFUSED = {
 }
 
 
-def test_the_networks_are_there():
-    if not SHARED:
-        pytest.skip("IBPC_SHARED is not set")
-    assert len(FILES) > 0
+def test_the_networks_are_there(shared):
+    assert len(FILES) > 0, shared
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

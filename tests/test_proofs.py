@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -24,12 +23,13 @@ from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify import decide
 from ibpc.verify.checking.backward import linear_bounds, tightened
-from ibpc.verify.checking.checker import Checker
+from ibpc.verify.checking.checker import Checker, lower_sum
 from ibpc.verify.checking.planes import PLANES
 from ibpc.verify.checking.proofs import LEVELS, encoded, leaves
 from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.rules import RULES
 from ibpc.verify.checking.values import Box
+from ibpc.verify.proof import Half, multipliers_of
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor
 from ibpc.verify.search import branching
@@ -170,11 +170,8 @@ def test_exact_bounds_without_a_proof_are_not_confirmed(tmp_path, monkeypatch):
     assert failing(path) != []
 
 
-def test_a_search_on_acas_xu_is_confirmed(tmp_path):
-    shared = os.environ.get("IBPC_SHARED")
-    if not shared:
-        pytest.skip("IBPC_SHARED is not set")
-    folder = Path(shared) / "nets" / "vnncomp2021" / "acasxu"
+def test_a_search_on_acas_xu_is_confirmed(shared, tmp_path):
+    folder = shared / "nets" / "vnncomp2021" / "acasxu"
     path = folder / "ACASXU_run2a_1_1_batch_2000.onnx"
     net, prop = ibpc.compile(path), ibpc.load_vnnlib(folder / "prop_1.vnnlib")
     decision = ibpc.decide(net, prop, timeout=120)
@@ -395,6 +392,24 @@ def test_a_multiplier_takes_off_what_its_cut_says(at):
             found = checker.lower_bound(region, row, "real", [multiplier])
             exact = -2.0 * (1.0 - multiplier) + multiplier * side * at
             assert exact - 1e-9 <= found <= exact
+
+
+def test_sums_with_cuts_are_rounded_down():
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 1e-160, 1e30):
+        for count in (1, 2, 7):
+            numbers = rng.normal(size=(300, count, 2)) * scale
+            for bound, pairs in zip(rng.normal(size=300), numbers.tolist(), strict=True):
+                exact = Fraction(bound) + sum(Fraction(one) * Fraction(other) for one, other in pairs)
+                assert Fraction(lower_sum(bound, pairs)) <= exact
+    assert lower_sum(0.0, [(-1e-300, 1e-300)]) < 0.0, "the product is 0 in binary64"
+    assert lower_sum(0.1, [(0.0, 3.0), (2.0, 0.0)]) == 0.1
+
+
+def test_of_cuts_on_the_same_side_the_last_has_the_multiplier():
+    halves = [Half("v", 1, 0.0, 1), Half("v", 1, 3.0, -1), Half("v", 1, 2.0, 1), Half("v", 0, 1.0, -1)]
+    found = {"v": torch.tensor([[[-0.5, 0.25]]])}
+    assert multipliers_of(halves, found, 0, 0) == (0.0, 0.0, 0.25, 0.5)
 
 
 def test_a_region_of_nothing_is_refuted():

@@ -7,7 +7,6 @@ import os
 from fractions import Fraction
 from itertools import pairwise, product
 from operator import eq, ge, gt, le, lt, ne
-from pathlib import Path
 
 import pytest
 import torch
@@ -321,11 +320,8 @@ def test_files_gzipped_or_not_and_damaged(tmp_path):
             ibpc.load_vnnlib(path)
 
 
-def test_every_property_that_others_made_parses():
-    shared = os.environ.get("IBPC_SHARED")
-    if not shared:
-        pytest.skip("IBPC_SHARED is not set")
-    files = sorted(path for path in Path(shared, "nets").rglob("*.vnnlib*"))
+def test_every_property_that_others_made_parses(shared):
+    files = sorted(path for path in (shared / "nets").rglob("*.vnnlib*"))
     assert len(files) > 70
     for path in files[:: 1 if os.environ.get("IBPC_LONG") else 6]:
         prop = ibpc.load_vnnlib(path)

@@ -18,7 +18,7 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal
-from ibpc.verify.falsification import Counterexample, Falsification, samples_at_once
+from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
 from ibpc.verify.proof import Place, Sought, place_of
 from ibpc.verify.properties import Property
 from ibpc.verify.robustness import Verdict
@@ -199,7 +199,7 @@ class _Decider:
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
         waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
         still_open: list[tuple[int, int]] = []
-        for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), samples_at_once(self._network)):
+        for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), points_at_once(self._network)):
             ends = torch.stack([torch.stack(cases[case].box.outer) for case in chunk.tolist()])
             lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends.unbind(1))
             found = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))

@@ -55,7 +55,7 @@ class Falsification:
         self._rounds = 0
         self._slack = 0.0
         reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]
-        repeats = max(1, min(samples_at_once(network), 64) // max(1, len(reachable)))
+        repeats = max(1, min(points_at_once(network), 64) // max(1, len(reachable)))
         self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
         ends = [prop.cases[case].box.inner for case, _ in self._objective.items]
         self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))
@@ -81,7 +81,7 @@ class Falsification:
         if self._rounds % 2:
             attack = replace(attack, descent=Descent.ADAPTIVE, step=_ADAPTIVE_STEP, steps=2 * attack.steps)
         self._rounds += 1
-        for items in torch.split(self._items, samples_at_once(self._network)):
+        for items in torch.split(self._items, points_at_once(self._network)):
             for point in self._promising(attack, items, deadline):
                 found = self._replayed(point)
                 if found is not None:
@@ -140,7 +140,7 @@ class Falsification:
         return Counterexample(tuple(point.tolist()), tuple(outputs.tolist()))
 
 
-def samples_at_once(network: Network) -> int:
+def points_at_once(network: Network) -> int:
     """Return how many samples go through the network at a time, by the size of all its values."""
     values = sum(prod(node.shape[1:]) for node in network.graph.order())
     return max(1, min(_MOST_ITEMS, _ACTIVATIONS // max(1, values)))

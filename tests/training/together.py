@@ -76,7 +76,7 @@ def refuse(*_: Any) -> None:
 
 def main(out: Path, workers: Workers) -> None:
     if not workers.is_first:
-        checkpoint.write_atomically = records.write_atomically = refuse  # type: ignore[assignment]
+        checkpoint.write_atomically = records.write_atomically = refuse
     for name in CASES:
         save_file(run(name, out / name), out / f"{name} {workers.rank}.safetensors")
     stopped(STOPPED, out / "stopped")

@@ -113,13 +113,13 @@ class Checker:
                 return np.inf
             rows = self._by_output(values, np.asarray(row, np.float64)[None])
             plain = affine_bounds(values, dict(rows))[0]
-            terms = []
+            products = []
             for (name, element, at, side), multiplier in zip(region.cuts, multipliers, strict=False):
                 rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
-                terms.append(multiplier * side * at)
+                products.append((multiplier * side, at))
             bound = linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0]
-            return float(max(plain[0], _lower_sum(bound, terms)))
+            return float(max(plain[0], lower_sum(bound, products)))
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
         """Return choices of one row, for each value one number an element or two."""
@@ -224,12 +224,14 @@ class Checker:
         return result
 
 
-def _lower_sum(bound: float, terms: Sequence[float]) -> float:
-    """Return a lower bound of a bound and some numbers that are themselves rounded once."""
-    if not any(terms):
+def lower_sum(bound: float, products: Sequence[tuple[float, float]]) -> float:
+    """Return a lower bound of a bound plus Σ p q; products may be rounded, and may underflow."""
+    terms = [one * other for one, other in products if one and other]
+    if not terms:
         return bound
-    size = abs(bound) + sum(map(abs, terms))
-    return bound + sum(terms) - (len(terms) + 2) * float(np.finfo(np.float64).eps) * size
+    double = np.finfo(np.float64)
+    size = abs(bound) + sum(map(abs, terms)) + len(terms) * float(double.tiny)
+    return bound + sum(terms) - (len(terms) + 2) * float(double.eps) * size
 
 
 def _as_they_are(_values: dict[str, Value], _node: onnx.NodeProto) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import onnx
@@ -13,23 +13,35 @@ from onnx.reference import ReferenceEvaluator
 from ibpc.errors import ModelError, first_line
 
 Evaluate: TypeAlias = Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
+Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 
 
 def evaluator(node: onnx.NodeProto, opset: int) -> Evaluate:
     """Return the node alone as a function on arrays, one for each operand, by the ONNX reference evaluator."""
-    alone, made = _alone(node, opset), list[ReferenceEvaluator]()
+    run = running(_alone(node, opset), f"node {node.name or node.output[0]} ({node.op_type})")
 
     def evaluate(arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
-        fed = {f"operand{slot}": array for slot, array in enumerate(arrays) if array is not None}
-        try:
-            if not made:
-                made.append(ReferenceEvaluator(alone))
-            return list(made[0].run(None, fed))
-        except Exception as error:  # the evaluator has no common class of errors
-            where = f"node {node.name or node.output[0]} ({node.op_type})"
-            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {first_line(error)}") from error
+        return run({f"operand{slot}": array for slot, array in enumerate(arrays) if array is not None})
 
     return evaluate
+
+
+def running(model: onnx.ModelProto, where: str) -> Run:
+    """Return a model as a function on arrays by name, by the ONNX reference evaluator, made at the first call.
+
+    The function raises ModelError, which names `where`, for whatever the evaluator refuses.
+    """
+    made: list[ReferenceEvaluator] = []
+
+    def run(fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        try:
+            if not made:
+                made.append(ReferenceEvaluator(model))
+            return list(made[0].run(None, dict(fed)))
+        except Exception as error:  # the evaluator has no common class of errors
+            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {first_line(error)}") from error
+
+    return run
 
 
 def _alone(node: onnx.NodeProto, opset: int) -> onnx.ModelProto:

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, first_line
+from ibpc.errors import ModelError
+from ibpc.verify.checking.evaluator import running
 from ibpc.verify.checking.values import Box, Constant, Value, is_whole
 
 _MOST_POSITIONS: Final = 4096
@@ -68,17 +68,13 @@ def written(
         [onnx.ValueInfoProto(name=node.output[0])],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    numbered = _all_numbers(node, numbers, makers)
+    run = running(model, f"node {node.name or node.output[0]}")
     ends = (data.lower, data.upper) if isinstance(data, Box) else (data.wide,)
     lower, upper = np.full(data.shape, np.inf), np.full(data.shape, -np.inf)
-    try:
-        evaluator = ReferenceEvaluator(model)
-        for chosen in numbered:
-            for end in ends:
-                (found,) = evaluator.run(None, {**known, **chosen, _DATA: end.astype(np.float64)})
-                lower, upper = np.minimum(lower, found), np.maximum(upper, found)
-    except Exception as error:  # the evaluator has no common class of errors
-        raise _failure(node, f"the ONNX reference evaluator refuses a position: {first_line(error)}") from error
+    for chosen in _all_numbers(node, numbers, makers):
+        for end in ends:
+            (found,) = run({**known, **chosen, _DATA: end.astype(np.float64)})
+            lower, upper = np.minimum(lower, found), np.maximum(upper, found)
     return Box(lower, upper)
 
 

@@ -368,6 +368,27 @@ MUTATIONS = (
         "tests/test_backward.py",
     ),
     Mutation(
+        "the rounding of multipliers not paid for",
+        "ibpc/bounds/ascent.py",
+        "(term - slack * term.abs() if slack else term)",
+        "term",
+        "tests/test_backward.py -k any_ends",
+    ),
+    Mutation(
+        "upper bounds of a pass for both sides not turned around",
+        "ibpc/bounds/crown.py",
+        "torch.fmin(upper[:, down], -found[:, ~rises])",
+        "torch.fmin(upper[:, down], found[:, ~rises])",
+        "tests/test_backward.py -k 'tightened or deadline'",
+    ),
+    Mutation(
+        "the checker's sums with cuts not rounded down",
+        "ibpc/verify/checking/checker.py",
+        "- (len(terms) + 2) * float(double.eps) * size",
+        "",
+        "tests/test_proofs.py -k rounded_down",
+    ),
+    Mutation(
         "the checker forgets the side of a cut",
         "ibpc/verify/checking/checker.py",
         "products.append((multiplier * side, at))",

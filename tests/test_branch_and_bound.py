@@ -6,6 +6,7 @@ import itertools
 import time
 from fractions import Fraction
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ import ibpc
 from ibpc.bounds import METHODS
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
+from ibpc.report.terminal import show_decision
 from ibpc.rounding import Arithmetic
-from ibpc.verify.decide import PLANS, plan_named
+from ibpc.verify.decide import PLANS, Decision, plan_named
 from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.search import boxes, branching, values
@@ -275,3 +277,10 @@ def test_the_search_finds_what_no_gradient_leads_to(top):
     """Beside a narrow tent the network is 0 with slope 0: only the boxes that are left tell where its top is."""
     decision = ibpc.decide(tent(list(top), 0.002), at_least(0.5, inputs=2), timeout=20)
     assert decision.verdict is ibpc.Verdict.FALSIFIED
+
+
+@pytest.mark.parametrize(("margin", "shown"), [(0.25, "excluded, least margin 0.25 (bab"), (inf, "excluded (bab")])
+def test_a_margin_is_shown_where_there_is_one(margin, shown, capsys):
+    decision = Decision(ibpc.Verdict.VERIFIED, "bab", Arithmetic.REAL, 1.0, ((margin,),))
+    show_decision(Path("net.onnx"), at_least(0.0), decision)
+    assert shown in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Final
 
@@ -171,8 +171,10 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
         out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
     if margins:
         refuted = sum(margin > 0 for margin in margins)
+        # A search that excluded all says that there is no counterexample, not by how far.
+        least = f", least margin {min(margins):.6g}" if isfinite(min(margins)) else ""
         out.print(
-            f"  {refuted:,} of {len(margins):,} disjuncts excluded, least margin {min(margins):.6g} "
+            f"  {refuted:,} of {len(margins):,} disjuncts excluded{least} "
             f"({decision.method}, {decision.arithmetic.value} arithmetic)",
             style="dim",
         )

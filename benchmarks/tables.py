@@ -165,19 +165,14 @@ def methods_table(rows: Sequence[Row], document: Path) -> str:
     for _, group in groupby(rows, lambda row: row.first.task):
         found = list(group)
         one = found[0].first
-        measured = all(receipt.cpu_seconds is not None for row in found for receipt in row.receipts)
-        seconds: Callable[[Receipt], float] = (
-            (lambda it: it.cpu_seconds or 0.0) if measured else (lambda it: it.seconds)
-        )
-        unit = "CPU seconds an epoch" if measured else "seconds an epoch"
         lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {one.images:,} test images:", ""]
-        lines += [_line(["method", "epochs", "nominal", "attack", "certified", "certified by", unit, "threads"])]
+        lines += [_line(["method", "epochs", "nominal", "attack", "certified", "certified by", "seconds an epoch", "threads"])]
         lines += [_line(["---"] + ["---:"] * 4 + ["---", "---:", "---:"])]
         for row in found:
             cells = [f"[`{row.first.method}`]({_link(row.first.path, document)})", str(row.first.epochs)]
             cells += [row.share(lambda it: it.nominal), row.share(lambda it: it.attack)]
             cells += [f"**{row.share(lambda it: it.certified)}**", row.first.certifier]
-            lines.append(_line([*cells, row.seconds_an_epoch(seconds), row.first.machine]))
+            lines.append(_line([*cells, row.seconds_an_epoch(lambda it: it.cpu_seconds or it.seconds), row.first.machine]))
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n" if parts else ""
 

@@ -21,6 +21,7 @@ from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.passes import COMPILE
 from ibpc.passes.normalize_input import normalize_input
@@ -235,7 +236,9 @@ def decide(
     Raises PropertyError for a property that is malformed or does not fit, UsageError for an unknown method.
     """
     wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
-    return _deciding(plan_named(method), arithmetic, timeout, seed).run(network, wanted, progress)
+    how = _deciding(plan_named(method), arithmetic, timeout, seed)
+    with kept_memory(network.device):
+        return how.run(network, wanted, progress)
 
 
 def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic, timeout: float, seed: int) -> Deciding:

@@ -35,6 +35,7 @@ class Branches(nn.Module):
 
     def forward(self, x):
         y = torch.relu(self.first(nn.functional.pad(x, (1, 0, 0, 2))))
+        y = torch.relu(nn.functional.avg_pool2d(nn.functional.pad(y, (2, -1, -1, 1)), (2, 3), (1, 1)))
         y = torch.relu(self.wide(y) - self.narrow(y))
         y = torch.sigmoid(self.holes(y))
         return torch.tanh(self.deep(y) + y).mean((2, 3))
@@ -203,7 +204,7 @@ LOCAL = [name for name, operator in operators().items() if operator.rules.local 
 
 
 def test_operators_that_say_what_they_see():
-    assert set(LOCAL) == {"Add", "Conv", "Sub"}
+    assert set(LOCAL) == {"Add", "AveragePool", "Conv", "Pad", "Sub"}
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -226,11 +227,39 @@ def test_what_an_operator_says_it_sees_is_what_it_computes(seed):
     assert seen == set(LOCAL)
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes", "says"),
+    [
+        ("AveragePool", {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 0, 0, 0]}, True),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1], "count_include_pad": 1}, True),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, False),
+        ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "dilations": [2, 1]}, True),
+        ("AveragePool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, False),
+        ("Pad", {"pads": [0, 0, 1, -2, 0, 0, -3, 4]}, True),
+        ("Pad", {"pads": [0, 0, 1, 0, 0, 0, 0, 0], "value": 0.5}, False),
+        ("Pad", {"pads": [0, 0, 1, 0, 0, 0, 0, 0], "mode": "edge"}, False),
+        ("Pad", {"pads": [0, 1, 0, 0, 0, 0, 0, 0]}, False),
+    ],
+)
+def test_pools_and_pads_that_are_convolutions_and_those_that_are_not(operator, attributes, says):
+    found = operators()[operator]
+    defaults = {"strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "ceil_mode": 0, "count_include_pad": 0}
+    defaults = defaults if operator == "AveragePool" else {"mode": "constant", "value": 0.0}
+    attributes, operand = {**defaults, **attributes}, (BATCH, 3, 9, 7)
+    call = Call(attributes, (operand,), {}, found.shape(attributes, (operand,), {}))
+    told = found.rules.local(call)
+    assert (told is not None) == says
+    if told is not None:
+        x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
+        expected = found.rules.nominal(call, x)
+        torch.testing.assert_close(_as_told(told, [x], expected.shape[2:]), expected)
+
+
 def _as_told(told, points, sizes):
     if not isinstance(told, Kernel):
         return sum(factor * point for factor, point in zip(told, points, strict=True))
     top, left = told.pads
-    padded = nn.functional.pad(points[0], (left, 50, top, 50))
+    padded = nn.functional.pad(points[0], (left, 50, top, 50))  # A negative pad crops.
     found = nn.functional.conv2d(padded, told.weight, told.bias, told.strides, 0, told.dilations, told.group)
     return found[..., : sizes[0], : sizes[1]]
 

@@ -13,14 +13,15 @@ import torch
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.cone import read_by
 from ibpc.bounds.crown import (
     crown_ibp,
     dense_cost,
     in_parts,
     intersected,
-    refined_values,
     rows_at_once,
     samples_at_once,
+    values_for,
     walk_of,
 )
 from ibpc.bounds.patches import Cost, Form, dense
@@ -45,7 +46,7 @@ def alpha_crown(
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
         first = quick(*boxes)
-        values = refined_values(walk, boxes, arithmetic, deadline)
+        values = values_for(read_by(rows), walk, boxes, arithmetic, deadline)
         batch = first.lower.shape[0]
         lowers, uppers = [], []
         for part in torch.split(rows, rows_at_once(walk, 4 * batch)):

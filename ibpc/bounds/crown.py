@@ -16,6 +16,7 @@ import torch
 
 from ibpc.bounds.backward import Backward, is_linear_here
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.cone import EVERYTHING, Cone, cone_of, read_by
 from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.patches import Cost, Form, unit_forms
@@ -26,7 +27,7 @@ from ibpc.passes import EVALUATION, JoinOutputs
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
-Propagation: TypeAlias = Callable[[Walk, tuple[Interval, ...], Arithmetic, float], Values]
+Propagation: TypeAlias = Callable[[tuple[Interval, ...]], Values]
 
 
 class Pulling(Protocol):
@@ -60,8 +61,9 @@ def crown_ibp(
     graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
 ) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
-    quick = ibp(graph, matrix, arithmetic, device)
-    return _bounder(graph, matrix, arithmetic, device, deadline, interval_values, quick)
+    quick, walk = ibp(graph, matrix, arithmetic, device), walk_of(graph, device)
+    rows = matrix.to(device, torch.float64)
+    return _bounder(walk, rows, deadline, lambda boxes: interval_values(walk, boxes, arithmetic), quick)
 
 
 def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
@@ -69,26 +71,17 @@ def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.de
 
     Tighter boxes choose other slopes, which may bound the end less tightly: the bounds of `crown_ibp` count as well.
     """
-    quick = crown_ibp(graph, matrix, arithmetic, device, deadline)
-    return _bounder(graph, matrix, arithmetic, device, deadline, refined_values, quick)
-
-
-def _bounder(
-    graph: Graph,
-    matrix: Tensor,
-    arithmetic: Arithmetic,
-    device: torch.device,
-    deadline: float,
-    propagate: Propagation,
-    quick: Bounder,
-) -> Bounder:
-    walk = walk_of(graph, device)
+    quick, walk = crown_ibp(graph, matrix, arithmetic, device, deadline), walk_of(graph, device)
     rows = matrix.to(device, torch.float64)
+    wanted = read_by(rows)
+    return _bounder(walk, rows, deadline, lambda boxes: values_for(wanted, walk, boxes, arithmetic, deadline), quick)
 
+
+def _bounder(walk: Walk, rows: Tensor, deadline: float, propagate: Propagation, quick: Bounder) -> Bounder:
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
         first = quick(*boxes)
-        values = propagate(walk, boxes, arithmetic, deadline)
+        values = propagate(boxes)
         return intersected(first, *bounds_of(walk, Backward(walk, values), values, rows, deadline))
 
     return in_parts(bound, samples_at_once(walk))
@@ -146,6 +139,16 @@ def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithme
     return values
 
 
+def values_for(
+    wanted: Tensor, walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf
+) -> Values:
+    """Return refined values for bounding those outputs that are `wanted` (K,)."""
+    if bool(wanted.all()):
+        return refined_values(walk, boxes, arithmetic, deadline)
+    cone = cone_of(walk, interval_values(walk, boxes, arithmetic), wanted)
+    return refined_values(walk, boxes, arithmetic, deadline, cone=cone)
+
+
 def refined_values(
     walk: Walk,
     boxes: tuple[Interval, ...],
@@ -153,11 +156,12 @@ def refined_values(
     deadline: float = inf,
     pull: Pull = Backward,
     known: Values | None = None,
+    cone: Cone = EVERYTHING,
 ) -> Values:
     """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
 
     Where few inputs vary, forms pushed forward tighten all boxes first, which leaves `pull` less to do. `known` are
-    values over the same boxes that all values are intersected with.
+    values over the same boxes that all values are intersected with; what lies outside of the `cone` is left as it is.
     """
     values = start(walk, boxes)
     forms = _forms_of_few(walk, values)
@@ -170,7 +174,7 @@ def refined_values(
                     refined.add(name)
                     if _is_exact(walk, name):
                         continue
-                    _refine(walk, values, name, step.node.operator, deadline, pull)
+                    _refine(walk, values, name, step.node.operator, deadline, pull, cone.get(name))
         advance(values, step, arithmetic)
         if forms is not None:
             forms.push(step)
@@ -202,8 +206,10 @@ def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
     return Forward(walk, values) if is_little else None
 
 
-def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull) -> None:
-    """Tighten the elements of a box that matter, those of all samples together.
+def _refine(
+    walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull, wanted: Tensor | None
+) -> None:
+    """Tighten the elements of a box that matter, of those that are wanted (flat, None: all), all samples together.
 
     Of a Relu's input that is likely to stay below zero the upper bound comes first: where it does, the Relu does not
     care for the lower one.
@@ -213,14 +219,16 @@ def _refine(walk: Walk, values: Values, name: str, operator: str, deadline: floa
     loose = (box.lower < 0) & (box.upper > 0) if is_rectified else box.lower < box.upper
     pulling = pull(walk, values)
     cost = pulling.cost(name)
-    wanted = _widest(cost, batch, loose.reshape(batch, -1).any(0), box.width.reshape(batch, -1).amax(0))
-    if not len(wanted):
+    loose = loose.reshape(batch, -1).any(0)
+    loose = loose if wanted is None else loose & wanted
+    chosen = _widest(cost, batch, loose, box.width.reshape(batch, -1).amax(0))
+    if not len(chosen):
         return
     at_once = max(1, _coefficients_at_once(walk) // (cost.size * batch))
     bound = partial(_bounded, pulling, name, sizes, at_once, deadline)
     lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    is_low = (lower + upper < 0).all(0)[wanted] & is_rectified
-    low, others = wanted[is_low], wanted[~is_low]
+    is_low = (lower + upper < 0).all(0)[chosen] & is_rectified
+    low, others = chosen[is_low], chosen[~is_low]
     up, down = lower.new_ones(1), -lower.new_ones(1)
     both = torch.cat([up, down]).repeat(len(others))
     _tighten(

@@ -18,7 +18,8 @@ import torch
 
 from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import in_parts, intersected, refined_values, walk_of
+from ibpc.bounds.cone import read_by
+from ibpc.bounds.crown import in_parts, intersected, values_for, walk_of
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -59,11 +60,11 @@ def program_bounds(
 
     walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
-    rows = matrix.double().cpu().numpy()
+    wanted, rows = read_by(matrix.to(device)), matrix.double().cpu().numpy()
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
-        values = refined_values(walk, boxes, arithmetic, deadline)
+        values = values_for(wanted, walk, boxes, arithmetic, deadline)
         if not all(bool(x.lower.isfinite().all() and x.upper.isfinite().all()) for x in _boxes(values.known)):
             nothing = torch.full((1, len(rows)), inf, dtype=torch.float64, device=device)
             return Interval.bounds(-nothing, nothing)

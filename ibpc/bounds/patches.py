@@ -196,12 +196,13 @@ class Patches:
         """Return the forms of the operand of a convolution, of that shape, bias left out."""
         window = self.window.through(kernel)
         height, width = self.coefficients.shape[1:3]
+        weight = kernel.weight.to(self.coefficients)
         total = self.coefficients.new_zeros(self.rows, window.rows.size, window.columns.size, self.batch, shape[0])
         for i in range(kernel.weight.shape[2]):
             for j in range(kernel.weight.shape[3]):
                 rows = _strided(i * kernel.dilations[0], kernel.strides[0], height)
                 columns = _strided(j * kernel.dilations[1], kernel.strides[1], width)
-                total[:, rows, columns] += _mixed(self.coefficients, kernel.weight[:, :, i, j], kernel.group)
+                total[:, rows, columns] += _mixed(self.coefficients, weight[:, :, i, j], kernel.group)
         places = Places(self.places.positions, window, shape)
         if not bool(places.inside.all()):
             total *= places.inside[..., None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any, Final
@@ -26,7 +27,19 @@ from ibpc.ops._pools import (
     windows,
 )
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Kernel,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    Writer,
+    register,
+)
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
 
 _POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -69,6 +82,17 @@ def terms(call: Call) -> int:
     """Every output sums a window, and multiplies by a rounded reciprocal or divides."""
     kernel: list[int] = call["kernel_shape"]
     return prod(kernel) + 1
+
+
+def local(call: Call) -> Kernel | None:
+    """Return the windows of a pool over two dimensions whose windows all have the same divisor."""
+    channels, *spatial = call.operands[0][1:]
+    divisors = counts(call, torch.ones(1, 1, *spatial, dtype=torch.float64))
+    if len(spatial) != 2 or bool((divisors != divisors.flatten()[0]).any()):
+        return None
+    weight = (1.0 / divisors.flatten()[0]).expand(channels, 1, *call["kernel_shape"])
+    strides, pads, dilations = (tuple(call[name][:2]) for name in ("strides", "pads", "dilations"))
+    return Kernel(weight, None, strides, pads, dilations, channels)
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -120,7 +144,7 @@ OPERATOR = register(
         roles=(),
         shape=partial(pooled_shape, "AveragePool"),
         macs=no_macs,
-        rules=affine(nominal, mean_of_radii(nominal), terms, no_magnitude),
+        rules=replace(affine(nominal, mean_of_radii(nominal), terms, no_magnitude), local=local),
         reads=(OnnxImport("AveragePool", (7, 10, 11, 19, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from typing import Any, Final
 
@@ -13,7 +14,19 @@ from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import onnx_integers, positive_axis
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import (
+    Builder,
+    Call,
+    Kernel,
+    Layer,
+    LayerPlan,
+    OnnxImport,
+    OnnxNode,
+    Operator,
+    Value,
+    Writer,
+    register,
+)
 from ibpc.ops.combinators import no_macs, passthrough
 
 _MODES: Final = ("constant", "reflect", "edge")
@@ -64,6 +77,17 @@ def extended(call: Call, x: torch.Tensor, value: float) -> torch.Tensor:
         right = [side(x, axis, size - 1, size - 1 - after, after)] if after else []
         x = torch.cat([*left, x, *right], axis) if left or right else x
     return x
+
+
+def local(call: Call) -> Kernel | None:
+    """Return the windows of one pixel of an image with zeros around it, or cropped."""
+    pads, rank = call["pads"], len(call.output)
+    if rank != 4 or call["mode"] != "constant" or call["value"] != 0 or pads[1] or pads[1 + rank]:
+        return None
+    channels = call.output[1]
+    return Kernel(
+        torch.ones(channels, 1, 1, 1, dtype=torch.float64), None, (1, 1), (pads[2], pads[3]), (1, 1), channels
+    )
 
 
 def edge(x: torch.Tensor, axis: int, border: int, inner: int, count: int) -> torch.Tensor:
@@ -142,7 +166,7 @@ OPERATOR = register(
         roles=(),
         shape=shape,
         macs=no_macs,
-        rules=passthrough(nominal, absolute),
+        rules=replace(passthrough(nominal, absolute), local=local),
         reads=(OnnxImport("Pad", (2, 11, 13, 18, 19, 21, 23, 24, 25), read),),
         writes=write,
         layers=(

@@ -24,6 +24,10 @@ def _is_alone(graph: Graph, node: Node) -> bool:
     return len(graph.operands(node.name)) == 1
 
 
+def _adds_nothing(graph: Graph, node: Node) -> bool:
+    return not any(node.attributes["pads"])
+
+
 def _neutral(value: float, slots: tuple[int, ...]) -> Callable[[Graph, Node], bool]:
     """Return whether an operand in one of the slots is a Constant that holds only `value`."""
 
@@ -45,6 +49,7 @@ _CONDITIONS: Final[Mapping[str, Callable[[Graph, Node], bool]]] = {
     "Unsqueeze": _always,
     "Transpose": _keeps_order,
     "Concat": _is_alone,
+    "Pad": _adds_nothing,
     "Add": _neutral(0.0, (0, 1)),
     "Sub": _neutral(0.0, (1,)),
     "Mul": _neutral(1.0, (0, 1)),

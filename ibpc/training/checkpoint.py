@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -29,6 +30,8 @@ from ibpc.training.recipe import Recipe
 
 FORMAT_VERSION: Final = 1
 
+_SMALL: Final = 2**24
+_BYTES_A_SECOND: Final = 1e7
 _HEADER: Final = "ibpc"
 _SHA256: Final = "sha256"
 _MODEL: Final = "model."
@@ -200,12 +203,34 @@ class Checkpoint:
             found = f"unreadable: {first_line(error)}"
             raise TrainingError.at(path, found, "a checkpoint written by ibpc", _REMEDY) from error
 
+    def bytes(self) -> int:
+        """Return the bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
     def expect(self, identity: Identity, where: Path) -> None:
         """Raise TrainingError with all differences if this is the checkpoint of another run."""
         raise_all(TrainingError, identity.differences(self.identity, where))
 
     def _part(self, prefix: str) -> dict[str, torch.Tensor]:
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+
+class Pace:
+    """When the next checkpoint is due: small ones after each epoch, large ones so rarely that they cost little.
+
+    Writing 200 MB takes seconds, as long as an epoch of such a network on a GPU.
+    """
+
+    def __init__(self) -> None:
+        self._due = time.monotonic()
+
+    def is_due(self) -> bool:
+        """Return whether enough time has passed since the last one."""
+        return time.monotonic() >= self._due
+
+    def wrote(self, size: int) -> None:
+        """Count a checkpoint of so many bytes."""
+        self._due = time.monotonic() + (size / _BYTES_A_SECOND if size > _SMALL else 0.0)
 
 
 def _odd(

@@ -23,7 +23,7 @@ from ibpc.errors import TrainingError
 from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
 from ibpc.network import Network
 from ibpc.training.averaging import POPULATION, WeightAverage, population_statistics
-from ibpc.training.checkpoint import Checkpoint, Identity
+from ibpc.training.checkpoint import Checkpoint, Identity, Pace
 from ibpc.training.constraints import bake, constrain
 from ibpc.training.draws import Draws
 from ibpc.training.engine import Engine, arrange
@@ -80,6 +80,7 @@ class Trainer:
         self.average = WeightAverage(recipe.averaging, network.parameters, self.timeline.total)
         self.generator = torch.Generator(network.device).manual_seed(seed)
         self.epoch = self.kept = 0
+        self._pace = Pace()
         self.seconds = 0.0
 
     # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────
@@ -117,15 +118,30 @@ class Trainer:
                 leftover.unlink()
         write_json(folder / RECIPE, self.recipe.to_json())
         if not (folder / CHECKPOINT).exists():
-            self.checkpoint().write(folder / CHECKPOINT)
+            self._write(folder)
         keep_records(folder, self.epoch)
 
     def keep(self, folder: Path, record: EpochRecord) -> None:
-        """Write what an epoch brought: first its line of metrics, which a resumed run drops if nothing follows."""
-        if self.workers.is_first:
-            append_record(folder, record)
-            self.checkpoint().write(folder / CHECKPOINT)
+        """Write what an epoch brought: its line of metrics, and a checkpoint if one is due.
+
+        A resumed run drops the lines of epochs behind its checkpoint, and makes them again.
+        """
+        if not self.workers.is_first:
+            return
+        append_record(folder, record)
+        if self._pace.is_due() or self.epoch == self.recipe.epochs:
+            self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        checkpoint = self.checkpoint()
+        checkpoint.write(folder / CHECKPOINT)
+        self._pace.wrote(checkpoint.bytes())
         self.kept = self.epoch
+
+    @property
+    def kept_until(self) -> str:
+        """What the last checkpoint holds, in words; the first process alone knows when it wrote."""
+        return f"after epoch {self.kept}" if self.workers.is_first else "after the last epoch kept"
 
     def identity(self) -> Identity:
         """Return what must not change when the run is resumed."""
@@ -240,7 +256,7 @@ class Trainer:
         found = "the loss or a weight is no longer finite"
         remedy = (
             "lower optimizer.learning_rate or clip_norm, or lengthen schedule.ramp; "
-            f"the weights after epoch {self.epoch} are in {CHECKPOINT}"
+            f"the weights {self.kept_until} are in {CHECKPOINT}"
         )
         raise TrainingError.at(f"epoch {self.epoch + 1} of {self.recipe.epochs}", found, "finite numbers", remedy)
 

@@ -17,12 +17,13 @@ import torch
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.crown import refined_values, walk_of
-from ibpc.bounds.values import Values, Walk
+from ibpc.bounds.crown import interval_values, values_for, walk_of
+from ibpc.bounds.values import Step, Values, Walk
 from ibpc.frontends.onnx import translate
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
+from ibpc.verify.checking.backward import most_tightened
 from ibpc.verify.checking.proofs import encoded
 from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Conjunction, Property
@@ -215,11 +216,38 @@ class Sought:
 
 
 def place_of(method: str, sought: Sought, row: int) -> Place:
-    """Return the proof by a bounding method, which is bounded once more where it has to say how."""
+    """Return the proof by a bounding method, which is bounded once more where it has to say how.
+
+    It is open where none can be written.
+    """
     if method in ("ibp", "crown-ibp"):
         return Place.closed(Evidence(row))
+    if not is_replayed(*_plain_root(sought)):
+        return Place()
     evidence = partial(_ascended, sought, row) if method == "alpha-crown" else Evidence(row)
     return Place.closed(evidence).tighten(partial(_lines, sought))
+
+
+def is_replayed(walk: Walk, values: Values) -> bool:
+    """Return whether the checker bounds all that tightening bounds by planes, over a box with these interval bounds.
+
+    In larger networks it bounds the widest elements alone, which may not be enough: a proof would be no proof.
+    """
+    before = sum(values.box(name).lower[0].numel() for name in walk.inputs)
+    for name, step in walk.steps.items():
+        if name not in walk.perturbed:
+            continue
+        computed = set() if step.operator.is_affine else set(step.operands) & walk.steps.keys() & walk.perturbed
+        if any(_loose(values.box(operand), step) > most_tightened(before) for operand in computed):
+            return False
+        before += values.box(name).lower[0].numel()
+    return True
+
+
+def _loose(box: Interval, step: Step) -> int:
+    """Return how many elements of an operand the checker would bound."""
+    loose = (box.lower < 0) & (box.upper > 0) if step.node.operator in _RECTIFIERS else box.lower < box.upper
+    return int(loose[0].sum())
 
 
 def lines_of(walk: Walk, values: Values) -> dict[str, Tensor]:
@@ -263,8 +291,20 @@ def _ascended(sought: Sought, row: int) -> Evidence:
 
 def _root(sought: Sought) -> tuple[Walk, Values]:
     """Return the values over the whole box, tightened as the bounding methods do."""
+    walk, boxes = _whole(sought)
+    wanted = sought.prop.read_outputs().to(sought.device)
+    return walk, values_for(wanted, walk, boxes, sought.arithmetic)
+
+
+@torch.no_grad()
+def _plain_root(sought: Sought) -> tuple[Walk, Values]:
+    walk, boxes = _whole(sought)
+    return walk, interval_values(walk, boxes, sought.arithmetic)
+
+
+def _whole(sought: Sought) -> tuple[Walk, tuple[Interval, ...]]:
     walk = walk_of(sought.graph, sought.device)
     ends = [end.double().to(sought.device)[None] for end in sought.prop.cases[sought.case].box.outer]
     shapes = [sought.graph.node(name).shape[1:] for name in sought.graph.inputs]
     parts = [sought.prop.split(end, shapes) for end in ends]
-    return walk, refined_values(walk, tuple(map(Interval.bounds, *parts)), sought.arithmetic)
+    return walk, tuple(map(Interval.bounds, *parts))

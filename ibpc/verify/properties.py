@@ -222,6 +222,13 @@ class Property:
         """The number of output elements."""
         return sum(tensor.size for tensor in self.outputs)
 
+    def read_outputs(self) -> torch.Tensor:
+        """Return which output elements (K,) any row reads."""
+        read = torch.zeros(self.output_count, dtype=torch.bool)
+        rows = (row for case in self.cases for disjunct in case.disjuncts for row in disjunct)
+        read[sorted({index for row in rows for index, _ in row.outputs})] = True
+        return read
+
     @property
     def is_vacuous(self) -> bool:
         """Whether there is no counterexample for any network."""

@@ -506,6 +506,20 @@ def test_sigterm_is_ctrl_c(tmp_path):
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
 
 
+def test_large_checkpoints_wait_and_a_run_goes_on_from_the_last_one(tmp_path, monkeypatch):
+    """None after the first epochs, so what breaks in the third goes back to the beginning; the last is always kept."""
+    monkeypatch.setattr("ibpc.training.checkpoint._SMALL", 0)
+    monkeypatch.setattr("ibpc.training.checkpoint._BYTES_A_SECOND", 1e-3)
+    with pytest.raises(TrainingError, match=r"interrupted in epoch 3 of 4; --resume goes on after epoch 0"):
+        train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "parts", reporter=Stops(12))
+    assert [line["epoch"] for line in lines(tmp_path / "parts")] == [1, 2]
+    train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "parts", resume=True)
+    assert Checkpoint.read(tmp_path / "parts/training/checkpoint.safetensors").epoch == 4
+    assert [line["epoch"] for line in lines(tmp_path / "parts")] == [1, 2, 3, 4]
+    train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "whole")
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
 def test_a_weight_that_breaks_later_stops_with_the_last_good_checkpoint(tmp_path):
     net = tiny.network()
 

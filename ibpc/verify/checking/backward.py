@@ -162,15 +162,20 @@ def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Arr
     return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))
 
 
+def most_tightened(numbers: int) -> int:
+    """Return how many elements of a value are bounded by planes, where those before it have so many in all."""
+    return _MOST_WORK // (2 * max(1, numbers))
+
+
 def _parts(values: Values, box: Box, kinked: bool) -> Iterator[NDArray[np.int64]]:
     """Yield the elements that are to be bounded, in parts that are pulled back together."""
     sizes = [prod(value.shape) for value in values.values() if isinstance(value, Box)]
-    each = 2 * max(1, sum(sizes))
-    loose = (box.lower < 0) & (box.upper > 0) if kinked and each * box.lower.size > _SMALL else box.lower < box.upper
-    wanted = np.flatnonzero(loose)
-    if len(wanted) > _MOST_WORK // each:
+    is_small = 2 * sum(sizes) * box.lower.size <= _SMALL
+    loose = box.lower < box.upper if is_small or not kinked else (box.lower < 0) & (box.upper > 0)
+    wanted, most = np.flatnonzero(loose), most_tightened(sum(sizes))
+    if len(wanted) > most:
         width = (box.upper - box.lower).ravel()[wanted]
-        wanted = wanted[np.argsort(-width, kind="stable")[: _MOST_WORK // each]]
+        wanted = wanted[np.argsort(-width, kind="stable")[:most]]
     at_once = max(1, _MOST_NUMBERS // (2 * max(sizes)))
     for start in range(0, len(wanted), at_once):
         yield wanted[start : start + at_once]

@@ -48,7 +48,8 @@ class BoxParts(Parts):
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper = self._lower[:-count], self._upper[:-count]
-        values = refined_values(self._walk, self._roots.boxes(lower, upper), self._roots.arithmetic, deadline)
+        boxes, roots = self._roots.boxes(lower, upper), self._roots
+        values = refined_values(self._walk, boxes, roots.arithmetic, deadline, cone=roots.cone)
         backward = Backward(self._walk, values)
         (output,) = self._walk.graph.outputs
         forms = self._goal.forms.unsqueeze(1).expand(-1, count, -1)

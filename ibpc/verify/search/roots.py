@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.alpha_crown import SharpPull
+from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
 from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
@@ -36,6 +37,7 @@ class Roots:
         self.prop, self.arithmetic, self.device = prop, arithmetic, device
         self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
         self._deadlines = deadlines
+        self._cone: Cone | None = None
         self._values: dict[int, Values] = {}
         self._sharp: set[int] = set()
 
@@ -54,6 +56,14 @@ class Roots:
         lower, upper = self.ends(case)
         return interval_values(self.walk, self.boxes(lower[None], upper[None]), self.arithmetic)
 
+    @property
+    def cone(self) -> Cone:
+        """What the outputs that the property reads depend on."""
+        if self._cone is None:
+            wanted = self.prop.read_outputs().to(self.device)
+            self._cone = EVERYTHING if bool(wanted.all()) else cone_of(self.walk, self.plain(0), wanted)
+        return self._cone
+
     def values(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
         if case not in self._values:
@@ -63,7 +73,7 @@ class Roots:
                 self._sharp.discard(oldest)
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
-            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadlines[0])
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadlines[0], cone=self.cone)
         return self._values[case]
 
     def is_sharp(self, case: int) -> bool:
@@ -77,6 +87,7 @@ class Roots:
             self._sharp.add(case)
             lower, upper = self.ends(case)
             boxes = self.boxes(lower[None], upper[None])
-            deadline = self._deadlines[1]
-            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, SharpPull, known)
+            self._values[case] = refined_values(
+                self.walk, boxes, self.arithmetic, self._deadlines[1], SharpPull, known, self.cone
+            )
         return self._values[case]

@@ -18,7 +18,7 @@ from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
 from ibpc.ops.base import Operand
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Half, Place, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.proof import Evidence, Half, Place, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.search.neurons import Cut, Neurons
 from ibpc.verify.search.parts import Parts, width
 from ibpc.verify.search.roots import Roots
@@ -74,7 +74,7 @@ class ValueParts(Parts):
         walk = roots.walk
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
         self._root, self._place = roots.plain(case), place
-        self._bounded, self._is_tight, self._is_sharp = 0, False, False
+        self._bounded, self._is_tight, self._is_sharp, self._is_written = 0, False, False, True
         self._fronts = {step.operands[0]: name for name, step in walk.steps.items() if self._is_cut_in_front(step)}
         self._neurons = Neurons(walk, self._fronts)
         has_kinks = any(walk.steps[name].operator.rules.kinks is not None for name in self._fronts.values())
@@ -107,7 +107,7 @@ class ValueParts(Parts):
         judged = self._judged(parts, found)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
-            if refutation.refuted and not self._is_sharp:
+            if refutation.refuted and self._is_written:
                 part.place.close(self._evidence(number, part, refutation, found))
         cuts = self._neurons.best(left, values, ends, found, forms) if self._is_tight else [None] * len(left)
         for number, cut in zip(left, cuts, strict=True):
@@ -120,14 +120,15 @@ class ValueParts(Parts):
         """Take tighter boxes where those that there are have not been enough; they hold for all parts.
 
         First those of interval bounds, for the whole box alone; then those of backward bounds; and after a while those
-        with slopes of their own. A proof that needs the last is not written down.
+        with slopes of their own. A proof that needs the last, or more than the checker replays, is not written down.
         """
         if not self._is_tight and self._bounded:
-            self._is_tight = True
+            plain, self._is_tight = self._root, True
             self._root, self._is_sharp = self._roots.values(self._case), self._roots.is_sharp(self._case)
+            self._is_written = not self._is_sharp and is_replayed(self._walk, plain)
             self._place.tighten(packed_lines(lines_of(self._walk, self._root), 0))
         elif self._is_tight and not self._is_sharp and self._bounded >= self._patience:
-            self._root, self._is_sharp = self._roots.sharpened(self._case), True
+            self._root, self._is_sharp, self._is_written = self._roots.sharpened(self._case), True, False
 
     def _taken(self) -> list[_Part]:
         """Take the next parts: those of the least margins from the end, or of the greatest from the front.

@@ -17,7 +17,7 @@ from ibpc.errors import UsageError
 class Interval:
     """A box of tensors of one shape and dtype. Make it with `bounds`, `around`, `point` or `ball`."""
 
-    __slots__ = ("_center", "_centered", "_lower", "_radius", "_upper")
+    __slots__ = ("_center", "_centered", "_is_nonnegative", "_lower", "_radius", "_upper")
 
     def __init__(
         self,
@@ -31,11 +31,19 @@ class Interval:
         self._center = center
         self._radius = radius
         self._centered = lower is None
+        self._is_nonnegative = False
 
     @classmethod
     def bounds(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
         """Return the box [lower, upper]. Both of one shape; lower ≤ upper is the caller's promise."""
         return cls(lower, upper, None, None)
+
+    @classmethod
+    def nonnegative(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
+        """Return the box [lower, upper], 0 ≤ lower ≤ upper, both of which the caller promises."""
+        box = cls.bounds(lower, upper)
+        box._is_nonnegative = True
+        return box
 
     @classmethod
     def around(cls, center: torch.Tensor, radius: torch.Tensor) -> Self:
@@ -82,6 +90,11 @@ class Interval:
             assert self._lower is not None and self._upper is not None
             self._center = torch.lerp(self._lower, self._upper, 0.5)
         return self._center
+
+    @property
+    def modulus(self) -> torch.Tensor:
+        """The moduli of the midpoints: the midpoints themselves where the producer promised that none is below 0."""
+        return self.center if self._is_nonnegative else self.center.abs()
 
     @property
     def radius(self) -> torch.Tensor:

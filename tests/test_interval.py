@@ -11,6 +11,10 @@ from hypothesis import strategies as st
 
 from ibpc.errors import IbpcError, UsageError
 from ibpc.interval import Interval, Paired
+from ibpc.ir import BATCH
+from ibpc.ops import operators
+from ibpc.ops.base import Call
+from ibpc.rounding import Arithmetic
 
 LOWER = torch.tensor([[-1.0, 0.0, 2.0]])
 UPPER = torch.tensor([[3.0, 0.0, 4.0]])
@@ -168,3 +172,23 @@ class TestPaired:
         assert pair.interval is pair.interval
         pair = Paired.separate(CENTER, Interval.around(CENTER, RADIUS))
         assert pair.stack is pair.stack
+
+
+def test_a_promise_of_no_negative_saves_the_moduli_of_midpoints_and_changes_nothing() -> None:
+    """Bit by bit: a convolution in binary32 behind a Relu, and behind the same box without the promise."""
+    conv, relu = operators()["Conv"], operators()["Relu"]
+    x = torch.randn(3, 2, 6, 6)
+    call = Call({}, ((BATCH, 2, 6, 6),), {}, (BATCH, 2, 6, 6), Arithmetic.FLOAT32)
+    promised = relu.rules.interval(call, Interval.bounds(x - 0.3, x + 0.3))
+    plain = Interval.bounds(promised.lower, promised.upper)
+    assert promised.modulus is promised.center
+    assert bool((promised.lower >= 0).all())
+    torch.testing.assert_close(promised.modulus, plain.modulus, rtol=0, atol=0)
+    torch.testing.assert_close(Interval.bounds(x - 0.3, x + 0.3).modulus, x.abs())
+    weight = torch.randn(4, 2, 3, 3)
+    attributes = {"strides": [1, 1], "pads": [1] * 4, "dilations": [1, 1], "group": 1}
+    shapes = {"weight": tuple(weight.shape)}
+    behind = Call(attributes, (call.output,), shapes, (BATCH, 4, 6, 6), Arithmetic.FLOAT32)
+    first, second = (conv.rules.interval(behind, box, weight=weight) for box in (promised, plain))
+    assert torch.equal(first.lower, second.lower)
+    assert torch.equal(first.upper, second.upper)

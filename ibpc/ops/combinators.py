@@ -105,7 +105,7 @@ def affine(
 def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
     """Return r + ρ |c| + what underflow may change."""
     if isinstance(operand, Interval):
-        total = torch.add(operand.radius, operand.center.abs(), alpha=growth)
+        total = torch.add(operand.radius, operand.modulus, alpha=growth)
     else:
         total = operand.abs() * growth
     return total + flushed if flushed else total

@@ -12,7 +12,7 @@ from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Call, Operator, PairedOperand, Plane, Planes, register
-from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.combinators import no_macs, nonlinear
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,12 @@ def stacked_relu(stack: torch.Tensor, radius: torch.Tensor) -> tuple[torch.Tenso
     return result, half_width
 
 
-_RULES = monotone(nominal, relaxation, ulps=0)
+def interval(call: Call, x: Interval) -> Interval:
+    """[max(l, 0), max(u, 0)], exact in any arithmetic."""
+    return Interval.nonnegative(torch.relu(x.lower), torch.relu(x.upper))
+
+
+_RULES = nonlinear(nominal, interval, relaxation)
 
 
 def paired(call: Call, x: PairedOperand) -> Paired:

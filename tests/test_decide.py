@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 import ibpc
 from ibpc.errors import IbpcError, PropertyError
 from ibpc.verify import falsification as falsifying
+from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import property_of, read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.rows import whole_scale
@@ -268,7 +269,7 @@ def test_intervals_are_confirmed_without_a_proof(certified):
 
 def test_a_margin_that_an_open_search_raised_is_not_claimed(tmp_path, monkeypatch):
     """Its parts are still open, so there is no proof of it; that of a lower margin does not do."""
-    for attack in ("round", "rounds", "look"):
+    for attack in ("round", "in_turn", "look"):
         monkeypatch.setattr(falsifying.Falsification, attack, lambda *_: None)
     torch.manual_seed(0)
     widths = ((2, 16), (16, 16), (16, 1))
@@ -422,3 +423,22 @@ def test_several_constraints_at_once_are_met(distance):
     box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
     prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, (rows,)),))
     assert ibpc.decide(distance, prop, timeout=20).verdict is ibpc.Verdict.FALSIFIED
+
+
+def test_attacks_have_a_share_of_a_search_and_no_more(monkeypatch, distance):
+    """Ten seconds a round: one at once, the next when a hundred seconds have passed, and so on."""
+    clock = [0.0]
+    monkeypatch.setattr(falsifying.time, "monotonic", lambda: clock[0])
+    prop = at_least("100")
+    search = falsifying.Falsification(Attack(steps=1, restarts=1), distance, prop, [(2,)], torch.device("cpu"))
+    begun = []
+
+    def round_of_ten_seconds(self, deadline):
+        begun.append(clock[0])
+        clock[0] += 10.0
+
+    monkeypatch.setattr(falsifying.Falsification, "round", round_of_ten_seconds)
+    for _ in range(30):
+        assert search.in_turn(1.0, 1e9) is None
+        clock[0] += 10.0
+    assert begun == [0.0, 100.0, 200.0, 300.0]

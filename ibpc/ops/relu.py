@@ -27,20 +27,18 @@ def relaxation(call: Call, x: Interval) -> Planes:
     u ≤ 0 both are 0.
     """
     lower, upper = x.lower, x.upper
-    active, dead = lower >= 0, upper <= 0
-    width = torch.where(active | dead, torch.ones_like(upper), upper - lower)
-    chord = torch.where(active, torch.ones_like(upper), torch.where(dead, torch.zeros_like(upper), upper / width))
-    offset = torch.where(active | dead, torch.zeros_like(upper), -chord * lower)
-    slope = torch.where(active | (~dead & (upper > -lower)), torch.ones_like(upper), torch.zeros_like(upper))
+    above, below = upper.clamp(min=0.0), lower.clamp(max=0.0)
+    chord = torch.where(lower >= 0, 1.0, above / (above - below))
+    offset = torch.where(upper <= 0, 0.0, -chord * below)
+    slope = (lower + upper > 0).to(lower.dtype)
     return Planes(Plane((slope,), torch.zeros_like(lower)), Plane((chord,), offset))
 
 
 def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
     """Any lower slope in [0, 1] where the box straddles 0 (Xu et al. 2021, α-CROWN, arXiv 2011.13824, section 3.1)."""
     planes = relaxation(call, x)
-    unstable = (x.lower < 0) & (x.upper > 0)
-    below = torch.where(unstable, slope, planes.lower.slopes[0])
-    return Planes(Plane((below,), planes.lower.offset), planes.upper)
+    is_unstable = (x.lower < 0) & (x.upper > 0)
+    return Planes(Plane((torch.where(is_unstable, slope, planes.lower.slopes[0]),), planes.lower.offset), planes.upper)
 
 
 def start(call: Call, x: Interval) -> torch.Tensor:

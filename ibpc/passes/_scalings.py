@@ -333,8 +333,9 @@ def _ungrouped(node: Node, weight: torch.Tensor, shape: torch.Size) -> torch.Ten
 def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
     """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
     least = torch.finfo(dtype).tiny
-    finite = all(bool(value.to(dtype).isfinite().all()) for value in values)
-    return finite and all(bool(((factor == 0) | (factor.abs() >= least)).all()) for factor in factors)
+    ends = [end for value in values for end in torch.aminmax(value)]
+    is_finite = all(bool(end.to(dtype).isfinite()) for end in ends)
+    return is_finite and all(bool(((factor == 0) | (factor.abs() >= least)).all()) for factor in factors)
 
 
 def _rounded_up(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -29,11 +29,6 @@ from ibpc.verify.specification import Refutation, Specification
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
-# The share of a turn of the search that goes into attacks, and the least seconds: counterexamples that they find at all
-# are found early.
-_ATTACK_SHARE: Final = 0.1
-_LEAST_ATTACK: Final = 0.5
-
 # Seconds that may be spent on a proof of what exact bounds found, for each disjunct.
 _PROOF: Final = 60.0
 
@@ -149,8 +144,7 @@ class _Decider:
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            enough = time.monotonic() + max(_LEAST_ATTACK, _ATTACK_SHARE * turn)
-            found = search.rounds(enough, min(deadline, time.monotonic() + turn))
+            found = search.in_turn(turn, deadline)
             if found is not None:
                 return self._decision(Verdict.FALSIFIED, found)
             waiting = [branching for branching in searches if not branching.is_over]

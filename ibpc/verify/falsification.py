@@ -26,6 +26,10 @@ _ADAPTIVE_STEP: Final = 0.03
 # Random points before each descent, in boxes of so few dimensions that they fill them.
 _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
+# The share of a search's time that goes into attacks, and the least seconds: counterexamples that they find at all are
+# found early.
+_SHARE: Final = 0.1
+_LEAST: Final = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class Falsification:
         check_names("input", prop.inputs, self._replay.input_names)
         check_names("output", prop.outputs, self._replay.output_names)
         self._rounds = 0
+        self._began, self._spent = time.monotonic(), 0.0
         self._slack = 0.0
         reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]
         repeats = max(1, min(points_at_once(network), 64) // max(1, len(reachable)))
@@ -68,11 +73,16 @@ class Falsification:
         points = (self._lower == self._upper).all(1)
         return self._rounds > 0 and bool(points[self._items].all())
 
-    def rounds(self, enough: float, deadline: float) -> Counterexample | None:
-        """Attack once, and again until there has been enough time for it."""
-        found = self.round(deadline)
+    def in_turn(self, seconds: float, deadline: float) -> Counterexample | None:
+        """Attack for a share of a search's turn of so many seconds, unless attacks have had more than it so far."""
+        now = time.monotonic()
+        if self._spent > max(_LEAST, _SHARE * (now - self._began)):
+            return None
+        enough, over = now + max(_LEAST, _SHARE * seconds), min(deadline, now + seconds)
+        found = self.round(over)
         while found is None and time.monotonic() < enough and not self.is_exhausted:
-            found = self.round(deadline)
+            found = self.round(over)
+        self._spent += time.monotonic() - now
         return found
 
     def round(self, deadline: float) -> Counterexample | None:

@@ -85,6 +85,24 @@ def assert_bounds(found: Interval, *pairs: tuple[float, float]) -> None:
     torch.testing.assert_close(found.upper[0], expected[:, 1], rtol=1e-12, atol=1e-12)
 
 
+def test_planes_of_relu_hold_at_ends_that_are_zero_or_infinite() -> None:
+    """Exact where the box is on one side of 0; a box without ends on both sides has planes that claim nothing."""
+    inf = torch.inf
+    x = box((-1, 2), (-2, 1), (0, 0), (0, 3), (-3, 0), (1, inf), (0, inf), (-inf, -1), (-inf, 0), (5e-324, 1e-323))
+    found = planes("Relu", x)
+    lower, upper = found.lower, found.upper
+    torch.testing.assert_close(lower.slopes[0][0], torch.tensor([1, 0, 0, 1, 0, 1, 1, 0, 0, 1.0]).double())
+    chords = torch.tensor([2 / 3, 1 / 3, 1, 1, 0, 1, 1, 0, 0, 1]).double()
+    torch.testing.assert_close(upper.slopes[0][0], chords)
+    torch.testing.assert_close(upper.offset[0], torch.tensor([2 / 3, 2 / 3, 0, 0, 0, 0, 0, 0, 0, 0]).double())
+    assert bool((lower.offset == 0).all())
+    for at in (x.lower, x.upper, 0.3 * x.lower + 0.7 * x.upper):
+        point = torch.where(at.isfinite(), at, torch.zeros_like(at)).clamp(x.lower, x.upper)
+        assert bool((found.lower(point) <= point.relu()).all())
+        assert bool((point.relu() <= found.upper(point) + 1e-15).all())
+    assert bool(planes("Relu", box((-inf, inf))).upper.slopes[0].isnan().all())
+
+
 # ── bounds worked out by hand ───────────────────────────────────────────────────────────────────────────────────
 def test_product_of_boxes_is_exact_in_every_sign_pattern() -> None:
     x = box((-1, 2), (-1, 2), (-2, -1), (1, 2), (-2, 0))

@@ -22,6 +22,7 @@ from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify import decide
+from ibpc.verify.checking import backward
 from ibpc.verify.checking.backward import linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker, lower_sum
 from ibpc.verify.checking.planes import PLANES
@@ -159,6 +160,20 @@ def test_what_exact_bounds_proved_is_confirmed_by_a_search_for_it(cut, tmp_path,
     assert data["margin_lower"] == [[None]]
     assert {step[0] for step in data["proofs"][0][0]} == {"tighten", "leaf", "input" if cut == "inputs" else "sign"}
     assert failing(path) == []
+
+
+@pytest.mark.parametrize("method", ["crown", "bab"])
+def test_what_the_checker_would_not_replay_is_not_written(method, tmp_path, monkeypatch):
+    """In larger networks it tightens the widest elements alone: no proof then, rather than one that fails."""
+    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    net = network(0, dense, (4,))
+    prop = below(net, 4, gap_of(net, 4, "crown", Arithmetic.FLOAT32) * (1.0 if method == "crown" else 0.8))
+    path = proved(net, prop, tmp_path, method=method)
+    assert json.loads(path.read_text())["proofs"][0][0] is not None
+    monkeypatch.setattr(backward, "_MOST_WORK", 200)
+    path = proved(net, prop, tmp_path, method=method)
+    assert json.loads(path.read_text())["proofs"][0][0] is None
+    assert [claim for claim in failing(path) if "no proof" in claim] == failing(path)
 
 
 def test_exact_bounds_without_a_proof_are_not_confirmed(tmp_path, monkeypatch):
@@ -443,8 +458,6 @@ def test_tightened_boxes_hold_what_is_computed():
 
 def test_elements_are_chosen_where_all_would_be_too_many(monkeypatch):
     """A large network has its widest elements tightened only; what is left keeps its box."""
-    from ibpc.verify.checking import backward
-
     monkeypatch.setattr(backward, "_MOST_WORK", 200)
     net = network(0, dense, (4,))
     checker = Checker(nominal_model(net.snapshot()))

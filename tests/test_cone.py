@@ -119,3 +119,17 @@ def test_a_search_tightens_what_its_property_reads(detector):
     for name in rectified:
         narrower = (tight.box(name).width < plain.box(name).width - 1e-9).flatten()
         assert bool(narrower[roots.cone[name]].any()), name
+
+
+def test_values_without_features_are_in_the_cone_or_not():
+    """A network of numbers to numbers on one branch: values (B,)."""
+
+    class Numbers(nn.Module):
+        def forward(self, x):
+            y = torch.relu(x - 0.5).sum(1)
+            return torch.stack([torch.relu(y), torch.relu(x[:, 0])], 1)
+
+    x = torch.rand(1, 3)
+    walk = walk_of(ibpc.compile(Numbers().eval(), x).snapshot(), CPU)
+    cone = cone_of(walk, interval_values(walk, (Interval.bounds(x - 0.4, x + 0.4),), Arithmetic.REAL), one_of(2, 1))
+    assert any(len(mark) == 1 and not bool(mark.any()) for mark in cone.values())

@@ -46,5 +46,6 @@ class _Marking(Backward):
         self.marks: dict[str, Tensor] = {}
 
     def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor:
-        self.marks[step.node.name] = dense(form).isnan().flatten(2).any(0).any(0)
+        coefficients = dense(form)
+        self.marks[step.node.name] = coefficients.isnan().reshape(*coefficients.shape[:2], -1).any(0).any(0)
         return super()._through(step, form, pending)

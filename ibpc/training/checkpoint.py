@@ -203,8 +203,8 @@ class Checkpoint:
             found = f"unreadable: {first_line(error)}"
             raise TrainingError.at(path, found, "a checkpoint written by ibpc", _REMEDY) from error
 
-    def bytes(self) -> int:
-        """Return the bytes of all tensors."""
+    def size(self) -> int:
+        """Return the bytes that all tensors take."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def expect(self, identity: Identity, where: Path) -> None:

@@ -135,7 +135,7 @@ class Trainer:
     def _write(self, folder: Path) -> None:
         checkpoint = self.checkpoint()
         checkpoint.write(folder / CHECKPOINT)
-        self._pace.wrote(checkpoint.bytes())
+        self._pace.wrote(checkpoint.size())
         self.kept = self.epoch
 
     @property

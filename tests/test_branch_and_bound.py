@@ -284,3 +284,38 @@ def test_a_margin_is_shown_where_there_is_one(margin, shown, capsys):
     decision = Decision(ibpc.Verdict.VERIFIED, "bab", Arithmetic.REAL, 1.0, ((margin,),))
     show_decision(Path("net.onnx"), at_least(0.0), decision)
     assert shown in capsys.readouterr().out
+
+
+class SumsThenCurves(torch.nn.Module):
+    """Values of one number a sample, without an axis for features, in front of a kink, a curve and a product."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(3, 8)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x))
+        total, other = y[:, :4].sum(1), y[:, 4:].sum(1)
+        bent = torch.relu(total - other) + torch.sigmoid(other - 0.3 * total)
+        return torch.stack([bent, torch.relu(total)], 1)
+
+
+@pytest.mark.parametrize("method", ["forward", "crown-ibp", "crown", "alpha-crown", "bab", "mip", "auto"])
+@pytest.mark.parametrize("cut", ["inputs", "values"])
+def test_values_without_features_are_bounded_and_cut(method, cut, monkeypatch):
+    if method == "mip":
+        pytest.importorskip("highspy")
+    if cut == "values":
+        monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    torch.manual_seed(2)
+    module = SumsThenCurves().eval()
+    net = ibpc.compile(module, torch.rand(1, 3))
+    with torch.no_grad():
+        points = module(torch.rand(20000, 3))
+    reached = float((points[:, 0] - points[:, 1]).min())
+    row = Row(((0, Fraction(1)), (1, Fraction(-1))), (), Fraction(reached) - Fraction(1, 2))
+    case = Case(Box((Fraction(0),) * 3, (Fraction(1),) * 3), ((row,),))
+    prop = Property("p", (Tensor("X", (3,)),), (Tensor("Y", (2,)),), (case,))
+    found = ibpc.decide(net, prop, method=method, timeout=20)
+    assert found.verdict is (ibpc.Verdict.VERIFIED if method in ("bab", "auto") else found.verdict)
+    assert found.verdict is not ibpc.Verdict.FALSIFIED

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import Backward, plain_planes
+from ibpc.bounds.coefficients import summed
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops.base import Operand, Plane, Planes
@@ -130,7 +131,7 @@ class Ends:
             end = torch.where(multiplier > 0, low, torch.where(multiplier < 0, high, middle)).to(multiplier.dtype)
             term = multiplier * torch.where(end.isinf(), torch.zeros_like(end), end)
             term = torch.where(end.isinf() & (multiplier != 0), torch.full_like(term, -inf), term)
-            total = total + (term - slack * term.abs() if slack else term).flatten(2).sum(2)
+            total = total + summed(term - slack * term.abs() if slack else term)
         return total
 
     def multipliers(self, rows: int, given: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:

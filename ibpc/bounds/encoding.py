@@ -131,8 +131,9 @@ class Encoding:
                 for x, part, shape in zip(operands, parts, shapes, strict=True)
                 if part is not None or not isinstance(x, Interval)
             ]
-            result: Array = function(*points).flatten(1).cpu().numpy()
-            return result
+            result = function(*points)
+            flat: Array = result.reshape(len(result), -1).cpu().numpy()
+            return flat
 
         zero = applied([None if e is None else np.zeros((1, len(e.constant))) for e in found])[0]
         constant = applied([None if e is None else e.constant[None] for e in found])[0]

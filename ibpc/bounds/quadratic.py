@@ -143,7 +143,7 @@ class _Pushed:
         for name in walk.inputs:
             box = self._values.box(name)
             center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
-            flat = radius.flatten(1)
+            flat = radius.reshape(len(radius), -1)
             slopes, rest = [], torch.ones_like(flat)
             for axis in axes:
                 unit = torch.zeros_like(flat)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import inf
+from operator import is_
 from typing import Final, TypeAlias
 
 import torch
@@ -42,6 +43,8 @@ class Ascent:
 
 
 Chosen: TypeAlias = Callable[[Planes], bool]
+# The planes of a node with the operands that they are of.
+Plain: TypeAlias = dict[str, tuple[tuple[Operand, ...], Planes]]
 
 
 def all_planes(planes: Planes) -> bool:
@@ -57,21 +60,21 @@ def elementwise_planes(planes: Planes) -> bool:
 class _Choices:
     """Parameters in [0, 1] for each form, sample and element of each nonlinear operator that is `chosen`.
 
-    Those that `given` names are taken from there, the others begin as the plain planes.
+    Those that `given` names are taken from there, the others begin as the plain planes. `plain` are those that are
+    known; more are added.
     """
 
-    def __init__(self, rows: int, given: Mapping[str, Tensor], chosen: Chosen) -> None:
+    def __init__(self, rows: int, given: Mapping[str, Tensor], chosen: Chosen, plain: Plain | None = None) -> None:
         self._rows, self._given, self._chosen = rows, given, chosen
-        self._plain: dict[str, Planes] = {}
+        self._plain: Plain = {} if plain is None else plain
         self.parameters: dict[str, Tensor] = {}
 
     def planes(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
         """Return the planes of a step at the present choice, made at the first request."""
-        name = step.node.name
-        if name not in self._plain:
-            self._plain[name] = plain_planes(step, operands)
-        plain = self._plain[name]
-        rules = step.operator.rules
+        name, rules = step.node.name, step.operator.rules
+        if name not in self._plain or not all(map(is_, self._plain[name][0], operands)):
+            self._plain[name] = operands, plain_planes(step, operands)
+        plain = self._plain[name][1]
         if not self._chosen(plain) or not all(isinstance(x, Interval) for x in operands):
             return plain
         if rules.tuned is not None and rules.start is not None:
@@ -195,13 +198,16 @@ def ascend(
 
 
 @torch.no_grad()
-def estimated(walk: Walk, values: Values, forms: Mapping[str, Tensor], ends: Ends, start: Start) -> Tensor:
+def estimated(
+    walk: Walk, values: Values, forms: Mapping[str, Tensor], ends: Ends, start: Start, plain: Plain
+) -> Tensor:
     """Return bounds (R, B) at given choices of elementwise planes.
 
-    In binary32, as walk and values may be: to compare by, not for proof.
+    In binary32, as walk and values may be: to compare by, not for proof. `plain` keeps planes for calls with values of
+    which most are the same.
     """
     like = next(iter(forms.values()))
-    choices = _Choices(like.shape[0], start.choices, elementwise_planes)
+    choices = _Choices(like.shape[0], start.choices, elementwise_planes, plain)
     multipliers = ends.multipliers(like.shape[0], start.multipliers, like.dtype)
     found = _Climbing(walk, values, choices.planes).lower(ends.applied(forms, multipliers))
     return found + ends.constant(multipliers, 0.0)

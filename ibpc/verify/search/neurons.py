@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.ascent import Ascent, Ends, Start, estimated
+from ibpc.bounds.ascent import Ascent, Ends, Plain, Start, estimated
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
@@ -83,10 +83,11 @@ class Neurons:
         kept = Ends({name: (low[index], high[index]) for name, (low, high) in ends.known.items()})
         (output,) = self.walk.graph.outputs
         bounded = {output: forms[:, index].float()}
+        plain: Plain = {}
         gains = []
         for candidates in zip(*named, strict=True):
             sides = [
-                estimated(self.walk.rough, _clamped(base, candidates, side), bounded, kept, start).amax(0)
+                estimated(self.walk.rough, _clamped(base, candidates, side), bounded, kept, start, plain).amax(0)
                 for side in (-1, 1)
             ]
             worse, better = torch.minimum(*sides), torch.maximum(*sides)

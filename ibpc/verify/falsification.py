@@ -28,7 +28,7 @@ _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
 # The share of a search's time that goes into attacks, and the least seconds: counterexamples that they find at all are
 # found early.
-_SHARE: Final = 0.1
+_SHARE: Final = 0.15
 _LEAST: Final = 0.5
 
 

@@ -16,6 +16,7 @@ ORDER = (
     "files",
     "locking",
     "memory",
+    "runtime",
     "rounding",
     "interval",
     "ir",

@@ -112,6 +112,22 @@ class Determinant(nn.Module):
         return x * torch.linalg.det(x.reshape(-1, 1, 2, 2))
 
 
+class Particular(nn.Module):
+    """Raises what it likes, for some batches or for some values."""
+
+    def __init__(self, at_batch, below):
+        super().__init__()
+        self.at_batch, self.below, self.last = at_batch, below, nn.Linear(4, 2)
+
+    def forward(self, x):
+        if not torch.jit.is_tracing():
+            if len(x) == self.at_batch:
+                raise KeyError("of this batch nothing is known")
+            if float(x.min()) < self.below:
+                raise KeyError("of such numbers nothing is known")
+        return self.last(x)
+
+
 class Mapping(nn.Module):
     """Returns no tensor."""
 
@@ -128,6 +144,7 @@ class Mapping(nn.Module):
         (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
         (Determinant().eval(), torch.ones(1, 4), "the operator is not supported"),
         (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
+        (Particular(0, -0.5).eval(), torch.ones(1, 4), "'of such numbers nothing is known'"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 5), "does not run on its example input"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 4, dtype=torch.int64), "torch.int64"),
         (nn.Linear(4, 2).eval(), torch.ones(0, 4), "a floating-point tensor of shape (B, …)"),
@@ -140,6 +157,7 @@ class Mapping(nn.Module):
         "mixing",
         "operator",
         "dict",
+        "numbers",
         "shape",
         "integers",
         "empty",
@@ -150,6 +168,25 @@ def test_modules_that_cannot_be_imported(module, example, reason):
     with pytest.raises(ModelError) as caught:
         load_module(module, example)
     assert reason in str(caught.value)
+
+
+def test_a_module_that_takes_one_sample_at_a_time_is_imported():
+    module = Particular(3, -torch.inf).eval()
+    agree_at = torch.rand(1, 4)
+    network = ibpc.Network(load_module(module, torch.rand(3, 4)))
+    with torch.no_grad():
+        torch.testing.assert_close(network.nominal(agree_at), module(agree_at))
+
+
+def test_the_reasons_of_both_exporters_are_told(monkeypatch):
+    pytest.importorskip("onnxscript")
+
+    def export(*_, dynamo, **__):
+        raise RuntimeError("the new one" if dynamo else "the old one")
+
+    monkeypatch.setattr("torch.onnx.export", export)
+    with pytest.raises(ModelError, match=r"by tracing: the old one; by torch\.export: the new one$"):
+        load_module(nn.Linear(4, 2).eval(), torch.ones(1, 4))
 
 
 @pytest.fixture

@@ -101,12 +101,16 @@ def test_swapped_outputs_are_found():
         judge(found)
 
 
-def failing(model):
+def failing(*_):
     raise RuntimeError("no such kernel")
 
 
+# What the judges are: a stranger's function each.
+STRANGERS = {"ONNX Runtime": "session", "ONNX reference evaluator": "ReferenceEvaluator"}
+
+
 def test_the_reference_evaluator_judges_where_onnx_runtime_cannot(monkeypatch):
-    monkeypatch.setattr(validation, "_onnx_runtime", failing)
+    monkeypatch.setattr(validation, STRANGERS["ONNX Runtime"], failing)
     found = translation()
     report = judge(found)
     assert [each.judge for each in report.judgements] == ["ONNX reference evaluator", "onnx2torch"]
@@ -125,8 +129,8 @@ def test_double_precision_convolutions_have_a_judge():
 
 
 def test_onnx2torch_alone_is_not_enough(monkeypatch):
-    monkeypatch.setattr(validation, "_onnx_runtime", failing)
-    monkeypatch.setattr(validation, "_reference", failing)
+    for name in STRANGERS.values():
+        monkeypatch.setattr(validation, name, failing)
     with pytest.raises(ModelError, match="no judge can run it"):
         judge(translation())
 
@@ -140,9 +144,25 @@ def test_a_fault_in_comparing_is_not_taken_for_a_judge_that_fails(monkeypatch):
         judge(translation())
 
 
+def test_a_fault_in_feeding_is_not_taken_for_a_judge_that_fails(monkeypatch):
+    """Only what a judge itself raises means that it cannot judge."""
+
+    def mistaken(*_):
+        raise IndexError
+
+    monkeypatch.setattr(validation, "_sample", mistaken)
+    with pytest.raises(IndexError):
+        judge(translation())
+    monkeypatch.undo()
+    monkeypatch.setattr(validation, "_runner", lambda *_: mistaken)
+    with pytest.raises(IndexError):
+        judge(translation())
+
+
 def test_without_any_judge_the_import_is_refused(monkeypatch):
-    for name in ("_onnx_runtime", "_reference", "_onnx2torch"):
+    for name in STRANGERS.values():
         monkeypatch.setattr(validation, name, failing)
+    monkeypatch.setattr("onnx2torch.convert", failing)
     with pytest.raises(ModelError, match="no judge can run it: ONNX Runtime cannot run the file: no such kernel"):
         judge(translation())
 

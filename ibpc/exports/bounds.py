@@ -23,13 +23,14 @@ from torch import nn
 
 from ibpc.artifact import tool_versions, write_atomically
 from ibpc.bounds.ibp import lower_margins
-from ibpc.errors import ArtifactError, ModelError, UsageError, first_line
+from ibpc.errors import ArtifactError, ModelError, UsageError
 from ibpc.exports.nominal import OPSET
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.margins import class_differences, margin_index
 from ibpc.passes import EVALUATION
 from ibpc.rounding import Arithmetic, plain_products
+from ibpc.runtime import Optimizations, refused, session
 
 _MOST_BYTES: Final = 2**31 - 1
 _BATCHES: Final = (1, 3)
@@ -176,22 +177,15 @@ def _label(model: onnx.ModelProto, graph: Graph, claimed: Claimed, arithmetic: A
 @torch.no_grad()
 def _compare(data: bytes, module: nn.Module, ends: Sequence[torch.Tensor]) -> None:
     """Raise ModelError unless ONNX Runtime computes from `data` what the module does."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
     names = [value.name for value in onnx.load_from_string(data).graph.input]
     feed = dict(zip(names, [end.numpy() for end in ends], strict=True))
-    try:
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        found = session.run(None, feed)
-    except Exception as error:  # onnxruntime has no common class of errors
-        raise ModelError.at("export", f"ONNX Runtime refuses the graph: {first_line(error)}") from error
+    with refused("export"):
+        found = session(data, Optimizations.ALL)(feed)
     with plain_products():
         results = module(*ends)
     expected = [value.numpy() for value in (results if isinstance(results, tuple) else (results,))]
     for value, wanted in zip(found, expected, strict=True):
-        if not _agree(np.asarray(value), wanted):
+        if not _agree(value, wanted):
             raise ModelError.at("export", "ONNX Runtime computes other bounds than PyTorch", "equal ones", "report it")
 
 

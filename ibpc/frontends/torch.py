@@ -37,7 +37,7 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     where = f"module {type(module).__name__}"
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _expect_usable(module, inputs, where)
-    _expect_runs(module, tuple(x[:1] for x in inputs), where)
+    _called(module, tuple(x[:1] for x in inputs), where)
     graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where)
     graph.name = type(module).__name__
     for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
@@ -56,13 +56,15 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
             )
 
 
-@torch.no_grad()
-def _expect_runs(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> None:
+def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor, ...]:
+    """Return the module's outputs. Raises ModelError for whatever it raises, and where it returns anything else."""
     try:
-        results = module(*inputs)
+        with torch.no_grad():
+            results = module(*inputs)
     except Exception as error:  # the module is a stranger's code: anything can come out
-        raise ModelError.at(where, f"it does not run on its example input: {first_line(error)}") from error
-    _tensors(results, where)
+        found = f"it does not run on its example input at batch {len(inputs[0])}: {first_line(error)}"
+        raise ModelError.at(where, found) from error
+    return _tensors(results, where)
 
 
 def _described(x: object) -> str:
@@ -79,24 +81,25 @@ def _exported(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> onnx
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: str) -> None:
     """Write the module as an ONNX file, by the first exporter that can."""
-    tracing = {
+    tracing: dict[str, Any] = {
         "dynamo": False,
         "opset_version": _OPSET,
         "training": torch.onnx.TrainingMode.PRESERVE,
         "do_constant_folding": False,
     }
-    try:
-        _run_exporter(module, inputs, path, tracing)
-    except Exception as error:  # the exporter runs the module's own code: anything can come out
-        if find_spec("onnxscript") is None:
-            remedy = "try again after: pip install onnxscript"
-            raise ModelError.at(where, f"torch.onnx cannot export it: {first_line(error)}", remedy=remedy) from error
-    else:
-        return
-    try:
-        _run_exporter(module, inputs, path, {"dynamo": True, "verbose": False})
-    except Exception as error:  # the other exporter runs it too
-        raise ModelError.at(where, f"torch.onnx cannot export it: {first_line(error)}") from error
+    exporters = {"by tracing": tracing}
+    if find_spec("onnxscript") is not None:
+        exporters["by torch.export"] = {"dynamo": True, "verbose": False}
+    remedy = "" if len(exporters) > 1 else "try again after: pip install onnxscript"
+    reasons = []
+    for name, options in exporters.items():
+        try:
+            _run_exporter(module, inputs, path, options)
+        except Exception as error:  # the exporter runs the module's own code: anything can come out
+            reasons.append(f"{name}: {first_line(error)}")
+        else:
+            return
+    raise ModelError.at(where, f"torch.onnx cannot export it, {'; '.join(reasons)}", remedy=remedy)
 
 
 def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> None:
@@ -123,15 +126,15 @@ def _expect_agreement(module: nn.Module, graph: Graph, batch: Sequence[Tensor], 
             )
 
 
-@torch.no_grad()
 def _run(module: nn.Module, batch: Sequence[Tensor], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs for a batch, sample by sample where it takes only one at a time."""
     home = next((parameter for parameter in module.parameters()), batch[0])
     inputs = tuple(x.to(home.device, home.dtype) for x in batch)
     try:
-        return _tensors(module(*inputs), where)
-    except (RuntimeError, ValueError, IndexError):  # a batch size that is written into the module
-        samples = [_tensors(module(*(x[index : index + 1] for x in inputs)), where) for index in range(len(inputs[0]))]
+        return _called(module, inputs, where)
+    except ModelError:  # A batch size may be written into the module.
+        points = [tuple(x[index : index + 1] for x in inputs) for index in range(len(batch[0]))]
+        samples = [_called(module, point, where) for point in points]
         return tuple(torch.cat(outputs) for outputs in zip(*samples, strict=True))
 
 

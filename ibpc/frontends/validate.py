@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -26,6 +27,7 @@ from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
 from ibpc.ops.base import Call, Tensor
+from ibpc.runtime import session
 
 RELATIVE: Final = 1e-4
 ABSOLUTE: Final = 1e-5
@@ -109,8 +111,8 @@ def validate(
         try:
             judge = make(model)
             answers = [[judge(point) for point in batch] for batch in points]
-        except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
-            notes.append(f"{name} cannot run the file: {first_line(error)}")
+        except _JudgeError as reason:
+            notes.append(f"{name} cannot run the file: {reason}")
             continue
         result = _compare(name, batches, ours, answers)
         if isinstance(result, Judgement):
@@ -225,8 +227,8 @@ def _whole_batch(
     feed = tuple(x.reshape([len(x), *shape[1:]]).numpy() for x, shape in zip(batch, shapes, strict=True))
     try:
         judged = _onnx_runtime(model)(feed)
-    except Exception as error:  # a judge is a stranger; what it did for single samples stands
-        yield f"at batch {BATCH_SIZE} the file itself does not run: {first_line(error)}"
+    except _JudgeError as reason:
+        yield f"at batch {BATCH_SIZE} the file itself does not run: {reason}"
         return
     if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
         yield f"at batch {BATCH_SIZE} the file itself mixes the samples; it is imported sample by sample"
@@ -267,7 +269,7 @@ def _parting(
     point = _sample(found.batch, found.index, shapes)
     try:
         judged = make(exposed)(point)
-    except Exception:  # a judge is a stranger; the import is refused all the same, without the node's name
+    except _JudgeError:
         return None
     ours = evaluate(graph, found.batch)
     for (name, node), theirs in zip(made.items(), judged, strict=True):
@@ -278,18 +280,27 @@ def _parting(
 
 
 # ── the judges: sample by sample, in the shapes and types of the file ───────────────────────────────────────────
-def _onnx_runtime(model: onnx.ModelProto) -> Judge:
-    import onnxruntime
+class _JudgeError(Exception):
+    """A judge does not run: the first line of what it raised."""
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return _runner(model, lambda feed: session.run(None, feed))
+
+@contextmanager
+def _stranger() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
+        raise _JudgeError(first_line(error)) from error
+
+
+def _onnx_runtime(model: onnx.ModelProto) -> Judge:
+    with _stranger():
+        run = session(model.SerializeToString())
+    return _runner(model, run)
 
 
 def _reference(model: onnx.ModelProto) -> Judge:
-    evaluator = ReferenceEvaluator(model)
+    with _stranger():
+        evaluator = ReferenceEvaluator(model)
     return _runner(model, lambda feed: evaluator.run(None, feed))
 
 
@@ -299,14 +310,14 @@ def _runner(model: onnx.ModelProto, run: Callable[[dict[str, Array]], Any]) -> J
 
     def judge(inputs: Arrays) -> Arrays:
         feed = {name: x.astype(kind) for name, x, kind in zip(names, inputs, types, strict=True)}
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), _stranger():
             return tuple(np.asarray(result) for result in run(feed))
 
     return judge
 
 
 def _onnx2torch(model: onnx.ModelProto) -> Judge:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _stranger():
         warnings.simplefilter("ignore")
         import onnx2torch
 
@@ -320,10 +331,13 @@ def _onnx2torch(model: onnx.ModelProto) -> Judge:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             feed = [torch.from_numpy(x.copy()).to(kind) for x, kind in zip(inputs, types, strict=True)]
-            found = module(*feed)
+            with _stranger():
+                found = module(*feed)
         results = found if isinstance(found, list | tuple) else [found]
         if len(results) != len(model.graph.output):
-            raise ValueError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
+            raise _JudgeError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
+        if not all(isinstance(result, Tensor) for result in results):
+            raise _JudgeError("it returns what is no tensor")
         return tuple(result.numpy() for result in results)
 
     return judge

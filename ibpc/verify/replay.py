@@ -8,22 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 
-from ibpc.errors import ModelError, first_line
+from ibpc.errors import ModelError
 from ibpc.exports import nominal_model
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import input_sizes
 from ibpc.network import Network
 from ibpc.passes import COMPILE
-
-Array = NDArray[Any]
+from ibpc.runtime import Run, refused, session
 
 
 class Replay:
@@ -33,7 +30,7 @@ class Replay:
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self._session = _session(model)
+        self._run, self._where = _session(model), _name(model)
         self.input_names = [value.name for value in model.graph.input]
         self.output_names = [value.name for value in model.graph.output]
         self._types = [onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.input]
@@ -45,12 +42,16 @@ class Replay:
         return cls(original_model(network))
 
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch."""
+        """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch.
+
+        Raises ModelError where ONNX Runtime refuses the sample.
+        """
         feed = {
             name: x.detach().cpu().reshape(sizes).numpy().astype(kind)
             for name, x, sizes, kind in zip(self.input_names, inputs, self.input_sizes, self._types, strict=True)
         }
-        outputs = [np.asarray(output) for output in self._session.run(None, feed)]
+        with refused(self._where):
+            outputs = self._run(feed)
         return torch.from_numpy(np.concatenate([output.astype(np.float64).ravel() for output in outputs]))
 
 
@@ -90,14 +91,10 @@ def runnable_model(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _session(model: onnx.ModelProto) -> Any:
-    import onnxruntime
+def _session(model: onnx.ModelProto) -> Run:
+    with refused(_name(model)):
+        return session(model.SerializeToString())
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    try:
-        return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common class of errors
-        raise ModelError.at(model.graph.name or "model", f"ONNX Runtime refuses it: {first_line(error)}") from error
+
+def _name(model: onnx.ModelProto) -> str:
+    return model.graph.name or "model"

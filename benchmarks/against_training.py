@@ -267,7 +267,7 @@ def batch_for(name: str) -> int:
     """Return a batch whose nominal step takes a core a fraction of a second."""
     import ibpc
     from ibpc.ops import operators
-    from ibpc.ops.base import call_of
+    from ibpc.ops.rules import call_of
 
     graph = ibpc.compile(SPECS / f"{name}.json").graph
     macs = sum(operators()[node.operator].macs(call_of(graph, node)) for node in graph.order())

@@ -19,7 +19,7 @@ from ibpc.bounds import METHODS
 from ibpc.interval import Interval
 from ibpc.margins import class_differences
 from ibpc.ops import operators
-from ibpc.ops.base import call_of
+from ibpc.ops.rules import call_of
 from ibpc.rounding import Arithmetic
 
 SPECS = Path(__file__).parents[1] / "specs"

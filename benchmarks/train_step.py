@@ -29,7 +29,7 @@ from ibpc.lowering import lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.memory import kept_memory
 from ibpc.ops import operators
-from ibpc.ops.base import call_of
+from ibpc.ops.rules import call_of
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.objectives import nominal_loss, robust_loss
 

@@ -18,7 +18,7 @@ from torch import fx, nn
 from ibpc.interval import Interval, Paired
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Rules, call_of
+from ibpc.ops.rules import Call, Rules, call_of
 from ibpc.rounding import Arithmetic
 
 REGISTERED: Final[Mapping[str, Rules]] = MappingProxyType({})

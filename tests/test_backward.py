@@ -16,7 +16,7 @@ from ibpc.bounds.crown import bounds_of, interval_values, refined_values, walk_o
 from ibpc.bounds.patches import dense, unit_forms
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
-from ibpc.ops.base import Plane
+from ibpc.ops.rules import Plane
 from ibpc.rounding import Arithmetic
 
 

@@ -13,7 +13,7 @@ from ibpc.errors import IbpcError, UsageError
 from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH
 from ibpc.ops import operators
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
 LOWER = torch.tensor([[-1.0, 0.0, 2.0]])

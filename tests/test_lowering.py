@@ -20,7 +20,8 @@ from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH, Graph, Node
 from ibpc.lowering import Phase, freeze, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Operator
+from ibpc.ops.base import Operator
+from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
 Tensor = torch.Tensor

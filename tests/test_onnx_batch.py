@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibpc.frontends.onnx_batch import LIFTS
 from ibpc.ir import BATCH
-from ibpc.ops.base import OnnxNode
+from ibpc.ops.onnx import OnnxNode
 from tests.onnx_models import normal
 
 

@@ -17,7 +17,7 @@ from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import BATCH
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Kernel
+from ibpc.ops.rules import Call, Kernel
 from ibpc.rounding import Arithmetic
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from ibpc.interval import Interval
 from ibpc.ir import Node
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from ibpc.rounding import (
     SMALLEST,
     UNIT,

@@ -20,7 +20,7 @@ from ibpc.bounds.backward import Backward, plain_planes
 from ibpc.bounds.coefficients import summed
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
-from ibpc.ops.base import Operand, Plane, Planes
+from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 

@@ -22,7 +22,7 @@ from ibpc.bounds.patches import Cost, Form, Patches, Window, add, worthwhile, ze
 from ibpc.bounds.values import Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
-from ibpc.ops.base import Factors, Kernel, Operand, Planes
+from ibpc.ops.rules import Factors, Kernel, Operand, Planes
 
 Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops.base import Operand, Plane, Planes
+from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 Finite: TypeAlias = Callable[[torch.Tensor], bool]

@@ -25,7 +25,7 @@ from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
-from ibpc.ops.base import Operand, Plane
+from ibpc.ops.rules import Operand, Plane
 
 Tensor: TypeAlias = torch.Tensor
 Array: TypeAlias = NDArray[np.float64]

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.ops.base import Kernel
+from ibpc.ops.rules import Kernel
 
 Tensor: TypeAlias = torch.Tensor
 

@@ -23,7 +23,7 @@ from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
-from ibpc.ops.base import Operand
+from ibpc.ops.rules import Operand
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

@@ -19,7 +19,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Operand, Operator, call_of
+from ibpc.ops.base import Operator
+from ibpc.ops.rules import Call, Operand, call_of
 from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

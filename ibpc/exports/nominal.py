@@ -15,7 +15,7 @@ from ibpc.artifact import tool_versions, write_atomically
 from ibpc.errors import ArtifactError
 from ibpc.ir import BATCH, INPUT, Graph, Node, Shape
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Tensor
+from ibpc.ops.rules import Call, Tensor
 
 OPSET: Final = 18
 

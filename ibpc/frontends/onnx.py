@@ -31,7 +31,7 @@ from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
 from ibpc.ir import Graph
 from ibpc.ops import operators
-from ibpc.ops.base import OnnxNode
+from ibpc.ops.onnx import OnnxNode
 
 
 @dataclass(frozen=True)

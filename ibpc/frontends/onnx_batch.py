@@ -25,7 +25,7 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH
 from ibpc.ops._einsums import explicit
-from ibpc.ops.base import Builder, OnnxNode, Value
+from ibpc.ops.onnx import Builder, OnnxNode, Value
 
 Sizes: TypeAlias = tuple[int, ...]
 Lift: TypeAlias = Callable[[OnnxNode, Builder, tuple[Sizes, ...]], OnnxNode]

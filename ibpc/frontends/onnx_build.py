@@ -14,7 +14,8 @@ from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.ir import INPUT, Attributes, Graph, Node, Shape
 from ibpc.ops import operators
 from ibpc.ops._element_types import floating
-from ibpc.ops.base import Call, Tensor, Value
+from ibpc.ops.onnx import Value
+from ibpc.ops.rules import Call, Tensor
 
 _RESERVED: Final = frozenset({*dir(fx.GraphModule(nn.Module(), fx.Graph())), *keyword.kwlist, *keyword.softkwlist})
 

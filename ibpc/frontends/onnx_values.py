@@ -12,7 +12,8 @@ from ibpc.frontends.onnx_batch import Form, Sizes, preferred_form
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_fold import Array, Tracer
 from ibpc.ir import format_shape
-from ibpc.ops.base import Tensor, Value
+from ibpc.ops.onnx import Value
+from ibpc.ops.rules import Tensor
 
 
 @dataclass

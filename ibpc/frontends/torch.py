@@ -23,7 +23,7 @@ from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
 from ibpc.ir import Graph
-from ibpc.ops.base import Tensor
+from ibpc.ops.rules import Tensor
 
 _OPSET: Final = 18
 

@@ -26,7 +26,7 @@ from ibpc.errors import ModelError, first_line
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Tensor
+from ibpc.ops.rules import Call, Tensor
 from ibpc.runtime import session
 
 RELATIVE: Final = 1e-4

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ibpc.errors import GraphError
 from ibpc.ir import format_shape
-from ibpc.ops.base import Builder, OnnxNode, Value
+from ibpc.ops.onnx import Builder, OnnxNode, Value
 
 
 def read_depth_to_space(node: OnnxNode, builder: Builder) -> Value:

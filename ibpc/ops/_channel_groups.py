@@ -11,7 +11,8 @@ from ibpc.errors import GraphError
 from ibpc.ir import Shape, format_shape
 from ibpc.ops._scales import expect_parameters
 from ibpc.ops._standardization import Layout, standardizing
-from ibpc.ops.base import Call, Rules, Writer
+from ibpc.ops.onnx import Writer
+from ibpc.ops.rules import Call, Rules
 
 CountRule = Callable[[Call], int]
 

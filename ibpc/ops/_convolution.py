@@ -10,7 +10,9 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import Shape
 from ibpc.ops._windows import PADS, SIZES, sizes_option
-from ibpc.ops.base import Call, Fill, OnnxNode, Role, Writer
+from ibpc.ops.base import Fill, Role
+from ibpc.ops.onnx import OnnxNode, Writer
+from ibpc.ops.rules import Call
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
     "strides": SIZES,

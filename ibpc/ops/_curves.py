@@ -16,8 +16,8 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import Function, chord, inside, midpoint
-from ibpc.ops.base import Call, Operand, Plane, Planes
 from ibpc.ops.combinators import outward
+from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, Arithmetic
 
 Tensor = torch.Tensor

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from ibpc.errors import GraphError
-from ibpc.ops.base import Builder, OnnxNode, Value
+from ibpc.ops.onnx import Builder, OnnxNode, Value
 
 FLOAT: Final = 1
 BOOL: Final = 9

@@ -9,18 +9,9 @@ import torch
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import broadcast
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxExport,
-    OnnxImport,
-    OnnxNode,
-    ShapeRule,
-    Value,
-    Writer,
-)
+from ibpc.ops.base import Layer, LayerPlan
+from ibpc.ops.onnx import Builder, OnnxExport, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, ShapeRule
 
 
 def broadcast_shape(name: str) -> ShapeRule:

@@ -13,8 +13,10 @@ from ibpc.ir import Attributes, Shape
 from ibpc.ops._element_types import FLOAT
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._steps import flushed, range_planes
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Planes, Value, Writer
+from ibpc.ops.base import Operator
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 Tensor: TypeAlias = torch.Tensor
 

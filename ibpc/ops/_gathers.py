@@ -13,7 +13,8 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, format_shape
 from ibpc.ops._shapes import feature_axis, positive_axis
-from ibpc.ops.base import Builder, OnnxNode, Tensor, Value
+from ibpc.ops.onnx import Builder, OnnxNode, Value
+from ibpc.ops.rules import Tensor
 
 
 def positive_indices(indices: Tensor, size: int, where: str) -> Tensor:

@@ -7,8 +7,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._planes import Function, above, below, chord, inside
 from ibpc.ops._products import flushable
-from ibpc.ops.base import Call, Planes
 from ibpc.ops.combinators import outward
+from ibpc.ops.rules import Call, Planes
 
 
 def leaky_interval(call: Call, x: Interval, function: Function, ulps: int) -> Interval:

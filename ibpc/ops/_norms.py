@@ -13,8 +13,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._reductions import summed
-from ibpc.ops.base import Call, Plane, Planes
 from ibpc.ops.combinators import outward
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

@@ -12,8 +12,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord
 from ibpc.ops._steps import flushed
-from ibpc.ops.base import Call, Plane, Planes
 from ibpc.ops.combinators import outward
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import SMALLEST, Arithmetic
 
 Tensor = torch.Tensor

@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops.base import Operand, Plane, Planes
+from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 Function: TypeAlias = Callable[[Tensor], Tensor]

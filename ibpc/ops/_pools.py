@@ -27,7 +27,9 @@ from ibpc.ops._windows import (
     spread,
     torch_pads,
 )
-from ibpc.ops.base import Call, Layer, LayerPlan, NominalRule, OnnxNode
+from ibpc.ops.base import Layer, LayerPlan
+from ibpc.ops.onnx import OnnxNode
+from ibpc.ops.rules import Call, NominalRule
 
 FLAG: Final[Mapping[str, Any]] = {"enum": [0, 1], "default": 0}
 ATTRIBUTES: Final[Mapping[str, Any]] = {

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 
 from ibpc.interval import Interval, Paired
-from ibpc.ops.base import Call, IntervalRule, NominalRule, Operand, PairedOperand, RelaxationRule, Rules, TermsRule
 from ibpc.ops.combinators import Sharing, affine, apart, no_magnitude
+from ibpc.ops.rules import Call, IntervalRule, NominalRule, Operand, PairedOperand, RelaxationRule, Rules, TermsRule
 from ibpc.rounding import FLUSHED, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

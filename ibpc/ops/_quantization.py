@@ -10,7 +10,9 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Call, Fill, OnnxNode, Role
+from ibpc.ops.base import Fill, Role
+from ibpc.ops.onnx import OnnxNode
+from ibpc.ops.rules import Call
 
 VERSIONS: Final = (10, 13, 19, 21, 23, 24, 25, 28)
 AXIS: Final[Mapping[str, Any]] = {"type": ["integer", "null"], "default": None}

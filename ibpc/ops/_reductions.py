@@ -16,20 +16,10 @@ from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axes, onnx_integers
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    NominalRule,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Rules,
-    Value,
-    Writer,
-)
+from ibpc.ops.base import Operator
 from ibpc.ops.combinators import affine, no_macs, no_magnitude, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
 from ibpc.rounding import Arithmetic, vanishing
 
 Tensor: TypeAlias = torch.Tensor

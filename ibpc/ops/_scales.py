@@ -12,7 +12,8 @@ from ibpc.interval import Interval
 from ibpc.ir import Shape, format_shape
 from ibpc.ops._planes import chord
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Builder, Fill, LayerPlan, OnnxNode, Role, Value
+from ibpc.ops.base import Fill, LayerPlan, Role
+from ibpc.ops.onnx import Builder, OnnxNode, Value
 
 Tensor: TypeAlias = torch.Tensor
 Line: TypeAlias = tuple[Tensor, Tensor]

@@ -18,7 +18,8 @@ from ibpc.ir import BATCH, Shape, format_shape
 from ibpc.ops._element_types import number
 from ibpc.ops._gathers import elements_at, slices_at
 from ibpc.ops._shapes import positive_axis
-from ibpc.ops.base import Builder, OnnxNode, Tensor, Value
+from ibpc.ops.onnx import Builder, OnnxNode, Value
+from ibpc.ops.rules import Tensor
 
 _REDUCTIONS: Final = ("none", "add", "mul", "max", "min")
 _MOST_SOURCES: Final = 2**24

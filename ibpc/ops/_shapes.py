@@ -10,7 +10,8 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
-from ibpc.ops.base import Call, OnnxExport, OnnxNode, Writer
+from ibpc.ops.onnx import OnnxExport, OnnxNode, Writer
+from ibpc.ops.rules import Call
 
 AXES: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer"}}
 

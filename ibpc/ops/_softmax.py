@@ -9,7 +9,8 @@ import torch
 
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Plane, Value
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Plane
 from ibpc.rounding import ELEMENTARY_ULPS
 
 Tensor: TypeAlias = torch.Tensor

@@ -39,8 +39,8 @@ from ibpc.interval import Interval
 from ibpc.ops._norms import prefixes, suffixes
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import Line, Lines, factor_lines, scaled, weighted_lines
-from ibpc.ops.base import Call, NominalRule, Plane, Planes, Rules
 from ibpc.ops.combinators import nonlinear
+from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
 from ibpc.rounding import FLUSHED, UNIT, Arithmetic, down, gamma, up, vanishing
 
 Tensor: TypeAlias = torch.Tensor

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops.base import Call, IntervalRule, NominalRule, Operand, Plane, Planes, RelaxationRule, Rules
 from ibpc.ops.combinators import nonlinear
+from ibpc.ops.rules import Call, IntervalRule, NominalRule, Operand, Plane, Planes, RelaxationRule, Rules
 from ibpc.rounding import SMALLEST, Arithmetic
 
 View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]

@@ -13,8 +13,9 @@ from ibpc.ops._curves import defined, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import Function, above, below, chord, midpoint
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes
+from ibpc.ops.base import Operator
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 Tensor = torch.Tensor

@@ -12,7 +12,7 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import Shape
-from ibpc.ops.base import OnnxNode
+from ibpc.ops.onnx import OnnxNode
 
 SIZES: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1}
 PADS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2}

@@ -15,8 +15,9 @@ from ibpc.ops._elementwise import (
     sum_of_radii,
     two_terms,
 )
-from ibpc.ops.base import Call, Factors, Operator, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.rules import Call, Factors
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -27,20 +27,10 @@ from ibpc.ops._pools import (
     windows,
 )
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Kernel,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Kernel
 
 _POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 

@@ -1,12 +1,9 @@
-"""The operator record, the registry, and the combinators that most rules are made of.
+"""The operator record and the registry.
 
 An operator is one file that registers one frozen `Operator`: name, attributes (JSON Schema), parameters, shape
 rule, and `Rules`: how it acts on tensors (nominal), on boxes (interval), on both together in training (paired), and,
 if it is not affine, which planes bound it over a box (relaxation). Affine operators need no relaxation: the
 pull-back of a linear form is the vjp of the nominal rule.
-
-Rules are plain functions `rule(call, *operands, **parameters)` on tensors. `ibpc.lowering` runs the same functions on
-`torch.fx` proxies, so they may branch on the `call` (attributes, shapes, arithmetic) but never on values.
 """
 
 from __future__ import annotations
@@ -15,144 +12,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 import jsonschema
-import torch
 
-from ibpc.errors import GraphError, OperatorError, nearest
-from ibpc.interval import Interval, Paired
-from ibpc.ir import Attributes, Graph, Node, Shape
-from ibpc.rounding import (
-    UNIT,
-    Arithmetic,
-)
-
-Tensor: TypeAlias = torch.Tensor
-Operand: TypeAlias = Interval | Tensor
-PairedOperand: TypeAlias = Paired | Tensor
+from ibpc.errors import OperatorError, nearest
+from ibpc.ir import Attributes, Shape
+from ibpc.ops.onnx import OnnxExport, OnnxImport
+from ibpc.ops.rules import Rules, ShapeRule, TermsRule
 
 
-# ── one application of an operator ──────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
-class Call:
-    """One application of an operator, with everything that is known before any value is.
-
-    `operands`, `parameters` and `output` are shapes (dimension 0 is `BATCH` where the value depends on an input).
-    `own` is the unit roundoff in which bounds are computed.
-    """
-
-    attributes: Attributes
-    operands: tuple[Shape, ...]
-    parameters: Mapping[str, Shape]
-    output: Shape
-    arithmetic: Arithmetic = Arithmetic.REAL
-    own: float = UNIT
-
-    def __getitem__(self, attribute: str) -> Any:
-        return self.attributes[attribute]
-
-
-def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) -> Call:
-    """Return what is known of the node before any value is."""
-    parameters = {role: tuple(value.shape) for role, value in graph.parameters_of(node.name).items()}
-    operands = graph.shapes_of(graph.operands(node.name))
-    return Call(node.attributes, operands, parameters, node.shape, arithmetic)
-
-
-ScalingRule: TypeAlias = Callable[..., tuple[Tensor, Tensor]]
-ShapeRule: TypeAlias = Callable[[Attributes, tuple[Shape, ...], Mapping[str, Shape]], Shape]
-NominalRule: TypeAlias = Callable[..., Tensor]
-IntervalRule: TypeAlias = Callable[..., Interval]
-PairedRule: TypeAlias = Callable[..., Paired]
-TermsRule: TypeAlias = Callable[[Call], int]
-
-
-@dataclass(frozen=True)
-class Plane:
-    """An affine form of an operator's operands: Σ slopes · view(operands) + offset.
-
-    Slopes broadcast against the viewed operands. Without `views` the form is elementwise and has the shape of the
-    output; a view is a linear rearrangement of an operand whose extra trailing dimension is summed (windows).
-    """
-
-    slopes: tuple[Tensor, ...]
-    offset: Tensor
-    views: tuple[Callable[[Tensor], Tensor], ...] = ()
-
-    def __call__(self, *operands: Tensor) -> Tensor:
-        """Evaluate the form at a point."""
-        if not self.views:
-            return self.offset + sum(slope * x for slope, x in zip(self.slopes, operands, strict=True))
-        products = ((slope * view(x)).sum(-1) for slope, view, x in zip(self.slopes, self.views, operands, strict=True))
-        return self.offset + sum(products)
-
-
-@dataclass(frozen=True)
-class Planes:
-    """Two affine forms with lower(x) ≤ operator(x) ≤ upper(x) for every x in the box."""
-
-    lower: Plane
-    upper: Plane
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """How an affine operator on N×C×H×W sees windows of its operand, as a convolution does.
-
-    output[m, y, x] = bias[m] + Σ weight[m, c, i, j] · operand[c, y · stride − pad + i · dilation, …], zero outside of
-    the operand; `pads` are those before it, (top, left).
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    strides: tuple[int, int]
-    pads: tuple[int, int]
-    dilations: tuple[int, int]
-    group: int
-
-
-# Σ factor · operand, element by element.
-Factors: TypeAlias = tuple[float, ...]
-
-LocalRule: TypeAlias = Callable[..., Kernel | Factors | None]
-RelaxationRule: TypeAlias = Callable[..., Planes]
-TunedRule: TypeAlias = Callable[..., Planes]
-StartRule: TypeAlias = Callable[..., Tensor]
-KinksRule: TypeAlias = Callable[..., tuple[Tensor | float, ...]]
-
-
-@dataclass(frozen=True)
-class Rules:
-    """How an operator acts. `relaxation` is None exactly for affine operators.
-
-    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
-    *boxes)` gives planes for any t in [0, 1], of the shape of `start(call, *boxes)` and with any dimensions in front,
-    those of the relaxation at the start; an operator without it is tuned between its relaxation and its constant
-    bounds. `scaling(call, x)`, of operators whose
-    training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
-
-    `local(call, **parameters)` of an affine operator says which few elements of its operands each result depends on:
-    those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
-
-    What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
-    between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
-    """
-
-    nominal: NominalRule
-    interval: IntervalRule
-    paired: PairedRule
-    relaxation: RelaxationRule | None
-    training: NominalRule
-    tuned: TunedRule | None = None
-    start: StartRule | None = None
-    scaling: ScalingRule | None = None
-    kinks: KinksRule | None = None
-    local: LocalRule | None = None
-    selects: bool = False
-
-
-# ── parameters, layers of a spec, ONNX ──────────────────────────────────────────────────────────────────────────
+# ── parameters, layers of a spec ──────────────────────────────────────────────────────────────────────────
 class Fill(Enum):
     """What a fresh parameter is filled with: the layer's initialisation scheme, zeros, or ones."""
 
@@ -193,109 +63,6 @@ class Layer:
     options: Mapping[str, Mapping[str, Any]]
     plan: Callable[[Mapping[str, Any], tuple[Shape, ...]], LayerPlan]
     required: tuple[str, ...] = ()
-
-
-class Value(Protocol):
-    """A value of a network that is being imported: constant, or computed from an input."""
-
-    @property
-    def constant(self) -> Tensor | None:
-        """The value, if it is known."""
-        ...
-
-    @property
-    def shape(self) -> Shape:
-        """The shape (dimension 0 is `BATCH` where the value is not constant)."""
-        ...
-
-
-class Builder(Protocol):
-    """What an ONNX import rule builds with."""
-
-    def add(
-        self,
-        operator: str,
-        operands: Iterable[Value],
-        attributes: Attributes | None = None,
-        parameters: Mapping[str, Tensor] | None = None,
-    ) -> Value:
-        """Add a node (attributes left out take their defaults) and return its value."""
-        ...
-
-    def constant(self, value: Tensor) -> Value:
-        """Return a constant value."""
-        ...
-
-
-@dataclass(frozen=True)
-class OnnxNode:
-    """One ONNX node as an import rule sees it: `inputs` hold None for an input that is left out ("").
-
-    `version` is the operator version that the file's opset decides. `attributes` hold python values (ints, floats,
-    strings, lists, tensors) with the operator version's defaults filled in. `types` are the element types of the
-    file's inputs (numbers of onnx.TensorProto.DataType, 0 for one that is left out), `unread` the output slots that
-    nothing reads.
-    """
-
-    name: str
-    type: str
-    version: int
-    attributes: Mapping[str, Any]
-    inputs: tuple[Value | None, ...]
-    outputs: int = 1
-    types: tuple[int, ...] = ()
-    unread: frozenset[int] = frozenset()
-
-    def type_of(self, slot: int) -> int:
-        """Return the element type of the input of a slot in the file, 0 where it is left out or not known."""
-        return self.types[slot] if slot < len(self.types) else 0
-
-    def operand(self, slot: int) -> Value:
-        """Return the input of a slot. Raises GraphError if it is left out."""
-        value = self.inputs[slot] if slot < len(self.inputs) else None
-        if value is None:
-            raise GraphError.at(f"node {self.name}", f"input {slot} of {self.type} is left out", "a value")
-        return value
-
-    def optional(self, slot: int) -> Value | None:
-        """Return the input of a slot, or None if it is left out."""
-        return self.inputs[slot] if slot < len(self.inputs) else None
-
-    def known(self, slot: int) -> Tensor:
-        """Return the constant of a slot. Raises GraphError if it is left out or depends on an input."""
-        constant = self.operand(slot).constant
-        if constant is None:
-            raise GraphError.at(
-                f"node {self.name}", f"input {slot} of {self.type} depends on the network's input", "a constant"
-            )
-        return constant
-
-
-class Writer(Protocol):
-    """What an ONNX export rule writes with. Values are ONNX value names."""
-
-    def node(self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any) -> str:
-        """Append a node and return the name of its (first) output."""
-        ...
-
-    def constant(self, value: Tensor) -> str:
-        """Add an initializer and return its name."""
-        ...
-
-
-@dataclass(frozen=True)
-class OnnxImport:
-    """How an ONNX operator type comes in. `versions` are the operator versions (since_version) that `read` knows.
-
-    `read(node, builder)` returns the node's output value, or a tuple for several.
-    """
-
-    type: str
-    versions: tuple[int, ...]
-    read: Callable[[OnnxNode, Builder], Value | tuple[Value, ...]]
-
-
-OnnxExport: TypeAlias = Callable[[Call, Writer, tuple[str, ...], Mapping[str, Tensor]], str]
 
 
 # ── the record and the registry ─────────────────────────────────────────────────────────────────────────────────

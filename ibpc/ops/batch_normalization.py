@@ -14,23 +14,10 @@ from torch.overrides import wrap_torch_function
 from ibpc.errors import GraphError
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Shape, format_shape
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Fill,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    PairedOperand,
-    Role,
-    Rules,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import affine, no_macs
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

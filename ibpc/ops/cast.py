@@ -11,8 +11,10 @@ from ibpc.ops._element_types import DOUBLE, FLOAT, NAMES, NUMBERS, RANGES, holds
 from ibpc.ops._logic import truth, verdict
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import flushed, range_planes, sloped_planes
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Planes, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from ibpc.interval import Interval
 from ibpc.ops._curves import LARGEST, curve_planes, unbroken
 from ibpc.ops._elementwise import export_as, import_number, option_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
 
 # An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.

@@ -13,20 +13,10 @@ from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._planes import above, below, chord, inside
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default": None}

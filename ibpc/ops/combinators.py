@@ -12,7 +12,7 @@ from enum import Enum
 import torch
 
 from ibpc.interval import Interval, Paired
-from ibpc.ops.base import (
+from ibpc.ops.rules import (
     Call,
     IntervalRule,
     NominalRule,

@@ -8,8 +8,10 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
-from ibpc.ops.base import Call, Fill, Operator, Role, Rules, Writer, register
+from ibpc.ops.base import Fill, Operator, Role, register
 from ibpc.ops.combinators import apart, no_macs
+from ibpc.ops.onnx import Writer
+from ibpc.ops.rules import Call, Rules
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -33,20 +33,10 @@ from ibpc.ops._windows import (
     split_padding,
     spread,
 )
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Kernel,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import Sharing, affine
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Kernel
 
 _CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

@@ -23,8 +23,10 @@ from ibpc.ops._convolution import (
     write_parameters,
 )
 from ibpc.ops._windows import onnx_sizes, pads_option, resolve_padding, sizes_option, spatial_sizes, spread
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import Sharing, affine
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 _CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {
     1: F.conv_transpose1d,

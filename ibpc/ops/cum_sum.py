@@ -8,8 +8,10 @@ import torch
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import torch
 
 from ibpc.ops._quantization import AXIS, ROLES, VERSIONS, along_axis, read_parameters, shape
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor, *, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
 from ibpc.ops._planes import product_planes
 from ibpc.ops._products import corners, flushable, scaling
-from ibpc.ops.base import Call, Operand, Operator, PairedOperand, Plane, Planes, Rules, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import Sharing, apart, no_macs, outward
+from ibpc.ops.rules import Call, Operand, PairedOperand, Plane, Planes, Rules
 from ibpc.rounding import SMALLEST, Arithmetic
 
 

@@ -11,8 +11,10 @@ from ibpc.errors import GraphError
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import option_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, PairedOperand, Rules, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import s_shaped_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 4 ulps. One minus a polynomial times e⁻ˣ² (Abramowitz and Stegun 1964, 7.1.26)

@@ -9,8 +9,9 @@ from ibpc.ops._curves import nonnegative, unbroken
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import convex_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS
 
 

@@ -12,8 +12,10 @@ from ibpc.ops._gathers import positive_indices, read_compress, read_elements, re
 from ibpc.ops._scatters import read_elements as read_scattered_elements
 from ibpc.ops._scatters import read_nd as read_scattered_slices
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Builder, Call, Fill, OnnxImport, OnnxNode, Operator, Role, Value, Writer, register
+from ibpc.ops.base import Fill, Operator, Role, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -13,20 +13,10 @@ from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._curves import curve_planes, gated_interval
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT
 
 Tensor = torch.Tensor

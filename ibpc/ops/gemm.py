@@ -12,23 +12,10 @@ from torch.nn import functional as F
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Fill,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operand,
-    Operator,
-    Role,
-    Rules,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import Sharing, affine
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Operand, Rules
 from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowered, vanishing
 
 

@@ -9,8 +9,9 @@ import torch
 
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._pools import global_layer, global_shape, mean_of_radii
-from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -12,8 +12,9 @@ from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._pools import global_layer, global_shape
 from ibpc.ops._reductions import greatest_planes
-from ibpc.ops.base import Call, Operator, Plane, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.rules import Call, Plane, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

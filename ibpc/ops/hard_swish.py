@@ -10,8 +10,9 @@ from ibpc.interval import Interval
 from ibpc.ops._curves import curve_planes, gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT
 
 BOTTOM: Final = -1.5

@@ -8,8 +8,10 @@ import torch
 
 from ibpc.errors import unreachable
 from ibpc.ir import BATCH, INPUT, Attributes, Shape
-from ibpc.ops.base import Call, Operator, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Writer
+from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -13,8 +13,10 @@ from ibpc.ops._channel_groups import grouped_shape, grouping, write_instances
 from ibpc.ops._scales import ROLES, epsilon_option, flag_option
 from ibpc.ops._standardization import EPSILON
 from ibpc.ops._windows import spatial_sizes
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

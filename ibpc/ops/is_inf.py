@@ -10,8 +10,10 @@ from ibpc.interval import Interval
 from ibpc.ops._element_types import FLOAT
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import elementwise_range
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -19,8 +19,10 @@ from ibpc.ops._scales import (
 )
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._standardization import EPSILON, Layout, standardizing
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 _TYPES_OF_STASH = (1, 11)
 

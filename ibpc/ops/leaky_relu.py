@@ -11,8 +11,9 @@ from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_number, option_layer
 from ibpc.ops._leaky import leaky_interval, leaky_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs, nonlinear
+from ibpc.ops.rules import Call, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -21,8 +21,9 @@ from ibpc.ops._softmax import (
     relative_error,
     tangent_line,
 )
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 

@@ -9,8 +9,10 @@ from ibpc.ops._element_types import number
 from ibpc.ops._logic import export_logical, truth, verdict
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import elementwise_range
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Value, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,10 @@ from ibpc.ops._norms import moduli, norm, sums_of_others
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import factor_lines
 from ibpc.ops._shapes import feature_axis
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Plane, Planes, Value, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, UNIT, Arithmetic
 
 

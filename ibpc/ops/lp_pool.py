@@ -13,20 +13,10 @@ from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._norms import norm, norm_interval, norm_planes
 from ibpc.ops._pools import ATTRIBUTES, covering_pads, onnx_pool, planned_pool, pool_options, pooled_shape, windows
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 
 def gathered(call: Call, x: torch.Tensor) -> torch.Tensor:

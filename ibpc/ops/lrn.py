@@ -15,21 +15,10 @@ from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._norms import moduli
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import factor_lines
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, Arithmetic, vanishing
 
 

@@ -17,8 +17,10 @@ from ibpc.ops._elementwise import export_as, option_free_layer
 from ibpc.ops._planes import blended_planes, product_planes
 from ibpc.ops._products import bilinear, corners, flushable
 from ibpc.ops._shapes import broadcast
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operand, Operator, Plane, Planes, Value, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import Sharing
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import Arithmetic, inflation, vanishing
 
 View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]

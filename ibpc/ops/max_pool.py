@@ -26,21 +26,10 @@ from ibpc.ops._pools import (
 )
 from ibpc.ops._reductions import greatest_planes
 from ibpc.ops._windows import sizes_option, torch_pads
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Plane, Planes
 
 _POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 

@@ -7,8 +7,9 @@ from functools import reduce
 import torch
 
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer, sum_of_radii
-from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:

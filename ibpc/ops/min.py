@@ -7,7 +7,8 @@ from functools import reduce
 import torch
 
 from ibpc.ops._choices import choice, greatest_planes, mirrored, negated
-from ibpc.ops.base import Call, Operand, Planes, register
+from ibpc.ops.base import register
+from ibpc.ops.rules import Call, Operand, Planes
 
 
 def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:

@@ -10,8 +10,10 @@ from ibpc.interval import Interval
 from ibpc.ops._element_types import number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._steps import elementwise_range, flushed
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operand, Operator, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Operand
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,9 @@ from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
 from ibpc.ops._planes import product_planes
 from ibpc.ops._products import bilinear, corners, flushable
-from ibpc.ops.base import Call, Operand, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import Sharing, no_macs, outward
+from ibpc.ops.rules import Call, Operand, Planes
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,9 @@ import torch
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, PairedOperand, Rules, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import apart, no_macs
+from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -14,20 +14,10 @@ from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import onnx_integers, positive_axis
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Kernel,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Kernel
 
 _MODES: Final = ("constant", "reflect", "edge")
 

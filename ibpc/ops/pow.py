@@ -14,8 +14,10 @@ from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
 from ibpc.ops._planes import convex_planes
 from ibpc.ops._products import corners
 from ibpc.ops._steps import range_planes
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operand, Operator, Plane, Planes, Value, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
 Tensor = torch.Tensor

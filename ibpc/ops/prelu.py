@@ -13,22 +13,10 @@ from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._leaky import leaky_interval, leaky_planes
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Fill,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Planes,
-    Role,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -12,8 +12,10 @@ from ibpc.interval import Interval
 from ibpc.ops._element_types import NUMBERS, RANGES, name_of
 from ibpc.ops._quantization import AXIS, ROLES, VERSIONS, along_axis, read_parameters, shape
 from ibpc.ops._steps import range_planes
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Planes, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 TYPES: Final = ("uint8", "int8", "uint16", "int16")
 # x / scale is one rounding off, or two as a product with 1 / scale; the bound's own division is one more.

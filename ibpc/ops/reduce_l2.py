@@ -7,8 +7,9 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._norms import norm_interval, norm_planes
 from ibpc.ops._reductions import count, gathered, gathered_box, reduction
-from ibpc.ops.base import Call, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
+from ibpc.ops.rules import Call, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,9 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._reductions import SUM, gathered, reduction, total
-from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear, outward
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS
 
 

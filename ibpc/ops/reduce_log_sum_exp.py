@@ -7,8 +7,9 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._reductions import count, gathered, gathered_box, reduction
 from ibpc.ops._softmax import chord_line, relative_error, tangent_line
-from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear, outward
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 

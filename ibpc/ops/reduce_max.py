@@ -7,8 +7,9 @@ from dataclasses import replace
 import torch
 
 from ibpc.ops._reductions import maximum_planes, reduction
-from ibpc.ops.base import Call, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import monotone
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

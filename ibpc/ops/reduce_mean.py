@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from ibpc.ops._reductions import count, reduction, sum_of_radii
-from ibpc.ops.base import Call, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import affine, no_magnitude
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

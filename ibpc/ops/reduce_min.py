@@ -6,8 +6,9 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._reductions import maximum_planes, reduction
-from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import monotone
+from ibpc.ops.rules import Call, Plane, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

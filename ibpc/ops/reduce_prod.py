@@ -8,8 +8,9 @@ from ibpc.interval import Interval
 from ibpc.ops._planes import midpoint
 from ibpc.ops._products import corners
 from ibpc.ops._reductions import count, gathered, gathered_box, reduction
-from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import FLUSHED, Arithmetic, down, up
 
 

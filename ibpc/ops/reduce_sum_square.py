@@ -8,8 +8,9 @@ from ibpc.interval import Interval
 from ibpc.ops._norms import moduli, power_chord
 from ibpc.ops._planes import midpoint
 from ibpc.ops._reductions import count, gathered, gathered_box, reduction, summed
-from ibpc.ops.base import Call, Plane, Planes, register
+from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
+from ibpc.ops.rules import Call, Plane, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,9 @@ from torch.overrides import wrap_torch_function
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Operator, PairedOperand, Plane, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.rules import Call, PairedOperand, Plane, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,10 @@ from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._interpolation import MODES, NEAREST, Axis, Kernel, nearest, weights
 from ibpc.ops._shapes import positive_axis
-from ibpc.ops.base import Builder, Call, Fill, OnnxImport, OnnxNode, Operator, Role, Rules, Value, Writer, register
+from ibpc.ops.base import Fill, Operator, Role, register
 from ibpc.ops.combinators import affine, no_magnitude
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Rules
 from ibpc.rounding import UNIT, Arithmetic
 
 Tensor = torch.Tensor

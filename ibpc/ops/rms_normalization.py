@@ -25,21 +25,10 @@ from ibpc.ops._scales import (
 )
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._standardization import EPSILON
-from ibpc.ops.base import (
-    Builder,
-    Call,
-    Layer,
-    LayerPlan,
-    OnnxImport,
-    OnnxNode,
-    Operator,
-    Plane,
-    Planes,
-    Value,
-    Writer,
-    register,
-)
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, FLUSHED, UNIT, Arithmetic, vanishing
 
 _TYPES_OF_STASH = (1, 11)

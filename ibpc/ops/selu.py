@@ -12,8 +12,10 @@ from ibpc.ops._curves import curve_planes
 from ibpc.ops._elementwise import export_as, option_free_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Planes, Value, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 # The constants of Klambauer et al. 2017 in binary32, which are the defaults of ONNX.

@@ -13,8 +13,10 @@ from ibpc.ir import Shape
 from ibpc.ops._elementwise import export_as
 from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Planes, Value, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT
 
 HALF_WIDTH: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0}

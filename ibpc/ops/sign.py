@@ -8,8 +8,9 @@ from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import elementwise_range, flushed
-from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -11,8 +11,10 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import dimension_option, feature_axes, feature_axis, onnx_integers, positive_axis
-from ibpc.ops.base import Builder, Call, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, Writer, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call
 
 _INTEGERS: Final[Mapping[str, Any]] = {"type": "array", "items": {"type": "integer"}}
 _TO_THE_END: Final = 2**31 - 1

@@ -21,8 +21,9 @@ from ibpc.ops._softmax import (
     placed,
     relative_error,
 )
-from ibpc.ops.base import Call, Operator, Planes, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic, vanishing
 
 

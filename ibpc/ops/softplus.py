@@ -12,8 +12,9 @@ from ibpc.ir import Shape
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._planes import convex_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Layer, LayerPlan, Operator, Planes, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 3 ulps. ln(fl(1 + eˣ)) with an exponential of 8 ulps has an argument that is off

@@ -8,8 +8,9 @@ from typing import Any
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import AXES, dimension_option, export_axes, feature_axes, onnx_integers, reshaped
-from ibpc.ops.base import Builder, Layer, LayerPlan, OnnxImport, OnnxNode, Operator, Value, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, passthrough
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -14,8 +14,9 @@ from ibpc.ops._elementwise import (
     option_free_layer,
     sum_of_radii,
 )
-from ibpc.ops.base import Call, Operator, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:

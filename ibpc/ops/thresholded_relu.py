@@ -13,8 +13,9 @@ from ibpc.ir import Shape
 from ibpc.ops._elementwise import export_as, import_number
 from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Call, Layer, LayerPlan, Operator, Planes, register
+from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.rules import Call, Planes
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

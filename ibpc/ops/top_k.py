@@ -11,8 +11,10 @@ from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._steps import range_planes
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Planes, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Planes
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:

@@ -13,8 +13,10 @@ from ibpc.ops._element_types import BOOL, number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._logic import Verdict, truth
 from ibpc.ops._steps import box_of
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operand, Operator, Plane, Planes, Value, Writer, register
+from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Operand, Plane, Planes
 
 
 def nominal(call: Call, condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import torch
 
 from ibpc.ir import Graph, Node, format_shape
 from ibpc.ops import operators
-from ibpc.ops.base import call_of
+from ibpc.ops.rules import call_of
 from ibpc.passes.base import Log, Pass
 
 

@@ -17,7 +17,7 @@ from ibpc.data import Dataset
 from ibpc.ir import format_shape
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.ops.base import call_of
+from ibpc.ops.rules import call_of
 from ibpc.passes import EVALUATION
 from ibpc.report.demonstration import Demonstration
 from ibpc.report.wording import format_eps

@@ -19,7 +19,7 @@ from ibpc.lowering import REGISTERED, Phase, lower_interval, lower_nominal, lowe
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.ops.base import Rules
+from ibpc.ops.rules import Rules
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws

@@ -23,7 +23,8 @@ from ibpc.ir import INPUT, Graph, Node
 from ibpc.lowering import lower_paired
 from ibpc.margins import margins_of
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Operand, Operator, call_of
+from ibpc.ops.base import Operator
+from ibpc.ops.rules import Call, Operand, call_of
 from ibpc.training.fields import value
 from ibpc.training.graphs import TrainingGraphs
 

@@ -12,8 +12,8 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Operand, Rules
 from ibpc.ops.combinators import apart
+from ibpc.ops.rules import Call, Operand, Rules
 from ibpc.training.graphs import TrainingGraphs
 
 _SHRUNK = "Relu"

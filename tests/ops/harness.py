@@ -18,7 +18,8 @@ import ibpc.lowering as lowering
 from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH, INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops.base import Operator, Plane
+from ibpc.ops.base import Operator
+from ibpc.ops.rules import Plane
 from tests.ops.cases import Case
 from tests.ops.onnx_tools import feeds, read_back, write_model
 from tests.ops.scene import (

@@ -15,7 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape
 from ibpc.ops import operators
-from ibpc.ops.base import Call, OnnxImport, OnnxNode, Operator, Value
+from ibpc.ops.base import Operator
+from ibpc.ops.onnx import OnnxImport, OnnxNode, Value
+from ibpc.ops.rules import Call
 from tests.ops.scene import Scene
 
 Tensor = torch.Tensor

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ibpc.ops._windows import torch_pads
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform, Values
 
 Tensor = torch.Tensor

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Values
 
 

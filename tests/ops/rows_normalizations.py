@@ -7,7 +7,7 @@ from math import prod
 import torch
 
 from ibpc.ops import lp_pool, lrn
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform
 
 Tensor = torch.Tensor

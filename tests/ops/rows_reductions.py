@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ibpc.ops._reductions import gathered
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case
 
 Tensor = torch.Tensor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform, Values
 
 Tensor = torch.Tensor

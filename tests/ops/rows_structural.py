@@ -6,7 +6,7 @@ from itertools import product
 
 import torch
 
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform
 
 Tensor = torch.Tensor

@@ -12,7 +12,8 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Shape
-from ibpc.ops.base import Call, Operator
+from ibpc.ops.base import Operator
+from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 from tests.ops.cases import Box, Case, Uniform, Values
 

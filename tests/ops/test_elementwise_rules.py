@@ -22,7 +22,8 @@ from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH, Graph, Node
 from ibpc.lowering import lower_interval, lower_paired, parameter_tree
 from ibpc.ops import matmul, operators
-from ibpc.ops.base import Call, OnnxNode, Planes
+from ibpc.ops.onnx import OnnxNode
+from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import UNIT, Arithmetic
 from tests.ops.onnx_tools import EvaluatingBuilder, KnownValue
 from tests.ops.rows_elementwise import (

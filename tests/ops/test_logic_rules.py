@@ -10,7 +10,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import BATCH
 from ibpc.ops import operators
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
 GRID = (-1.0, -0.5, 0.0, 0.5, 1.0)

@@ -13,8 +13,10 @@ from torch import fx
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops import gemm, operators
-from ibpc.ops.base import Builder, Call, OnnxImport, OnnxNode, Operator, Plane, Planes, Value, Writer
+from ibpc.ops.base import Operator
 from ibpc.ops.combinators import affine, monotone, outward
+from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import Arithmetic, inflation
 from tests.ops.cases import rows
 from tests.ops.harness import PROPERTIES

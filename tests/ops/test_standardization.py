@@ -11,7 +11,7 @@ from ibpc.interval import Interval
 from ibpc.ir import BATCH
 from ibpc.ops import operators
 from ibpc.ops._standardization import MOST_ENUMERATED
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
 Tensor = torch.Tensor

@@ -16,7 +16,9 @@ from ibpc.interval import Interval, Paired
 from ibpc.ir import BATCH, INPUT, Attributes, Graph, Node, Shape
 from ibpc.lowering import lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Layer, OnnxNode, Value
+from ibpc.ops.base import Layer
+from ibpc.ops.onnx import OnnxNode, Value
+from ibpc.ops.rules import Call
 
 Tensor = torch.Tensor
 

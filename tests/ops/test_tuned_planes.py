@@ -7,7 +7,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops import operators
-from ibpc.ops.base import Call, Plane
+from ibpc.ops.rules import Call, Plane
 from ibpc.rounding import Arithmetic
 
 Tensor = torch.Tensor

@@ -14,7 +14,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.ops import operators
-from ibpc.ops.base import Call, call_of
+from ibpc.ops.rules import Call, call_of
 from ibpc.passes import EVALUATION
 from tests.ops.rows_core import (
     conv_bias_last,

@@ -13,7 +13,7 @@ from ibpc.frontends.spec import graph_from_spec
 from ibpc.interval import Interval, Paired
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.ops.base import Call
+from ibpc.ops.rules import Call
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods import Terms, methods

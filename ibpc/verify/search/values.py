@@ -16,7 +16,7 @@ from ibpc.bounds.ascent import Ascent, Ends, Start, ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
-from ibpc.ops.base import Operand
+from ibpc.ops.rules import Operand
 from ibpc.verify.goal import Goal
 from ibpc.verify.proof import Evidence, Half, Place, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.search.neurons import Cut, Neurons

@@ -1,0 +1,114 @@
+"""How operators come in from ONNX and go back: what rules of import and export see, and what they write with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+from ibpc.errors import GraphError
+from ibpc.ir import Attributes, Shape
+from ibpc.ops.rules import Call, Tensor
+
+
+class Value(Protocol):
+    """A value of a network that is being imported: constant, or computed from an input."""
+
+    @property
+    def constant(self) -> Tensor | None:
+        """The value, if it is known."""
+        ...
+
+    @property
+    def shape(self) -> Shape:
+        """The shape (dimension 0 is `BATCH` where the value is not constant)."""
+        ...
+
+
+class Builder(Protocol):
+    """What an ONNX import rule builds with."""
+
+    def add(
+        self,
+        operator: str,
+        operands: Iterable[Value],
+        attributes: Attributes | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Value:
+        """Add a node (attributes left out take their defaults) and return its value."""
+        ...
+
+    def constant(self, value: Tensor) -> Value:
+        """Return a constant value."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnnxNode:
+    """One ONNX node as an import rule sees it: `inputs` hold None for an input that is left out ("").
+
+    `version` is the operator version that the file's opset decides. `attributes` hold python values (ints, floats,
+    strings, lists, tensors) with the operator version's defaults filled in. `types` are the element types of the
+    file's inputs (numbers of onnx.TensorProto.DataType, 0 for one that is left out), `unread` the output slots that
+    nothing reads.
+    """
+
+    name: str
+    type: str
+    version: int
+    attributes: Mapping[str, Any]
+    inputs: tuple[Value | None, ...]
+    outputs: int = 1
+    types: tuple[int, ...] = ()
+    unread: frozenset[int] = frozenset()
+
+    def type_of(self, slot: int) -> int:
+        """Return the element type of the input of a slot in the file, 0 where it is left out or not known."""
+        return self.types[slot] if slot < len(self.types) else 0
+
+    def operand(self, slot: int) -> Value:
+        """Return the input of a slot. Raises GraphError if it is left out."""
+        value = self.inputs[slot] if slot < len(self.inputs) else None
+        if value is None:
+            raise GraphError.at(f"node {self.name}", f"input {slot} of {self.type} is left out", "a value")
+        return value
+
+    def optional(self, slot: int) -> Value | None:
+        """Return the input of a slot, or None if it is left out."""
+        return self.inputs[slot] if slot < len(self.inputs) else None
+
+    def known(self, slot: int) -> Tensor:
+        """Return the constant of a slot. Raises GraphError if it is left out or depends on an input."""
+        constant = self.operand(slot).constant
+        if constant is None:
+            raise GraphError.at(
+                f"node {self.name}", f"input {slot} of {self.type} depends on the network's input", "a constant"
+            )
+        return constant
+
+
+class Writer(Protocol):
+    """What an ONNX export rule writes with. Values are ONNX value names."""
+
+    def node(self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any) -> str:
+        """Append a node and return the name of its (first) output."""
+        ...
+
+    def constant(self, value: Tensor) -> str:
+        """Add an initializer and return its name."""
+        ...
+
+
+@dataclass(frozen=True)
+class OnnxImport:
+    """How an ONNX operator type comes in. `versions` are the operator versions (since_version) that `read` knows.
+
+    `read(node, builder)` returns the node's output value, or a tuple for several.
+    """
+
+    type: str
+    versions: tuple[int, ...]
+    read: Callable[[OnnxNode, Builder], Value | tuple[Value, ...]]
+
+
+OnnxExport: TypeAlias = Callable[[Call, Writer, tuple[str, ...], Mapping[str, Tensor]], str]

@@ -302,7 +302,7 @@ class SumsThenCurves(torch.nn.Module):
 
 @pytest.mark.parametrize("method", ["forward", "crown-ibp", "crown", "alpha-crown", "bab", "mip", "auto"])
 @pytest.mark.parametrize("cut", ["inputs", "values"])
-def test_values_without_features_are_bounded_and_cut(method, cut, monkeypatch):
+def test_values_without_features_are_bounded_cut_and_checked(method, cut, monkeypatch, tmp_path):
     if method == "mip":
         pytest.importorskip("highspy")
     if cut == "values":
@@ -319,3 +319,6 @@ def test_values_without_features_are_bounded_and_cut(method, cut, monkeypatch):
     found = ibpc.decide(net, prop, method=method, timeout=20)
     assert found.verdict is (ibpc.Verdict.VERIFIED if method in ("bab", "auto") else found.verdict)
     assert found.verdict is not ibpc.Verdict.FALSIFIED
+    net.save(tmp_path / "model")
+    ibpc.write_certificate(tmp_path / "c.json", tmp_path / "model", net, prop, found)
+    assert [claim.detail for claim in ibpc.check(tmp_path / "c.json") if not claim.holds] == []

@@ -22,7 +22,7 @@ from ibpc.ops.onnx import OnnxExport, OnnxImport
 from ibpc.ops.rules import Rules, ShapeRule, TermsRule
 
 
-# ── parameters, layers of a spec ──────────────────────────────────────────────────────────────────────────
+# ── parameters, layers of a spec ────────────────────────────────────────────────────────────────────────────────
 class Fill(Enum):
     """What a fresh parameter is filled with: the layer's initialisation scheme, zeros, or ones."""
 

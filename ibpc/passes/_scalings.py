@@ -333,7 +333,7 @@ def _ungrouped(node: Node, weight: torch.Tensor, shape: torch.Size) -> torch.Ten
 def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
     """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
     least = torch.finfo(dtype).tiny
-    ends = [end for value in values for end in torch.aminmax(value)]
+    ends = [end for value in values if value.numel() for end in torch.aminmax(value)]
     is_finite = all(bool(end.to(dtype).isfinite()) for end in ends)
     return is_finite and all(bool(((factor == 0) | (factor.abs() >= least)).all()) for factor in factors)
 

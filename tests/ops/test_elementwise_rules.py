@@ -90,6 +90,9 @@ def test_planes_of_relu_hold_at_ends_that_are_zero_or_infinite() -> None:
     """Exact where the box is on one side of 0; a box without ends on both sides has planes that claim nothing."""
     inf = torch.inf
     x = box((-1, 2), (-2, 1), (0, 0), (0, 3), (-3, 0), (1, inf), (0, inf), (-inf, -1), (-inf, 0), (5e-324, 1e-323))
+    small = box((-1, 1e-9), (-1e-9, 1), (-1e-6, 1e-6))
+    for end in (small.lower, small.upper):
+        torch.testing.assert_close(planes("Relu", small).upper(end), end.relu(), rtol=1e-12, atol=1e-16)
     found = planes("Relu", x)
     lower, upper = found.lower, found.upper
     torch.testing.assert_close(lower.slopes[0][0], torch.tensor([1, 0, 0, 1, 0, 1, 1, 0, 0, 1.0]).double())

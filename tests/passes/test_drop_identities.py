@@ -50,11 +50,14 @@ UNCHANGED = {
     "minus zero": ("Sub", {}, [0.0]),
     "times one": ("Mul", {}, [[1.0], [1.0]]),
     "over one": ("Div", {}, [1.0]),
+    "no padding": ("Pad", {"pads": [0] * 6}, None),
 }
 CHANGED = {
     "transpose": ("Transpose", {"perm": [0, 2, 1]}, None),
     "plus": ("Add", {}, [0.0, 1e-30, 0.0]),
     "times": ("Mul", {}, [1.0, 1.0, 2.0]),
+    "shift to the right": ("Pad", {"pads": [0, 0, 1, 0, 0, -1]}, None),
+    "shift to the left": ("Pad", {"pads": [0, -1, 0, 0, 1, 0]}, None),
 }
 
 

@@ -229,17 +229,23 @@ def test_a_specification_stays() -> None:
     assert "margins carries a specification" in refusal(again.finish("bn"))
 
 
+@pytest.mark.parametrize("other", [None, 1.0, -1.0])
 @pytest.mark.parametrize(
     ("role", "value"),
-    [("weight", 1e-44), ("weight", float("nan")), ("running_var", -1.0), ("running_mean", 1e38), ("weight", 1e38)],
+    [
+        *(("weight", value) for value in (1e-44, -1e-44, float("nan"), 1e38, -1e38)),
+        *(("running_mean", value) for value in (1e38, -1e38, float("nan"))),
+        ("running_var", -1.0),
+    ],
 )
-def test_values_outside_the_normal_range_stay(role: str, value: float) -> None:
+def test_values_outside_the_normal_range_stay(role: str, value: float, other: float | None) -> None:
+    """Of all channels, or of one of them."""
     net = Net(3)
     net.add("gemm", "Gemm", "x", weight=torch.ones(2, 3))
     net.normalization("bn", "gemm", seeded())
     graph = net.finish("bn")
     graph.state["bn.running_var"] = torch.full((2,), 1e-6)
-    graph.state[f"bn.{role}"] = torch.full((2,), value)
+    graph.state[f"bn.{role}"] = torch.tensor([value, value if other is None else other])
     assert "the weights of gemm would leave the normal range" in refusal(graph)
 
 

@@ -552,8 +552,8 @@ MUTATIONS = (
     Mutation(
         "the constants of inputs that do not vary left out of forward forms",
         "ibpc/bounds/forms.py",
-        "form[-1] = torch.where(elements, 0.0, _flat(box.lower))",
-        "form[-1] = torch.where(elements, 0.0, 0.0 * _flat(box.lower))",
+        "form[-1] = torch.where(elements, 0.0, flat(box.lower))",
+        "form[-1] = torch.where(elements, 0.0, 0.0 * flat(box.lower))",
         "tests/test_forward.py",
     ),
     Mutation(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk
+from ibpc.bounds.values import Step, Values, Walk, flat
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Operand, Plane
@@ -131,9 +131,8 @@ class Encoding:
                 for x, part, shape in zip(operands, parts, shapes, strict=True)
                 if part is not None or not isinstance(x, Interval)
             ]
-            result = function(*points)
-            flat: Array = result.reshape(len(result), -1).cpu().numpy()
-            return flat
+            result: Array = flat(function(*points)).cpu().numpy()
+            return result
 
         zero = applied([None if e is None else np.zeros((1, len(e.constant))) for e in found])[0]
         constant = applied([None if e is None else e.constant[None] for e in found])[0]

@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk
+from ibpc.bounds.values import Step, Values, Walk, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane
 
@@ -96,8 +96,8 @@ class _Ends:
 
     def __init__(self, boxes: Sequence[Interval], varying: Sequence[Tensor]) -> None:
         chosen = list(zip(boxes, varying, strict=True))
-        lower = torch.cat([_flat(box.lower)[:, elements] for box, elements in chosen], 1).T
-        upper = torch.cat([_flat(box.upper)[:, elements] for box, elements in chosen], 1).T
+        lower = torch.cat([flat(box.lower)[:, elements] for box, elements in chosen], 1).T
+        upper = torch.cat([flat(box.upper)[:, elements] for box, elements in chosen], 1).T
         self._center, self._radius = 0.5 * lower + 0.5 * upper, 0.5 * upper - 0.5 * lower
         self._modulus = self._center.abs() + self._radius
 
@@ -118,18 +118,13 @@ class _Ends:
         return torch.einsum("nb...,nb->b...", form[:-1], weight)
 
 
-def _flat(x: Tensor) -> Tensor:
-    """Return a batch with its elements in a row, (B, n)."""
-    return x.reshape(len(x), prod(x.shape[1:]))
-
-
 def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor]) -> list[Forms]:
     """Return the forms of the inputs: of what varies itself, of the rest its value."""
     total, first, found = sum(int(elements.sum()) for elements in varying), 0, []
     for box, elements in zip(boxes, varying, strict=True):
         batch, count = len(box.lower), int(elements.sum())
         form = box.lower.new_zeros(total + 1, batch, elements.numel())
-        form[-1] = torch.where(elements, 0.0, _flat(box.lower))
+        form[-1] = torch.where(elements, 0.0, flat(box.lower))
         form[first : first + count, :, elements] = torch.eye(count, dtype=form.dtype, device=form.device)[:, None]
         found.append(Forms(*2 * (form.reshape(total + 1, *box.lower.shape),)))
         first += count

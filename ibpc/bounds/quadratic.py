@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Walk, advance, start
+from ibpc.bounds.values import Step, Walk, advance, flat, start
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Operand
@@ -143,19 +143,19 @@ class _Pushed:
         for name in walk.inputs:
             box = self._values.box(name)
             center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
-            flat = radius.reshape(len(radius), -1)
-            slopes, rest = [], torch.ones_like(flat)
+            radii = flat(radius)
+            slopes, rest = [], torch.ones_like(radii)
             for axis in axes:
-                unit = torch.zeros_like(flat)
-                if 0 <= axis - first < flat.shape[1]:
+                unit = torch.zeros_like(radii)
+                if 0 <= axis - first < radii.shape[1]:
                     unit[:, axis - first] = 1.0
                     rest[:, axis - first] = 0.0
-                slopes.append((unit * flat).reshape(radius.shape))
+                slopes.append((unit * radii).reshape(radius.shape))
             nothing = torch.zeros_like(center)
             parts = [center, *slopes, *[nothing] * len(self.pairs[0])]
             slack = _SLACK * (center.abs() + radius)
             forms[name] = _Form(torch.stack(parts), radius * rest.reshape(radius.shape) + slack)
-            first += flat.shape[1]
+            first += radii.shape[1]
         return forms
 
     def _through(self, step: Step) -> _Form:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Final, Protocol, TypeAlias
 
 import torch
@@ -118,6 +119,11 @@ class Values:
         low = torch.where(lower > box.lower, lower, box.lower)
         high = torch.where(upper < box.upper, upper, box.upper)
         self.known[name] = Interval.bounds(low, torch.maximum(low, high))
+
+
+def flat(x: Tensor) -> Tensor:
+    """Return a batch (B, *shape) with its elements in a row, (B, n), also where each sample is a number (B,)."""
+    return x.reshape(len(x), prod(x.shape[1:]))
 
 
 def start(walk: Walk, boxes: tuple[Interval, ...]) -> Values:

@@ -12,7 +12,7 @@ import torch
 
 from ibpc.bounds.ascent import Ascent, Ends, Plain, Start, estimated
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk
+from ibpc.bounds.values import Step, Values, Walk, flat
 from ibpc.interval import Interval
 
 Tensor: TypeAlias = torch.Tensor
@@ -109,17 +109,12 @@ def _clamped(values: Values, candidates: Sequence[Cut], side: int) -> Values:
     result = Values(dict(values.known), values.errors)
     for name in {cut.value for cut in candidates}:
         box = result.box(name)
-        lower, upper = _flat(box.lower.clone()), _flat(box.upper.clone())
+        lower, upper = flat(box.lower.clone()), flat(box.upper.clone())
         for number, cut in enumerate(candidates):
             if cut.value == name:
                 (lower if side > 0 else upper)[number, cut.element] = cut.at
         result.known[name] = Interval.bounds(lower.view_as(box.lower), upper.view_as(box.upper))
     return result
-
-
-def _flat(values: Tensor) -> Tensor:
-    """Return values (B, *shape) as (B, n), also where each is a single number (B,)."""
-    return values.reshape(len(values), -1)
 
 
 def _box(box: Interval, left: Sequence[int]) -> Interval:
@@ -135,7 +130,7 @@ def _cost(step: Step, box: Interval, form: Tensor) -> Tensor:
     middle = 0.5 * box.lower + 0.5 * box.upper
     gaps = [planes.upper(x) - planes.lower(x) for x in (box.lower, middle, box.upper)]
     gap = torch.stack(gaps).amax(0) * (box.lower < box.upper)
-    return _flat((0.5 * form.abs().amax(0) * gap).nan_to_num(0.0, 0.0, 0.0))
+    return flat((0.5 * form.abs().amax(0) * gap).nan_to_num(0.0, 0.0, 0.0))
 
 
 def _points(step: Step, box: Interval) -> Tensor:
@@ -147,14 +142,14 @@ def _points(step: Step, box: Interval) -> Tensor:
         at = torch.zeros_like(middle) + kink
         is_nearer = (box.lower < at) & (at < box.upper) & ((at - middle).abs() < distance)
         point, distance = torch.where(is_nearer, at, point), torch.where(is_nearer, (at - middle).abs(), distance)
-    return _flat(point)
+    return flat(point)
 
 
 def _triangles(box: Interval, form: Tensor) -> Tensor:
     """Return what the triangle of each unstable Relu costs the forms (R, B, *shape), (B, n)."""
-    lower, upper = _flat(box.lower), _flat(box.upper)
+    lower, upper = flat(box.lower), flat(box.upper)
     unstable = (lower < 0) & (upper > 0)
     height = torch.where(unstable, -lower * upper / (upper - lower).clamp(min=1e-30), torch.zeros_like(lower))
-    above, below = (_flat(side.amax(0)) for side in (form.clamp(min=0.0), -form.clamp(max=0.0)))
+    above, below = (flat(side.amax(0)) for side in (form.clamp(min=0.0), -form.clamp(max=0.0)))
     lost = torch.minimum(-lower, upper).clamp(min=0.0)
     return torch.where(unstable, (below + 1e-9) * height + 0.5 * above * lost, torch.zeros_like(lower))

@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "a box whose upper end is its center",
         "ibpc/interval.py",
-        "self._upper = self.center + self.radius",
-        "self._upper = self.center",
+        "return self.center + self.radius if sign > 0",
+        "return self.center if sign > 0",
         "tests/test_interval.py",
     ),
     Mutation(
@@ -198,9 +198,30 @@ MUTATIONS = (
     Mutation(
         "the rounding of the radius forgotten",
         "ibpc/rounding.py",
-        "return radius.mul_((1.0 + growth) / RAISED)",
-        "return radius.mul_(1.0 / RAISED)",
+        "return (1.0 + growth) / RAISED",
+        "return 1.0 / RAISED",
         "tests/test_rounding.py -k AffineRows",
+    ),
+    Mutation(
+        "the rounding of the operand's center forgotten behind a Relu",
+        "ibpc/ops/combinators.py",
+        "torch.sub(operand.lower, operand.center, alpha=1.0 + growth)",
+        "torch.sub(operand.lower, operand.center)",
+        "tests/test_rounding.py -k AffineRows",
+    ),
+    Mutation(
+        "an offset that takes from the radius behind a Relu",
+        "ibpc/ops/combinators.py",
+        "offset=sign * RAISED * offset",
+        "offset=RAISED * offset",
+        "tests/test_rounding.py -k AffineRows",
+    ),
+    Mutation(
+        "padding keeps the promise that nothing is below 0",
+        "ibpc/ops/combinators.py",
+        "copies = absolute is None and all(",
+        "copies = all(",
+        "tests/test_interval.py",
     ),
     Mutation(
         "underflow of an operand not multiplied by |W|",
@@ -301,6 +322,34 @@ MUTATIONS = (
         "torch.maximum(real.lower - widened.lower, widened.upper - real.upper)",
         "torch.maximum(widened.lower - real.lower, real.upper - widened.upper)",
         "tests/test_rounding.py -k Values",
+    ),
+    Mutation(
+        "values that may be no numbers trusted",
+        "ibpc/verify/decide.py",
+        "undefined = self._undefined() if found is None",
+        "undefined = None if found is None",
+        "tests/test_definedness.py",
+    ),
+    Mutation(
+        "only NaN is taken for no number",
+        "ibpc/bounds/definedness.py",
+        "~ends.isfinite().all(1)",
+        "ends.isnan().any(1)",
+        "tests/test_definedness.py",
+    ),
+    Mutation(
+        "images with values that may be no numbers certified",
+        "ibpc/verify/robustness.py",
+        "margins[self._doubtful(box)] = nan",
+        "margins[[]] = nan",
+        "tests/test_definedness.py",
+    ),
+    Mutation(
+        "integers take their range for granted",
+        "ibpc/frontends/onnx_types.py",
+        "return element_type in _WHOLE - {TensorProto.BOOL} and",
+        "return element_type not in _WHOLE and",
+        "tests/test_definedness.py",
     ),
     # ── search ──────────────────────────────────────────────────────────────────────────────────────────────────
     Mutation(

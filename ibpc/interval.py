@@ -17,7 +17,7 @@ from ibpc.errors import UsageError
 class Interval:
     """A box of tensors of one shape and dtype. Make it with `bounds`, `around`, `point` or `ball`."""
 
-    __slots__ = ("_center", "_centered", "_is_nonnegative", "_lower", "_radius", "_upper")
+    __slots__ = ("_center", "_centered", "_is_nonnegative", "_lower", "_radius", "_scaled", "_upper")
 
     def __init__(
         self,
@@ -32,6 +32,7 @@ class Interval:
         self._radius = radius
         self._centered = lower is None
         self._is_nonnegative = False
+        self._scaled: tuple[torch.Tensor, float] | None = None
 
     @classmethod
     def bounds(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
@@ -49,6 +50,13 @@ class Interval:
     def around(cls, center: torch.Tensor, radius: torch.Tensor) -> Self:
         """Return the box [center − radius, center + radius], radius ≥ 0."""
         return cls(None, None, center, radius)
+
+    @classmethod
+    def scaled(cls, center: torch.Tensor, share: torch.Tensor, scale: float) -> Self:
+        """Return the box around `center` of radius scale · share ≥ 0, a product that is made with the sums it is in."""
+        box = cls(None, None, center, None)
+        box._scaled = share, scale
+        return box
 
     @classmethod
     def point(cls, x: torch.Tensor) -> Self:
@@ -73,15 +81,22 @@ class Interval:
     def lower(self) -> torch.Tensor:
         """The lower bounds."""
         if self._lower is None:
-            self._lower = self.center - self.radius
+            self._lower = self._end(-1.0)
         return self._lower
 
     @property
     def upper(self) -> torch.Tensor:
         """The upper bounds."""
         if self._upper is None:
-            self._upper = self.center + self.radius
+            self._upper = self._end(1.0)
         return self._upper
+
+    def _end(self, sign: float) -> torch.Tensor:
+        """Return the center moved by the radius, in one pass where that is a product."""
+        if self._scaled is None:
+            return self.center + self.radius if sign > 0 else self.center - self.radius
+        share, scale = self._scaled
+        return torch.add(self.center, share, alpha=sign * scale)
 
     @property
     def center(self) -> torch.Tensor:
@@ -100,8 +115,13 @@ class Interval:
     def radius(self) -> torch.Tensor:
         """Half the widths."""
         if self._radius is None:
-            self._radius = self.center - self.lower
+            self._radius = self.center - self.lower if self._scaled is None else self._scaled[0] * self._scaled[1]
         return self._radius
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether the producer promised that no element is below 0."""
+        return self._is_nonnegative
 
     @property
     def centered(self) -> bool:

@@ -79,9 +79,9 @@ def guard_overflow(radius: torch.Tensor, growth: float) -> torch.Tensor:
     return radius.mul_((1.0 + growth) * RAISED).mul_(1.0 / RAISED)
 
 
-def lowered(radius: torch.Tensor, growth: float) -> torch.Tensor:
-    """Return what `guard_overflow` does of a radius that comes `RAISED` already; changes it in place."""
-    return radius.mul_((1.0 + growth) / RAISED)
+def lowering(growth: float) -> float:
+    """Return the factor that does what `guard_overflow` does to a radius that comes `RAISED` already."""
+    return (1.0 + growth) / RAISED
 
 
 def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:

@@ -174,8 +174,8 @@ class TestPaired:
         assert pair.stack is pair.stack
 
 
-def test_a_promise_of_no_negative_saves_the_moduli_of_midpoints_and_changes_nothing() -> None:
-    """Bit by bit: a convolution in binary32 behind a Relu, and behind the same box without the promise."""
+def test_a_promise_of_no_negative_saves_passes_and_changes_next_to_nothing() -> None:
+    """A convolution in binary32 behind a Relu, and behind the same box without the promise."""
     conv, relu = operators()["Conv"], operators()["Relu"]
     x = torch.randn(3, 2, 6, 6)
     call = Call({}, ((BATCH, 2, 6, 6),), {}, (BATCH, 2, 6, 6), Arithmetic.FLOAT32)
@@ -190,5 +190,34 @@ def test_a_promise_of_no_negative_saves_the_moduli_of_midpoints_and_changes_noth
     shapes = {"weight": tuple(weight.shape)}
     behind = Call(attributes, (call.output,), shapes, (BATCH, 4, 6, 6), Arithmetic.FLOAT32)
     first, second = (conv.rules.interval(behind, box, weight=weight) for box in (promised, plain))
-    assert torch.equal(first.lower, second.lower)
-    assert torch.equal(first.upper, second.upper)
+    torch.testing.assert_close(first.lower, second.lower, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(first.upper, second.upper, rtol=1e-6, atol=1e-6)
+
+
+def test_a_scaled_radius_is_a_radius() -> None:
+    for share, scale in ((RADIUS * 4.0, 0.25), (RADIUS * -4.0, -0.25)):
+        box = Interval.scaled(CENTER, share, scale)
+        assert box.centered
+        assert torch.equal(box.lower, LOWER)
+        assert torch.equal(box.upper, UPPER)
+        assert torch.equal(box.radius, RADIUS)
+
+
+@pytest.mark.parametrize("name", ["Flatten", "Transpose", "Slice"])
+def test_copies_of_numbers_that_are_not_below_zero_are_not_either(name: str) -> None:
+    attributes = {
+        "Flatten": {},
+        "Transpose": {"perm": [0, 2, 1]},
+        "Slice": {"starts": [0], "ends": [1], "axes": [1], "steps": [1]},
+    }[name]
+    call = Call(attributes, ((BATCH, 2, 3),), {}, (BATCH, 6))
+    x = torch.rand(2, 2, 3)
+    rule = operators()[name].rules.interval
+    assert rule(call, Interval.nonnegative(x, x + 1.0)).is_nonnegative
+    assert not rule(call, Interval.bounds(x, x + 1.0)).is_nonnegative
+
+
+def test_padding_with_a_number_below_zero_breaks_the_promise() -> None:
+    call = Call({"pads": [0, 0, 0, 1], "value": -1.0, "mode": "constant"}, ((BATCH, 2),), {}, (BATCH, 3))
+    x = torch.rand(2, 2)
+    assert not operators()["Pad"].rules.interval(call, Interval.nonnegative(x, x + 1.0)).is_nonnegative

@@ -106,7 +106,8 @@ def _row_of_a_gemm(
     arrays = {"weight": torch.tensor([weight]), "bias": torch.tensor([bias])}
     shapes = {role: tuple(value.shape) for role, value in arrays.items()}
     call = Call({}, ((-1, len(weight)),), shapes, (-1, 1), Arithmetic.FLOAT32)
-    box = Interval.bounds(torch.tensor([lower]), torch.tensor([upper]))
+    made = Interval.nonnegative if min(lower) >= 0.0 else Interval.bounds
+    box = made(torch.tensor([lower]), torch.tensor([upper]))
     found = operators()["Gemm"].rules.interval(call, box, **arrays)
     low, high = float(found.lower), float(found.upper)
     return (Fraction(low) if isfinite(low) else low, Fraction(high) if isfinite(high) else high)
@@ -151,13 +152,18 @@ def _numbers(exponent: int) -> st.SearchStrategy[float]:
 
 @st.composite
 def _rows(draw: st.DrawFn) -> Row:
-    """A row of weights with a box: wide, narrow or of no width; weights that cancel; from denormals to overflows."""
+    """A row of weights with a box: wide, narrow or of no width, of any sign or of none below 0.
+
+    Weights that cancel; from denormals to overflows.
+    """
     size = draw(st.integers(1, 6))
     weights = _numbers(draw(st.sampled_from([0, 0, 20, 66, 100, 118])))
     ends_of = _numbers(draw(st.sampled_from([0, 0, 8, -30, -126, -143])))
     weight, ends, others = (
         draw(st.lists(source, min_size=size, max_size=size)) for source in (weights, *[ends_of] * 2)
     )
+    if draw(st.booleans()):
+        ends, others = ([abs(end) for end in side] for side in (ends, others))
     width = draw(st.sampled_from(["wide", "narrow", "none"]))
     if width == "narrow":
         others = [float(np.nextafter(np.float32(end), np.float32(np.inf))) for end in ends]
@@ -208,6 +214,15 @@ class TestAffineRows:
         low, high = _row_of_a_gemm([1.0] * count, [-edge] * count, [edge] * count, 0.0)
         assert low <= -total
         assert high >= total
+
+    def test_a_long_sum_of_numbers_above_zero_stays_inside(self) -> None:
+        """The box is a point: what the sum's rounding adds is paid by the center's modulus alone."""
+        count = 4096
+        total = float(_running([np.float32(LOPSIDED)] * count, np.float32(0)))
+        assert total > (1 + 4e-5) * count * LOPSIDED, "the sum is not rounded upward"
+        for sign in (1.0, -1.0):
+            low, high = _row_of_a_gemm([sign] * count, [LOPSIDED] * count, [LOPSIDED] * count, 0.0)
+            assert low <= sign * total <= high
 
     def test_so_does_that_of_an_operator_without_a_weight(self) -> None:
         count, edge = 4096, LOPSIDED

@@ -25,13 +25,14 @@ from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
 from ibpc.frontends.onnx_fold import Tracer
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.onnx_support import Refusals, Support
-from ibpc.frontends.onnx_types import unfit_type
+from ibpc.frontends.onnx_types import may_wrap, unfit_type
 from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
 from ibpc.ir import Graph
 from ibpc.ops import operators
-from ibpc.ops.onnx import OnnxNode
+from ibpc.ops._element_types import NAMES
+from ibpc.ops.onnx import OnnxNode, Value
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,15 @@ class _Importer:
             values += (values[0],) * (len(named) - len(values))
         if len(values) != len(outputs):
             raise GraphError.at(node.name, f"{len(outputs)} outputs are used", f"{len(values)}")
-        return [Entry.of(value, form, sizes) for value, sizes in zip(values, outputs, strict=True)]
+        kept = [self._in_range(node, slot, value) for slot, value in zip(named, values, strict=True)]
+        return [Entry.of(value, form, sizes) for value, sizes in zip(kept, outputs, strict=True)]
+
+    def _in_range(self, node: onnx.NodeProto, slot: int, value: Value) -> Value:
+        """Return a result, behind a check where it is made of integers that may wrap round."""
+        element_type = self._tracer.values[node.output[slot]].elem_type
+        if value.constant is not None or not may_wrap(node.op_type, element_type):
+            return value
+        return self._builder.add("InRange", [value], {"type": NAMES[element_type]})
 
     def _attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
         """Return the attributes as python values, the defaults of the operator version filled in."""

@@ -1,7 +1,7 @@
 """Which types of number an ONNX node may compute in, the network's values being floating numbers.
 
-Booleans are 0 and 1, integers whole numbers. That is exact for what binary32 has (up to 2²⁴) as long as sums do not
-wrap round and nothing rounds a quotient.
+Booleans are 0 and 1, integers whole numbers. That is exact for what binary32 has (up to 2²⁴) as long as nothing rounds
+a quotient; what may wrap round is bounded by nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _MOVING: Final = frozenset(
         *("Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
     }
 )
+# Operators whose results lie in the range of their type, whatever their operands are.
+_WITHIN: Final = _MOVING | {"Mod", "NonZero", "Pow", "Sign", "TopK"}
 _ROUNDING: Final = frozenset({"Div", "Mean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean"})
 
 
@@ -42,6 +44,11 @@ def unfit_type(operator: str, found: Iterable[int]) -> str | None:
         return f"it computes in {_named(types)}, which may wrap round; expected FLOAT"
     unknown = types - _FLOATING - _WHOLE - _NARROW
     return f"it computes in {_named(unknown)}; expected FLOAT" if unknown else None
+
+
+def may_wrap(operator: str, element_type: int) -> bool:
+    """Return whether a result of that type may lie beyond its range, where machines wrap round."""
+    return element_type in _WHOLE - {TensorProto.BOOL} and operator not in _WITHIN
 
 
 def _named(types: Iterable[int]) -> str:

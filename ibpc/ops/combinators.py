@@ -32,7 +32,7 @@ from ibpc.rounding import (
     down,
     guard_overflow,
     inflation,
-    lowered,
+    lowering,
     up,
     vanishing,
 )
@@ -80,15 +80,19 @@ def affine(
             radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
             return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
         growth, least = inflation(terms(call), call.own), vanishing(terms(call))
-        radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
         bias = magnitude(call, **parameters)
         offset: Tensor | float = least if bias is None else bias * growth + least
         if gain is not None:
             offset = gain(call, **parameters) * FLUSHED + offset
-        if gain is None or "weight" not in parameters:
-            return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
-        raised = {**parameters, "weight": parameters["weight"] * RAISED}
-        return Interval.around(center, lowered(absolute(call, *radii, offset=offset * RAISED, **raised), growth))
+        if gain is not None and "weight" in parameters:
+            (operand,) = operands
+            assert isinstance(operand, Interval)
+            raised = {**parameters, "weight": parameters["weight"] * RAISED}
+            sign, reach = _reach(operand, growth)
+            share = absolute(call, reach, offset=sign * RAISED * offset, **raised)
+            return Interval.scaled(center, share, sign * lowering(growth))
+        radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
+        return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
 
     def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
         pairs = [x for x in operands if isinstance(x, Paired)]
@@ -100,6 +104,13 @@ def affine(
         return Paired.stacked(stack, absolute(call, *radii, offset=None, **parameters))
 
     return Rules(nominal, interval, paired, None, nominal)
+
+
+def _reach(operand: Interval, growth: float) -> tuple[float, Tensor]:
+    """Return r + ρ |c| after its sign, negative where that takes a pass less: −(r + ρ c) is l − (1 + ρ) c for l ≥ 0."""
+    if operand.is_nonnegative:
+        return -1.0, torch.sub(operand.lower, operand.center, alpha=1.0 + growth)
+    return 1.0, _inflated(operand, growth, 0.0)
 
 
 def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
@@ -126,7 +137,9 @@ def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Ru
             return Interval.around(nominal(call, *centers, **parameters), on_radii(call, *radii, **parameters))
         lowers = tuple(x.lower if isinstance(x, Interval) else x for x in operands)
         uppers = tuple(x.upper if isinstance(x, Interval) else x for x in operands)
-        return Interval.bounds(nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters))
+        copies = absolute is None and all(isinstance(x, Interval) and x.is_nonnegative for x in operands)
+        made = Interval.nonnegative if copies else Interval.bounds
+        return made(nominal(call, *lowers, **parameters), nominal(call, *uppers, **parameters))
 
     def paired(call: Call, *operands: PairedOperand, **parameters: Tensor) -> Paired:
         pairs = [x for x in operands if isinstance(x, Paired)]

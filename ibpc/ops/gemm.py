@@ -16,7 +16,7 @@ from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import Sharing, affine
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand, Rules
-from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowered, vanishing
+from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowering, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -106,7 +106,7 @@ def _elided(
         offset = offset + (specification.abs() @ bias) * growth
     both = torch.cat([(specification @ weight).abs() + moduli * growth, moduli * growth], 1)
     operand = torch.cat([x.radius, x.center.abs()], -1)
-    return Interval.around(center, lowered(F.linear(operand, both * RAISED, offset * RAISED), growth))
+    return Interval.scaled(center, F.linear(operand, both * RAISED, offset * RAISED), lowering(growth))
 
 
 _PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain)

@@ -139,6 +139,8 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
         table.add_row(name, f"{count / len(result.examples):.2%}", f"{count:,}", meaning)
     out = console()
     out.print(table)
+    if result.unbounded:
+        out.print(f"of {result.unbounded:,} images no bound is known: {_undefined('the network')}", style="dim")
     out.print(f"{result.seconds:.1f} s", style="dim")
 
 
@@ -165,6 +167,9 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
     out.print(Text.assemble(verdict, f"  {model}, property {prop.name}, {decision.seconds:.1f} s"))
     if prop.is_vacuous:
         out.print("  its constraints contradict each other: there is no counterexample in any network", style="dim")
+    if decision.undefined is not None:
+        out.print(f"  {_undefined(decision.undefined)}", style="dim")
+        return
     margins = [margin for margins in decision.margins for margin in margins]
     if decision.counterexample is not None:
         outputs = ", ".join(f"{value:.6g}" for value in decision.counterexample.outputs[:10])
@@ -178,6 +183,10 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
             f"({decision.method}, {decision.arithmetic.value} arithmetic)",
             style="dim",
         )
+
+
+def _undefined(node: str) -> str:
+    return f"values of {node} may be NaN or beyond the range of their type, so bounds say nothing"
 
 
 def show_claims(path: Path, claims: Sequence[Claim]) -> None:

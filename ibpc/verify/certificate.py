@@ -38,8 +38,7 @@ ASSUMPTIONS: Final = {
     Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
     Arithmetic.FLOAT32.value: (
         "any IEEE-754 binary32 execution, round to nearest, sums of products in any order with or without fused "
-        "multiply-add (no TF32, Winograd or FFT convolutions), elementary functions within 8 ulps, no overflow "
-        "on the way"
+        "multiply-add (no TF32, Winograd or FFT convolutions), elementary functions within 8 ulps"
     ),
 }
 

@@ -13,6 +13,7 @@ from typing import Final
 import torch
 
 from ibpc.bounds import AUTO, METHODS
+from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.network import Network
@@ -43,7 +44,8 @@ class Decision:
 
     `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met, −∞ where nothing is known;
     verified means that bounds refuted all of them. `proofs[c][d]` says how, or how that bound was come by; None where
-    nothing is known. `method` is the one that decided, "attack" for a counterexample.
+    nothing is known. `method` is the one that decided, "attack" for a counterexample. `undefined` is a node of which a
+    value may be no number somewhere in the region, so that bounds say nothing; None where there is none.
     """
 
     verdict: Verdict
@@ -53,6 +55,7 @@ class Decision:
     margins: tuple[tuple[float, ...], ...] = ()
     counterexample: Counterexample | None = None
     proofs: tuple[tuple[Place | None, ...], ...] = field(default=(), repr=False, compare=False)
+    undefined: str | None = None
 
 
 PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -172,10 +175,27 @@ class _Decider:
         self._margins = tuple(map(tuple, rows))
 
     def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
+        """Return the decision as it stands. Where a value may be no number, what bounds say of margins is dropped."""
+        undefined = self._undefined() if found is None and self._margins else None
+        if undefined is not None:
+            verdict = Verdict.UNKNOWN
+            self._margins = tuple((-inf,) * len(row) for row in self._margins)
+            self._proofs = [[None] * len(row) for row in self._proofs]
         seconds = time.monotonic() - self._started
         method = ATTACK if found is not None else self._method
         proofs = tuple(map(tuple, self._proofs))
-        return Decision(verdict, method, self._options.arithmetic, seconds, self._margins, found, proofs)
+        return Decision(verdict, method, self._options.arithmetic, seconds, self._margins, found, proofs, undefined)
+
+    def _undefined(self) -> str | None:
+        """Return a node of which a value may be no number in one of the cases."""
+        graph, arithmetic = self._network.snapshot(), self._options.arithmetic
+        definedness = Definedness(graph, arithmetic, self._device)
+        deadline = self._started + self._options.timeout
+        ends = [torch.stack(side) for side in zip(*(case.box.outer for case in self._property.cases), strict=True)]
+        lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends)
+        with plain_products():
+            found = definedness.doubts(tuple(map(Interval.bounds, lower, upper)), deadline)
+        return next((name for name in found if name is not None), None)
 
     def _note(self, name: str, case: int, margins: Sequence[float], found: Sequence[Refutation]) -> None:
         """Keep how the bounds came about that are better than those before."""

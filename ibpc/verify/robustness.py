@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import nan
+from math import isfinite, nan
 from typing import Any, Final, TypeAlias
 from zlib import compress, decompress
 from zlib import error as zlib_error
@@ -17,6 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from ibpc.bounds import Method
+from ibpc.bounds.definedness import Definedness
 from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
@@ -125,6 +126,13 @@ class Robustness:
         """The share of samples whose whole box is proved to be classified as the label."""
         return self._share(lambda example: example.verdict is Verdict.VERIFIED)
 
+    @property
+    def unbounded(self) -> int:
+        """The number of samples that are undecided and of which no margin has a finite bound."""
+        return sum(
+            example.verdict is Verdict.UNKNOWN and not any(map(isfinite, _others(example))) for example in self.examples
+        )
+
     def _share(self, holds: Callable[[Example], bool]) -> float:
         return sum(map(holds, self.examples)) / len(self.examples)
 
@@ -141,6 +149,11 @@ class Robustness:
             "seconds": round(self.seconds, 3),
             "examples": [example.to_json() for example in self.examples],
         }
+
+
+def _others(example: Example) -> list[float]:
+    """Return the bounds of the margins over the other classes."""
+    return [bound for label, bound in enumerate(example.margin_lower) if label != example.label]
 
 
 @dataclass(frozen=True)
@@ -193,7 +206,7 @@ class Certification:
             return
         device = network.device
         with kept_memory(device):
-            judge = _Judge(self, network, device)
+            judge = _Judge(self, network, device, _hull(network, images, eps))
             for batch in batches:
                 part = slice(batch.start, batch.stop)
                 yield list(judge.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
@@ -203,14 +216,17 @@ class _Judge:
     """The compiled parts of one certification.
 
     Bounds are made of plain products. The attack may use any, what it finds is replayed: on a GPU that is far faster.
+    `everything` is a box around those of all images: where each value is a number all over it, no image needs a look.
     """
 
-    def __init__(self, options: Certification, network: Network, device: torch.device) -> None:
+    def __init__(self, options: Certification, network: Network, device: torch.device, everything: Interval) -> None:
         self._options = options
         self._network = network
         differences = class_differences(network.classes)
+        self._definedness = Definedness(network.snapshot(), options.arithmetic, device)
         with plain_products():
             self._bound = options.method(network.snapshot(), differences, options.arithmetic, device)
+            self._is_defined = self._definedness.doubts((everything,)) == [None]
         self._index = margin_index(network.classes).to(device)
         self._replay = Replay.of(network)
 
@@ -221,11 +237,20 @@ class _Judge:
             differences = self._bound(box)
             predicted = self._network.nominal(x).argmax(1)
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
+        margins[self._doubtful(box)] = nan
         verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
+
+    def _doubtful(self, box: Interval) -> list[int]:
+        """Return the samples where a value may be no number, so that bounds say nothing."""
+        if self._is_defined:
+            return []
+        with plain_products():
+            doubts = self._definedness.doubts((box,))
+        return [number for number, doubt in enumerate(doubts) if doubt is not None]
 
     def _verdicts(
         self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
@@ -248,6 +273,14 @@ class _Judge:
     def _is_misclassified(self, point: torch.Tensor, label: int) -> bool:
         logits = self._replay([point])[None, : self._network.classes]
         return bool(margin(logits, torch.tensor([label])) <= 0)
+
+
+def _hull(network: Network, images: torch.Tensor, eps: float) -> Interval:
+    """Return the least box (1, …) around the balls of all images."""
+    least, greatest = (end[None].to(network.device) for end in (images.amin(0), images.amax(0)))
+    lower, _ = outer_ball(least, eps, network.pixel_range)
+    _, upper = outer_ball(greatest, eps, network.pixel_range)
+    return Interval.bounds(lower, upper)
 
 
 def _inner(x: torch.Tensor, box: Interval) -> Interval:

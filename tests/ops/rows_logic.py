@@ -19,6 +19,8 @@ _ROUNDING = (
     Case("Cast", (Box((3, 4), -300.0, 300.0, 250.0),), {"to": "int32"}, name="to integers, wide"),
     Case("Cast", (Box((3, 4), 0.0, 200.0, 60.0),), {"to": "uint8"}, name="to bytes"),
     Case("Cast", (Box((3, 4)),), {"to": "bool"}, name="to booleans"),
+    Case("InRange", (_WIDE,), {"type": "int64"}, name="inside"),
+    Case("InRange", (Box((2, 5), -90.0, 90.0, 20.0),), {"type": "int8"}, name="inside, wide"),
 )
 
 # Whether two boxes meet in a point that one of them attains with another is no corner: test_logic_rules enumerates.

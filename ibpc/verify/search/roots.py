@@ -51,10 +51,14 @@ class Roots:
         ends = (self.prop.split(end, self._shapes) for end in (lower, upper))
         return tuple(Interval.bounds(low, high) for low, high in zip(*ends, strict=True))
 
+    def whole(self, case: int) -> tuple[Interval, ...]:
+        """Return the box of a case, (1, *shape) of each input."""
+        lower, upper = self.ends(case)
+        return self.boxes(lower[None], upper[None])
+
     def plain(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case by interval bounds."""
-        lower, upper = self.ends(case)
-        return interval_values(self.walk, self.boxes(lower[None], upper[None]), self.arithmetic)
+        return interval_values(self.walk, self.whole(case), self.arithmetic)
 
     @property
     def cone(self) -> Cone:
@@ -71,9 +75,8 @@ class Roots:
                 oldest = next(iter(self._values))
                 del self._values[oldest]
                 self._sharp.discard(oldest)
-            lower, upper = self.ends(case)
-            boxes = self.boxes(lower[None], upper[None])
-            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, self._deadlines[0], cone=self.cone)
+            boxes, deadline = self.whole(case), self._deadlines[0]
+            self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, cone=self.cone)
         return self._values[case]
 
     def is_sharp(self, case: int) -> bool:
@@ -85,9 +88,8 @@ class Roots:
         known = self.values(case)
         if case not in self._sharp:
             self._sharp.add(case)
-            lower, upper = self.ends(case)
-            boxes = self.boxes(lower[None], upper[None])
+            boxes, deadline = self.whole(case), self._deadlines[1]
             self._values[case] = refined_values(
-                self.walk, boxes, self.arithmetic, self._deadlines[1], SharpPull, known, self.cone
+                self.walk, boxes, self.arithmetic, deadline, SharpPull, known, self.cone
             )
         return self._values[case]

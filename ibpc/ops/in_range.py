@@ -1,0 +1,60 @@
+"""InRange: a whole number, where an integer type has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._curves import defined, defined_planes
+from ibpc.ops._element_types import RANGES
+from ibpc.ops._shapes import same_as_operand
+from ibpc.ops.base import Operator, register
+from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.onnx import Writer
+from ibpc.ops.rules import Call, Plane, Planes
+
+
+def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y = x; beyond the range of the type, where machines wrap around, it is left as it is."""
+    return x
+
+
+def _is_inside(call: Call, x: Interval) -> torch.Tensor:
+    least, greatest = RANGES[call["type"]]
+    return (x.lower >= float(least)) & (x.upper < float(greatest + 1))
+
+
+def interval(call: Call, x: Interval) -> Interval:
+    """[l, u], exact; [−∞, ∞] where the box leaves the range of the type: what wraps around may be any number."""
+    return defined(_is_inside(call, x), x)
+
+
+def relaxation(call: Call, x: Interval) -> Planes:
+    """Return x itself where the box is in the range of the type, elsewhere ∓∞."""
+    one = torch.ones_like(x.lower)
+    same = Plane((one,), torch.zeros_like(one))
+    return defined_planes(_is_inside(call, x), Planes(same, same))
+
+
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    """Export Identity: the values of an exported network are floating numbers, which do not wrap around."""
+    return writer.node("Identity", operands)
+
+
+OPERATOR = register(
+    Operator(
+        name="InRange",
+        summary="A whole number, where an integer type has it: stands behind sums and products of integers",
+        attributes={"type": {"enum": list(RANGES)}},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=nonlinear(nominal, interval, relaxation),
+        reads=(),
+        writes=write,
+        layers=(),
+    )
+)

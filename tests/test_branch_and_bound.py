@@ -322,3 +322,23 @@ def test_values_without_features_are_bounded_cut_and_checked(method, cut, monkey
     net.save(tmp_path / "model")
     ibpc.write_certificate(tmp_path / "c.json", tmp_path / "model", net, prop, found)
     assert [claim.detail for claim in ibpc.check(tmp_path / "c.json") if not claim.holds] == []
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_search_over_values_suggests_the_corners_where_its_forms_are_least(seed, monkeypatch):
+    """The best corner of the box is among them long before all parts are bounded."""
+    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    network = random_network(seed)
+    corners = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
+    with torch.no_grad():
+        best = float(network.nominal(corners).max())
+    search = Branching(Roots(network.snapshot(), at_least(best), Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
+    assert not len(search.suspects())
+    seen = []
+    while search.bounded < 8 and not search.is_over:
+        search.run(time.monotonic() + 0.02)
+        seen.append(search.suspects().float())
+    points = torch.cat(seen)
+    assert set(points.unique().tolist()) <= {0.0, 1.0}
+    with torch.no_grad():
+        assert float(network.nominal(points).max()) >= best - 1e-6

@@ -37,6 +37,7 @@ _LOOK_AROUND: Final = 32
 # Parts that are bounded before the boxes of the whole case are sharpened: few where cuts only bend curves less.
 _PATIENCE: Final = 200
 _PATIENCE_WITH_CURVES: Final = 16
+_MOST_SUSPECTS: Final = 64
 # Numbers that the parts of one search may store while they wait, 4 bytes each.
 _STORED: Final = 2.0**28
 
@@ -75,6 +76,8 @@ class ValueParts(Parts):
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
         self._root, self._place = roots.plain(case), place
         self._bounded, self._is_tight, self._is_sharp, self._is_written = 0, False, False, True
+        lower, upper = roots.ends(case)
+        self._ends_of_inputs, self._corners = (lower, upper), lower.new_zeros(0, len(lower))
         self._fronts = {step.operands[0]: name for name, step in walk.steps.items() if self._is_cut_in_front(step)}
         self._neurons = Neurons(walk, self._fronts)
         has_kinks = any(walk.steps[name].operator.rules.kinks is not None for name in self._fronts.values())
@@ -89,9 +92,8 @@ class ValueParts(Parts):
         return len(self._stack)
 
     def suspects(self) -> Tensor:
-        """Return none: cuts of values do not say where in the box they hold."""
-        lower, _ = self._roots.ends(self._case)
-        return lower.new_zeros(0, len(lower))
+        """Return the corners where the forms of the inputs are least, of those parts bounded last that are left."""
+        return self._corners
 
     def advance(self, deadline: float) -> int:
         """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
@@ -106,6 +108,7 @@ class ValueParts(Parts):
         found = ascend(self._walk, values, {output: forms}, steps, ends, start, deadline, elementwise_planes)
         judged = self._judged(parts, found)
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
+        self._corners = self._least_corners(found.forms, left)
         for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
             if refutation.refuted and self._is_written:
                 part.place.close(self._evidence(number, part, refutation, found))
@@ -115,6 +118,14 @@ class ValueParts(Parts):
         self._stack.sort(key=lambda part: -part.margin)
         self.margin = min((part.margin for part in self._stack), default=inf)
         return len(parts)
+
+    def _least_corners(self, forms: Mapping[str, Tensor], parts: Sequence[int]) -> Tensor:
+        """Return the corners of the box where forms (R, B, …) of the inputs are least, of these parts."""
+        lower, upper = self._ends_of_inputs
+        if not parts or not all(name in forms for name in self._walk.inputs):
+            return lower.new_zeros(0, len(lower))
+        slopes = torch.cat([forms[name][:, list(parts)].flatten(2).flatten(0, 1) for name in self._walk.inputs], 1)
+        return torch.where(slopes > 0, lower, upper)[:_MOST_SUSPECTS]
 
     def _prepare(self) -> None:
         """Take tighter boxes where those that there are have not been enough; they hold for all parts.

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from ibpc import artifact
-from ibpc.artifact import Source, write_atomically
+from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset
 from ibpc.errors import ModelError, UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
+from ibpc.files import write_atomically
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
@@ -381,6 +382,6 @@ def write_report(
     progress("draw")
     made = make_report(measurements, dataset)
     for name, content in made.figures():
-        artifact.write_atomically(folder / name, content)
-    artifact.write_atomically(page, made.html.encode(errors="replace"))
+        write_atomically(folder / name, content)
+    write_atomically(page, made.html.encode(errors="replace"))
     return folder

@@ -15,7 +15,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +27,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
-from ibpc.files import MOST_TEXT, read_regular
+from ibpc.files import MOST_TEXT, beside, read_regular, write_durably
 from ibpc.ir import Graph
 from ibpc.locking import briefly_locked
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
@@ -185,34 +184,6 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True)
     for name, data in files.items():
         write_durably(folder / name, data)
-
-
-def beside(path: Path, name: str) -> Path:
-    """Return the path of that name in the same folder. Raises ArtifactError where `path` has none, as `.`."""
-    if not path.name:
-        raise ArtifactError.at(path, "a path without a name of its own", "one that ends in a name", "go one folder up")
-    return path.with_name(name)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` and wait until it is on the disk."""
-    with path.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place. Raises ArtifactError where that fails."""
-    temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_durably(temporary, data)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error
 
 
 def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:

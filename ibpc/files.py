@@ -1,11 +1,15 @@
-"""Files as they are read: regular ones, of a bounded size. A pipe or a device would never end."""
+"""Files as they are read: regular ones of a bounded size, for a pipe would never end. As they are written: whole."""
 
 from __future__ import annotations
 
 import errno
+import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+from ibpc.errors import ArtifactError
 
 MOST_BYTES: Final = 2**32
 MOST_TEXT: Final = 2**28
@@ -24,3 +28,31 @@ def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return the bytes of a regular file of at most `most` bytes. Raises OSError where it is none."""
     expect_regular(path, most)
     return path.read_bytes()
+
+
+def beside(path: Path, name: str) -> Path:
+    """Return the path of that name in the same folder. Raises ArtifactError where `path` has none, as `.`."""
+    if not path.name:
+        raise ArtifactError.at(path, "a path without a name of its own", "one that ends in a name", "go one folder up")
+    return path.with_name(name)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Write `data` and wait until it is on the disk."""
+    with path.open("wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it into place. Raises ArtifactError where that fails."""
+    temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(temporary, data)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error

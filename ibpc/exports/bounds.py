@@ -21,10 +21,11 @@ import onnx
 import torch
 from torch import nn
 
-from ibpc.artifact import tool_versions, write_atomically
+from ibpc.artifact import tool_versions
 from ibpc.bounds.ibp import lower_margins
 from ibpc.errors import ArtifactError, ModelError, UsageError
 from ibpc.exports.nominal import OPSET
+from ibpc.files import write_atomically
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.margins import class_differences, margin_index

@@ -11,8 +11,9 @@ import onnx
 import torch
 from onnx import numpy_helper, shape_inference
 
-from ibpc.artifact import tool_versions, write_atomically
+from ibpc.artifact import tool_versions
 from ibpc.errors import ArtifactError
+from ibpc.files import write_atomically
 from ibpc.ir import BATCH, INPUT, Graph, Node, Shape
 from ibpc.ops import operators
 from ibpc.ops.rules import Call, Tensor

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ibpc.artifact import write_atomically
 from ibpc.exports.bounds import Claimed, bounding_module, example_ends
+from ibpc.files import write_atomically
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_nominal, parameter_tree
 from ibpc.passes import EVALUATION

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ibpc.artifact import write_atomically
+from ibpc.files import write_atomically
 from ibpc.report.wording import format_eps
 from ibpc.training.records import EpochRecord
 from ibpc.training.sweep import Outcome

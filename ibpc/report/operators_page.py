@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ibpc.artifact import write_atomically
+from ibpc.files import write_atomically
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
 

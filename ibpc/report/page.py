@@ -15,8 +15,8 @@ from typing import Final
 import torch
 from matplotlib.image import imsave
 
-from ibpc.artifact import beside
 from ibpc.data import Dataset, to_unit
+from ibpc.files import beside
 from ibpc.report import charts
 from ibpc.report.charts import STANDINGS, Chart, standing
 from ibpc.report.measurements import PLACES, Measurement, chosen_examples

@@ -20,9 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ibpc.artifact import write_atomically
 from ibpc.errors import Problem, TrainingError, first_line, raise_all
-from ibpc.files import MOST_BYTES, expect_regular
+from ibpc.files import MOST_BYTES, expect_regular, write_atomically
 from ibpc.frontends.strict_json import schema_problems
 from ibpc.training.averaging import WeightAverage
 from ibpc.training.optimizers import Optimization

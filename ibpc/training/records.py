@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import json_bytes, tool_versions, write_atomically
+from ibpc.artifact import json_bytes, tool_versions
 from ibpc.errors import TrainingError, first_line
-from ibpc.files import MOST_TEXT, read_regular
+from ibpc.files import MOST_TEXT, read_regular, write_atomically
 from ibpc.training.graphs import Accuracy
 
 METRICS: Final = "metrics.jsonl"

@@ -13,8 +13,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from ibpc.artifact import beside
 from ibpc.errors import ArtifactError, PropertyError
+from ibpc.files import beside
 from ibpc.verify.robustness import Example
 
 

@@ -217,6 +217,27 @@ MUTATIONS = (
         "tests/test_rounding.py -k AffineRows",
     ),
     Mutation(
+        "the rounding of a sum forgotten",
+        "ibpc/ops/_sums.py",
+        "torch.add(share, rounding, alpha=growth / scale)",
+        "torch.add(share, rounding, alpha=0.0)",
+        "tests/test_rounding.py -k Sums",
+    ),
+    Mutation(
+        "bounds taken for a center and a radius that are exact",
+        "ibpc/ops/_sums.py",
+        "sign, radius = reach(x, growth)",
+        "sign, radius = 1.0, x.radius",
+        "tests/test_rounding.py -k Sums",
+    ),
+    Mutation(
+        "the factor of a radius forgotten in a sum",
+        "ibpc/ops/_sums.py",
+        "alpha=factor / scale",
+        "alpha=factor",
+        "tests/test_rounding.py -k Sums",
+    ),
+    Mutation(
         "padding keeps the promise that nothing is below 0",
         "ibpc/ops/combinators.py",
         "copies = absolute is None and all(",

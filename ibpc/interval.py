@@ -119,6 +119,11 @@ class Interval:
         return self._radius
 
     @property
+    def product(self) -> tuple[torch.Tensor, float]:
+        """The radius as a tensor and a factor, the form that it was made in."""
+        return (self.radius, 1.0) if self._scaled is None else self._scaled
+
+    @property
     def is_nonnegative(self) -> bool:
         """Whether the producer promised that no element is below 0."""
         return self._is_nonnegative

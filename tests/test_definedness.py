@@ -25,6 +25,10 @@ CONSTANTS = {
     "shift": np.float32(0.5),
     "large": np.asarray([70000], np.int32),
     "seven": np.asarray([7], np.int32),
+    "w": np.full((1, 1), 1e30, np.float32),
+    "steep": np.full(1, 1e25, np.float32),
+    "zero": np.zeros(1, np.float32),
+    "one": np.ones(1, np.float32),
 }
 # Networks of one number whose last operator bounds whatever it is given, and where its operand is no number.
 TRAPS = {
@@ -40,6 +44,16 @@ TRAPS = {
         ("Cast", {"to": onnx.TensorProto.FLOAT}),
         ("Tanh",),
     ],
+}
+
+
+# Between 10²⁰ and 2·10²⁰ numbers on the way to a result are beyond binary32, and results are not.
+_END = [("Sin",), ("Sigmoid",)]
+FAR_TRAPS = {
+    "a norm": [("ReduceL2", {"axes": [1], "keepdims": 1}), *_END],
+    "a quotient by a norm": [("LpNormalization", {"axis": 1, "p": 2}), ("Reciprocal",), *_END],
+    "a product before its factor": [("Gemm", "w", {"alpha": 1e-20}), *_END],
+    "a scale of a normalization": [("BatchNormalization", "steep", "zero", "zero", "zero", {"epsilon": 1e-30}), *_END],
 }
 
 
@@ -65,6 +79,23 @@ def test_no_verdict_rests_on_what_may_be_no_number(tmp_path: Path, trap: str, me
     assert decision.undefined is not None
     assert decision.margins == ((-inf,),)
     assert decision.proofs == ((None,),)
+
+
+@pytest.mark.parametrize("trap", FAR_TRAPS)
+def test_nor_on_what_is_beyond_binary32_on_the_way(tmp_path: Path, trap: str) -> None:
+    prop = never_two(("1e20", "2e20"))
+    decision = ibpc.decide(network_of(tmp_path, FAR_TRAPS[trap]), prop, method="ibp", timeout=10)
+    assert decision.verdict is ibpc.Verdict.UNKNOWN
+    assert decision.undefined is not None
+
+
+def test_a_factor_of_a_product_does_not_vanish_in_its_weights(tmp_path: Path) -> None:
+    """10⁻²⁵ · 10⁻²⁵ is no number of binary32, (x · 10⁻²⁵) · 10⁻²⁵ · 10¹³ is 10 at x = 10³⁸."""
+    constants = {"w": np.full((1, 1), 1e-25, np.float32), "up": np.float32(1e13)}
+    path = tmp_path / "net.onnx"
+    onnx.save(chain(("Gemm", "w", {"alpha": 1e-25}), ("Mul", "up"), start=["N", 1], constants=constants), path)
+    decision = ibpc.decide(ibpc.compile(path), never_two(("1e38", "1.1e38")), timeout=10)
+    assert decision.verdict is ibpc.Verdict.FALSIFIED
 
 
 def test_one_of_these_values_is_no_number(tmp_path: Path) -> None:

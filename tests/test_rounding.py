@@ -239,6 +239,60 @@ class TestAffineRows:
         assert not isfinite(high)
 
 
+@st.composite
+def _summands(draw: st.DrawFn) -> tuple[Interval, Fraction, Fraction]:
+    """A box of one number in any form, and its exact ends: bounds, of any sign or not below 0, or center and radius."""
+    source = _numbers(draw(st.sampled_from([0, 0, 20, 100, 118, -126, -143])))
+    first, second = draw(source), draw(source)
+    form = draw(st.sampled_from(["bounds", "nonnegative", "around", "scaled"]))
+    if form in ("bounds", "nonnegative"):
+        ends = sorted(map(abs, (first, second)) if form == "nonnegative" else (first, second))
+        made = Interval.nonnegative if form == "nonnegative" else Interval.bounds
+        return made(*(torch.tensor([[end]]) for end in ends)), Fraction(ends[0]), Fraction(ends[1])
+    factor = draw(st.sampled_from([1.0, -1.0, 2.0**-24, -(2.0**-24)])) if form == "scaled" else 1.0
+    share = abs(second) if factor > 0 else -abs(second)
+    center, radius = Fraction(first), Fraction(share) * Fraction(factor)
+    parts = torch.tensor([[first]]), torch.tensor([[share]])
+    box = Interval.scaled(*parts, factor) if form == "scaled" else Interval.around(*parts)
+    return box, center - radius, center + radius
+
+
+class TestSums:
+    """The rule of Add and Sub in binary32: the rounding is of the size of the result, which may be that of nothing."""
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.sampled_from(["Add", "Sub"]), _summands(), _summands())
+    def test_bounds_contain_the_exact_range_and_every_rounded_sum(
+        self, name: str, x: tuple[Interval, Fraction, Fraction], y: tuple[Interval, Fraction, Fraction]
+    ) -> None:
+        call = Call({}, ((-1, 1), (-1, 1)), {}, (-1, 1), Arithmetic.FLOAT32)
+        found = operators()[name].rules.interval(call, x[0], y[0])
+        low, high = (Fraction(end) if isfinite(end) else end for end in (float(found.lower), float(found.upper)))
+        ends = y[1:] if name == "Add" else (-y[2], -y[1])
+        assert not low > x[1] + ends[0]
+        assert not high < x[2] + ends[1]
+        for one in map(_nearest, x[1:]):
+            for other in map(_nearest, ends):
+                if x[1] <= one <= x[2] and ends[0] <= other <= ends[1]:
+                    with np.errstate(over="ignore"):
+                        value = float(np.float32(one) + np.float32(other))
+                    assert not low > value
+                    assert not high < value
+
+    def test_what_cancels_is_not_paid_for(self) -> None:
+        """A billion less a billion, of radius 1 each: rounding of the operands' size would be 4,000."""
+        call = Call({}, ((-1, 1), (-1, 1)), {}, (-1, 1), Arithmetic.FLOAT32)
+        billion = Interval.around(torch.tensor([[1e9]]), torch.tensor([[1.0]]))
+        found = operators()["Sub"].rules.interval(call, billion, billion)
+        assert -2.001 < float(found.lower) <= -2.0
+        assert 2.0 <= float(found.upper) < 2.001
+
+
+def _nearest(value: Fraction) -> Fraction:
+    """Return the binary32 number nearest to a fraction within its range."""
+    return Fraction(float(np.float32(float(value)))) if abs(value) < Fraction(2) ** 128 else value
+
+
 def _value_of_a_row(row: Row, arithmetic: Arithmetic) -> tuple[Interval, torch.Tensor | None]:
     """Return the box and the error that `ibpc.bounds.values` gives one output of a Gemm in binary64."""
     weight, lower, upper, bias = row

@@ -147,7 +147,38 @@ def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
     call = replace(step.call, arithmetic=Arithmetic.FLOAT32, own=WIDE_UNIT)
     widened = step.operator.rules.interval(call, *operands, **step.parameters)
     error = torch.maximum(real.lower - widened.lower, widened.upper - real.upper)
+    if _may_leave_inside(step.operator):
+        error = error.masked_fill(~_stays_inside(step, operands), torch.inf)
     values.known[name], values.errors[name] = _in_range(widened, error)
+
+
+def _may_leave_inside(operator: Operator) -> bool:
+    """Return whether numbers on the way to a result may lie further out than it: not of sums, nor of straight pieces.
+
+    BatchNormalization, a sum, divides its parameters.
+    """
+    return (operator.rules.scaling is not None) if operator.is_affine else operator.rules.kinks is None
+
+
+def _stays_inside(step: Step, operands: list[Operand]) -> Tensor:
+    """Return where the interval rule in binary32 itself gives numbers: those on its way do not leave the range.
+
+    In binary64 they need not, which would hide that a square is beyond binary32 and its root is not.
+    """
+    call = replace(step.call, arithmetic=Arithmetic.FLOAT32)
+    narrow = [_outward(x) if isinstance(x, Interval) else _rough(x) for x in operands]
+    box = step.operator.rules.interval(call, *narrow, **{role: _rough(x) for role, x in step.parameters.items()})
+    return box.lower.isfinite() & box.upper.isfinite()
+
+
+def _outward(box: Interval) -> Interval:
+    """Return the least box in binary32 that holds one in binary64."""
+    lower, upper = box.lower.float(), box.upper.float()
+    down, up = torch.full_like(lower, -torch.inf), torch.full_like(upper, torch.inf)
+    return Interval.bounds(
+        torch.where(lower.double() > box.lower, torch.nextafter(lower, down), lower),
+        torch.where(upper.double() < box.upper, torch.nextafter(upper, up), upper),
+    )
 
 
 def _in_range(box: Interval, error: Tensor) -> tuple[Interval, Tensor | None]:

@@ -97,6 +97,10 @@ def _product(terms: Sequence[_Term], result: str, where: str, builder: Builder) 
     labels = "".join(dict.fromkeys(x.labels + y.labels))
     sizes = {label: max(x.size(label), y.size(label)) for label in labels}
     summed = "".join(label for label in labels if label not in result)
+    lone = [label for label in summed if sizes[label] > 1 and not (label in x.labels and label in y.labels)]
+    if lone and len(terms) == 2:
+        what = f"{lone[0]} is summed over one operand alone, before or after the product"
+        raise GraphError.at(where, what, "labels that both have, or one operand", "put a ReduceSum in front")
     stack = "".join(label for label in result if label in x.labels and label in y.labels)
     rows = "".join(label for label in result if label not in y.labels)
     columns = "".join(label for label in result if label not in x.labels)

@@ -6,17 +6,10 @@ from dataclasses import replace
 
 import torch
 
-from ibpc.ops._elementwise import (
-    broadcast_shape,
-    export_as,
-    gain_of_sum,
-    import_as,
-    option_free_layer,
-    sum_of_radii,
-    two_terms,
-)
+from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
+from ibpc.ops._sums import sum_of_two
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.combinators import no_macs
 from ibpc.ops.rules import Call, Factors
 
 
@@ -39,7 +32,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Add"),
         macs=no_macs,
-        rules=replace(affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum), local=local),
+        rules=replace(sum_of_two(nominal), local=local),
         reads=(import_as("Add", (7, 13, 14)),),
         writes=export_as("Add"),
         layers=(option_free_layer("Add"),),

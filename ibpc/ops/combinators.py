@@ -88,8 +88,8 @@ def affine(
             (operand,) = operands
             assert isinstance(operand, Interval)
             raised = {**parameters, "weight": parameters["weight"] * RAISED}
-            sign, reach = _reach(operand, growth)
-            share = absolute(call, reach, offset=sign * RAISED * offset, **raised)
+            sign, distance = reach(operand, growth)
+            share = absolute(call, distance, offset=sign * RAISED * offset, **raised)
             return Interval.scaled(center, share, sign * lowering(growth))
         radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
         return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
@@ -106,7 +106,7 @@ def affine(
     return Rules(nominal, interval, paired, None, nominal)
 
 
-def _reach(operand: Interval, growth: float) -> tuple[float, Tensor]:
+def reach(operand: Interval, growth: float) -> tuple[float, Tensor]:
     """Return r + ρ |c| after its sign, negative where that takes a pass less: −(r + ρ c) is l − (1 + ρ) c for l ≥ 0."""
     if operand.is_nonnegative:
         return -1.0, torch.sub(operand.lower, operand.center, alpha=1.0 + growth)

@@ -137,21 +137,35 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Gemm: alpha, beta and transB go into the constants; a transposed or perturbed rest becomes nodes."""
+    """Import Gemm: beta and transB go into constants, alpha and a transposed or perturbed rest become nodes.
+
+    alpha · W may underflow where alpha · (W x) does not, and W x overflow where (alpha · W) x does not.
+    """
     x, weight, addend = node.operand(0), node.known(1), node.optional(2)
     if node.attributes.get("transA", 0):
         raise GraphError.at(f"node {node.name}", "transA=1 would transpose the batch", "transA=0")
     weight = weight if node.attributes.get("transB", 0) else weight.T
-    weight = weight.contiguous() * node.attributes.get("alpha", 1.0)
+    weight, alpha = weight.contiguous(), node.attributes.get("alpha", 1.0)
     beta = node.attributes.get("beta", 1.0)
+    if alpha != 1.0:
+        product = builder.add("Gemm", [x], {}, {"weight": weight})
+        product = builder.add("Mul", [product, builder.constant(torch.tensor(alpha))])
+        return product if addend is None else builder.add("Add", [product, _scaled(addend, beta, builder)])
     if addend is None:
         return builder.add("Gemm", [x], {}, {"weight": weight})
     if addend.constant is not None and addend.constant.numel() in (1, weight.shape[0]):
         bias = addend.constant.flatten().expand(weight.shape[0]).contiguous() * beta
         return builder.add("Gemm", [x], {}, {"weight": weight, "bias": bias})
     product = builder.add("Gemm", [x], {}, {"weight": weight})
-    scaled = addend if beta == 1.0 else builder.add("Mul", [addend, builder.constant(torch.tensor(beta))])
-    return builder.add("Add", [product, scaled])
+    return builder.add("Add", [product, _scaled(addend, beta, builder)])
+
+
+def _scaled(addend: Value, beta: float, builder: Builder) -> Value:
+    if beta == 1.0:
+        return addend
+    if addend.constant is not None:
+        return builder.constant(addend.constant * beta)
+    return builder.add("Mul", [addend, builder.constant(torch.tensor(beta))])
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:

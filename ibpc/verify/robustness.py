@@ -237,8 +237,11 @@ class _Judge:
             differences = self._bound(box)
             predicted = self._network.nominal(x).argmax(1)
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
-        margins[self._doubtful(box)] = nan
+        doubtful = self._doubtful(box)
+        margins[doubtful] = nan
         verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
+        for number in doubtful:
+            verdicts[number] = Verdict.UNKNOWN if verdicts[number] is Verdict.VERIFIED else verdicts[number]
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name

@@ -14,7 +14,7 @@ import torch
 
 from ibpc.bounds.ascent import Ascent, Ends, Start, ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values
+from ibpc.bounds.values import Step, Values, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand
 from ibpc.verify.goal import Goal
@@ -124,7 +124,7 @@ class ValueParts(Parts):
         lower, upper = self._ends_of_inputs
         if not parts or not all(name in forms for name in self._walk.inputs):
             return lower.new_zeros(0, len(lower))
-        slopes = torch.cat([forms[name][:, list(parts)].flatten(2).flatten(0, 1) for name in self._walk.inputs], 1)
+        slopes = torch.cat([flat(forms[name][:, list(parts)].flatten(0, 1)) for name in self._walk.inputs], 1)
         return torch.where(slopes > 0, lower, upper)[:_MOST_SUSPECTS]
 
     def _prepare(self) -> None:

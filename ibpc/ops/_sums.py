@@ -1,0 +1,48 @@
+"""Sums and differences of two operands: one rounding, which is of the size of the result and not of the operands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._elementwise import gain_of_sum, sum_of_radii, two_terms
+from ibpc.ops.combinators import affine, no_magnitude, reach
+from ibpc.ops.rules import Call, NominalRule, Operand, Rules
+from ibpc.rounding import FLUSHED, Arithmetic, inflation, vanishing
+
+Tensor: TypeAlias = torch.Tensor
+
+
+def sum_of_two(nominal: NominalRule) -> Rules:
+    """Return the rules of z = x ± y.
+
+    In binary32 the radius is (1 + ρ) (r + ρ |c| + what underflow may change), r = r₁ + r₂ and c the center of the sum:
+    network and center are off by u |z| and u |c| each, |z| ≤ |c| + r. An operand that comes as center and radius is
+    all of these real numbers; one that comes as bounds pays ρ |c₁| besides, for its center and radius are rounded.
+    """
+    plain = affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum)
+
+    def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
+        if call.arithmetic is Arithmetic.REAL:
+            return plain.interval(call, *operands, **parameters)
+        center = nominal(call, *(x.center if isinstance(x, Interval) else x for x in operands))
+        growth = inflation(two_terms(call), call.own)
+        (share, scale), *others = [_radius(x, growth) for x in operands if isinstance(x, Interval)]
+        for other, factor in others:
+            share = torch.add(share, other, alpha=factor / scale)
+        least = gain_of_sum(call) * FLUSHED + vanishing(two_terms(call))
+        rounding = center.abs() + least / growth
+        return Interval.scaled(center, torch.add(share, rounding, alpha=growth / scale), scale * (1.0 + growth))
+
+    return replace(plain, interval=interval)
+
+
+def _radius(x: Interval, growth: float) -> tuple[Tensor, float]:
+    """Return the radius as a product, with what the conversion of bounds is off by."""
+    if x.centered:
+        return x.product
+    sign, radius = reach(x, growth)
+    return radius, sign

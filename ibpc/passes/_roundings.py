@@ -9,8 +9,8 @@ the roundings of W' and b' themselves, which passes compute in binary64 and roun
 
 The bound's radius is computed from R = |W'| ((1 + ρ) r + ρ |c|) + ρ B, ρ = 4 γ(n + 16) (`ibpc.rounding.inflation`),
 and comes out no smaller than (1 − γ(n + 5)) R. It must cover, coefficient by coefficient: the operand's own
-conversion to center/radius and their inflated sum (8u of |c| and of r, generously), the original execution, the bound's center, and the
-conversion of the result to lower/upper (2u). For |W'||c| and B, and for |W'| r, that is
+conversion to center and radius and the sum of r and ρ |c| (8u of |c| and of r, generously), the original execution,
+the bound's center, and the conversion of the result to lower/upper (2u). For |W'||c| and B, and for |W'| r, that is
 
     4 γ(n + 16) (1 − γ(n + 5)) ≥ (γ(n + 1 + f) + γ(n + 1)) (1 + 10u) + 10u + 8u γ(n + 16),
     (1 + 4 γ(n + 16)) (1 − γ(n + 5)) ≥ 1 + 10u + γ(n + 1 + f) (1 + 10u) + 8u γ(n + 16),

@@ -14,11 +14,13 @@ import torch
 import ibpc
 from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
+from ibpc.errors import ModelError
+from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.robustness import Certification
-from tests.onnx_models import chain, runtime
+from tests.onnx_models import chain, model, runtime
 
 CONSTANTS = {
     "huge": np.float32(1e30),
@@ -174,3 +176,13 @@ def test_images_are_certified_where_all_values_are_numbers() -> None:
         found = how.run(network, images, labels, eps)
         assert [example.verdict.value for example in found.examples] == expected
         assert found.unbounded == expected.count("unknown")
+
+
+def test_sums_over_each_operand_of_an_einsum_alone_are_refused() -> None:
+    """Σ x Σ z and Σ x z round differently, and the first may be ∞ · 0 where the second is 0."""
+    nodes = [
+        onnx.helper.make_node("Mul", ["x", "one"], ["z"]),
+        onnx.helper.make_node("Einsum", ["x", "z"], ["y"], "product", equation="ia,ib->i"),
+    ]
+    with pytest.raises(ModelError, match="product.*alone.*ReduceSum"):
+        graph_from_onnx(model(nodes, {"x": ["N", 2]}, constants=CONSTANTS), "net.onnx")

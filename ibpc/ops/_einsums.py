@@ -93,14 +93,12 @@ def _prepared(value: Value, labels: str, batch: str, where: str, builder: Builde
 
 def _product(terms: Sequence[_Term], result: str, where: str, builder: Builder) -> Value:
     """Build (stack, rows, summed) · (stack, summed, columns), and put the result in order."""
+    if len(terms) == 2:
+        terms = _without_lone(terms, result, where, builder)
     x, y = terms[0], terms[1] if len(terms) == 2 else _Term(builder.constant(torch.ones(1)), "")
     labels = "".join(dict.fromkeys(x.labels + y.labels))
     sizes = {label: max(x.size(label), y.size(label)) for label in labels}
     summed = "".join(label for label in labels if label not in result)
-    lone = [label for label in summed if sizes[label] > 1 and not (label in x.labels and label in y.labels)]
-    if lone and len(terms) == 2:
-        what = f"{lone[0]} is summed over one operand alone, before or after the product"
-        raise GraphError.at(where, what, "labels that both have, or one operand", "put a ReduceSum in front")
     stack = "".join(label for label in result if label in x.labels and label in y.labels)
     rows = "".join(label for label in result if label not in y.labels)
     columns = "".join(label for label in result if label not in x.labels)
@@ -114,6 +112,27 @@ def _product(terms: Sequence[_Term], result: str, where: str, builder: Builder) 
     order = stack + rows + columns
     apart = _reshaped(found, [sizes[label] for label in order], builder)
     return _transposed(apart, [order.index(label) for label in result], builder)
+
+
+def _without_lone(terms: Sequence[_Term], result: str, where: str, builder: Builder) -> Sequence[_Term]:
+    """Return two operands, the one of them that has summed labels of its own summed over these: as runtimes do first.
+
+    What rounding adds where products come first is at most that, where the other operand has none. Raises GraphError
+    where both have: sums that cancel would hide it.
+    """
+    x, y = terms
+    lone = [[label for label in a.labels if label not in b.labels + result] for a, b in ((x, y), (y, x))]
+    if all(lone):
+        found = f"{lone[0][0]} and {lone[1][0]} are each summed over one operand alone"
+        raise GraphError.at(where, found, "at most one such operand", "put a ReduceSum in front")
+    return [_summed_over(term, labels, builder) if labels else term for term, labels in zip(terms, lone, strict=True)]
+
+
+def _summed_over(term: _Term, labels: Sequence[str], builder: Builder) -> _Term:
+    kept = "".join(label for label in term.labels if label not in labels)
+    sizes = {label: term.size(label) for label in term.labels}
+    total = _summed(_arranged(term, (kept, "".join(labels)), sizes, builder), True, builder)
+    return _Term(_reshaped(total, [sizes[label] for label in kept], builder), kept)
 
 
 def _arranged(term: _Term, groups: tuple[str, ...], sizes: dict[str, int], builder: Builder) -> Value:

@@ -846,6 +846,20 @@ MUTATIONS = (
         "tests/test_checking.py tests/test_proofs.py -k 'order or samples or tightened'",
     ),
     Mutation(
+        "a wave whose planes are judged at the ends of the box alone",
+        "ibpc/verify/checking/planes/waves.py",
+        "points = [x.lower, x.upper, *_as_steep(x, below, quarter), *_as_steep(x, above, quarter)]",
+        "points = [x.lower, x.upper]",
+        "tests/test_proofs.py -k linear_bounds_hold",
+    ),
+    Mutation(
+        "a quotient that takes the chord where the tangent lies below",
+        "ibpc/verify/checking/planes/products.py",
+        "is_tangent_below = (low_x >= 0) == (low_y > 0)",
+        "is_tangent_below = low_x >= 0",
+        "tests/test_proofs.py -k 'linear_bounds_hold or quotient'",
+    ),
+    Mutation(
         "the checker keeps a known box that the region does not have",
         "ibpc/verify/checking/regions.py",
         "max(end.flat[element], at) if side > 0 else min(end.flat[element], at)",

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -475,3 +476,23 @@ def test_a_cut_does_not_make_a_number_of_what_is_none():
     for side in (1, -1):
         region = Region(*ends, cuts=(("l", 0, 0.0, side),))
         assert checker.lower_bound(region, np.array([1.0]), "float32") == -np.inf
+
+
+@pytest.mark.parametrize("divisor", [(0.5, 2.0), (-2.0, -0.5), (0.01, 5.0)])
+@pytest.mark.parametrize("numerator", [(-1.0, 2.0), (1.0, 2.0), (-3.0, -1.0)])
+def test_planes_of_a_quotient_hold_and_are_tight_in_small_boxes(numerator, divisor):
+    """x / y + a x + b y over all signs of a and b: the planes' slopes count, not the quotient's range alone."""
+    nodes = [
+        onnx.helper.make_node("Div", ["x", "d"], ["q"]),
+        onnx.helper.make_node("Concat", ["q", "x", "d"], ["y"], axis=1),
+    ]
+    proto = model(nodes, {"x": [1, 1], "d": [1, 1]})
+    for share in (1.0, 0.01):
+        ends = [(low, low + share * (high - low)) for low, high in (numerator, divisor)]
+        x, d = np.meshgrid(*(np.linspace(*side, 41) for side in ends))
+        region = Region(*(np.array([side[end] for side in ends]) for end in (0, 1)))
+        for row in product((1.0, -1.0), (0.0, 2.0, -2.0), (0.0, 3.0, -3.0)):
+            least = float((row[0] * x / d + row[1] * x + row[2] * d).min())
+            found = Checker(proto).lower_bound(region, np.array(row), "float32")
+            assert found <= least
+            assert share == 1.0 or divisor[0] == 0.01 or found >= least - 0.01

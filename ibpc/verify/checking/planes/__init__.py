@@ -10,11 +10,12 @@ binary32 widens over the one in real arithmetic, at the wider end: the rules wid
     convex.py            convex and concave functions
     s_shaped.py          functions that rise in the shape of an S
     pieces.py            functions that are convex or concave piece by piece
-    products.py          products of two values
+    products.py          products and quotients of two values
+    waves.py             Sin and Cos
     extremes.py          the greatest or least of several values
 """
 
-from ibpc.verify.checking.planes import convex, extremes, pieces, piecewise_linear, products, s_shaped
+from ibpc.verify.checking.planes import convex, extremes, pieces, piecewise_linear, products, s_shaped, waves
 from ibpc.verify.checking.planes.base import PLANES, bent
 
-__all__ = ["PLANES", "bent", "convex", "extremes", "pieces", "piecewise_linear", "products", "s_shaped"]
+__all__ = ["PLANES", "bent", "convex", "extremes", "pieces", "piecewise_linear", "products", "s_shaped", "waves"]

@@ -1,4 +1,4 @@
-"""Planes of products of two values."""
+"""Planes of products and quotients of two values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ibpc.verify.checking.planes.base import Pair, Part, Sketch, planes
 from ibpc.verify.checking.planes.convex import convex
 from ibpc.verify.checking.pulls import broadcast_pull
 from ibpc.verify.checking.rules import Step
-from ibpc.verify.checking.values import Box
+from ibpc.verify.checking.values import Array, Box
 
 
 @planes("Mul")
@@ -33,3 +33,32 @@ def _broadcast_part(slot: int, box: Box, shape: tuple[int, ...], slopes: Pair) -
     magnitude = np.broadcast_to(box.magnitude, shape).ravel()
     copies = magnitude.size // max(1, box.lower.size)
     return Part(slot, broadcast_pull(box.shape, shape), *slopes, magnitude, copies)
+
+
+@planes("Div")
+def divide(step: Step) -> Sketch:
+    """Return planes of x / y, y on one side of 0: those of x r, and r = 1 / y between its tangent and its chord.
+
+    1 / y is convex above 0 and concave below. With m the middle of y, 2/m − y/m² and 1/l + 1/u − y/(l u) bound it; the
+    coefficient of r, which is l_x in both planes of the product, says which of them takes the place of r.
+    """
+    x, y = step.box(0), step.box(1)
+    shape = np.broadcast_shapes(x.shape, y.shape)
+    low_x, low_y, high_y = (np.broadcast_to(side, shape).ravel() for side in (x.lower, y.lower, y.upper))
+    one_sided = (low_y > 0) | (high_y < 0)
+    low_y, high_y = np.where(one_sided, low_y, np.nan), np.where(one_sided, high_y, np.nan)
+    middle = 0.5 * low_y + 0.5 * high_y
+    tangent, chord = (-1.0 / middle**2, 2.0 / middle), (-1.0 / (low_y * high_y), 1.0 / low_y + 1.0 / high_y)
+    is_tangent_below = (low_x >= 0) == (low_y > 0)
+    below, above = _either(is_tangent_below, tangent, chord), _either(is_tangent_below, chord, tangent)
+    least, greatest = 1.0 / high_y, 1.0 / low_y
+    parts = [
+        _broadcast_part(0, x, shape, (least, greatest)),
+        _broadcast_part(1, y, shape, (low_x * below[0], low_x * above[0])),
+    ]
+    return Sketch(parts, low_x * (below[1] - least), low_x * (above[1] - greatest))
+
+
+def _either(condition: Array, first: Pair, second: Pair) -> Pair:
+    """Return the slope and offset of the first line where the condition holds, of the second elsewhere."""
+    return np.where(condition, first[0], second[0]), np.where(condition, first[1], second[1])

@@ -372,6 +372,13 @@ MUTATIONS = (
         "return element_type not in _WHOLE and",
         "tests/test_definedness.py",
     ),
+    Mutation(
+        "a sign with another value for attacks",
+        "ibpc/ops/sign.py",
+        "return torch.sign(x) + (bend - bend.detach())",
+        "return bend",
+        "tests/ops/test_guiding.py",
+    ),
     # ── search ──────────────────────────────────────────────────────────────────────────────────────────────────
     Mutation(
         "β with the wrong sign",

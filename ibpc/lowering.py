@@ -25,10 +25,15 @@ REGISTERED: Final[Mapping[str, Rules]] = MappingProxyType({})
 
 
 class Phase(Enum):
-    """Whether a nominal graph normalizes by running statistics or by those of the batch (and drops out)."""
+    """Which rules a nominal graph has.
+
+    In training it normalizes by statistics of the batch and drops out. For attacks it is that of evaluation with
+    gradients to follow where those of evaluation are 0.
+    """
 
     EVALUATION = "evaluation"
     TRAINING = "training"
+    ATTACK = "attack"
 
 
 # ── parameters ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +118,7 @@ def lower_nominal(
     values = {name: emission.placeholder(name) for name in starts}
     for node in _between(graph, starts, ends):
         rules = operators()[node.operator].rules
-        rule = rules.training if phase is Phase.TRAINING else rules.nominal
+        rule = {Phase.TRAINING: rules.training, Phase.ATTACK: rules.guiding}.get(phase) or rules.nominal
         operands = [values[name] for name in graph.operands(node.name)]
         values[node.name] = rule(call_of(graph, node), *operands, **emission.parameters_of(graph, node.name))
     return emission.finish([values[name] for name in ends])

@@ -81,6 +81,14 @@ class Network:
         return lower_nominal(self.graph, self.parameters)
 
     @cached_property
+    def guiding(self) -> fx.GraphModule:
+        """The graph x → y in evaluation with gradients for attacks to follow through jumps."""
+        rules = (operators()[node.operator].rules for node in self.graph.order())
+        if all(rule.guiding is None for rule in rules):
+            return self.nominal
+        return lower_nominal(self.graph, self.parameters, Phase.ATTACK)
+
+    @cached_property
     def nominal_training(self) -> fx.GraphModule:
         """The graph x → y in training: normalizes by the batch, drops out."""
         return lower_nominal(self.graph, self.parameters, Phase.TRAINING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -65,7 +66,16 @@ def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
         box = interval(call, x)
         return sloped_planes(box, box.upper - box.lower > 1.0, below, above)
 
-    return nonlinear(nominal, interval, relaxation)
+    return replace(nonlinear(nominal, interval, relaxation), guiding=straight_through(nominal))
+
+
+def straight_through(nominal: NominalRule) -> NominalRule:
+    """Return a rule with the gradient of x (a straight-through estimator: Bengio et al. 2013, arXiv 1308.3432)."""
+
+    def guiding(call: Call, x: torch.Tensor) -> torch.Tensor:
+        return nominal(call, x).detach() + (x - x.detach())
+
+    return guiding
 
 
 def sloped_planes(box: Interval, sloped: torch.Tensor, below: float, above: float) -> Planes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
@@ -10,7 +11,7 @@ from ibpc.interval import Interval
 from ibpc.ops._element_types import DOUBLE, FLOAT, NAMES, NUMBERS, RANGES, holds, name_of, number
 from ibpc.ops._logic import truth, verdict
 from ibpc.ops._shapes import same_as_operand
-from ibpc.ops._steps import flushed, range_planes, sloped_planes
+from ibpc.ops._steps import flushed, range_planes, sloped_planes, straight_through
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
@@ -93,7 +94,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), guiding=straight_through(nominal)),
         reads=(
             OnnxImport("Cast", (6, 9, 13, 19, 21, 23, 24, 25, 28), read),
             OnnxImport("CastLike", (15, 19, 21, 23, 24, 25), read_like),

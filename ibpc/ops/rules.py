@@ -123,6 +123,8 @@ class Rules:
     `local(call, **parameters)` of an affine operator says which few elements of its operands each result depends on:
     those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
 
+    `guiding` gives what the nominal rule gives, with a gradient for attacks to follow where its own is 0.
+
     What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
     between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
     """
@@ -138,3 +140,4 @@ class Rules:
     kinks: KinksRule | None = None
     local: LocalRule | None = None
     selects: bool = False
+    guiding: NominalRule | None = None

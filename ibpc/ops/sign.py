@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ibpc.interval import Interval
@@ -16,6 +18,12 @@ from ibpc.ops.rules import Call
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
     """y = −1 for x < 0, 0 for x = 0, 1 for x > 0."""
     return torch.sign(x)
+
+
+def guiding(call: Call, x: torch.Tensor) -> torch.Tensor:
+    """y with the gradient of x / (1 + |x|), which is never 0 (a straight-through estimator: Bengio et al. 2013)."""
+    bend = x / (1.0 + x.abs())
+    return torch.sign(x) + (bend - bend.detach())
 
 
 def interval(call: Call, x: Interval) -> Interval:
@@ -37,7 +45,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, elementwise_range(interval)),
+        rules=replace(nonlinear(nominal, interval, elementwise_range(interval)), guiding=guiding),
         reads=(import_as("Sign", (9, 13)),),
         writes=export_as("Sign"),
         layers=(),

@@ -135,7 +135,7 @@ class Falsification:
 
     def _score(self, points: Points, items: torch.Tensor) -> torch.Tensor:
         """Return how far points (B, …) are from being counterexamples to the items (B,), at most 0 where they are."""
-        outputs = self._network.nominal(*points)
+        outputs = self._network.guiding(*points)
         listed = outputs if isinstance(outputs, tuple) else (outputs,)
         flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
         inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)

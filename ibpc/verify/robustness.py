@@ -266,7 +266,7 @@ class _Judge:
         open_ones = (~verified).nonzero()[:, 0]
         if len(open_ones):
             part = Interval.bounds(box.lower[open_ones], box.upper[open_ones])
-            worst = _worst(self._options.attack, self._network.nominal, x[open_ones], part, labels[open_ones])
+            worst = _worst(self._options.attack, self._network.guiding, x[open_ones], part, labels[open_ones])
             for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
                 if self._is_misclassified(point, label):
                     verdicts[index] = Verdict.FALSIFIED

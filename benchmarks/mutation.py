@@ -361,8 +361,8 @@ MUTATIONS = (
     Mutation(
         "images with values that may be no numbers certified",
         "ibpc/verify/robustness.py",
-        "margins[self._doubtful(box)] = nan",
-        "margins[[]] = nan",
+        "doubtful = self._doubtful(box)",
+        "doubtful: list[int] = []",
         "tests/test_definedness.py",
     ),
     Mutation(

@@ -347,8 +347,8 @@ MUTATIONS = (
     Mutation(
         "values that may be no numbers trusted",
         "ibpc/verify/decide.py",
-        "undefined = self._undefined() if found is None",
-        "undefined = None if found is None",
+        "undefined = self._undefined() if found is None and claims",
+        "undefined = None if found is None and claims",
         "tests/test_definedness.py",
     ),
     Mutation(
@@ -361,7 +361,7 @@ MUTATIONS = (
     Mutation(
         "images with values that may be no numbers certified",
         "ibpc/verify/robustness.py",
-        "doubtful = self._doubtful(box)",
+        "doubtful = self._doubtful(box, margins)",
         "doubtful: list[int] = []",
         "tests/test_definedness.py",
     ),

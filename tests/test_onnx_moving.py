@@ -67,6 +67,7 @@ NODES = [
     ("Einsum", 12, {"equation": "bhid,bhjd->bhij"}, [1, 2, 3, 4], [(1, 2, 5, 4)]),
     ("Einsum", 12, {"equation": "bi,bi->b"}, [1, 3], [(1, 3)]),
     ("Einsum", 12, {"equation": "bik,i->bi"}, [1, 3, 2], [(3,)]),
+    ("Einsum", 12, {"equation": "bi,ik->bi"}, [1, 3], [(3, 2)]),
     ("Einsum", 12, {"equation": "bhwc,hkc->bhwk"}, [1, 3, 2, 4], [normal(3, 5, 4)]),
     ("Einsum", 12, {"equation": "ki,bij->bkj"}, [4, 3], [(1, 3, 2)]),
     ("Slice", 13, {}, [1, 5, 3], [c(-1, 2), c(-6, -9), c(1, 2), c(-1, -2)]),

@@ -176,7 +176,8 @@ class _Decider:
 
     def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
         """Return the decision as it stands. Where a value may be no number, what bounds say of margins is dropped."""
-        undefined = self._undefined() if found is None and self._margins else None
+        claims = verdict is Verdict.VERIFIED or any(margin > -inf for row in self._margins for margin in row)
+        undefined = self._undefined() if found is None and claims and self._margins else None
         if undefined is not None:
             verdict = Verdict.UNKNOWN
             self._margins = tuple((-inf,) * len(row) for row in self._margins)

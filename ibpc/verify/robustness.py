@@ -7,7 +7,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from math import isfinite, nan
+from math import inf, isfinite, nan
 from typing import Any, Final, TypeAlias
 from zlib import compress, decompress
 from zlib import error as zlib_error
@@ -237,7 +237,7 @@ class _Judge:
             differences = self._bound(box)
             predicted = self._network.nominal(x).argmax(1)
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
-        doubtful = self._doubtful(box)
+        doubtful = self._doubtful(box, margins)
         margins[doubtful] = nan
         verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
         for number in doubtful:
@@ -247,13 +247,17 @@ class _Judge:
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
-    def _doubtful(self, box: Interval) -> list[int]:
-        """Return the samples where a value may be no number, so that bounds say nothing."""
+    def _doubtful(self, box: Interval, margins: torch.Tensor) -> list[int]:
+        """Return the samples of which bounds say something, if only of no other class, although a value may be NaN."""
         if self._is_defined:
             return []
+        # The label's own margin, 0, says nothing.
+        claimed = ((margins > -inf).sum(1) > min(1, margins.shape[1] - 1)).nonzero()[:, 0].tolist()
+        if not claimed:
+            return []
         with plain_products():
-            doubts = self._definedness.doubts((box,))
-        return [number for number, doubt in enumerate(doubts) if doubt is not None]
+            doubts = self._definedness.doubts((Interval.bounds(box.lower[claimed], box.upper[claimed]),))
+        return [number for number, doubt in zip(claimed, doubts, strict=True) if doubt is not None]
 
     def _verdicts(
         self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor

@@ -496,3 +496,20 @@ def test_planes_of_a_quotient_hold_and_are_tight_in_small_boxes(numerator, divis
             found = Checker(proto).lower_bound(region, np.array(row), "float32")
             assert found <= least
             assert share == 1.0 or divisor[0] == 0.01 or found >= least - 0.01
+
+
+@pytest.mark.parametrize("kind", ["Sin", "Cos"])
+def test_planes_of_waves_hold_over_boxes_of_all_widths(kind):
+    """Over more than a turn a wave is as steep as a line more often than its planes look."""
+    checker = Checker(
+        model(
+            [onnx.helper.make_node(kind, ["x"], ["q"]), onnx.helper.make_node("Concat", ["q", "x"], ["y"], axis=1)],
+            {"x": [1, 1]},
+        )
+    )
+    for low, width in product(np.linspace(-4.0, 4.0, 9), (0.1, 1.0, 3.0, 5.0, 9.0)):
+        points = np.linspace(low, low + width, 401)
+        wave = np.sin(points) if kind == "Sin" else np.cos(points)
+        for row in ((1.0, 0.3), (1.0, -0.3), (-1.0, 0.3), (-1.0, -0.3), (1.0, 0.0)):
+            found = checker.lower_bound(Region(np.array([low]), np.array([low + width])), np.array(row), "float32")
+            assert found <= float((row[0] * wave + row[1] * points).min())

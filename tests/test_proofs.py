@@ -17,14 +17,14 @@ import pytest
 import torch
 
 import ibpc
-from ibpc.bounds import METHODS
+from ibpc.bounds import METHODS, ascent
 from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify import decide
 from ibpc.verify.checking import backward
-from ibpc.verify.checking.backward import linear_bounds, tightened
+from ibpc.verify.checking.backward import Picked, linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker, lower_sum
 from ibpc.verify.checking.planes import PLANES
 from ibpc.verify.checking.proofs import LEVELS, encoded, leaves
@@ -35,6 +35,7 @@ from ibpc.verify.proof import Half, multipliers_of
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor
 from ibpc.verify.search import branching
+from ibpc.verify.search import values as cuts_of_values
 from tests.onnx_models import chain, model, runtime
 from tests.test_checking import EXCLUDED
 from tests.test_conformance import free_inputs, official_cases, with_constants
@@ -146,6 +147,38 @@ def test_what_a_search_proved_by_cuts_at_any_number_is_confirmed(cut_at_numbers)
     assert any(step[0] == "value" for step in steps)
     assert any(any(step[3]) for step in steps if step[0] == "leaf"), "no multiplier was of use"
     assert failing(cut_at_numbers) == []
+
+
+def sharpened(layers: Callable[[], list[torch.nn.Module]], shape: tuple[int, ...], seed: int, folder: Path) -> Path:
+    """Return the certificate of a search that sharpens its boxes at once, of what needs that they are sharp."""
+    size = int(np.prod(shape))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(branching, "MOST_INPUTS", 0)
+        patch.setattr(cuts_of_values, "_PATIENCE", 1)
+        patch.setattr(cuts_of_values, "_PATIENCE_WITH_CURVES", 1)
+        net = network(seed, layers, shape)
+        gap = gap_of(net, size, "alpha-crown", Arithmetic.FLOAT32)
+        return proved(net, below(net, size, gap), folder, method="bab")
+
+
+SHARPENED = {"dense": (dense, (4,), 2), "mixed": (mixed, (1, 5, 5), 4), "curves": (flat_curves, (4,), 3)}
+
+
+@pytest.mark.parametrize("family", SHARPENED)
+def test_what_sharpened_boxes_proved_is_confirmed(family, tmp_path):
+    path = sharpened(*SHARPENED[family], tmp_path)
+    data = json.loads(path.read_text())
+    assert {"tighten", "sharpen"} <= {step[0] for step in data["proofs"][0][0]}
+    assert failing(path) == []
+
+
+@pytest.mark.parametrize("family", ["dense", "mixed"])
+def test_proofs_by_sharpened_boxes_fall_without_them(family, tmp_path):
+    path = sharpened(*SHARPENED[family], tmp_path)
+    data = json.loads(path.read_text())
+    data["proofs"][0][0] = [step for step in data["proofs"][0][0] if step[0] != "sharpen"]
+    (tmp_path / "other.json").write_text(json.dumps(data))
+    assert any("are open" in text for text in failing(tmp_path / "other.json"))
 
 
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
@@ -266,6 +299,86 @@ def test_what_was_tampered_with_is_refused(searched, change, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(data))
     found = failing(tmp_path / "c.json")
     assert any(wanted in text for text in found), found
+
+
+@pytest.fixture(scope="module")
+def with_sharp_boxes(tmp_path_factory) -> Path:
+    return sharpened(*SHARPENED["dense"], tmp_path_factory.mktemp("sharp"))
+
+
+def first_part(data: dict[str, Any]) -> list[Any]:
+    return next(part for part in steps_of(data, "sharpen")[0][1] if len(part[1]) > 1)
+
+
+SHARP_TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no list": (lambda data: steps_of(data, "sharpen")[0].__setitem__(1, {}), "it is none"),
+    "a part that is none": (lambda data: steps_of(data, "sharpen")[0][1].append(["x"]), "its ends"),
+    "a value twice": (lambda data: steps_of(data, "sharpen")[0][1].append(first_part(data)), "its ends"),
+    "an element that is not there": (lambda data: first_part(data)[1].__setitem__(0, 10**6), "element 1000000"),
+    "an element below the first": (lambda data: first_part(data)[1].__setitem__(0, -1), "ends of"),
+    "a far element": (lambda data: first_part(data)[1].__setitem__(0, 2**30), "element 1073741824"),
+    "an element that is a truth": (lambda data: first_part(data)[1].__setitem__(0, True), "ends of"),
+    "no sign": (lambda data: first_part(data)[2].__setitem__(0, 0), "ends of"),
+    "a sign of another size": (lambda data: first_part(data)[2].__setitem__(0, 2), "ends of"),
+    "a sign that is no integer": (lambda data: first_part(data)[2].__setitem__(0, 1.0), "ends of"),
+    "a sign too few": (lambda data: first_part(data)[2].pop(), "ends of"),
+    "ends without choices": (lambda data: [part.pop() for part in (first_part(data)[1:3])], "do not fit"),
+    "choices that are no text": (lambda data: first_part(data)[3].update(nothing=3), "choices"),
+    "choices of nothing": (lambda data: first_part(data)[3].update(nothing=encoded(np.ones(3))), "do not fit"),
+    "other elements": (lambda data: first_part(data)[1].reverse(), "are open"),
+    "other signs": (lambda data: first_part(data).__setitem__(2, [-sign for sign in first_part(data)[2]]), "are open"),
+}
+
+
+@pytest.mark.parametrize("change", SHARP_TAMPERING)
+def test_ends_that_were_tampered_with_are_refused(with_sharp_boxes, change, tmp_path):
+    data = copy.deepcopy(json.loads(with_sharp_boxes.read_text()))
+    alter, wanted = SHARP_TAMPERING[change]
+    alter(data)
+    (tmp_path / "c.json").write_text(json.dumps(data))
+    found = failing(tmp_path / "c.json")
+    assert any(wanted in text for text in found), found
+
+
+def test_little_that_unpacks_to_much_is_refused():
+    checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
+    much = dict.fromkeys(map(str, range(9)), encoded(np.zeros(2**22)))
+    for step in (["tighten", much], ["sharpen", [["x", [0], [1], much]]], ["leaf", [1], much, []]):
+        with pytest.raises(PropertyError, match="choices of 67108864 bytes or more"):
+            list(leaves([step], checker, np.zeros(1), np.ones(1), "real"))
+
+
+@pytest.mark.parametrize("family", SHARPENED)
+def test_ends_hold_samples_whatever_is_picked(family):
+    """Any ends and any choices: boxes in between still hold what points of the box make of them."""
+    layers, shape, seed = SHARPENED[family]
+    proto, size, rng = nominal_model(network(seed, layers, shape).graph), int(np.prod(shape)), np.random.default_rng(0)
+    checker = Checker(proto)
+    region = Region(np.zeros(size), np.ones(size))
+    before = checker.values(region, "float32")
+    bent = [node for node in proto.graph.node if node.op_type in PLANES]
+    picked: dict[str, Picked] = {}
+    earlier: list[str] = []
+    for node in bent:
+        numbers = before[node.input[0]].magnitude.size
+        elements, signs = rng.integers(0, numbers, 12), rng.choice([-1, 1], 12)
+        choices = {name: rng.random(12 * before[name].magnitude.size) for name in earlier}
+        picked.setdefault(node.input[0], Picked(elements, signs, choices))
+        earlier.append(node.output[0])
+    found = checker.sharpened(region, "float32", picked).known
+    assert found.keys() >= {node.input[0] for node in bent[1:]}
+    watched = [onnx.helper.make_empty_tensor_value_info(name) for name in found]
+    proto.graph.output.extend(watched)
+    session = runtime(proto)
+    for _ in range(200):
+        x = (rng.random((1, *shape)) if rng.random() < 0.7 else rng.integers(0, 2, (1, *shape))).astype(np.float32)
+        values = session.run(list(found), {proto.graph.input[0].name: x})
+        for (lower, upper), value in zip(found.values(), values, strict=True):
+            assert (lower <= value).all() and (value <= upper).all()
+
+
+def test_choices_are_made_as_proofs_say_them():
+    assert ascent.LEVELS == LEVELS
 
 
 def test_input_cuts_lie_in_the_box(tmp_path):

@@ -24,6 +24,8 @@ from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 
+# Choices are multiples of 1/LEVELS, so that a proof can say them exactly.
+LEVELS: Final = 2**16 - 1
 _SLOPE_RATE: Final = 0.1
 _MULTIPLIER_RATE: Final = 0.05
 _DECAY: Final = 0.98
@@ -189,7 +191,8 @@ def ascend(
     """
     found = start if steps == 0 else _climbed(walk, values, forms, steps, ends, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
-    choices = _Choices(rows, found.choices, chosen)
+    rounded = {name: (choice.double() * LEVELS).round() / LEVELS for name, choice in found.choices.items()}
+    choices = _Choices(rows, rounded, chosen)
     multipliers = ends.multipliers(rows, found.multipliers, torch.float64)
     with torch.no_grad():
         backward = Backward(walk, values, choices.planes)

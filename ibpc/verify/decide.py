@@ -19,8 +19,9 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal
+from ibpc.verify.bound_proofs import Sought, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
-from ibpc.verify.proof import Place, Sought, place_of
+from ibpc.verify.proof import Place
 from ibpc.verify.properties import Property
 from ibpc.verify.robustness import Verdict
 from ibpc.verify.search.branching import Branching

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, Final, TypeAlias
+from itertools import groupby
+from typing import Any, Final, Protocol, TypeAlias
 
 import onnx
 import torch
 
-from ibpc.bounds.alpha_crown import STEPS
-from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.crown import interval_values, values_for, walk_of
+from ibpc.bounds.sharpening import Record
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.frontends.onnx import translate
 from ibpc.interval import Interval
-from ibpc.ir import Graph
-from ibpc.rounding import Arithmetic
 from ibpc.verify.checking.backward import most_tightened
 from ibpc.verify.checking.proofs import encoded
-from ibpc.verify.goal import Goal
-from ibpc.verify.properties import Conjunction, Property
+from ibpc.verify.properties import Conjunction
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -49,13 +44,13 @@ class Evidence:
 class Place:
     """A region of a search: open, cut in two, or closed."""
 
-    __slots__ = ("_cut", "_evidence", "_make", "_parts", "_tight")
+    __slots__ = ("_before", "_cut", "_evidence", "_make", "_parts")
 
     def __init__(self) -> None:
         self._cut: tuple[Any, ...] = ()
         self._parts: tuple[Place, ...] = ()
         self._evidence: Evidence | Callable[[], Evidence] | None = None
-        self._tight: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None
+        self._before: tuple[_Preparation, ...] = ()
         self._make: Callable[[], Place | None] | None = None
 
     @classmethod
@@ -85,7 +80,15 @@ class Place:
 
         `lines` are the choices of planes that it was done with; see `lines_of`.
         """
-        self._tight = lines
+        self._before += (_Tightening(lines),)
+        return self
+
+    def sharpen(self, record: Record | Callable[[], Record | None]) -> Place:
+        """Note that some of these boxes were bounded once more, each end with choices of its own.
+
+        Without a record the proof does without what it would say.
+        """
+        self._before += (_Sharpening(record),)
         return self
 
     def cut_input(self, index: int, at: float) -> tuple[Place, Place]:
@@ -114,13 +117,11 @@ class Place:
         for place in self._walk():
             if place._is_open:
                 return None
-            if place._tight is not None:
-                lines = place._tight() if callable(place._tight) else place._tight
-                result.append(["tighten", names.results(lines)])
-            step = place._step(names, disjunct)
-            if step is None:
-                return None
-            result.append(step)
+            steps = [*(preparation.step(names) for preparation in place._before), place._step(names, disjunct)]
+            for step in steps:
+                if step is None:
+                    return None
+                result.append(step)
         return result
 
     @property
@@ -147,6 +148,40 @@ class Place:
         evidence = self._evidence() if callable(self._evidence) else self._evidence
         choices = names.results(evidence.choices)
         return ["leaf", _weights(evidence.row, disjunct), choices, list(evidence.multipliers)]
+
+
+class _Preparation(Protocol):
+    """What is done in a region before it is cut or closed."""
+
+    def step(self, names: Names) -> list[Any] | None:
+        """Return the step of the proof, None where a value has no name in the file."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Tightening:
+    lines: Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+    def step(self, names: Names) -> list[Any]:
+        return ["tighten", names.results(self.lines() if callable(self.lines) else self.lines)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Sharpening:
+    record: Record | Callable[[], Record | None]
+
+    def step(self, names: Names) -> list[Any] | None:
+        record = self.record() if callable(self.record) else self.record
+        parts: list[list[Any]] = []
+        for reader, moved in groupby([] if record is None else record.moved, lambda one: one.reader):
+            value, ends = names.operand(reader), list(moved)
+            if value is None:
+                return None
+            elements, signs = torch.cat([one.elements for one in ends]), torch.cat([one.signs for one in ends])
+            choices = {node: torch.cat([one.choices[node] for one in ends]) for node in ends[0].choices}
+            packed_choices = {node: encoded(choice.flatten().cpu().numpy()) for node, choice in choices.items()}
+            parts.append([value, elements.tolist(), signs.int().tolist(), names.results(packed_choices)])
+        return ["sharpen", parts]
 
 
 def _weights(row: int, disjunct: Conjunction) -> list[int]:
@@ -203,31 +238,6 @@ def multipliers_of(halves: Sequence[Half], found: Mapping[str, Tensor], form: in
     return tuple(result)
 
 
-@dataclass(frozen=True, eq=False)
-class Sought:
-    """A disjunct of a case to be refuted, the network's graph, the arithmetic of the claim, and where to compute."""
-
-    graph: Graph
-    prop: Property
-    case: int
-    disjunct: int
-    arithmetic: Arithmetic
-    device: torch.device
-
-
-def place_of(method: str, sought: Sought, row: int) -> Place:
-    """Return the proof by a bounding method, which is bounded once more where it has to say how.
-
-    It is open where none can be written.
-    """
-    if method in ("ibp", "crown-ibp"):
-        return Place.closed(Evidence(row))
-    if not is_replayed(*_plain_root(sought)):
-        return Place()
-    evidence = partial(_ascended, sought, row) if method == "alpha-crown" else Evidence(row)
-    return Place.closed(evidence).tighten(partial(_lines, sought))
-
-
 def is_replayed(walk: Walk, values: Values) -> bool:
     """Return whether the checker bounds all that tightening bounds by planes, over a box with these interval bounds.
 
@@ -266,45 +276,3 @@ def lines_of(walk: Walk, values: Values) -> dict[str, Tensor]:
 def packed_lines(lines: Mapping[str, Tensor], part: int) -> dict[str, str]:
     """Return the lines (B, …) of one part, encoded."""
     return packed({name: line[None] for name, line in lines.items()}, 0, part)
-
-
-@torch.no_grad()
-def _lines(sought: Sought) -> dict[str, str]:
-    """Return the lines that CROWN takes over the whole box."""
-    walk, values = _root(sought)
-    return packed_lines(lines_of(walk, values), 0)
-
-
-@torch.no_grad()
-def _ascended(sought: Sought, row: int) -> Evidence:
-    """Return the slopes that α-CROWN finds for a row."""
-    chosen = sought.prop.cases[sought.case]
-    goal = Goal(chosen, chosen.disjuncts[sought.disjunct], sought.prop.output_count, sought.device)
-    form = goal.form_of(row)
-    if form < 0:
-        return Evidence(row)
-    walk, values = _root(sought)
-    (output,) = walk.graph.outputs
-    found = ascend(walk, values, {output: goal.forms[form][None, None]}, STEPS, chosen=elementwise_planes)
-    return Evidence(row, packed(found.choices, 0, 0))
-
-
-def _root(sought: Sought) -> tuple[Walk, Values]:
-    """Return the values over the whole box, tightened as the bounding methods do."""
-    walk, boxes = _whole(sought)
-    wanted = sought.prop.read_outputs().to(sought.device)
-    return walk, values_for(wanted, walk, boxes, sought.arithmetic)
-
-
-@torch.no_grad()
-def _plain_root(sought: Sought) -> tuple[Walk, Values]:
-    walk, boxes = _whole(sought)
-    return walk, interval_values(walk, boxes, sought.arithmetic)
-
-
-def _whole(sought: Sought) -> tuple[Walk, tuple[Interval, ...]]:
-    walk = walk_of(sought.graph, sought.device)
-    ends = [end.double().to(sought.device)[None] for end in sought.prop.cases[sought.case].box.outer]
-    shapes = [sought.graph.node(name).shape[1:] for name in sought.graph.inputs]
-    parts = [sought.prop.split(end, shapes) for end in ends]
-    return walk, tuple(map(Interval.bounds, *parts))

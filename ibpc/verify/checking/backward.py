@@ -8,7 +8,7 @@ planes, is bounded over its box. The checker's own rounding is part of the error
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final, TypeAlias
 
@@ -159,6 +159,36 @@ def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Arr
         found = linear_bounds(values, {name: np.concatenate([units, -units])}, choices)
         lower[part] = np.maximum(lower[part], found[: len(part)])
         upper[part] = np.minimum(upper[part], -found[len(part) :])
+    return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class Picked:
+    """Ends of a value's elements, flat (R,), to be bounded: lower ones where the sign is 1, upper ones where it is −1.
+
+    `choices` (R, …) pick planes for each of them, as in `linear_bounds`.
+    """
+
+    elements: NDArray[np.int64]
+    signs: NDArray[np.int64]
+    choices: Mapping[str, Array]
+
+
+def sharpened(values: Values, name: str, picked: Picked) -> Box:
+    """Return a value's box with the ends that are picked bounded by planes of their own."""
+    box = values[name]
+    assert isinstance(box, Box)
+    lower, upper = box.lower.ravel().copy(), box.upper.ravel().copy()
+    sizes = [prod(value.shape) for value in values.values() if isinstance(value, Box)]
+    at_once = max(1, _MOST_NUMBERS // max(sizes))
+    for start in range(0, len(picked.elements), at_once):
+        part = slice(start, start + at_once)
+        elements, signs = picked.elements[part], picked.signs[part]
+        units = np.zeros((len(elements), lower.size))
+        units[range(len(elements)), elements] = signs
+        found = linear_bounds(values, {name: units}, {node: choice[part] for node, choice in picked.choices.items()})
+        np.maximum.at(lower, elements[signs > 0], found[signs > 0])
+        np.minimum.at(upper, elements[signs < 0], -found[signs < 0])
     return replace(box, lower=lower.reshape(box.shape), upper=upper.reshape(box.shape))
 
 

@@ -14,7 +14,7 @@ from onnx import helper
 
 from ibpc.errors import ModelError, PropertyError
 from ibpc.verify.checking.arithmetic import MACHINES, Machine
-from ibpc.verify.checking.backward import affine_bounds, linear_bounds, tightened
+from ibpc.verify.checking.backward import Picked, affine_bounds, linear_bounds, sharpened, tightened
 from ibpc.verify.checking.evaluator import evaluator
 from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.planes import PLANES, bent
@@ -24,6 +24,8 @@ from ibpc.verify.checking.rules import RULES, Step
 from ibpc.verify.checking.values import Array, Box, Constant, Value, unwrapped
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
+# A narrower box of a value in front of a node, None for the one that it has.
+Narrow: TypeAlias = Callable[[Mapping[str, Value], str, onnx.NodeProto], Box | None]
 
 # Types that are affine where the sign of the operand is known.
 _KINKED: Final = ("Relu", "LeakyRelu", "PRelu", "Abs")
@@ -71,23 +73,50 @@ class Checker:
 
         Planes are picked by the choices of the region. Raises EmptyError where a value can be nothing.
         """
-        done: set[str] = set()
 
-        def tighten(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
-            """Tighten the operands of a node that is not affine; yield which were."""
+        def tighten(values: Mapping[str, Value], name: str, node: onnx.NodeProto) -> Box:
+            chosen = self._shaped(values, {n: c for n, c in region.choices.items() if n in values}, 1)
+            return tightened(values, name, node.op_type in _KINKED, chosen)
+
+        return self._narrowed(region, arithmetic, tighten)
+
+    def sharpened(self, region: Region, arithmetic: str, picked: Mapping[str, Picked]) -> Region:
+        """Return the region with elements of such boxes bounded by planes that are picked for each of them, and kept.
+
+        `picked` is by the value; its choices are flat. Raises EmptyError where a value can be nothing, ModelError where
+        elements or choices do not fit.
+        """
+
+        def sharpen(values: Mapping[str, Value], name: str, _node: onnx.NodeProto) -> Box | None:
+            if name not in picked:
+                return None
+            ends, box = picked[name], values[name]
+            if len(ends.elements) and ends.elements.max() >= box.magnitude.size:
+                raise ModelError.at(
+                    "proof", f"element {ends.elements.max()} of {name}", f"less than {box.magnitude.size}"
+                )
+            choices = self._shaped(values, ends.choices, len(ends.elements))
+            return sharpened(values, name, replace(ends, choices=choices))
+
+        return self._narrowed(region, arithmetic, sharpen)
+
+    def _narrowed(self, region: Region, arithmetic: str, narrow: Narrow) -> Region:
+        """Return the region with boxes in front of nonlinear functions as `narrow` leaves them, each once, and kept."""
+        done: dict[str, Box] = {}
+
+        def prepare(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
+            """Narrow the operands of a node that is not affine; yield which were."""
             for name in dict.fromkeys(node.input):
-                value = values.get(name)
-                if not isinstance(value, Box) or name in self._file.inputs or name in done:
+                if not isinstance(values.get(name), Box) or name in self._file.inputs or name in done:
                     continue
-                done.add(name)
-                chosen = self._shaped(values, {n: c for n, c in region.choices.items() if n in values})
-                values[name] = not_empty(name, tightened(values, name, node.op_type in _KINKED, chosen))
-                yield name
+                box = narrow(values, name, node)
+                if box is not None:
+                    values[name] = done[name] = not_empty(name, box)
+                    yield name
 
         with np.errstate(all="ignore"):
-            values = self._walk(region, MACHINES[arithmetic], tighten)
-        boxes = {name: values[name] for name in done}
-        return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in boxes.items()}})
+            self._walk(region, MACHINES[arithmetic], prepare)
+        return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in done.items()}})
 
     def lower_bound(
         self,
@@ -118,18 +147,18 @@ class Checker:
                 rows[name] = rows[name].copy() if name in rows else np.zeros((1, values[name].magnitude.size))
                 rows[name][0, element] -= multiplier * side
                 products.append((multiplier * side, at))
-            bound = linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}))[0]
+            bound = linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}, 1))[0]
             return float(max(plain[0], lower_sum(bound, products)))
 
-    def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array]) -> dict[str, Array]:
-        """Return choices of one row, for each value one number an element or two."""
+    def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array], rows: int) -> dict[str, Array]:
+        """Return choices of rows, for each value one number an element or two."""
         shaped: dict[str, Array] = {}
         for name, numbers in choices.items():
             value = values.get(name)
             size = value.lower.size if isinstance(value, Box) else 0
-            if numbers.size not in (size, 2 * size) or not bool(((numbers >= 0) & (numbers <= 1)).all()):
+            if numbers.size not in (rows * size, 2 * rows * size) or not bool(((numbers >= 0) & (numbers <= 1)).all()):
                 raise ModelError.at("proof", f"choices for {name} that do not fit", "numbers of [0, 1]")
-            shaped[name] = numbers.reshape((1, size) if numbers.size == size else (1, 2, size))
+            shaped[name] = numbers.reshape((rows, size) if numbers.size == rows * size else (rows, 2, size))
         return shaped
 
     # ── forward ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,8 @@ A proof is a list of steps, a tree in preorder. It starts with one region that i
 takes the region that was opened last and
 
     ["tighten", choices]                    bounds the boxes in front of nonlinear functions by planes, and keeps them
+    ["sharpen", [[value, elements, signs, choices] …]]
+                                            bounds single ends of such boxes by planes of their own, and keeps them
     ["input", index, at]                    cuts input x at a number: opens x ≤ at and, after that, x ≥ at
     ["sign", value, element]                cuts a value of the file at 0: opens v ≤ 0 and, after that, v ≥ 0
     ["value", value, element, at]           cuts it at another number: opens v ≤ at and, after that, v ≥ at
@@ -23,14 +25,16 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isfinite
 from typing import Any, Final, NoReturn
 
 import numpy as np
 
 from ibpc.errors import PropertyError
+from ibpc.verify.checking.backward import Picked
 from ibpc.verify.checking.checker import Checker
 from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.checking.values import Array
@@ -39,6 +43,7 @@ from ibpc.verify.checking.values import Array
 LEVELS: Final = 2**16 - 1
 _MOST_BYTES: Final = 2**26
 _LARGEST: Final = 1e30
+_LARGEST_INDEX: Final = 2**62
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +68,11 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
         region = regions.pop()
         match step:
             case ["tighten", dict(choices)]:
-                picked = {name: _decoded(number, text) for name, text in choices.items()}
-                regions.append(_tightened(replace(region, choices=picked), checker, arithmetic))
+                chosen = replace(region, choices=_decoded(number, choices))
+                regions.append(_narrowed(region, partial(checker.tightened, chosen, arithmetic)))
+            case ["sharpen", list(parts)]:
+                picked = _picked(number, parts)
+                regions.append(_narrowed(region, partial(checker.sharpened, region, arithmetic, picked)))
             case ["input", int(index), int(at) | float(at)]:
                 regions += _cut_input(number, region, index, float(at))
             case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):
@@ -79,13 +87,36 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
         raise PropertyError.at("proof", f"{len(regions)} regions without a leaf", "leaves that cover the box")
 
 
-def _tightened(region: Region, checker: Checker, arithmetic: str) -> Region:
+def _narrowed(region: Region, narrow: Callable[[], Region]) -> Region:
     if region.is_empty:
         return region
     try:
-        return checker.tightened(region, arithmetic)
+        return narrow()
     except EmptyError:
         return replace(region, is_empty=True)
+
+
+def _picked(number: int, parts: Sequence[Any]) -> dict[str, Picked]:
+    """Return what a step says of the ends of each value."""
+    found: dict[str, Picked] = {}
+    for part in parts:
+        match part:
+            case [str(value), list(elements), list(signs), dict(choices)] if value not in found:
+                if len(elements) != len(signs) or not all(map(_is_index, elements)) or not all(map(_is_sign, signs)):
+                    _refuse(number, f"its ends of {value}", "elements, and a sign of 1 or −1 for each")
+                ends = np.asarray(elements, np.int64), np.asarray(signs, np.int64)
+                found[value] = Picked(*ends, _decoded(number, choices))
+            case _:
+                _refuse(number, "its ends", "a value, elements, signs and choices, each value once")
+    return found
+
+
+def _is_index(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _LARGEST_INDEX
+
+
+def _is_sign(value: Any) -> bool:
+    return type(value) is int and value in (1, -1)
 
 
 def _cut_input(number: int, region: Region, index: int, at: float) -> list[Region]:
@@ -110,8 +141,7 @@ def _leaf(
             _refuse(number, f"its {name}", "finite numbers of at least 0")
     if multipliers and len(multipliers) != len(region.cuts):
         _refuse(number, f"{len(multipliers)} multipliers", f"{len(region.cuts)}, one for each cut of a value")
-    picked = {name: _decoded(number, text) for name, text in choices.items()}
-    return Leaf(region, tuple(map(float, weights)), picked, tuple(map(float, multipliers)))
+    return Leaf(region, tuple(map(float, weights)), _decoded(number, choices), tuple(map(float, multipliers)))
 
 
 def _is_factor(value: Any) -> bool:
@@ -124,12 +154,20 @@ def encoded(choices: Array) -> str:
     return base64.b64encode(zlib.compress(whole.tobytes(), 6)).decode()
 
 
-def _decoded(number: int, text: Any) -> Array:
-    try:
-        unpacked = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), _MOST_BYTES)
-        return np.frombuffer(unpacked, "<u2").astype(np.float64) / LEVELS
-    except (TypeError, ValueError, binascii.Error, zlib.error):
-        _refuse(number, "its choices", "compressed numbers of 16 bits in base 64")
+def _decoded(number: int, choices: Mapping[str, Any]) -> dict[str, Array]:
+    """Return the choices of a step, which together have a limit: little may unpack to much."""
+    found: dict[str, Array] = {}
+    left = _MOST_BYTES
+    for name, text in choices.items():
+        try:
+            unpacked = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), left)
+            found[name] = np.frombuffer(unpacked, "<u2").astype(np.float64) / LEVELS
+        except (TypeError, ValueError, binascii.Error, zlib.error):
+            _refuse(number, "its choices", "compressed numbers of 16 bits in base 64")
+        left -= len(unpacked)
+        if left <= 0:
+            _refuse(number, f"choices of {_MOST_BYTES} bytes or more", "less")
+    return found
 
 
 def _refuse(number: int, found: str, expected: str = "a step of a proof") -> NoReturn:

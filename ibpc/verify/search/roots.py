@@ -7,9 +7,9 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.alpha_crown import SharpPull
 from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
 from ibpc.bounds.crown import interval_values, refined_values, walk_of
+from ibpc.bounds.sharpening import Record, sharpened_values
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -39,7 +39,7 @@ class Roots:
         self._deadlines = deadlines
         self._cone: Cone | None = None
         self._values: dict[int, Values] = {}
-        self._sharp: set[int] = set()
+        self._sharp: dict[int, tuple[Values, Record | None]] = {}
 
     def ends(self, case: int) -> tuple[Tensor, Tensor]:
         """Return the box of a case, flat."""
@@ -74,7 +74,7 @@ class Roots:
             while len(self._values) >= _MOST_ROOTS:
                 oldest = next(iter(self._values))
                 del self._values[oldest]
-                self._sharp.discard(oldest)
+                self._sharp.pop(oldest, None)
             boxes, deadline = self.whole(case), self._deadlines[0]
             self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, cone=self.cone)
         return self._values[case]
@@ -83,13 +83,10 @@ class Roots:
         """Whether the boxes of a case have been sharpened, by this search or another one."""
         return case in self._sharp
 
-    def sharpened(self, case: int) -> Values:
-        """Return the boxes of `values`, tightened once more with slopes of their own until the deadline."""
+    def sharpened(self, case: int) -> tuple[Values, Record | None]:
+        """Return the boxes of `values`, tightened once more with planes of their own, and how."""
         known = self.values(case)
         if case not in self._sharp:
-            self._sharp.add(case)
             boxes, deadline = self.whole(case), self._deadlines[1]
-            self._values[case] = refined_values(
-                self.walk, boxes, self.arithmetic, deadline, SharpPull, known, self.cone
-            )
-        return self._values[case]
+            self._sharp[case] = sharpened_values(self.walk, boxes, self.arithmetic, known, deadline, self.cone)
+        return self._sharp[case]

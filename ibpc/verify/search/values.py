@@ -131,15 +131,19 @@ class ValueParts(Parts):
         """Take tighter boxes where those that there are have not been enough; they hold for all parts.
 
         First those of interval bounds, for the whole box alone; then those of backward bounds; and after a while those
-        with slopes of their own. A proof that needs the last, or more than the checker replays, is not written down.
+        with planes of their own. A proof that needs more than the checker replays is not written down.
         """
         if not self._is_tight and self._bounded:
-            plain, self._is_tight = self._root, True
-            self._root, self._is_sharp = self._roots.values(self._case), self._roots.is_sharp(self._case)
-            self._is_written = not self._is_sharp and is_replayed(self._walk, plain)
+            self._is_tight, self._is_written = True, is_replayed(self._walk, self._root)
+            self._root = self._roots.values(self._case)
             self._place.tighten(packed_lines(lines_of(self._walk, self._root), 0))
-        elif self._is_tight and not self._is_sharp and self._bounded >= self._patience:
-            self._root, self._is_sharp, self._is_written = self._roots.sharpened(self._case), True, False
+        is_due = self._bounded >= self._patience or self._roots.is_sharp(self._case)
+        if self._is_tight and not self._is_sharp and is_due:
+            self._is_sharp = True
+            self._root, record = self._roots.sharpened(self._case)
+            self._is_written = self._is_written and record is not None
+            if record is not None:
+                self._place.sharpen(record)
 
     def _taken(self) -> list[_Part]:
         """Take the next parts: those of the least margins from the end, or of the greatest from the front.

@@ -1,0 +1,121 @@
+"""Boxes in between bounded with planes chosen for each end of each element (Xu et al. 2021, arXiv 2011.13824)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.ascent import ascend
+from ibpc.bounds.backward import is_linear_here, plain_planes
+from ibpc.bounds.cone import EVERYTHING, Cone
+from ibpc.bounds.crown import dense_cost, refined_values
+from ibpc.bounds.patches import Cost, Form, dense
+from ibpc.bounds.values import Step, Values, Walk, flat
+from ibpc.interval import Interval
+from ibpc.rounding import Arithmetic
+
+Tensor: TypeAlias = torch.Tensor
+
+STEPS: Final = 24
+# Choices that are kept of one sharpening, 4 bytes each.
+_MOST_KEPT: Final = 2**23
+
+
+@dataclass(frozen=True, eq=False)
+class Moved:
+    """Ends of a value's elements that were moved, and the choices of planes that moved them.
+
+    The value is the first operand of the node `reader`. `elements` (R,) are flat; a sign of 1 stands for a lower end,
+    of −1 for an upper one. `choices` (R, …) are by node.
+    """
+
+    reader: str
+    elements: Tensor
+    signs: Tensor
+    choices: Mapping[str, Tensor]
+
+
+@dataclass(eq=False)
+class Record:
+    """What a sharpening of the boxes of one sample moved, in order, while there is room for all of it."""
+
+    moved: list[Moved] = field(default_factory=list)
+    is_whole: bool = True
+    _kept: int = 0
+
+    def add(self, moved: Moved) -> None:
+        """Keep ends that were moved."""
+        self._kept += sum(choice.numel() for choice in moved.choices.values())
+        self.is_whole = self.is_whole and self._kept <= _MOST_KEPT
+        if self.is_whole:
+            self.moved.append(moved)
+        else:
+            self.moved.clear()
+
+
+class SharpPull:
+    """Backward bounds whose planes are chosen for each form by an ascent of its own."""
+
+    def __init__(self, walk: Walk, values: Values, record: Record | None = None) -> None:
+        self._walk, self._values, self._record = walk, values, record
+
+    def cost(self, name: str) -> Cost:
+        """Return what the form of one element of a node costs: steps that go back and forth, choices of its own."""
+        cost = dense_cost(self._walk, name)
+        return Cost(2 * STEPS * cost.work, 8 * cost.size)
+
+    def lower(self, forms: Mapping[str, Form]) -> Tensor:
+        """Return lower bounds (R, B) of forms at one node. With a record the forms pick one element each, and B = 1."""
+        ((name, form),) = forms.items()
+        form = dense(form)
+        found = ascend(self._walk, self._values, {name: form}, STEPS)
+        if self._record is not None and self._record.is_whole:
+            self._record.add(self._moved(name, flat(form[:, 0]), found.lower[:, 0], found.choices))
+        return found.lower
+
+    def _moved(self, name: str, units: Tensor, lower: Tensor, choices: Mapping[str, Tensor]) -> Moved:
+        """Return those ends that the bounds (R,) of the units (R, n) move."""
+        box = self._values.box(name)
+        elements = units.abs().argmax(1)
+        signs = units.gather(1, elements[:, None])[:, 0]
+        known = torch.where(signs > 0, box.lower.flatten()[elements], -box.upper.flatten()[elements])
+        is_moved = lower > known
+        kept = {node: choice[is_moved, 0].float() for node, choice in choices.items()}
+        readers = [node for node, step in self._walk.steps.items() if step.operands[:1] == (name,) and _bends(step)]
+        return Moved(next(iter(readers), ""), elements[is_moved], signs[is_moved], kept)
+
+
+def sharpened_values(
+    walk: Walk,
+    boxes: tuple[Interval, ...],
+    arithmetic: Arithmetic,
+    known: Values,
+    deadline: float = inf,
+    cone: Cone = EVERYTHING,
+) -> tuple[Values, Record | None]:
+    """Return values over the same boxes as `known`, inside them, and for one sample how they were come by.
+
+    None instead where that would not help: choices among the planes of several values are not written down.
+    """
+    is_kept = len(boxes[0].lower) == 1 and not any(_has_pairs(step, known) for step in walk.steps.values())
+    record = Record() if is_kept else None
+    pull = partial(SharpPull, record=record)
+    values = refined_values(walk, boxes, arithmetic, deadline, pull, known, cone)
+    return values, record if record is not None and record.is_whole else None
+
+
+def _bends(step: Step) -> bool:
+    return not step.operator.is_affine
+
+
+def _has_pairs(step: Step, values: Values) -> bool:
+    """Return whether an operator has planes to choose from that are of several values each."""
+    operands = tuple(values.known[operand] for operand in step.operands)
+    if step.operator.is_affine or step.operator.rules.tuned is None or is_linear_here(step, operands):
+        return False
+    return all(isinstance(x, Interval) for x in operands) and bool(plain_planes(step, operands).lower.views)

@@ -18,6 +18,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS, ascent
+from ibpc.bounds.crown import interval_values, walk_of
 from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
@@ -377,8 +378,28 @@ def test_ends_hold_samples_whatever_is_picked(family):
             assert (lower <= value).all() and (value <= upper).all()
 
 
+@torch.no_grad()
 def test_choices_are_made_as_proofs_say_them():
     assert ascent.LEVELS == LEVELS
+    walk = walk_of(network(0, flat_curves, (4,)).snapshot(), torch.device("cpu"))
+    box = Interval.bounds(torch.zeros(1, 4), torch.ones(1, 4))
+    values = interval_values(walk, (box,), Arithmetic.REAL)
+    (output,) = walk.graph.outputs
+    forms = {output: torch.tensor([[[1.0, -1.0]]], dtype=torch.float64)}
+    drawn = {name: torch.rand_like(choice) for name, choice in ascent.ascend(walk, values, forms, 0).choices.items()}
+    found = ascent.ascend(walk, values, forms, 0, start=ascent.Start(drawn)).choices
+    assert found.keys() == drawn.keys() != set()
+    for name, choice in found.items():
+        assert (leaves_decoded(encoded(choice.flatten().numpy())) == choice.flatten().numpy()).all()
+        assert (choice - drawn[name]).abs().max() < 1e-5
+
+
+def leaves_decoded(text: str) -> Any:
+    """Return the choices that a leaf says."""
+    steps = [["leaf", [1], {"y": text}, []]]
+    checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
+    (leaf,) = leaves(steps, checker, np.zeros(1), np.ones(1), "real")
+    return leaf.choices["y"]
 
 
 def test_input_cuts_lie_in_the_box(tmp_path):

@@ -82,7 +82,7 @@ class _Choices:
         if rules.tuned is not None and rules.start is not None:
             if name not in self.parameters:
                 self._parameter(step, rules.start(step.call, *operands))
-            return rules.tuned(step.call, self.parameters[name], *operands)
+            return rules.tuned(step.call, self.parameters[name], plain, *operands)
         return plain if plain.lower.views else self._mixed(step, operands, plain)
 
     def _mixed(self, step: Step, operands: tuple[Operand, ...], plain: Planes) -> Planes:

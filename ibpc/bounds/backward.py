@@ -72,6 +72,7 @@ class Backward:
         self._planes: dict[str, Planes] = {}
         self._charges: dict[str, Tensor | None] = {}
         self._bends: dict[str, _Bend | None] = {}
+        self._constants: dict[str, Tensor] = {}
         self.forms: dict[str, Tensor] = {}
 
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
@@ -153,7 +154,24 @@ class Backward:
         return self._charges[name]
 
     def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
-        """Pull back by the vjp of the nominal rule at zero; what the rule gives there is the constant part.
+        """Pull back by the operator's own rule, or by the vjp of its nominal rule at zero.
+
+        What the nominal rule gives at zero is the constant part.
+        """
+        if step.operator.rules.pull is None:
+            return self._by_vjp(step, operands, form, pending)
+        (name,) = step.operands
+        flat = form.flatten(0, 1)
+        slope = step.operator.rules.pull(step.call, flat, **step.parameters)
+        add(pending, name, slope.reshape(*form.shape[:2], *slope.shape[1:]))
+        if _is_trained(step, operands):
+            return summed(form * _at_zero(step, operands))
+        if step.node.name not in self._constants:
+            self._constants[step.node.name] = _at_zero(step, operands).detach().flatten()
+        return (flat.flatten(1) @ self._constants[step.node.name]).reshape(form.shape[:2])
+
+    def _by_vjp(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
+        """Pull back by the vjp of the nominal rule.
 
         An affine function has one vjp everywhere, so all forms may go back together from a single point. Preparing
         that takes time of its own: it pays where evaluating the rule at as many points as there are forms takes more.

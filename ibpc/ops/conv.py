@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 from torch.nn import functional as F
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
@@ -39,6 +40,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Kernel
 
 _CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -99,6 +101,20 @@ def local(call: Call, *, weight: torch.Tensor, bias: torch.Tensor | None = None,
         return None
     strides, pads, dilations = (tuple(call[name][:2]) for name in ("strides", "pads", "dilations"))
     return Kernel(weight, bias, strides, pads, dilations, call["group"])
+
+
+def pull(call: Call, forms: torch.Tensor, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+    """Return weight ⋆ᵀ forms, less what falls on the padding."""
+    dimensions = weight.dim() - 2
+    pads, sizes = call["pads"], call.operands[0][2:]
+    begins, ends = pads[:dimensions], pads[dimensions:]
+    common = [0] * dimensions if tuple(begins) != tuple(ends) else list(begins)
+    padded = [size + begin + end - 2 * both for size, begin, end, both in zip(sizes, begins, ends, common, strict=True)]
+    size = [len(forms), weight.shape[1] * call["group"], *padded]
+    found = _TRANSPOSED[dimensions](size, weight, forms, call["strides"], common, call["dilations"], call["group"])
+    for axis, (begin, both, length) in enumerate(zip(begins, common, sizes, strict=True)):
+        found = found.narrow(axis + 2, begin - both, length)
+    return found
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -163,7 +179,7 @@ OPERATOR = register(
         roles=ROLES,
         shape=shape,
         macs=macs,
-        rules=replace(affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain), local=local),
+        rules=replace(affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain), local=local, pull=pull),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

@@ -68,6 +68,18 @@ def absolute(
     return F.linear(radius, weight.abs(), offset)
 
 
+def pull(
+    call: Call,
+    forms: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    specification: torch.Tensor | None = None,
+    **_: torch.Tensor,
+) -> torch.Tensor:
+    """Return forms · S W."""
+    return (forms if specification is None else forms @ specification) @ weight
+
+
 def magnitude(
     call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
 ) -> torch.Tensor | None:
@@ -105,7 +117,7 @@ def _elided(
     if bias is not None:
         offset = offset + (specification.abs() @ bias) * growth
     both = torch.cat([(specification @ weight).abs() + moduli * growth, moduli * growth], 1)
-    operand = torch.cat([x.radius, x.center.abs()], -1)
+    operand = torch.cat([x.radius, x.modulus], -1)
     return Interval.scaled(center, F.linear(operand, both * RAISED, offset * RAISED), lowering(growth))
 
 
@@ -195,7 +207,7 @@ OPERATOR = register(
         ),
         shape=shape,
         macs=macs,
-        rules=Rules(nominal, interval, _PLAIN.paired, None, nominal),
+        rules=Rules(nominal, interval, _PLAIN.paired, None, nominal, pull=pull),
         reads=(OnnxImport("Gemm", (1, 6, 7, 9, 11, 13), read),),
         writes=write,
         layers=(

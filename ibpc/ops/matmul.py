@@ -97,7 +97,7 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     return _summed(product_planes(_viewed(x, rows), _viewed(y, columns)), rows, columns)
 
 
-def tuned(call: Call, share: torch.Tensor, x: Interval, y: Interval) -> Planes:
+def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
     """Return planes for shares (…, 2, *products) of the second of two planes below, and above, each product."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)

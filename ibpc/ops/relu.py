@@ -35,11 +35,10 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(Plane((slope,), torch.zeros_like(lower)), Plane((chord,), offset))
 
 
-def tuned(call: Call, slope: torch.Tensor, x: Interval) -> Planes:
+def tuned(call: Call, slope: torch.Tensor, plain: Planes, x: Interval) -> Planes:
     """Any lower slope in [0, 1] where the box straddles 0 (Xu et al. 2021, α-CROWN, arXiv 2011.13824, section 3.1)."""
-    planes = relaxation(call, x)
     is_unstable = (x.lower < 0) & (x.upper > 0)
-    return Planes(Plane((torch.where(is_unstable, slope, planes.lower.slopes[0]),), planes.lower.offset), planes.upper)
+    return Planes(Plane((torch.where(is_unstable, slope, plain.lower.slopes[0]),), plain.lower.offset), plain.upper)
 
 
 def start(call: Call, x: Interval) -> torch.Tensor:

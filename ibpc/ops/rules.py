@@ -104,6 +104,7 @@ class Kernel:
 Factors: TypeAlias = tuple[float, ...]
 
 LocalRule: TypeAlias = Callable[..., Kernel | Factors | None]
+PullRule: TypeAlias = Callable[..., Tensor]
 RelaxationRule: TypeAlias = Callable[..., Planes]
 TunedRule: TypeAlias = Callable[..., Planes]
 StartRule: TypeAlias = Callable[..., Tensor]
@@ -115,13 +116,16 @@ class Rules:
     """How an operator acts. `relaxation` is None exactly for affine operators.
 
     `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
-    *boxes)` gives planes for any t in [0, 1], of the shape of `start(call, *boxes)` and with any dimensions in front,
-    those of the relaxation at the start; an operator without it is tuned between its relaxation and its constant
-    bounds. `scaling(call, x)`, of operators whose
-    training rule is not the nominal one, gives the a and b of a · x + b that training at the nominal operand x is.
+    plain, *boxes)` gives planes for any t in [0, 1], of the shape of `start(call, *boxes)` and with any dimensions in
+    front, those of the relaxation, which are `plain`, at the start; an operator without it is tuned between its
+    relaxation and its constant bounds. `scaling(call, x)`, of operators whose training rule is not the nominal one,
+    gives the a and b of a · x + b that training at the nominal operand x is.
 
     `local(call, **parameters)` of an affine operator says which few elements of its operands each result depends on:
     those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
+
+    `pull(call, forms, **parameters)` of an affine operator with one operand takes forms (N, *result) to forms of the
+    operand: what the vjp of the nominal rule gives, without running that rule.
 
     `guiding` gives what the nominal rule gives, with a gradient for attacks to follow where its own is 0.
 
@@ -139,5 +143,6 @@ class Rules:
     scaling: ScalingRule | None = None
     kinks: KinksRule | None = None
     local: LocalRule | None = None
+    pull: PullRule | None = None
     selects: bool = False
     guiding: NominalRule | None = None

@@ -89,7 +89,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return _planes_at(call, x, None)
 
 
-def tuned(call: Call, share: torch.Tensor, x: Interval) -> Planes:
+def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval) -> Planes:
     """Return the planes that touch at given points from the least (0) to the greatest differences x_j − x_i (1).
 
     `share` is (…, K, K + 1): for each output those of the K tangents above, and the one that makes t below.

@@ -380,6 +380,29 @@ def _moduli(plane: Plane, points: Sequence[Tensor]) -> Tensor:
     return absolute(*(point.abs() for point in points))
 
 
+def check_pulled(case: Case, operator: Operator) -> None:
+    """Forms that the operator's own rule pulls back are those of the vjp of its nominal rule, gradients too."""
+    scene = draw(case, operator)
+    if operator.rules.pull is None:
+        return
+    trained = {name: value.clone().requires_grad_() for name, value in scene.parameters.items()}
+    (x,) = scene.operands
+    assert isinstance(x, Interval)
+    point = torch.zeros_like(x.lower).requires_grad_()
+    result = operator.rules.nominal(scene.call, point, **trained)
+    forms = torch.randn(result.shape, dtype=result.dtype, generator=torch.Generator().manual_seed(0))
+    (expected,) = torch.autograd.grad(result, point, forms, create_graph=True)
+    found = operator.rules.pull(scene.call, forms, **trained)
+    _assert_close(
+        found.detach(), expected.detach(), 1e-12 * float(expected.abs().amax().clamp(min=1.0)), "pulled forms"
+    )
+    leaves, weights = list(trained.values()), torch.randn_like(expected)
+    pairs = (torch.autograd.grad((side * weights).sum(), leaves, allow_unused=True) for side in (found, expected))
+    for mine, other in zip(*pairs, strict=True):
+        if mine is not None or other is not None:
+            _assert_close(mine, other, 1e-12 * other.abs().amax().clamp(min=1.0), "gradient of pulled forms")
+
+
 # ── pairs and lowered graphs ────────────────────────────────────────────────────────────────────────────────────
 def check_paired(case: Case, operator: Operator) -> None:
     """The paired rule is the training rule beside the interval rule, whichever form the pair came in.
@@ -553,6 +576,7 @@ PROPERTIES: Final[Mapping[str, Property]] = MappingProxyType(
         "nonfinite": check_nonfinite,
         "gradients": check_gradients,
         "relaxation": check_relaxation,
+        "pulled": check_pulled,
         "paired": check_paired,
         "paired_gradients": check_paired_gradients,
         "lowered": check_lowered,

@@ -278,6 +278,16 @@ def with_planes(change: Callable[[Planes], Planes]) -> Callable[[Operator], Oper
     return plant
 
 
+def pulled_to_the_neighbour(operator: Operator) -> Operator:
+    """Forms of the element next to the one that they are of."""
+
+    def pull(call: Call, forms: Tensor, **parameters: Tensor) -> Tensor:
+        assert operator.rules.pull is not None
+        return operator.rules.pull(call, forms, **parameters).roll(1, -1)
+
+    return with_rules(operator, pull=pull)
+
+
 def flipped_lower_plane(planes: Planes) -> Planes:
     return Planes(Plane(tuple(-slope for slope in planes.lower.slopes), planes.lower.offset), planes.upper)
 
@@ -408,6 +418,8 @@ FAULTS = (
     Fault("relaxation", "Relu-around zero", "lower plane with a flipped sign", with_planes(flipped_lower_plane)),
     Fault("relaxation", "Relu-around zero", "upper plane too low", with_planes(upper_plane_through_the_origin)),
     Fault("relaxation", "Relu-rank 3", "a chord of no width", chord_of_no_width),
+    Fault("pulled", "Gemm-bias", "forms of the neighbour", pulled_to_the_neighbour),
+    Fault("pulled", "Conv-two dimensions", "forms of the pixel beside", pulled_to_the_neighbour),
     Fault("paired", "Conv-two dimensions", "the center for the nominal value", center_for_nominal),
     Fault("paired", "Add-two boxes", "the box around the nominal value", nominal_radius),
     Fault("paired_gradients", "Gemm-bias", "a detached radius", detached_radius),

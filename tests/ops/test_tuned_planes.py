@@ -44,12 +44,13 @@ def test_every_choice_bounds_the_function(name: str, width: float) -> None:
     call, rules = CALLS[name], operators()[name.split(maxsplit=1)[0]].rules
     assert rules.tuned is not None
     assert rules.start is not None
+    assert rules.relaxation is not None
     boxes = boxes_of(call, width)
     start = rules.start(call, *boxes)
     assert ((start >= 0) & (start <= 1)).all()
     ends = torch.randint(0, 2, (CHOICES, *start.shape)).double()
     choices = torch.cat([ends, torch.rand(CHOICES, *start.shape, dtype=torch.float64)])
-    planes = rules.tuned(call, choices, *boxes)
+    planes = rules.tuned(call, choices, rules.relaxation(call, *boxes), *boxes)
     points = [points_in(box, 400) for box in boxes]
     values = rules.nominal(call, *points)
     below, above = planes.lower(*points), planes.upper(*points)
@@ -70,7 +71,8 @@ def test_the_start_is_the_relaxation(name: str) -> None:
     assert rules.start is not None
     assert rules.relaxation is not None
     boxes = boxes_of(call, 2.0)
-    tuned, plain = rules.tuned(call, rules.start(call, *boxes), *boxes), rules.relaxation(call, *boxes)
+    plain = rules.relaxation(call, *boxes)
+    tuned = rules.tuned(call, rules.start(call, *boxes), plain, *boxes)
     for one, other in ((tuned.lower, plain.lower), (tuned.upper, plain.upper)):
         for found, wanted in zip(numbers(one), numbers(other), strict=True):
             assert torch.allclose(found, wanted.expand_as(found), atol=1e-12)

@@ -175,6 +175,20 @@ MUTATIONS = (
         "tests/test_runtime.py",
     ),
     Mutation(
+        "forms pulled through a convolution as if all padding were at its begin",
+        "ibpc/ops/conv.py",
+        "found.narrow(axis + 2, begin - both, length)",
+        "found.narrow(axis + 2, 0, length)",
+        table("Conv", "pulled"),
+    ),
+    Mutation(
+        "what an affine operator gives at zero counted twice",
+        "ibpc/bounds/backward.py",
+        "_at_zero(step, operands).detach().flatten()",
+        "2 * _at_zero(step, operands).detach().flatten()",
+        "tests/test_backward.py",
+    ),
+    Mutation(
         "nothing in the cone",
         "ibpc/bounds/cone.py",
         "coefficients.isnan()",

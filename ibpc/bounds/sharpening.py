@@ -52,10 +52,10 @@ class Record:
         """Keep ends that were moved."""
         self._kept += sum(choice.numel() for choice in moved.choices.values())
         self.is_whole = self.is_whole and self._kept <= _MOST_KEPT
-        if self.is_whole:
-            self.moved.append(moved)
-        else:
+        if not self.is_whole:
             self.moved.clear()
+        elif len(moved.elements):
+            self.moved.append(moved)
 
 
 class SharpPull:

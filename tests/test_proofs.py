@@ -110,10 +110,37 @@ def test_what_bounds_just_prove_is_confirmed(method, family, seed, tmp_path):
     assert failing(proved(net, prop, tmp_path, method=method, arithmetic=arithmetic)) == []
 
 
-def test_what_planes_of_curves_prove_is_confirmed(tmp_path):
-    net = network(0, curved, (4,))
-    prop = below(net, 4, gap_of(net, 4, "crown", Arithmetic.FLOAT32))
-    assert failing(proved(net, prop, tmp_path, method="crown")) == []
+class Gate(torch.nn.Module):
+    """What one half lets through of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = torch.nn.Linear(6, 6), torch.nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.one(x)) * torch.sigmoid(self.two(x))
+
+
+class Product(Gate):
+    """A product whose second factor nothing else reads."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.one(x)) * self.two(x)
+
+
+def gated(gate: type[torch.nn.Module]) -> list[torch.nn.Module]:
+    return [torch.nn.Linear(4, 6), torch.nn.ReLU(), gate(), torch.nn.Linear(6, 2)]
+
+
+CURVED = {"curved": curved, "gate": lambda: gated(Gate), "product": lambda: gated(Product)}
+
+
+@pytest.mark.parametrize("method", ["crown", "alpha-crown"])
+@pytest.mark.parametrize("family", CURVED)
+def test_what_planes_of_curves_and_products_prove_is_confirmed(family, method, tmp_path):
+    net = network(0, CURVED[family], (4,))
+    prop = below(net, 4, gap_of(net, 4, method, Arithmetic.FLOAT32))
+    assert failing(proved(net, prop, tmp_path, method=method)) == []
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -326,7 +353,12 @@ SHARP_TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "ends without choices": (lambda data: [part.pop() for part in (first_part(data)[1:3])], "do not fit"),
     "choices that are no text": (lambda data: first_part(data)[3].update(nothing=3), "choices"),
     "choices of nothing": (lambda data: first_part(data)[3].update(nothing=encoded(np.ones(3))), "do not fit"),
-    "other elements": (lambda data: first_part(data)[1].reverse(), "are open"),
+    "an end twice": (
+        lambda data: [part.extend([part[0]] * 2) for part in first_part(data)[1:3]],
+        "each of them once",
+    ),
+    "a value that is not there": (lambda data: first_part(data).__setitem__(0, "nothing"), "its ends"),
+    "other ends": (lambda data: [part.reverse() for part in first_part(data)[1:3]], "are open"),
     "other signs": (lambda data: first_part(data).__setitem__(2, [-sign for sign in first_part(data)[2]]), "are open"),
 }
 
@@ -342,9 +374,10 @@ def test_ends_that_were_tampered_with_are_refused(with_sharp_boxes, change, tmp_
 
 
 def test_little_that_unpacks_to_much_is_refused():
-    checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
+    checker = Checker(chain(("Relu",), ("Relu",), start=[1, 1], constants={}))
     much = dict.fromkeys(map(str, range(9)), encoded(np.zeros(2**22)))
-    for step in (["tighten", much], ["sharpen", [["x", [0], [1], much]]], ["leaf", [1], much, []]):
+    parts = [[value, [], [], {"y": encoded(np.zeros(2**24 - 1))}] for value in ("x", "h0", "y")]
+    for step in (["tighten", much], ["sharpen", parts], ["leaf", [1], much, []]):
         with pytest.raises(PropertyError, match="choices of 67108864 bytes or more"):
             list(leaves([step], checker, np.zeros(1), np.ones(1), "real"))
 

@@ -50,7 +50,7 @@ def alpha_crown(
         known = values_for(wanted, walk, boxes, arithmetic, deadline)
         first = intersected(quick(*boxes), *bounds_of(walk, Backward(walk, known), known, rows, deadline))
         cone = EVERYTHING if bool(wanted.all()) else cone_of(walk, known, wanted)
-        values, _ = sharpened_values(walk, boxes, arithmetic, known, _halfway_to(deadline), cone)
+        values = sharpened_values(walk, boxes, arithmetic, known, _halfway_to(deadline), cone)
         batch = first.lower.shape[0]
         lowers, uppers = [], []
         for part in torch.split(rows, rows_at_once(walk, 4 * batch)):

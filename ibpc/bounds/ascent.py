@@ -24,7 +24,8 @@ from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 
-# Choices are multiples of 1/LEVELS, so that a proof can say them exactly.
+# Choices are multiples of 1/LEVELS, so that a proof can say them exactly; the checker, which takes nothing from here,
+# has a number of its own, and a test compares the two.
 LEVELS: Final = 2**16 - 1
 _SLOPE_RATE: Final = 0.1
 _MULTIPLIER_RATE: Final = 0.05

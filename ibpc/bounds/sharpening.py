@@ -30,11 +30,12 @@ _MOST_KEPT: Final = 2**23
 class Moved:
     """Ends of a value's elements that were moved, and the choices of planes that moved them.
 
-    The value is the first operand of the node `reader`. `elements` (R,) are flat; a sign of 1 stands for a lower end,
-    of −1 for an upper one. `choices` (R, …) are by node.
+    The value is what the node `reader` reads in its place `slot`. `elements` (R,) are flat; a sign of 1 stands for a
+    lower end, of −1 for an upper one. `choices` (R, …) are by node.
     """
 
     reader: str
+    slot: int
     elements: Tensor
     signs: Tensor
     choices: Mapping[str, Tensor]
@@ -42,7 +43,10 @@ class Moved:
 
 @dataclass(eq=False)
 class Record:
-    """What a sharpening of the boxes of one sample moved, in order, while there is room for all of it."""
+    """What a sharpening of the boxes of one sample moved, in order, while there is room for all of it.
+
+    It is not whole either where choices were made among the planes of several values, which are not written down.
+    """
 
     moved: list[Moved] = field(default_factory=list)
     is_whole: bool = True
@@ -61,8 +65,8 @@ class Record:
 class SharpPull:
     """Backward bounds whose planes are chosen for each form by an ascent of its own."""
 
-    def __init__(self, walk: Walk, values: Values, record: Record | None = None) -> None:
-        self._walk, self._values, self._record = walk, values, record
+    def __init__(self, walk: Walk, values: Values, record: Record | None = None, deadline: float = inf) -> None:
+        self._walk, self._values, self._record, self._deadline = walk, values, record, deadline
 
     def cost(self, name: str) -> Cost:
         """Return what the form of one element of a node costs: steps that go back and forth, choices of its own."""
@@ -73,7 +77,7 @@ class SharpPull:
         """Return lower bounds (R, B) of forms at one node. With a record the forms pick one element each, and B = 1."""
         ((name, form),) = forms.items()
         form = dense(form)
-        found = ascend(self._walk, self._values, {name: form}, STEPS)
+        found = ascend(self._walk, self._values, {name: form}, STEPS, deadline=self._deadline)
         if self._record is not None and self._record.is_whole:
             self._record.add(self._moved(name, flat(form[:, 0]), found.lower[:, 0], found.choices))
         return found.lower
@@ -86,8 +90,12 @@ class SharpPull:
         known = torch.where(signs > 0, box.lower.flatten()[elements], -box.upper.flatten()[elements])
         is_moved = lower > known
         kept = {node: choice[is_moved, 0].float() for node, choice in choices.items()}
-        readers = [node for node, step in self._walk.steps.items() if step.operands[:1] == (name,) and _bends(step)]
-        return Moved(next(iter(readers), ""), elements[is_moved], signs[is_moved], kept)
+        reader, slot = next(
+            (node, step.operands.index(name))
+            for node, step in self._walk.steps.items()
+            if name in step.operands and not step.operator.is_affine
+        )
+        return Moved(reader, slot, elements[is_moved], signs[is_moved], kept)
 
 
 def sharpened_values(
@@ -97,20 +105,13 @@ def sharpened_values(
     known: Values,
     deadline: float = inf,
     cone: Cone = EVERYTHING,
-) -> tuple[Values, Record | None]:
-    """Return values over the same boxes as `known`, inside them, and for one sample how they were come by.
-
-    None instead where that would not help: choices among the planes of several values are not written down.
-    """
-    is_kept = len(boxes[0].lower) == 1 and not any(_has_pairs(step, known) for step in walk.steps.values())
-    record = Record() if is_kept else None
-    pull = partial(SharpPull, record=record)
-    values = refined_values(walk, boxes, arithmetic, deadline, pull, known, cone)
-    return values, record if record is not None and record.is_whole else None
-
-
-def _bends(step: Step) -> bool:
-    return not step.operator.is_affine
+    record: Record | None = None,
+) -> Values:
+    """Return values over the same boxes as `known`, inside them; a `record`, of one sample, is told how."""
+    if record is not None:
+        record.is_whole = not any(_has_pairs(step, known) for step in walk.steps.values())
+    pull = partial(SharpPull, record=record, deadline=deadline)
+    return refined_values(walk, boxes, arithmetic, deadline, pull, known, cone)
 
 
 def _has_pairs(step: Step, values: Values) -> bool:

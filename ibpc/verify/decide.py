@@ -19,7 +19,7 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal
-from ibpc.verify.bound_proofs import Sought, place_of
+from ibpc.verify.bound_proofs import Again, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
 from ibpc.verify.proof import Place
 from ibpc.verify.properties import Property
@@ -201,11 +201,10 @@ class _Decider:
 
     def _note(self, name: str, case: int, margins: Sequence[float], found: Sequence[Refutation]) -> None:
         """Keep how the bounds came about that are better than those before."""
+        again = Again(self._network.graph, self._property, case, self._options.arithmetic, self._device)
         for disjunct, (old, new) in enumerate(zip(margins, found, strict=True)):
             if new.margin > old:
-                graph, prop = self._network.graph, self._property
-                claim = Sought(graph, prop, case, disjunct, self._options.arithmetic, self._device)
-                self._proofs[case][disjunct] = _proof_by(name, claim, new)
+                self._proofs[case][disjunct] = _proof_by(name, again, disjunct, new)
 
     def _is_refuted(self, name: str, deadline: float) -> bool:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
@@ -229,19 +228,19 @@ class _Decider:
         return not self._open
 
 
-def _proof_by(method: str, claim: Sought, found: Refutation) -> Place | None:
+def _proof_by(method: str, again: Again, disjunct: int, found: Refutation) -> Place | None:
     """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
     if method != EXACT:
-        return place_of(method, claim, found.row)
-    return Place.found_later(partial(_searched, claim)) if found.refuted else None
+        return place_of(method, again, disjunct, found.row)
+    return Place.found_later(partial(_searched, again, disjunct)) if found.refuted else None
 
 
-def _searched(claim: Sought) -> Place | None:
+def _searched(claim: Again, disjunct: int) -> Place | None:
     """Return a search's proof of what another method found, None if it takes too long."""
     started = time.monotonic()
     deadlines = (started + _PROOF / 4, started + _PROOF / 2)
     roots = Roots(claim.graph, claim.prop, claim.arithmetic, claim.device, deadlines)
-    search = Branching(roots, claim.case, claim.disjunct)
+    search = Branching(roots, claim.case, disjunct)
     search.run(started + _PROOF)
     return search.proof if search.is_refuted else None
 

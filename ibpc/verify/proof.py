@@ -117,11 +117,11 @@ class Place:
         for place in self._walk():
             if place._is_open:
                 return None
-            steps = [*(preparation.step(names) for preparation in place._before), place._step(names, disjunct)]
-            for step in steps:
-                if step is None:
-                    return None
-                result.append(step)
+            result += [preparation.step(names) for preparation in place._before]
+            step = place._step(names, disjunct)
+            if step is None:
+                return None
+            result.append(step)
         return result
 
     @property
@@ -153,8 +153,8 @@ class Place:
 class _Preparation(Protocol):
     """What is done in a region before it is cut or closed."""
 
-    def step(self, names: Names) -> list[Any] | None:
-        """Return the step of the proof, None where a value has no name in the file."""
+    def step(self, names: Names) -> list[Any]:
+        """Return the step of the proof, without values that have no name in the file."""
         ...
 
 
@@ -170,13 +170,14 @@ class _Tightening:
 class _Sharpening:
     record: Record | Callable[[], Record | None]
 
-    def step(self, names: Names) -> list[Any] | None:
+    def step(self, names: Names) -> list[Any]:
         record = self.record() if callable(self.record) else self.record
         parts: list[list[Any]] = []
-        for reader, moved in groupby([] if record is None else record.moved, lambda one: one.reader):
-            value, ends = names.operand(reader), list(moved)
-            if value is None:
-                return None
+        found = [] if record is None else record.moved
+        for (reader, slot), moved in groupby(found, lambda one: (one.reader, one.slot)):
+            value, ends = names.operand(reader, slot), list(moved)
+            if value is None or any(value == part[0] for part in parts):
+                continue
             elements, signs = torch.cat([one.elements for one in ends]), torch.cat([one.signs for one in ends])
             choices = {node: torch.cat([one.choices[node] for one in ends]) for node in ends[0].choices}
             packed_choices = {node: encoded(choice.flatten().cpu().numpy()) for node, choice in choices.items()}
@@ -198,16 +199,17 @@ class Names:
         """Import the model. Raises ModelError."""
         found = translate(model, "certificate")
         self._values = {node: value for value, node in found.values.items()}
-        self._operands = {name: node.input[0] for node in model.graph.node for name in node.output if node.input}
+        self._computed = {name for node in model.graph.node for name in node.output}
+        self._operands = {name: list(node.input) for node in model.graph.node for name in node.output}
 
     def results(self, choices: Mapping[str, str]) -> dict[str, str]:
         """Return what is known by node by the names of the nodes' results, less what has no name."""
         return {self._values[node]: text for node, text in choices.items() if node in self._values}
 
-    def operand(self, node: str) -> str | None:
-        """Return the name of a node's first operand."""
-        value = self._values.get(node)
-        return None if value is None else self._operands.get(value)
+    def operand(self, node: str, slot: int = 0) -> str | None:
+        """Return the name of a node's operand in a place, if a node of the file computes it."""
+        operands = self._operands.get(self._values.get(node, ""), [])
+        return operands[slot] if slot < len(operands) and operands[slot] in self._computed else None
 
 
 # ── evidence from tensors ───────────────────────────────────────────────────────────────────────────────────────

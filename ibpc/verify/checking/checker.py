@@ -83,8 +83,8 @@ class Checker:
     def sharpened(self, region: Region, arithmetic: str, picked: Mapping[str, Picked]) -> Region:
         """Return the region with elements of such boxes bounded by planes that are picked for each of them, and kept.
 
-        `picked` is by the value; its choices are flat. Raises EmptyError where a value can be nothing, ModelError where
-        elements or choices do not fit.
+        `picked` is by the value, its choices flat; of values that are in front of no such function it says nothing.
+        Raises EmptyError where a value can be nothing, ModelError where elements or choices do not fit.
         """
 
         def sharpen(values: Mapping[str, Value], name: str, _node: onnx.NodeProto) -> Box | None:
@@ -217,7 +217,7 @@ class Checker:
         """Return the values of a node's outputs, bounded again where its operands were changed."""
         found = self._bounded(number, values, machine)
         is_bent = any(isinstance(value, Box) and value.affine is None for value in found)
-        if is_bent and any(prepare(values, self._file.nodes[number])):
+        if is_bent and list(prepare(values, self._file.nodes[number])):
             found = self._bounded(number, values, machine)
         return found
 

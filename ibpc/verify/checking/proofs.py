@@ -16,8 +16,9 @@ they only decide how good the bound is, and they are refused where they would ma
 planes of a value, those of a "tighten" also in the leaves below where they have none of their own. `multipliers` β ≥ 0
 belong to the cuts of values that led to the region, in their order.
 
-With the slopes of lower planes fixed, smaller boxes never make a bound looser; so the checker, whose boxes are at least
-as small, gets at least as far as the search did, which would not be so if each chose its own.
+With the slopes of a rectifier's lower planes fixed, smaller boxes never make a bound looser; so the checker, whose
+boxes are at least as small, gets at least as far as the search did, which would not be so if each chose its own. Of
+curves both have planes of their own, which mostly lie as near: a leaf that was only just closed may be open here.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
                 chosen = replace(region, choices=_decoded(number, choices))
                 regions.append(_narrowed(region, partial(checker.tightened, chosen, arithmetic)))
             case ["sharpen", list(parts)]:
-                picked = _picked(number, parts)
+                picked = _picked(number, parts, checker)
                 regions.append(_narrowed(region, partial(checker.sharpened, region, arithmetic, picked)))
             case ["input", int(index), int(at) | float(at)]:
                 regions += _cut_input(number, region, index, float(at))
@@ -96,18 +97,24 @@ def _narrowed(region: Region, narrow: Callable[[], Region]) -> Region:
         return replace(region, is_empty=True)
 
 
-def _picked(number: int, parts: Sequence[Any]) -> dict[str, Picked]:
+def _picked(number: int, parts: Sequence[Any], checker: Checker) -> dict[str, Picked]:
     """Return what a step says of the ends of each value."""
     found: dict[str, Picked] = {}
+    left = _MOST_BYTES
     for part in parts:
         match part:
-            case [str(value), list(elements), list(signs), dict(choices)] if value not in found:
+            case [str(value), list(elements), list(signs), dict(choices)] if value not in found and checker.computes(
+                value
+            ):
                 if len(elements) != len(signs) or not all(map(_is_index, elements)) or not all(map(_is_sign, signs)):
                     _refuse(number, f"its ends of {value}", "elements, and a sign of 1 or −1 for each")
+                if len(set(zip(elements, signs, strict=True))) != len(elements):
+                    _refuse(number, f"its ends of {value}", "each of them once")
                 ends = np.asarray(elements, np.int64), np.asarray(signs, np.int64)
-                found[value] = Picked(*ends, _decoded(number, choices))
+                found[value] = Picked(*ends, _decoded(number, choices, left))
+                left -= sum(2 * choice.size for choice in found[value].choices.values())
             case _:
-                _refuse(number, "its ends", "a value, elements, signs and choices, each value once")
+                _refuse(number, "its ends", "a value of the file, elements, signs and choices, each value once")
     return found
 
 
@@ -154,10 +161,9 @@ def encoded(choices: Array) -> str:
     return base64.b64encode(zlib.compress(whole.tobytes(), 6)).decode()
 
 
-def _decoded(number: int, choices: Mapping[str, Any]) -> dict[str, Array]:
-    """Return the choices of a step, which together have a limit: little may unpack to much."""
+def _decoded(number: int, choices: Mapping[str, Any], left: int = _MOST_BYTES) -> dict[str, Array]:
+    """Return choices, which together have fewer bytes than are `left` of a step's: little may unpack to much."""
     found: dict[str, Array] = {}
-    left = _MOST_BYTES
     for name, text in choices.items():
         try:
             unpacked = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), left)

@@ -88,5 +88,7 @@ class Roots:
         known = self.values(case)
         if case not in self._sharp:
             boxes, deadline = self.whole(case), self._deadlines[1]
-            self._sharp[case] = sharpened_values(self.walk, boxes, self.arithmetic, known, deadline, self.cone)
+            record = Record()
+            values = sharpened_values(self.walk, boxes, self.arithmetic, known, deadline, self.cone, record)
+            self._sharp[case] = values, record if record.is_whole else None
         return self._sharp[case]

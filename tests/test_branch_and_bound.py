@@ -20,10 +20,12 @@ from ibpc.report.terminal import show_decision
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, Decision, plan_named
 from ibpc.verify.goal import Goal
+from ibpc.verify.proof import Place
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.search import boxes, branching, values
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
+from ibpc.verify.search.values import ValueParts
 from ibpc.verify.specification import Specification
 
 SEEDS = range(4)
@@ -324,21 +326,22 @@ def test_values_without_features_are_bounded_cut_and_checked(method, cut, monkey
     assert [claim.detail for claim in ibpc.check(tmp_path / "c.json") if not claim.holds] == []
 
 
+@torch.no_grad()
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_search_over_values_suggests_the_corners_where_its_forms_are_least(seed, monkeypatch):
+def test_a_search_over_values_suggests_the_corners_where_its_forms_are_least(seed):
     """The best corner of the box is among them long before all parts are bounded."""
-    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     network = random_network(seed)
     corners = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)))
-    with torch.no_grad():
-        best = float(network.nominal(corners).max())
-    search = Branching(Roots(network.snapshot(), at_least(best), Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
-    assert not len(search.suspects())
-    seen = []
-    while search.bounded < 8 and not search.is_over:
-        search.run(time.monotonic() + 0.02)
-        seen.append(search.suspects().float())
+    best = float(network.nominal(corners).max())
+    prop = at_least(best)
+    (case,) = prop.cases
+    goal = Goal(case, case.disjuncts[0], prop.output_count, torch.device("cpu"))
+    parts = ValueParts(Roots(network.snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), goal, 0, Place())
+    assert not len(parts.suspects())
+    seen, bounded = [], 0
+    while bounded < 8 and parts.waiting:
+        bounded += parts.advance(inf)
+        seen.append(parts.suspects().float())
     points = torch.cat(seen)
     assert set(points.unique().tolist()) <= {0.0, 1.0}
-    with torch.no_grad():
-        assert float(network.nominal(points).max()) >= best - 1e-6
+    assert float(network.nominal(points).max()) >= best - 1e-6

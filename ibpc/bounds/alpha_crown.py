@@ -14,7 +14,7 @@ import torch
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.cone import EVERYTHING, cone_of, read_by
+from ibpc.bounds.cone import cone_of, read_by
 from ibpc.bounds.crown import (
     bounds_of,
     crown_ibp,
@@ -49,7 +49,7 @@ def alpha_crown(
     def bound(*boxes: Interval) -> Interval:
         known = values_for(wanted, walk, boxes, arithmetic, deadline)
         first = intersected(quick(*boxes), *bounds_of(walk, Backward(walk, known), known, rows, deadline))
-        cone = EVERYTHING if bool(wanted.all()) else cone_of(walk, known, wanted)
+        cone = cone_of(walk, known, wanted)
         values = sharpened_values(walk, boxes, arithmetic, known, _halfway_to(deadline), cone)
         batch = first.lower.shape[0]
         lowers, uppers = [], []

@@ -30,6 +30,8 @@ def read_by(rows: Tensor) -> Tensor:
 @torch.no_grad()
 def cone_of(walk: Walk, values: Values, wanted: Tensor) -> Cone:
     """Return the cone of the outputs that are `wanted` (K,). `values` over any box will do."""
+    if bool(wanted.all()):
+        return EVERYTHING
     (output,) = walk.graph.outputs
     batch = len(values.box(output).lower)
     form = torch.where(wanted, torch.nan, torch.zeros_like(wanted, dtype=torch.float64)).expand(1, batch, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from math import inf
 from types import MappingProxyType
 from typing import Final
@@ -19,9 +19,9 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal
-from ibpc.verify.bound_proofs import Again, place_of
+from ibpc.verify.bound_proofs import QUICK, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
-from ibpc.verify.proof import Place
+from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.properties import Property
 from ibpc.verify.robustness import Verdict
 from ibpc.verify.search.branching import Branching
@@ -201,10 +201,31 @@ class _Decider:
 
     def _note(self, name: str, case: int, margins: Sequence[float], found: Sequence[Refutation]) -> None:
         """Keep how the bounds came about that are better than those before."""
-        again = Again(self._network.graph, self._property, case, self._options.arithmetic, self._device)
         for disjunct, (old, new) in enumerate(zip(margins, found, strict=True)):
             if new.margin > old:
-                self._proofs[case][disjunct] = _proof_by(name, again, disjunct, new)
+                self._proofs[case][disjunct] = self._proof_by(name, case, disjunct, new)
+
+    def _proof_by(self, method: str, case: int, disjunct: int, found: Refutation) -> Place | None:
+        """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
+        if method in QUICK:
+            return Place.closed(Evidence(found.row))
+        if method != EXACT:
+            return place_of(method, self._roots, case, disjunct, found.row)
+        return Place.found_later(partial(self._searched, case, disjunct)) if found.refuted else None
+
+    @cached_property
+    def _roots(self) -> Roots:
+        """What proofs of bounds share; nothing waits for them."""
+        return Roots(self._network.snapshot(), self._property, self._options.arithmetic, self._device)
+
+    def _searched(self, case: int, disjunct: int) -> Place | None:
+        """Return a search's proof of what another method found, None if it takes too long."""
+        started = time.monotonic()
+        deadlines = (started + _PROOF / 4, started + _PROOF / 2)
+        graph, arithmetic = self._network.snapshot(), self._options.arithmetic
+        search = Branching(Roots(graph, self._property, arithmetic, self._device, deadlines), case, disjunct)
+        search.run(started + _PROOF)
+        return search.proof if search.is_refuted else None
 
     def _is_refuted(self, name: str, deadline: float) -> bool:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
@@ -226,23 +247,6 @@ class _Decider:
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
         return not self._open
-
-
-def _proof_by(method: str, again: Again, disjunct: int, found: Refutation) -> Place | None:
-    """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
-    if method != EXACT:
-        return place_of(method, again, disjunct, found.row)
-    return Place.found_later(partial(_searched, again, disjunct)) if found.refuted else None
-
-
-def _searched(claim: Again, disjunct: int) -> Place | None:
-    """Return a search's proof of what another method found, None if it takes too long."""
-    started = time.monotonic()
-    deadlines = (started + _PROOF / 4, started + _PROOF / 2)
-    roots = Roots(claim.graph, claim.prop, claim.arithmetic, claim.device, deadlines)
-    search = Branching(roots, claim.case, disjunct)
-    search.run(started + _PROOF)
-    return search.proof if search.is_refuted else None
 
 
 def _wording(searches: Sequence[Branching]) -> str:

@@ -117,7 +117,8 @@ class Place:
         for place in self._walk():
             if place._is_open:
                 return None
-            result += [preparation.step(names) for preparation in place._before]
+            before = (preparation.step(names) for preparation in place._before)
+            result += [step for step in before if step is not None]
             step = place._step(names, disjunct)
             if step is None:
                 return None
@@ -153,8 +154,8 @@ class Place:
 class _Preparation(Protocol):
     """What is done in a region before it is cut or closed."""
 
-    def step(self, names: Names) -> list[Any]:
-        """Return the step of the proof, without values that have no name in the file."""
+    def step(self, names: Names) -> list[Any] | None:
+        """Return the step of the proof, without values that have no name in the file; None where nothing is left."""
         ...
 
 
@@ -170,7 +171,7 @@ class _Tightening:
 class _Sharpening:
     record: Record | Callable[[], Record | None]
 
-    def step(self, names: Names) -> list[Any]:
+    def step(self, names: Names) -> list[Any] | None:
         record = self.record() if callable(self.record) else self.record
         parts: list[list[Any]] = []
         found = [] if record is None else record.moved
@@ -182,7 +183,7 @@ class _Sharpening:
             choices = {node: torch.cat([one.choices[node] for one in ends]) for node in ends[0].choices}
             packed_choices = {node: encoded(choice.flatten().cpu().numpy()) for node, choice in choices.items()}
             parts.append([value, elements.tolist(), signs.int().tolist(), names.results(packed_choices)])
-        return ["sharpen", parts]
+        return ["sharpen", parts] if parts else None
 
 
 def _weights(row: int, disjunct: Conjunction) -> list[int]:

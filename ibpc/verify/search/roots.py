@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
+from ibpc.bounds.cone import Cone, cone_of
 from ibpc.bounds.crown import interval_values, refined_values, walk_of
 from ibpc.bounds.sharpening import Record, sharpened_values
 from ibpc.bounds.values import Values
@@ -65,7 +65,7 @@ class Roots:
         """What the outputs that the property reads depend on."""
         if self._cone is None:
             wanted = self.prop.read_outputs().to(self.device)
-            self._cone = EVERYTHING if bool(wanted.all()) else cone_of(self.walk, self.plain(0), wanted)
+            self._cone = cone_of(self.walk, self.plain(0), wanted)
         return self._cone
 
     def values(self, case: int) -> Values:

@@ -846,6 +846,13 @@ MUTATIONS = (
         "tests/test_proofs.py -k multiplier",
     ),
     Mutation(
+        "the checker narrows the first operand of a product alone",
+        "ibpc/verify/checking/checker.py",
+        "if is_bent and list(prepare(values, self._file.nodes[number])):",
+        "if is_bent and any(prepare(values, self._file.nodes[number])):",
+        "tests/test_proofs.py -k curves_and_products",
+    ),
+    Mutation(
         "a sharpened upper end with the sign of a lower one",
         "ibpc/verify/checking/backward.py",
         "np.minimum.at(upper, elements[signs < 0], -found[signs < 0])",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from math import prod
 from typing import Final, TypeAlias
 
@@ -31,12 +31,29 @@ _WIDENED: Final = 1.0 + 2.0**-8
 MOST_NUMBERS: Final = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Forms:
-    """Coefficients (n + 1, B, *shape) below and above: one slice an element that varies, and last the constants."""
+    """Coefficients (n + 1, B, *shape) below and above: one slice an element that varies, and last the constants.
+
+    `ends` are those of what varies.
+    """
 
     lower: Tensor
     upper: Tensor
+    ends: _Ends
+
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """Σ |coefficient| |x| + |constant| of the larger of the two forms of each value, (B, *shape)."""
+        size = torch.maximum(self.lower.abs(), self.upper.abs())
+        return _weighted(size, self.ends.modulus) + size[-1]
+
+    def concretized(self) -> tuple[Tensor, Tensor]:
+        """Return the least value of the form below and the greatest of the one above, slack taken off."""
+        middles = [_weighted(form, self.ends.center) + form[-1] for form in (self.lower, self.upper)]
+        spreads = [_weighted(form.abs(), self.ends.radius) for form in (self.lower, self.upper)]
+        slack = 2.0 * _SLACK * self.magnitude
+        return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
 
 
 class Forward:
@@ -51,7 +68,7 @@ class Forward:
         boxes = [values.box(name) for name in walk.inputs]
         varying = [(box.lower < box.upper).any(0).flatten() for box in boxes]
         self._ends = _Ends(boxes, varying)
-        self._forms = dict(zip(walk.inputs, _of_inputs(boxes, varying), strict=True))
+        self._forms = dict(zip(walk.inputs, _of_inputs(boxes, varying, self._ends), strict=True))
         self._readers = Counter(operand for step in walk.steps.values() for operand in step.operands)
         (output,) = walk.graph.outputs
         self._readers[output] += 1
@@ -62,9 +79,9 @@ class Forward:
         if isinstance(self._values.known[name], Interval):
             known = [self._forms.get(operand) for operand in step.operands]
             through = _affine if step.operator.is_affine else _planar
-            forms = _paid(through(step, operands, known, self._ends), self._values, name)
+            forms = _paid(through(step, operands, known), self._values, name)
             self._forms[name] = forms
-            self._values.tighten(name, *self._ends.concretized(forms))
+            self._values.tighten(name, *forms.concretized())
         self._forget(step)
 
     def bounds(self, name: str, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,9 +91,10 @@ class Forward:
         pair = Forms(
             forms.lower @ positive.T + forms.upper @ negative.T,
             forms.upper @ positive.T + forms.lower @ negative.T,
+            self._ends,
         )
-        slack = _SLACK * (self._ends.magnitude(forms) @ rows.abs().T)
-        lower, upper = self._ends.concretized(pair)
+        slack = _SLACK * (forms.magnitude @ rows.abs().T)
+        lower, upper = pair.concretized()
         return lower - slack, upper + slack
 
     def _forget(self, step: Step) -> None:
@@ -98,27 +116,18 @@ class _Ends:
         chosen = list(zip(boxes, varying, strict=True))
         lower = torch.cat([flat(box.lower)[:, elements] for box, elements in chosen], 1).T
         upper = torch.cat([flat(box.upper)[:, elements] for box, elements in chosen], 1).T
-        self._center, self._radius = 0.5 * lower + 0.5 * upper, 0.5 * upper - 0.5 * lower
-        self._modulus = self._center.abs() + self._radius
-
-    def magnitude(self, forms: Forms) -> Tensor:
-        """Return for each value Σ |coefficient| |x| + |constant|, of the larger of the two forms."""
-        size = torch.maximum(forms.lower.abs(), forms.upper.abs())
-        return self._weighted(size, self._modulus) + size[-1]
-
-    def concretized(self, forms: Forms) -> tuple[Tensor, Tensor]:
-        """Return the least value of the form below and the greatest of the one above, slack taken off."""
-        middles = [self._weighted(form, self._center) + form[-1] for form in (forms.lower, forms.upper)]
-        spreads = [self._weighted(form.abs(), self._radius) for form in (forms.lower, forms.upper)]
-        slack = 2.0 * _SLACK * self.magnitude(forms)
-        return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
-
-    def _weighted(self, form: Tensor, weight: Tensor) -> Tensor:
-        """Return Σ weight · coefficient over the inputs."""
-        return torch.einsum("nb...,nb->b...", form[:-1], weight)
+        self.center, self.radius = 0.5 * lower + 0.5 * upper, 0.5 * upper - 0.5 * lower
+        self.modulus = self.center.abs() + self.radius
 
 
-def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor]) -> list[Forms]:
+def _weighted(form: Tensor, weight: Tensor) -> Tensor:
+    """Return Σ weight · coefficient over the inputs, (B, *shape)."""
+    count, batch = weight.shape
+    terms = form[:-1].reshape(count, batch, prod(form.shape[2:])).transpose(0, 1)
+    return torch.bmm(weight.T.unsqueeze(1), terms).reshape(form.shape[1:])
+
+
+def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends) -> list[Forms]:
     """Return the forms of the inputs: of what varies itself, of the rest its value."""
     total, first, found = sum(int(elements.sum()) for elements in varying), 0, []
     for box, elements in zip(boxes, varying, strict=True):
@@ -126,44 +135,49 @@ def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor]) -> list[For
         form = box.lower.new_zeros(total + 1, batch, elements.numel())
         form[-1] = torch.where(elements, 0.0, flat(box.lower))
         form[first : first + count, :, elements] = torch.eye(count, dtype=form.dtype, device=form.device)[:, None]
-        found.append(Forms(*2 * (form.reshape(total + 1, *box.lower.shape),)))
+        form = form.reshape(total + 1, *box.lower.shape)
+        found.append(Forms(form, form, ends))
         first += count
     return found
 
 
-def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends) -> Forms:
-    """Push all coefficients through the interval rule as so many samples, and once more what rounding may cost."""
-    boxed = [forms for forms in known if forms is not None]
-    count, batch = boxed[0].lower.shape[:2]
+def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
+    """Push all coefficients through the interval rule as so many samples, and with them 0 and the magnitudes.
 
-    def applied(pairs: Sequence[tuple[Tensor, Tensor] | None]) -> Interval:
-        given = [x if pair is None else Interval.bounds(*pair) for x, pair in zip(operands, pairs, strict=True)]
-        result: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
-        return result
+    Of 0 the rule makes the constant that the operator adds, of the magnitudes what rounding may cost.
+    """
+    (forms, *_) = boxed = [forms for forms in known if forms is not None]
+    count, batch = forms.lower.shape[:2]
+    sizes = iter(_samples(forms) for forms in boxed)
+    given = [
+        x if forms is None else Interval.bounds(*next(sizes)) for x, forms in zip(operands, known, strict=True)
+    ]
+    pushed: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
+    shape = (count + 2, batch, *pushed.lower.shape[1:])
+    lower, upper = pushed.lower.reshape(shape), pushed.upper.reshape(shape)
+    offset = 0.5 * lower[-2] + 0.5 * upper[-2]
+    slack = _SLACK * torch.maximum(lower[-1].abs(), upper[-1].abs())
+    below, above = lower[:-2] - offset, upper[:-2] - offset
+    below[-1], above[-1] = lower[-3] - slack, upper[-3] + slack
+    return Forms(below, above, forms.ends)
 
-    nothing = applied([None if f is None else (torch.zeros_like(f.lower[0]),) * 2 for f in known])
-    sizes = [None if f is None else ends.magnitude(f) for f in known]
-    around = applied([None if size is None else (-size, size) for size in sizes])
-    pushed = applied([None if f is None else (f.lower.flatten(0, 1), f.upper.flatten(0, 1)) for f in known])
-    lower, upper = (end.reshape(count, batch, *end.shape[1:]) for end in (pushed.lower, pushed.upper))
-    offset = nothing.center
-    slack = _SLACK * torch.maximum(around.lower.abs(), around.upper.abs())
-    below, above = lower - offset, upper - offset
-    below[-1], above[-1] = lower[-1] - slack, upper[-1] + slack
-    return Forms(below, above)
+
+def _samples(forms: Forms) -> tuple[Tensor, Tensor]:
+    """Return all coefficients, then 0, then the magnitudes, as boxes ((n + 3) · B, *shape)."""
+    zero, size = torch.zeros_like(forms.magnitude)[None], forms.magnitude[None]
+    return torch.cat([forms.lower, zero, -size]).flatten(0, 1), torch.cat([forms.upper, zero, size]).flatten(0, 1)
 
 
-def _planar(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends) -> Forms:
+def _planar(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
     """Push the forms through the operator's planes."""
     planes = plain_planes(step, tuple(operands))
-    below = _through(planes.lower, operands, known, ends, 1.0)
-    above = _through(planes.upper, operands, known, ends, -1.0)
-    return Forms(below, above)
+    below = _through(planes.lower, operands, known, 1.0)
+    above = _through(planes.upper, operands, known, -1.0)
+    ends = next(forms.ends for forms in known if forms is not None)
+    return Forms(below, above, ends)
 
 
-def _through(
-    plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | None], ends: _Ends, side: float
-) -> Tensor:
+def _through(plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | None], side: float) -> Tensor:
     """Return the coefficients of a plane of forms; `side` is 1 for a lower plane and −1 for an upper one."""
     total: Tensor | None = None
     constant, size = plane.offset, plane.offset.abs()
@@ -177,8 +191,8 @@ def _through(
             continue
         near, far = (forms.lower, forms.upper) if side > 0 else (forms.upper, forms.lower)
         part = _weighed(plane, slot, slope.clamp(min=0.0), near) + _weighed(plane, slot, slope.clamp(max=0.0), far)
-        modulus = ends.magnitude(forms)
-        share = slope.abs() * (plane.views[slot](modulus) if plane.views else modulus)
+        modulus = plane.views[slot](forms.magnitude) if plane.views else forms.magnitude
+        share = slope.abs() * modulus
         size = size + (share.sum(-1) if plane.views else share)
         total = part if total is None else total + part
     assert total is not None
@@ -189,7 +203,7 @@ def _through(
 def _weighed(plane: Plane, slot: int, slope: Tensor, form: Tensor) -> Tensor:
     """Return slope · form for every coefficient, summed over a view's last dimension."""
     if not plane.views:
-        return torch.vmap(partial(torch.mul, slope))(form)
+        return slope * form.reshape(len(form), *[1] * (slope.dim() + 1 - form.dim()), *form.shape[1:])
     return torch.stack([(slope * plane.views[slot](part)).sum(-1) for part in form])
 
 
@@ -200,7 +214,7 @@ def _paid(forms: Forms, values: Values, name: str) -> Forms:
     if error is not None:
         below[-1] -= error * _WIDENED
         above[-1] += error * _WIDENED
-    return Forms(_or_constant(below, box.lower), _or_constant(above, box.upper))
+    return Forms(_or_constant(below, box.lower), _or_constant(above, box.upper), forms.ends)
 
 
 def _or_constant(form: Tensor, constant: Tensor) -> Tensor:

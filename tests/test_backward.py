@@ -342,9 +342,9 @@ WAYS = {
     ("low", "high", "sign", "least", "slacks", "errors"),
     [
         (-3.0, 1.0, 1.0, 0.0, {True: 2.75, False: 1.0}, 0.25),
-        (-3.0, 1.0, -1.0, -1.0, {True: 4.375, False: 4.375}, 0.3125),
-        (0.0, 2.0, 1.0, -1.0, {True: 16.0, False: 13.0}, 0.75),
-        (0.0, 2.0, -1.0, -3.0, {True: 14.25, False: 11.25}, 0.625),
+        (-3.0, 1.0, -1.0, -1.0, {True: 4.5, False: 4.375}, 0.3125),
+        (0.0, 2.0, 1.0, -1.0, {True: 17.0, False: 13.0}, 0.75),
+        (0.0, 2.0, -1.0, -3.0, {True: 15.0, False: 11.25}, 0.625),
     ],
 )
 @pytest.mark.parametrize("way", WAYS)
@@ -354,7 +354,7 @@ def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sig
     The first box gives −7 ≤ y ≤ 1 and 0 ≤ z ≤ (y + 7) / 8. A form −z has −1/8 at y and −1/4 at x, at least
     −7/8 + 1/8 + 1/4 − 1/2 = −1. Slacks: |z| ≤ 1, the planes' 7/8 + 7/8, |y| / 8 ≤ 7/8, and (|center| + radius) / 4 at
     x, 3/4. A form z meets the lower plane 0. The second box gives −1 ≤ y ≤ 3 and y ≤ z ≤ 3 (y + 1) / 4. Where both
-    planes are applied at once, both are paid for.
+    planes are applied at once, both are paid for, and so is the constant −1 of y times the slope, 1/8, 1 or 3/4.
     """
     make, is_at_once = WAYS[way]
     module = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU())

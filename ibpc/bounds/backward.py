@@ -6,20 +6,24 @@ where the form's coefficient is positive and by its upper plane where it is nega
 see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `slack` of
 every coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it
 can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
+
+At an affine node a form a gains a·b, what the operator adds, and loses |a|·c for rounding. Where only nonlinear
+operators read the node, their planes pay for that ahead, which saves passes over its coefficients: for a coefficient a
+of the result, they are a p above and a q below 0, so a p b − |a p| c and a q b − |a q| c are two more offsets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
-from ibpc.bounds.patches import Cost, Form, Patches, Window, add, worthwhile, zeros
-from ibpc.bounds.values import Step, Steps, Values
+from ibpc.bounds.patches import Cost, Form, Patches, Window, add, dense, worthwhile, zeros
+from ibpc.bounds.values import RESHAPING, Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Factors, Kernel, Operand, Planes
@@ -72,7 +76,7 @@ class Backward:
         self._planes: dict[str, Planes] = {}
         self._charges: dict[str, Tensor | None] = {}
         self._bends: dict[str, _Bend | None] = {}
-        self._constants: dict[str, Tensor] = {}
+        self._constants: dict[str, Tensor | None] = {}
         self.forms: dict[str, Tensor] = {}
 
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
@@ -82,6 +86,8 @@ class Backward:
         """
         pending = dict(forms)
         total = zeros(next(iter(forms.values())))
+        for name in forms.keys() & self._ahead:
+            total = total + self._paid(self._walk.steps[name], forms[name])
         for name in reversed(list(self._walk.steps)):
             if name in pending:
                 total = total + self._through(self._walk.steps[name], pending.pop(name), pending)
@@ -121,6 +127,10 @@ class Backward:
         """Return whether a factor is known to be finite, so that no product needs a second look."""
         return bool(factor.detach().sum().isfinite())
 
+    def is_zero(self, factor: Tensor) -> bool:
+        """Return whether a factor is known to be zero everywhere."""
+        return not bool(factor.any())
+
     def _at_input(self, name: str, form: Form | None, like: Tensor) -> Tensor:
         """Return what a form contributes at an input, (R, B)."""
         box = self._values.box(name)
@@ -129,6 +139,20 @@ class Backward:
         if not isinstance(form, Patches):
             self.forms[name] = form
         return self._concretized(box, form)
+
+    @cached_property
+    def _ahead(self) -> frozenset[str]:
+        """The affine nodes that are paid for by whoever adds to their forms: all that reads them is nonlinear.
+
+        None where nothing is paid for rounding, for then planes are mostly those of single forms.
+        """
+        if not self.slack:
+            return frozenset()
+        steps = self._walk.steps
+        straight = {name for name, step in steps.items() if step.operator.is_affine}
+        linear = straight | {name for name, step in steps.items() if isinstance(step.operator.rules, BilinearRules)}
+        read_linearly = {operand for name in linear for operand in steps[name].operands}
+        return frozenset(straight - read_linearly)
 
     def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor:
         """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
@@ -144,33 +168,48 @@ class Backward:
             return summed(form * known)
         if not step.operator.is_affine and not is_linear_here(step, operands):
             return self._planar(step, operands, form, pending)
-        constant, charge = self._affine(step, operands, form, pending), self._charge(name)
-        return constant if charge is None else constant - weighed(form.abs(), charge, self.is_finite)
+        self._affine(step, operands, form, pending)
+        return zeros(form) if name in self._ahead else self._paid(step, form)
+
+    def _paid(self, step: Step, form: Form) -> Tensor:
+        """Return the constant part of a form at an affine node, less what rounding takes there, (R, B)."""
+        name = step.node.name
+        constant, charge = self._constant(step), self._charge(name)
+        if isinstance(form, Patches) and (charge is None or self.is_finite(charge)):
+            total = zeros(form) if constant is None else form.dotted(constant)
+            return total if charge is None else total - form.dotted_moduli(charge)
+        form = dense(form)
+        total = zeros(form) if constant is None else dotted(form, constant)
+        return total if charge is None else total - weighed(form.abs(), charge, self.is_finite)
+
+    def _constant(self, step: Step) -> Tensor | None:
+        """Return what an affine node adds, None for nothing: its value (1, *shape) where what is not exact is zero."""
+        name = step.node.name
+        if name not in self._constants:
+            operands = tuple(self._values.known[operand] for operand in step.operands)
+            constant = _at_zero(step, operands)
+            is_nothing = not constant.requires_grad and self.is_zero(constant)
+            self._constants[name] = None if is_nothing else constant
+        return self._constants[name]
 
     def _charge(self, name: str) -> Tensor | None:
         """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
         if name not in self._charges:
-            self._charges[name] = _charge_of(self._values.box(name), self._values.errors[name], self.slack)
+            error, box = self._values.errors[name], self._values.box(name)
+            is_exact = error is None and self._walk.steps[name].node.operator in RESHAPING
+            self._charges[name] = None if is_exact else _charge_of(box, error, self.slack)
         return self._charges[name]
 
-    def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
-        """Pull back by the operator's own rule, or by the vjp of its nominal rule at zero.
-
-        What the nominal rule gives at zero is the constant part.
-        """
+    def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> None:
+        """Pull back by the operator's own rule, or by the vjp of its nominal rule at zero."""
         if step.operator.rules.pull is None:
-            return self._by_vjp(step, operands, form, pending)
+            self._by_vjp(step, operands, form, pending)
+            return
         (name,) = step.operands
-        flat = form.flatten(0, 1)
-        slope = step.operator.rules.pull(step.call, flat, **step.parameters)
+        slope = step.operator.rules.pull(step.call, form.flatten(0, 1), **step.parameters)
         add(pending, name, slope.reshape(*form.shape[:2], *slope.shape[1:]))
-        if _is_trained(step, operands):
-            return summed(form * _at_zero(step, operands))
-        if step.node.name not in self._constants:
-            self._constants[step.node.name] = _at_zero(step, operands).detach().flatten()
-        return (flat.flatten(1) @ self._constants[step.node.name]).reshape(form.shape[:2])
 
-    def _by_vjp(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
+    def _by_vjp(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> None:
         """Pull back by the vjp of the nominal rule.
 
         An affine function has one vjp everywhere, so all forms may go back together from a single point. Preparing
@@ -193,12 +232,6 @@ class Backward:
         names = [name for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)]
         for name, slope, point in zip(names, slopes, boxes, strict=True):
             add(pending, name, slope.reshape(rows, batch, *point.shape[1:]))
-        if _is_trained(step, operands):
-            return summed(form * _at_zero(step, operands))
-        size = prod(form.shape[2:])
-        values, coefficients = result.detach().reshape(count, size), flat.reshape(len(flat), size)
-        constant = coefficients @ values[0] if single else (coefficients * values).sum(1)
-        return constant.reshape(rows, batch)
 
     def _locally(
         self, step: Step, operands: tuple[Operand, ...], form: Patches, pending: dict[str, Form]
@@ -209,17 +242,13 @@ class Backward:
             return None
         if isinstance(seen, _Bent):
             return self._bent_patches(seen.bend, step, form, pending)
-        charge = self._charge(step.node.name)
-        if charge is not None and not self.is_finite(charge):
-            return None
-        constant = zeros(form) if charge is None else -form.dotted_moduli(charge)
         if isinstance(seen, Kernel):
             (operand,) = step.operands
             add(pending, operand, worthwhile(form.through(seen, _image(operands[0]))))
-            return constant if seen.bias is None else constant + form.dotted(seen.bias[:, None, None])
-        for operand, factor in zip(step.operands, seen, strict=True):
-            add(pending, operand, form.scaled(factor))
-        return constant
+        else:
+            for operand, factor in zip(step.operands, seen, strict=True):
+                add(pending, operand, form.scaled(factor))
+        return zeros(form) if step.node.name in self._ahead else self._paid(step, form)
 
     def _seen(self, step: Step, operands: tuple[Operand, ...]) -> Kernel | Factors | _Bent | None:
         """Return which few elements of its operands each result of a node depends on, None where it says nothing."""
@@ -238,11 +267,10 @@ class Backward:
 
     def _bent_patches(self, bend: _Bend, step: Step, form: Patches, pending: dict[str, Form]) -> Tensor:
         """Pull patches back through both planes at once."""
-        *slopes, offset = bend
-        constant = form.dotted(offset.mean) + form.dotted_moduli(offset.half)
+        *slopes, offset = (form.windows_of(*pair) for pair in bend)
         for operand, slope in zip(step.operands, slopes, strict=True):
-            add(pending, operand, form.bent(slope.mean, slope.half))
-        return constant
+            add(pending, operand, form.bent(*slope))
+        return form.total(*offset)
 
     def _planes_at(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
         name = step.node.name
@@ -271,13 +299,34 @@ class Backward:
         return self._bends[name]
 
     def _bend_of(self, name: str, planes: Planes, operands: tuple[Operand, ...]) -> _Bend:
-        """Return the mixtures of slopes and, last, of offsets, which pay for all that rounding takes at this node."""
-        slopes = map(_Mixture.of, planes.lower.slopes, planes.upper.slopes)
+        """Return the mixtures of slopes and, last, of offsets, which pay for all that rounding takes at this node.
+
+        They also pay for the operands that are paid for ahead.
+        """
+        slopes = tuple(map(_Mixture.of, planes.lower.slopes, planes.upper.slopes))
         offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._charge(name)
-        half = offset.half if charge is None else offset.half - charge
+        mean, half = offset.mean, offset.half if charge is None else offset.half - charge
         if self.slack:
             half = half - self.slack * (plane_size(planes.lower, operands) + plane_size(planes.upper, operands))
-        return (*slopes, _Mixture(offset.mean, half))
+        for slot, operand in enumerate(self._walk.steps[name].operands):
+            if self._is_folded(name, operand):
+                sizes = _Mixture.of(planes.lower.slopes[slot].abs(), -planes.upper.slopes[slot].abs())
+                constant, cost = self._ahead_of(operand)
+                mean = mean + slopes[slot].mean * constant - sizes.mean * cost
+                half = half + slopes[slot].half * constant - sizes.half * cost
+        return (*slopes, _Mixture(mean, half))
+
+    def _ahead_of(self, operand: str) -> tuple[Tensor | float, Tensor | float]:
+        """Return the constant of a node that is paid for ahead, and what each unit of |a| there costs."""
+        constant, charge = self._constant(self._walk.steps[operand]), self._charge(operand)
+        cost = 0.0 if charge is None else charge
+        return (0.0, cost) if constant is None else (constant, cost + self.slack * constant.abs())
+
+    def _is_folded(self, name: str, operand: str) -> bool:
+        """Return whether both planes of a node at once pay for an operand: one of the same shape, paid for ahead."""
+        if operand not in self._ahead or not isinstance(self._values.known[operand], Interval):
+            return False
+        return self._values.box(operand).lower.shape[1:] == self._values.box(name).lower.shape[1:]
 
     def _bent(
         self, bend: _Bend, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
@@ -288,7 +337,10 @@ class Backward:
         for operand, x, slope in zip(step.operands, operands, slopes, strict=True):
             weighted = torch.addcmul(form * slope.mean, modulus, slope.half)
             if isinstance(x, Interval):
-                add(pending, operand, reduced(weighted, x.lower.shape, True))
+                pulled_back = reduced(weighted, x.lower.shape, True)
+                add(pending, operand, pulled_back)
+                if operand in self._ahead and not self._is_folded(step.node.name, operand):
+                    constant = constant + self._paid(self._walk.steps[operand], pulled_back)
             else:
                 constant = constant + summed(reduced(weighted, x.shape, False) * x)
         return constant
@@ -304,6 +356,8 @@ class Backward:
             slope = pulled(above, below, planes, slot, x, self.is_finite)
             if isinstance(x, Interval):
                 add(pending, operand, slope)
+                if operand in self._ahead:
+                    constant = constant + self._paid(self._walk.steps[operand], slope)
             else:
                 constant = constant + summed(slope * x)
         charge = self._charge(step.node.name)
@@ -321,7 +375,7 @@ class Backward:
         center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
         spread = radius + self.slack * (center.abs() + radius) if self.slack else radius
         if isinstance(form, Patches):
-            return form.dotted(center) - form.dotted_moduli(spread)
+            return form.total(*form.windows_of(center, -spread))
         return summed(form * center) - summed(form.abs() * spread)
 
 
@@ -329,12 +383,6 @@ def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
     """Return whether the operator is linear in each operand and only one of them is not exact."""
     boxes = sum(isinstance(x, Interval) for x in operands)
     return isinstance(step.operator.rules, BilinearRules) and boxes == 1
-
-
-def _is_trained(step: Step, operands: tuple[Operand, ...]) -> bool:
-    """Return whether the step's value at zero has a gradient that somebody wants."""
-    tensors = (*step.parameters.values(), *(x for x in operands if isinstance(x, Tensor)))
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:

@@ -99,7 +99,10 @@ def dotted(form: Tensor, factor: Tensor) -> Tensor:
     """Return the sum of products with a finite factor that all rows share over all but rows and batch, (R, B)."""
     if form.dim() == 2:
         return form * factor
-    return torch.einsum("rbn,bn->rb", form.flatten(2), factor.expand(form.shape[1:]).flatten(1))
+    flat = form.flatten(2)
+    if factor.dim() < form.dim() - 1 or len(factor) == 1:
+        return flat @ factor.expand(1, *form.shape[2:]).flatten()
+    return torch.bmm(flat.transpose(0, 1), factor.expand(form.shape[1:]).flatten(1).unsqueeze(2)).squeeze(2).T
 
 
 def summed(form: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from ibpc.bounds.cone import EVERYTHING, Cone, cone_of, read_by
 from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.patches import Cost, Form, unit_forms
-from ibpc.bounds.values import Values, Walk, advance, start
+from ibpc.bounds.values import RESHAPING, Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.passes import EVALUATION, JoinOutputs
@@ -54,7 +54,6 @@ MOST_VALUES: Final = 2**11
 FEW_INPUTS: Final = 64
 # Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
 MOST_WORK: Final = 2e11
-_RESHAPING: Final = ("Flatten", "Reshape")
 
 
 def crown_ibp(
@@ -193,7 +192,7 @@ def _is_exact(walk: Walk, name: str) -> bool:
 
 def _rearranged(walk: Walk, name: str) -> str:
     """Return the node whose elements these are, in another shape."""
-    while name in walk.steps and walk.steps[name].node.operator in _RESHAPING:
+    while name in walk.steps and walk.steps[name].node.operator in RESHAPING:
         (name,) = walk.steps[name].operands
     return name
 

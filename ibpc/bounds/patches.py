@@ -108,6 +108,12 @@ class Places:
         y, x = self._indices
         return ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
 
+    def of(self, images: Tensor) -> Tensor:
+        """Return what the windows show of images (B, …, H, W), (R, h, w, B, …)."""
+        table = images.permute(2, 3, 0, 1).flatten(0, 1)
+        sizes = (len(self.positions), self.window.rows.size, self.window.columns.size)
+        return table.index_select(0, self.pixels).reshape(*sizes, *table.shape[1:])
+
     @property
     def _indices(self) -> tuple[Tensor, Tensor]:
         rows, columns = self.positions.unbind(1)
@@ -167,8 +173,13 @@ class Patches:
         channels, height, width = self.shape
         if values.dim() >= 2 and values.shape[-2:] == (1, 1):
             return values[..., 0, 0]
-        table = values.expand(self.batch, channels, height, width).permute(2, 3, 0, 1).flatten(0, 1)
-        return table.index_select(0, self.places.pixels).reshape(self.coefficients.shape)
+        return self.places.of(values.expand(self.batch, channels, height, width))
+
+    def windows_of(self, *values: Tensor) -> list[Tensor]:
+        """Return what `seen` does of each of several things, looked up at once."""
+        wide = (self.batch, *self.shape)
+        table = torch.cat([value.expand(wide) for value in values], 1)
+        return list(self.places.of(table).split(self.shape[0], -1))
 
     def dotted(self, values: Tensor) -> Tensor:
         """Return Σ coefficient · value, (R, B), over something finite that broadcasts to (B, C, H, W)."""
@@ -178,10 +189,13 @@ class Patches:
         """Return Σ |coefficient| · value, (R, B)."""
         return _summed(self._moduli * self.seen(values))
 
+    def total(self, mean: Tensor, half: Tensor) -> Tensor:
+        """Return Σ coefficient · mean + |coefficient| · half, (R, B), over what is seen of them."""
+        return _summed(torch.addcmul(self.coefficients * mean, self._moduli, half))
+
     def bent(self, mean: Tensor, half: Tensor) -> Patches:
-        """Return coefficient · mean + |coefficient| · half."""
-        moved = self.coefficients * self.seen(mean)
-        return replace(self, coefficients=torch.addcmul(moved, self._moduli, self.seen(half)))
+        """Return coefficient · mean + |coefficient| · half of what is seen of them."""
+        return replace(self, coefficients=torch.addcmul(self.coefficients * mean, self._moduli, half))
 
     def plus(self, other: Patches) -> Patches | None:
         """Return the sum of forms at the same node, None where their windows do not begin and move alike."""

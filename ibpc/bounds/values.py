@@ -26,6 +26,8 @@ from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
+# Operators that lay the elements of their operand out in another shape, in the same order.
+RESHAPING: Final = ("Flatten", "Reshape")
 _LARGEST: Final = float(torch.finfo(torch.float32).max)
 
 

@@ -65,6 +65,10 @@ class _RoughBackward(Backward):
         """Return that it is not known."""
         return False
 
+    def is_zero(self, factor: torch.Tensor) -> bool:  # noqa: ARG002
+        """Return that it is not known."""
+        return False
+
 
 @dataclass(frozen=True)
 class _Steps:

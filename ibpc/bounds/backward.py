@@ -22,7 +22,7 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 import torch
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
-from ibpc.bounds.patches import Cost, Form, Patches, Window, add, dense, worthwhile, zeros
+from ibpc.bounds.patches import Cost, Form, Patches, Units, Window, add, dense, worthwhile, zeros
 from ibpc.bounds.values import RESHAPING, Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
@@ -136,6 +136,8 @@ class Backward:
         box = self._values.box(name)
         if form is None:
             form = like.new_zeros(*like.shape, *box.lower.shape[1:])
+        if isinstance(form, Units):
+            form = form.dense()
         if not isinstance(form, Patches):
             self.forms[name] = form
         return self._concretized(box, form)
@@ -154,12 +156,13 @@ class Backward:
         read_linearly = {operand for name in linear for operand in steps[name].operands}
         return frozenset(straight - read_linearly)
 
-    def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor:
+    def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor | float:
         """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
         name = step.node.name
         operands = tuple(self._values.known[operand] for operand in step.operands)
-        if isinstance(form, Patches):
-            constant = self._locally(step, operands, form, pending)
+        if not isinstance(form, Tensor):
+            shortcut = self._locally if isinstance(form, Patches) else self._picked
+            constant = shortcut(step, operands, form, pending)
             if constant is not None:
                 return constant
             form = form.dense()
@@ -169,7 +172,7 @@ class Backward:
         if not step.operator.is_affine and not is_linear_here(step, operands):
             return self._planar(step, operands, form, pending)
         self._affine(step, operands, form, pending)
-        return zeros(form) if name in self._ahead else self._paid(step, form)
+        return 0.0 if name in self._ahead else self._paid(step, form)
 
     def _paid(self, step: Step, form: Form) -> Tensor:
         """Return the constant part of a form at an affine node, less what rounding takes there, (R, B)."""
@@ -178,6 +181,9 @@ class Backward:
         if isinstance(form, Patches) and (charge is None or self.is_finite(charge)):
             total = zeros(form) if constant is None else form.dotted(constant)
             return total if charge is None else total - form.dotted_moduli(charge)
+        if isinstance(form, Units):
+            total = zeros(form) if constant is None else form.signs[:, None] * form.seen(constant)
+            return total if charge is None else total - form.signs.abs()[:, None] * form.seen(charge)
         form = dense(form)
         total = zeros(form) if constant is None else dotted(form, constant)
         return total if charge is None else total - weighed(form.abs(), charge, self.is_finite)
@@ -235,7 +241,7 @@ class Backward:
 
     def _locally(
         self, step: Step, operands: tuple[Operand, ...], form: Patches, pending: dict[str, Form]
-    ) -> Tensor | None:
+    ) -> Tensor | float | None:
         """Pull patches back through one node as patches, None where that is not possible."""
         seen = self._seen(step, operands)
         if seen is None:
@@ -248,7 +254,20 @@ class Backward:
         else:
             for operand, factor in zip(step.operands, seen, strict=True):
                 add(pending, operand, form.scaled(factor))
-        return zeros(form) if step.node.name in self._ahead else self._paid(step, form)
+        return 0.0 if step.node.name in self._ahead else self._paid(step, form)
+
+    def _picked(
+        self, step: Step, operands: tuple[Operand, ...], form: Units, pending: dict[str, Form]
+    ) -> Tensor | float | None:
+        """Pull back forms that pick single elements, None where the operator has no shorter way for them."""
+        rows, name = step.operator.rules.rows, step.node.name
+        if rows is None or not isinstance(self._values.known[name], Interval):
+            return None
+        slope = rows(step.call, form.elements, **step.parameters)
+        slope = slope * form.signs.reshape(-1, *[1] * (slope.dim() - 1))
+        (operand,) = step.operands
+        add(pending, operand, slope.unsqueeze(1).expand(-1, form.batch, *slope.shape[1:]))
+        return 0.0 if name in self._ahead else self._paid(step, form)
 
     def _seen(self, step: Step, operands: tuple[Operand, ...]) -> Kernel | Factors | _Bent | None:
         """Return which few elements of its operands each result of a node depends on, None where it says nothing."""
@@ -370,13 +389,13 @@ class Backward:
         lower, upper = (plane_size(plane, operands) for plane in (planes.lower, planes.upper))
         return self.slack * (weighed(above, lower, self.is_finite) - weighed(below, upper, self.is_finite))
 
-    def _concretized(self, box: Interval, form: Form) -> Tensor:
+    def _concretized(self, box: Interval, form: Tensor | Patches) -> Tensor:
         """Return the least value of a form over the box of an input."""
         center, radius = 0.5 * box.lower + 0.5 * box.upper, 0.5 * box.upper - 0.5 * box.lower
         spread = radius + self.slack * (center.abs() + radius) if self.slack else radius
         if isinstance(form, Patches):
             return form.total(*form.windows_of(center, -spread))
-        return summed(form * center) - summed(form.abs() * spread)
+        return dotted(form, center) - dotted(form.abs(), spread)
 
 
 def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:

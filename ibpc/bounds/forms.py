@@ -33,27 +33,39 @@ MOST_NUMBERS: Final = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Forms:
-    """Coefficients (n + 1, B, *shape) below and above: one slice an element that varies, and last the constants.
+    """Coefficients (2, n + 1, B, *shape) of the forms below and above: one slice an element that varies, then constants.
 
     `ends` are those of what varies.
     """
 
-    lower: Tensor
-    upper: Tensor
+    coefficients: Tensor
     ends: _Ends
+
+    @property
+    def lower(self) -> Tensor:
+        """The forms below, (n + 1, B, *shape)."""
+        return self.coefficients[0]
+
+    @property
+    def upper(self) -> Tensor:
+        """The forms above, (n + 1, B, *shape)."""
+        return self.coefficients[1]
+
+    @cached_property
+    def _moduli(self) -> Tensor:
+        return self.coefficients.abs()
 
     @cached_property
     def magnitude(self) -> Tensor:
         """Σ |coefficient| |x| + |constant| of the larger of the two forms of each value, (B, *shape)."""
-        size = torch.maximum(self.lower.abs(), self.upper.abs())
-        return _weighted(size, self.ends.modulus) + size[-1]
+        size = self._moduli.amax(0, keepdim=True)
+        return (_weighted(size, self.ends.modulus) + size[:, -1])[0]
 
     def concretized(self) -> tuple[Tensor, Tensor]:
         """Return the least value of the form below and the greatest of the one above, slack taken off."""
-        middles = [_weighted(form, self.ends.center) + form[-1] for form in (self.lower, self.upper)]
-        spreads = [_weighted(form.abs(), self.ends.radius) for form in (self.lower, self.upper)]
-        slack = 2.0 * _SLACK * self.magnitude
-        return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
+        middles = _weighted(self.coefficients, self.ends.center) + self.coefficients[:, -1]
+        spreads = _weighted(self._moduli, self.ends.radius) + 2.0 * _SLACK * self.magnitude
+        return middles[0] - spreads[0], middles[1] + spreads[1]
 
 
 class Forward:
@@ -88,11 +100,7 @@ class Forward:
         """Return lower and upper bounds (B, R) of `rows` (R, K) · a value (B, K)."""
         forms = self._forms[name]
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
-        pair = Forms(
-            forms.lower @ positive.T + forms.upper @ negative.T,
-            forms.upper @ positive.T + forms.lower @ negative.T,
-            self._ends,
-        )
+        pair = Forms(forms.coefficients @ positive.T + forms.coefficients.flip(0) @ negative.T, self._ends)
         slack = _SLACK * (forms.magnitude @ rows.abs().T)
         lower, upper = pair.concretized()
         return lower - slack, upper + slack
@@ -120,11 +128,16 @@ class _Ends:
         self.modulus = self.center.abs() + self.radius
 
 
-def _weighted(form: Tensor, weight: Tensor) -> Tensor:
-    """Return Σ weight · coefficient over the inputs, (B, *shape)."""
+def _weighted(forms: Tensor, weight: Tensor) -> Tensor:
+    """Return Σ weight · coefficient over the inputs for forms (K, n + 1, B, *shape), (K, B, *shape)."""
     count, batch = weight.shape
-    terms = form[:-1].reshape(count, batch, prod(form.shape[2:])).transpose(0, 1)
-    return torch.bmm(weight.T.unsqueeze(1), terms).reshape(form.shape[1:])
+    kinds, shape = len(forms), forms.shape[3:]
+    terms = forms[:, :-1].reshape(kinds, count, batch, prod(shape))
+    if batch == 1:
+        return (weight[:, 0] @ terms[:, :, 0]).reshape(kinds, 1, *shape)
+    by_sample = terms.permute(2, 1, 0, 3).reshape(batch, count, kinds * prod(shape))
+    found = torch.bmm(weight.T.unsqueeze(1), by_sample)
+    return found.reshape(batch, kinds, *shape).transpose(0, 1)
 
 
 def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends) -> list[Forms]:
@@ -136,7 +149,7 @@ def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends
         form[-1] = torch.where(elements, 0.0, flat(box.lower))
         form[first : first + count, :, elements] = torch.eye(count, dtype=form.dtype, device=form.device)[:, None]
         form = form.reshape(total + 1, *box.lower.shape)
-        found.append(Forms(form, form, ends))
+        found.append(Forms(form.expand(2, *form.shape), ends))
         first += count
     return found
 
@@ -148,33 +161,31 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | Non
     """
     (forms, *_) = boxed = [forms for forms in known if forms is not None]
     count, batch = forms.lower.shape[:2]
-    sizes = iter(_samples(forms) for forms in boxed)
+    samples = iter(_samples(forms) for forms in boxed)
     given = [
-        x if forms is None else Interval.bounds(*next(sizes)) for x, forms in zip(operands, known, strict=True)
+        x if forms is None else Interval.bounds(*next(samples)) for x, forms in zip(operands, known, strict=True)
     ]
-    pushed: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
-    shape = (count + 2, batch, *pushed.lower.shape[1:])
-    lower, upper = pushed.lower.reshape(shape), pushed.upper.reshape(shape)
-    offset = 0.5 * lower[-2] + 0.5 * upper[-2]
-    slack = _SLACK * torch.maximum(lower[-1].abs(), upper[-1].abs())
-    below, above = lower[:-2] - offset, upper[:-2] - offset
-    below[-1], above[-1] = lower[-3] - slack, upper[-3] + slack
-    return Forms(below, above, forms.ends)
+    box: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
+    pushed = torch.stack([box.lower, box.upper]).reshape(2, count + 2, batch, *box.lower.shape[1:])
+    slack = _SLACK * pushed[:, -1].abs().amax(0)
+    found = pushed[:, :-2] - pushed[:, -2].mean(0)
+    found[0, -1], found[1, -1] = pushed[0, -3] - slack, pushed[1, -3] + slack
+    return Forms(found, forms.ends)
 
 
 def _samples(forms: Forms) -> tuple[Tensor, Tensor]:
     """Return all coefficients, then 0, then the magnitudes, as boxes ((n + 3) · B, *shape)."""
-    zero, size = torch.zeros_like(forms.magnitude)[None], forms.magnitude[None]
-    return torch.cat([forms.lower, zero, -size]).flatten(0, 1), torch.cat([forms.upper, zero, size]).flatten(0, 1)
+    size = forms.magnitude.expand(2, 1, *forms.magnitude.shape)
+    around = torch.stack([-size[0], size[1]])
+    lower, upper = torch.cat([forms.coefficients, torch.zeros_like(size), around], 1).flatten(1, 2)
+    return lower, upper
 
 
 def _planar(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
     """Push the forms through the operator's planes."""
     planes = plain_planes(step, tuple(operands))
-    below = _through(planes.lower, operands, known, 1.0)
-    above = _through(planes.upper, operands, known, -1.0)
-    ends = next(forms.ends for forms in known if forms is not None)
-    return Forms(below, above, ends)
+    sides = _through(planes.lower, operands, known, 1.0), _through(planes.upper, operands, known, -1.0)
+    return Forms(torch.stack(sides), next(forms.ends for forms in known if forms is not None))
 
 
 def _through(plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | None], side: float) -> Tensor:
@@ -208,18 +219,14 @@ def _weighed(plane: Plane, slot: int, slope: Tensor, form: Tensor) -> Tensor:
 
 
 def _paid(forms: Forms, values: Values, name: str) -> Forms:
-    """Return forms that hold for binary32 too; those that are not finite give way to the box."""
-    box, error = values.box(name), values.errors[name]
-    below, above = forms.lower.clone(), forms.upper.clone()
+    """Return forms, which are changed, that hold for binary32 too; those that are not finite give way to the box."""
+    box, error, found = values.box(name), values.errors[name], forms.coefficients
     if error is not None:
-        below[-1] -= error * _WIDENED
-        above[-1] += error * _WIDENED
-    return Forms(_or_constant(below, box.lower), _or_constant(above, box.upper), forms.ends)
-
-
-def _or_constant(form: Tensor, constant: Tensor) -> Tensor:
-    """Return the form where it is finite, and a constant elsewhere."""
-    finite = form.isfinite().all(0)
-    form = torch.where(finite, form, torch.zeros_like(form))
-    form[-1] = torch.where(finite, form[-1], constant)
-    return form
+        loss = error * _WIDENED
+        found[0, -1] -= loss
+        found[1, -1] += loss
+    if not bool(found.sum().isfinite()):
+        finite = found.isfinite().all(1, keepdim=True)
+        found = torch.where(finite, found, torch.zeros_like(found))
+        found[:, -1] = torch.where(finite[:, 0], found[:, -1], torch.stack([box.lower, box.upper]))
+    return Forms(found, forms.ends)

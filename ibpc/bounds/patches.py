@@ -261,8 +261,32 @@ def _summed(products: Tensor) -> Tensor:
     return products.sum((1, 2, 4))
 
 
-# Coefficients (R, B, *shape) at a node, or those of the windows that they see.
-Form: TypeAlias = Tensor | Patches
+@dataclass(frozen=True)
+class Units:
+    """Forms that pick one element each (R, flat) of values (B, *shape) that are no images, times a sign (R,)."""
+
+    elements: Tensor
+    signs: Tensor
+    batch: int
+    shape: torch.Size
+
+    def __neg__(self) -> Units:
+        return replace(self, signs=-self.signs)
+
+    def dense(self) -> Tensor:
+        """Return all coefficients, (R, B, *shape)."""
+        count = len(self.elements)
+        forms = self.signs.new_zeros(count, prod(self.shape))
+        forms[torch.arange(count, device=forms.device), self.elements] = self.signs
+        return forms.reshape(count, 1, *self.shape).expand(-1, self.batch, *self.shape)
+
+    def seen(self, values: Tensor) -> Tensor:
+        """Return the elements of something that broadcasts to (B, *shape), (R, B)."""
+        return values.expand(self.batch, *self.shape).reshape(self.batch, prod(self.shape))[:, self.elements].T
+
+
+# Coefficients (R, B, *shape) at a node, or those of the windows that they see, or which element they pick.
+Form: TypeAlias = Tensor | Patches | Units
 
 
 def unit_forms(elements: Tensor, signs: Tensor, sizes: torch.Size) -> Form:
@@ -270,14 +294,12 @@ def unit_forms(elements: Tensor, signs: Tensor, sizes: torch.Size) -> Form:
     batch, *shape = sizes
     if len(shape) == 3:
         return Patches.units(elements, signs, batch, (shape[0], shape[1], shape[2]))
-    forms = signs.new_zeros(len(elements), prod(shape))
-    forms[torch.arange(len(elements), device=signs.device), elements] = signs
-    return forms.reshape(len(elements), 1, *shape).expand(-1, batch, *shape)
+    return Units(elements, signs, batch, sizes[1:])
 
 
 def dense(form: Form) -> Tensor:
     """Return all coefficients of a form, (R, B, *shape)."""
-    return form.dense() if isinstance(form, Patches) else form
+    return form if isinstance(form, Tensor) else form.dense()
 
 
 def worthwhile(form: Patches) -> Form:
@@ -289,6 +311,8 @@ def zeros(form: Form) -> Tensor:
     """Return (R, B) zeros."""
     if isinstance(form, Patches):
         return form.coefficients.new_zeros(form.rows, form.batch)
+    if isinstance(form, Units):
+        return form.signs.new_zeros(len(form.signs), form.batch)
     return form.new_zeros(form.shape[:2])
 
 

@@ -80,6 +80,23 @@ def pull(
     return (forms if specification is None else forms @ specification) @ weight
 
 
+def rows(
+    call: Call,
+    elements: torch.Tensor,
+    *,
+    weight: torch.Tensor,
+    specification: torch.Tensor | None = None,
+    **_: torch.Tensor,
+) -> torch.Tensor:
+    """Return the rows of S W, (N, …, K), each where the vector lies that its element is of."""
+    outputs = call.output[-1]
+    chosen = elements % outputs
+    found = weight[chosen] if specification is None else specification[chosen] @ weight
+    forms = found.new_zeros(len(elements), prod(call.output[1:-1]), found.shape[1])
+    forms[torch.arange(len(elements), device=elements.device), elements // outputs] = found
+    return forms.reshape(len(elements), *call.output[1:-1], found.shape[1])
+
+
 def magnitude(
     call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
 ) -> torch.Tensor | None:
@@ -207,7 +224,7 @@ OPERATOR = register(
         ),
         shape=shape,
         macs=macs,
-        rules=Rules(nominal, interval, _PLAIN.paired, None, nominal, pull=pull),
+        rules=Rules(nominal, interval, _PLAIN.paired, None, nominal, pull=pull, rows=rows),
         reads=(OnnxImport("Gemm", (1, 6, 7, 9, 11, 13), read),),
         writes=write,
         layers=(

@@ -125,7 +125,8 @@ class Rules:
     those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
 
     `pull(call, forms, **parameters)` of an affine operator with one operand takes forms (N, *result) to forms of the
-    operand: what the vjp of the nominal rule gives, without running that rule.
+    operand: what the vjp of the nominal rule gives, without running that rule. `rows(call, elements, **parameters)` is
+    what it makes of the forms (N,) that pick one element each (flat), without the products.
 
     `guiding` gives what the nominal rule gives, with a gradient for attacks to follow where its own is 0.
 
@@ -144,5 +145,6 @@ class Rules:
     kinks: KinksRule | None = None
     local: LocalRule | None = None
     pull: PullRule | None = None
+    rows: PullRule | None = None
     selects: bool = False
     guiding: NominalRule | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from math import prod
 from typing import Final
 from unittest import mock
 
@@ -401,6 +402,11 @@ def check_pulled(case: Case, operator: Operator) -> None:
     for mine, other in zip((found, *gradients[0]), (expected, *gradients[1]), strict=True):
         wanted = other.detach()
         _assert_close(mine.detach(), wanted, 1e-12 * wanted.abs().amax().clamp(min=1.0), "pulled forms")
+    if operator.rules.rows is not None:
+        units = torch.eye(prod(result.shape[1:]), dtype=result.dtype).reshape(-1, *result.shape[1:])
+        elements = torch.arange(len(units)).flip(0).repeat_interleave(2)
+        wanted = operator.rules.pull(scene.call, units[elements], **scene.parameters)
+        _assert_close(operator.rules.rows(scene.call, elements, **scene.parameters), wanted, 1e-12, "rows")
 
 
 # ── pairs and lowered graphs ────────────────────────────────────────────────────────────────────────────────────

@@ -288,6 +288,16 @@ def pulled_to_the_neighbour(operator: Operator) -> Operator:
     return with_rules(operator, pull=pull)
 
 
+def rows_of_the_first_vector(operator: Operator) -> Operator:
+    """Rows of a matrix in the place of the first vector, wherever the element lies."""
+
+    def rows(call: Call, elements: Tensor, **parameters: Tensor) -> Tensor:
+        assert operator.rules.rows is not None
+        return operator.rules.rows(call, elements % call.output[-1], **parameters)
+
+    return with_rules(operator, rows=rows)
+
+
 def flipped_lower_plane(planes: Planes) -> Planes:
     return Planes(Plane(tuple(-slope for slope in planes.lower.slopes), planes.lower.offset), planes.upper)
 
@@ -419,6 +429,7 @@ FAULTS = (
     Fault("relaxation", "Relu-around zero", "upper plane too low", with_planes(upper_plane_through_the_origin)),
     Fault("relaxation", "Relu-rank 3", "a chord of no width", chord_of_no_width),
     Fault("pulled", "Gemm-bias", "forms of the neighbour", pulled_to_the_neighbour),
+    Fault("pulled", "Gemm-rank 3", "rows of the first vector", rows_of_the_first_vector),
     Fault("pulled", "Conv-two dimensions", "forms of the pixel beside", pulled_to_the_neighbour),
     Fault("paired", "Conv-two dimensions", "the center for the nominal value", center_for_nominal),
     Fault("paired", "Add-two boxes", "the box around the nominal value", nominal_radius),

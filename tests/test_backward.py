@@ -374,6 +374,66 @@ def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sig
     assert found.tolist() == [[wanted]] * 16
 
 
+class Several(nn.Module):
+    """Affine nodes with one nonlinear reader, with two, with one and a sum, and one that is spread over an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Conv2d(2, 3, 3, 1, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(2, 3, 4)
+        self.flat, self.last = nn.Linear(48, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        y = self.first(x)
+        z = self.second(torch.relu(y) * 0.5 + torch.tanh(y))
+        w = torch.maximum(self.third(x), torch.relu(z) + z)
+        return self.last(torch.relu(self.flat(w.flatten(1))))
+
+
+class Chain(nn.Module):
+    """Each value has one reader."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(2, 3, 3, 1, 1), nn.Conv2d(3, 3, 2)
+        self.flat, self.last = nn.Linear(27, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.second(torch.tanh(self.first(x))))
+        return self.last(torch.relu(self.flat(y.flatten(1))))
+
+
+class Never(Backward):
+    """A backward pass in which every affine node pays for itself."""
+
+    _ahead = frozenset()
+
+
+@pytest.mark.parametrize("module", [Several, Chain])
+@pytest.mark.parametrize("is_at_once", [True, False])
+@pytest.mark.parametrize("error", [0.0, 0.25])
+def test_whoever_adds_to_a_form_pays_for_the_node_as_it_would_itself(module, is_at_once, error, monkeypatch):
+    """Constants are the same; what rounding takes is, of a sum of forms, that of each of them: no less."""
+    torch.manual_seed(5)
+    x = torch.rand(2, 2, 4, 4)
+    walk = walk_of(ibpc.compile(module().eval(), x).snapshot(), torch.device("cpu"))
+    values = interval_values(walk, (Interval.bounds(x - 0.3, x + 0.3),), Arithmetic.REAL)
+    for name in walk.steps.keys() & walk.perturbed if error else ():
+        values.errors[name] = error * torch.rand_like(values.box(name).lower)
+    if not is_at_once:
+        monkeypatch.setattr(Backward, "_bend", lambda *_: None)
+    assert len(Backward(walk, values)._ahead) >= 3
+    for name in (node for node, step in walk.steps.items() if step.operator.is_affine and node in walk.perturbed):
+        sizes = values.box(name).lower.shape
+        elements = torch.arange(sizes[1:].numel()).repeat_interleave(2)
+        forms = unit_forms(elements, torch.tensor([1.0, -2.0]).double().repeat(len(elements) // 2), sizes)
+        weights = torch.randn(4, 1, *sizes[1:], dtype=torch.float64).expand(-1, 2, *sizes[1:])
+        for form in (forms, dense(forms), weights):
+            ahead, never = Backward(walk, values).lower({name: form}), Never(walk, values).lower({name: form})
+            assert bool((ahead <= never + 1e-9).all())
+            if module is Chain or not error:
+                torch.testing.assert_close(ahead, never, rtol=1e-9, atol=1e-9)
+
+
 def test_the_size_of_a_plane_is_that_of_all_that_is_summed():
     """Worked by hand for a box, one constant and windows: |offset| + Σ |slope| · the greatest modulus."""
     x = Interval.bounds(torch.tensor([[-3.0, 0.5]]), torch.tensor([[1.0, 4.0]]))

@@ -13,7 +13,9 @@ import ibpc
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values, walk_of
+from ibpc.bounds.forms import Forward
 from ibpc.bounds.patches import dense
+from ibpc.bounds.values import advance, start
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from tests.networks import faults, models
@@ -130,3 +132,24 @@ def test_a_linear_network_is_bounded_exactly():
     )
     assert float(box.upper) == pytest.approx(0.0, abs=1e-9)
     assert float(box.lower) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatch):
+    """Worked by hand for y = 2 x₁ − 3 x₂ + 1, |x| ≤ 1, in an arithmetic of slack 2⁻⁴: moduli of x, 1 each, make 5."""
+    monkeypatch.setattr(sys.modules["ibpc.bounds.forms"], "_SLACK", 2.0**-4)
+    layer = torch.nn.Linear(2, 1)
+    layer.weight.data, layer.bias.data = torch.tensor([[2.0, -3.0]]), torch.tensor([1.0])
+    walk = walk_of(ibpc.compile(layer.eval(), torch.zeros(1, 2)).snapshot(), CPU)
+    values = start(walk, (Interval.bounds(-torch.ones(1, 2), torch.ones(1, 2)),))
+    forms = Forward(walk, values)
+    for step in walk.steps.values():
+        advance(values, step, Arithmetic.REAL)
+        forms.push(step)
+    (output,) = walk.graph.outputs
+    coefficients = forms._forms[output].coefficients
+    assert coefficients[:, :2, 0, 0].tolist() == [[2.0, -3.0]] * 2
+    pushed = 2.0**-4 * (5.0 + 1.0)
+    assert coefficients[:, 2, 0, 0].tolist() == [1.0 - pushed, 1.0 + pushed]
+    total = 2.0 * 2.0**-4 * (5.0 + 1.0 + pushed)
+    assert [end.item() for end in forms.bounds(output, torch.zeros(1, 1).double())] == [-0.0, 0.0]
+    assert [end.item() for end in forms._forms[output].concretized()] == [-4.0 - pushed - total, 6.0 + pushed + total]

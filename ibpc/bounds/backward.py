@@ -161,8 +161,10 @@ class Backward:
         name = step.node.name
         operands = tuple(self._values.known[operand] for operand in step.operands)
         if not isinstance(form, Tensor):
-            shortcut = self._locally if isinstance(form, Patches) else self._picked
-            constant = shortcut(step, operands, form, pending)
+            if isinstance(form, Patches):
+                constant = self._locally(step, operands, form, pending)
+            else:
+                constant = self._picked(step, form, pending)
             if constant is not None:
                 return constant
             form = form.dense()
@@ -256,9 +258,7 @@ class Backward:
                 add(pending, operand, form.scaled(factor))
         return 0.0 if step.node.name in self._ahead else self._paid(step, form)
 
-    def _picked(
-        self, step: Step, operands: tuple[Operand, ...], form: Units, pending: dict[str, Form]
-    ) -> Tensor | float | None:
+    def _picked(self, step: Step, form: Units, pending: dict[str, Form]) -> Tensor | float | None:
         """Pull back forms that pick single elements, None where the operator has no shorter way for them."""
         rows, name = step.operator.rules.rows, step.node.name
         if rows is None or not isinstance(self._values.known[name], Interval):

@@ -47,7 +47,7 @@ class _Marking(Backward):
         super().__init__(walk, values)
         self.marks: dict[str, Tensor] = {}
 
-    def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor:
+    def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor | float:
         coefficients = dense(form)
         self.marks[step.node.name] = coefficients.isnan().reshape(*coefficients.shape[:2], -1).any(0).any(0)
         return super()._through(step, form, pending)

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from math import inf, prod
+from math import inf
 from typing import Final, Protocol, TypeAlias
 
 import torch
@@ -99,7 +99,7 @@ def in_parts(bound: Bounder, size: int) -> Bounder:
 
 def samples_at_once(walk: Walk) -> int:
     """Return how many samples share a backward pass: few, where the network is large."""
-    return max(1, MOST_VALUES // max(_sizes(walk), default=1))
+    return max(1, MOST_VALUES // walk.largest)
 
 
 def walk_of(graph: Graph, device: torch.device) -> Walk:
@@ -163,7 +163,7 @@ def refined_values(
     values over the same boxes that all values are intersected with; what lies outside of the `cone` is left as it is.
     """
     values = start(walk, boxes)
-    forms = _forms_of_few(walk, values)
+    forms, pulling = _forms_of_few(walk, values), pull(walk, values)
     refined = set(walk.inputs)
     for step in walk.steps.values():
         operands = tuple(values.known[operand] for operand in step.operands)
@@ -173,7 +173,7 @@ def refined_values(
                     refined.add(name)
                     if _is_exact(walk, name):
                         continue
-                    _refine(walk, values, name, step.node.operator, deadline, pull, cone.get(name))
+                    _refine(walk, values, name, step.node.operator, deadline, pulling, cone.get(name))
         advance(values, step, arithmetic)
         if forms is not None:
             forms.push(step)
@@ -206,7 +206,7 @@ def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
 
 
 def _refine(
-    walk: Walk, values: Values, name: str, operator: str, deadline: float, pull: Pull, wanted: Tensor | None
+    walk: Walk, values: Values, name: str, operator: str, deadline: float, pulling: Pulling, wanted: Tensor | None
 ) -> None:
     """Tighten the elements of a box that matter, of those that are wanted (flat, None: all), all samples together.
 
@@ -216,11 +216,10 @@ def _refine(
     box = values.box(name)
     sizes, batch, is_rectified = box.lower.shape, len(box.lower), operator == "Relu"
     loose = (box.lower < 0) & (box.upper > 0) if is_rectified else box.lower < box.upper
-    pulling = pull(walk, values)
     cost = pulling.cost(name)
     loose = loose.reshape(batch, -1).any(0)
     loose = loose if wanted is None else loose & wanted
-    chosen = _widest(cost, batch, loose, box.width.reshape(batch, -1).amax(0))
+    chosen = _by_pixel(_widest(cost, batch, loose, box.width.reshape(batch, -1).amax(0)), sizes)
     if not len(chosen):
         return
     at_once = max(1, _coefficients_at_once(walk) // (cost.size * batch))
@@ -265,7 +264,7 @@ def dense_cost(walk: Walk, name: str) -> Cost:
     """Return what it costs to pull one form of a node back with all its coefficients."""
     before = walk.graph.ancestors([name])
     work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
-    return Cost(work, max(_sizes(walk), default=1))
+    return Cost(work, walk.largest)
 
 
 def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
@@ -277,17 +276,18 @@ def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
     return found[width[found].topk(most).indices]
 
 
+def _by_pixel(elements: Tensor, sizes: torch.Size) -> Tensor:
+    """Return elements of images (B, C, H, W) pixel by pixel: those that go back together see few windows."""
+    if len(sizes) != 4:
+        return elements
+    channels, area = sizes[1], sizes[2] * sizes[3]
+    return elements[(elements % area * channels + elements // area).argsort()]
+
+
 def rows_at_once(walk: Walk, batch: int) -> int:
     """Return how many forms go back together for a batch of boxes."""
-    largest = max(_sizes(walk), default=1)
-    return max(1, _coefficients_at_once(walk) // max(1, largest * batch))
+    return max(1, _coefficients_at_once(walk) // max(1, walk.largest * batch))
 
 
 def _coefficients_at_once(walk: Walk) -> int:
     return MOST_COEFFICIENTS_ON_A_CPU if walk.device.type == "cpu" else MOST_COEFFICIENTS
-
-
-def _sizes(walk: Walk) -> Iterator[int]:
-    for node in walk.graph.order():
-        if node.name in walk.perturbed:
-            yield prod(node.shape[1:])

@@ -33,7 +33,7 @@ MOST_NUMBERS: Final = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Forms:
-    """Coefficients (2, n + 1, B, *shape) of the forms below and above: one slice an element that varies, then constants.
+    """Coefficients (2, n + 1, B, *shape) below and above: one slice an element that varies, and last the constants.
 
     `ends` are those of what varies.
     """
@@ -114,7 +114,7 @@ class Forward:
 
 def numbers(walk: Walk, varying: int) -> int:
     """Return how many numbers one of the forms of the largest value takes for each sample."""
-    return (varying + 1) * max(prod(node.shape[1:]) for node in walk.graph.order())
+    return (varying + 1) * walk.largest
 
 
 class _Ends:
@@ -162,9 +162,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | Non
     (forms, *_) = boxed = [forms for forms in known if forms is not None]
     count, batch = forms.lower.shape[:2]
     samples = iter(_samples(forms) for forms in boxed)
-    given = [
-        x if forms is None else Interval.bounds(*next(samples)) for x, forms in zip(operands, known, strict=True)
-    ]
+    given = [x if forms is None else Interval.bounds(*next(samples)) for x, forms in zip(operands, known, strict=True)]
     box: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
     pushed = torch.stack([box.lower, box.upper]).reshape(2, count + 2, batch, *box.lower.shape[1:])
     slack = _SLACK * pushed[:, -1].abs().amax(0)

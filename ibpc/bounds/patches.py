@@ -86,37 +86,57 @@ class Cost:
     size: int
 
 
+@dataclass(frozen=True, eq=False)
+class Begins:
+    """The pixels where forms began: those that differ, (U, 2), and for each form which of them it is, (R,)."""
+
+    distinct: Tensor
+    which: Tensor
+
+    @classmethod
+    def of(cls, pixels: Tensor, width: int) -> Begins:
+        """Return those of the pixels (R,) of images of that width, row by row."""
+        distinct, which = torch.unique(pixels, return_inverse=True)
+        return cls(torch.stack((distinct // width, distinct % width), 1), which)
+
+
 @dataclass(frozen=True)
 class Places:
-    """Where the windows of forms lie that began at the pixels `positions` (R, 2), in images of a shape C×H×W."""
+    """Where the windows of forms lie that began at some pixels, in images of a shape C×H×W."""
 
-    positions: Tensor
+    begins: Begins
     window: Window
     shape: tuple[int, int, int]
 
     @cached_property
     def pixels(self) -> Tensor:
         """The pixels (R·h·w) of the windows, in place of one that does not exist the nearest that does."""
-        _, height, width = self.shape
-        y, x = self._indices
-        return (y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]).flatten()
+        return self._distinct_pixels.index_select(0, self.begins.which).flatten()
 
     @cached_property
     def inside(self) -> Tensor:
         """Whether the pixels (R, h, w) exist."""
         _, height, width = self.shape
         y, x = self._indices
-        return ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        exists = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        return exists.index_select(0, self.begins.which)
 
-    def of(self, images: Tensor) -> Tensor:
-        """Return what the windows show of images (B, …, H, W), (R, h, w, B, …)."""
+    def of(self, images: Tensor, *sizes: int) -> list[Tensor]:
+        """Return what the windows show of images (B, C, H, W), (R, h, w, B, …), in parts of so many channels."""
         table = images.permute(2, 3, 0, 1).flatten(0, 1)
-        sizes = (len(self.positions), self.window.rows.size, self.window.columns.size)
-        return table.index_select(0, self.pixels).reshape(*sizes, *table.shape[1:])
+        shape = (len(self.begins.distinct), self.window.rows.size, self.window.columns.size)
+        shown = table.index_select(0, self._distinct_pixels.flatten()).reshape(*shape, *table.shape[1:])
+        return [part.contiguous().index_select(0, self.begins.which) for part in torch.split(shown, list(sizes), -1)]
 
-    @property
+    @cached_property
+    def _distinct_pixels(self) -> Tensor:
+        _, height, width = self.shape
+        y, x = self._indices
+        return (y.clamp(0, height - 1)[:, :, None] * width + x.clamp(0, width - 1)[:, None, :]).flatten(1)
+
+    @cached_property
     def _indices(self) -> tuple[Tensor, Tensor]:
-        rows, columns = self.positions.unbind(1)
+        rows, columns = self.begins.distinct.unbind(1)
         return self.window.rows.indices(rows), self.window.columns.indices(columns)
 
 
@@ -131,11 +151,10 @@ class Patches:
     def units(cls, elements: Tensor, signs: Tensor, batch: int, shape: tuple[int, int, int]) -> Patches:
         """Return the forms that pick one element each of an image (flat, in C×H×W order), times a sign."""
         channels, height, width = shape
-        pixels = elements % (height * width)
-        positions = torch.stack((pixels // width, pixels % width), 1)
+        begins = Begins.of(elements % (height * width), width)
         coefficients = signs.new_zeros(len(elements), 1, 1, 1, channels)
         coefficients[torch.arange(len(elements), device=signs.device), 0, 0, 0, elements // (height * width)] = signs
-        return cls(coefficients.expand(-1, -1, -1, batch, -1), Places(positions, Window(), shape))
+        return cls(coefficients.expand(-1, -1, -1, batch, -1), Places(begins, Window(), shape))
 
     def __neg__(self) -> Patches:
         return self.scaled(-1.0)
@@ -173,13 +192,13 @@ class Patches:
         channels, height, width = self.shape
         if values.dim() >= 2 and values.shape[-2:] == (1, 1):
             return values[..., 0, 0]
-        return self.places.of(values.expand(self.batch, channels, height, width))
+        return self.places.of(values.expand(self.batch, channels, height, width), channels)[0]
 
     def windows_of(self, *values: Tensor) -> list[Tensor]:
         """Return what `seen` does of each of several things, looked up at once."""
         wide = (self.batch, *self.shape)
         table = torch.cat([value.expand(wide) for value in values], 1)
-        return list(self.places.of(table).split(self.shape[0], -1))
+        return self.places.of(table, *len(values) * [self.shape[0]])
 
     def dotted(self, values: Tensor) -> Tensor:
         """Return Σ coefficient · value, (R, B), over something finite that broadcasts to (B, C, H, W)."""
@@ -200,7 +219,7 @@ class Patches:
     def plus(self, other: Patches) -> Patches | None:
         """Return the sum of forms at the same node, None where their windows do not begin and move alike."""
         window = self.window.joined(other.window)
-        if window is None or self.places.positions is not other.places.positions:
+        if window is None or self.places.begins is not other.places.begins:
             return None
         total = self._spread(window)
         total += other._spread(window)
@@ -217,7 +236,7 @@ class Patches:
                 rows = _strided(i * kernel.dilations[0], kernel.strides[0], height)
                 columns = _strided(j * kernel.dilations[1], kernel.strides[1], width)
                 total[:, rows, columns] += _mixed(self.coefficients, weight[:, :, i, j], kernel.group)
-        places = Places(self.places.positions, window, shape)
+        places = Places(self.places.begins, window, shape)
         if not bool(places.inside.all()):
             total *= places.inside[..., None, None]
         return Patches(total, places)

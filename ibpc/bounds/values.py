@@ -66,6 +66,11 @@ class Walk:
         self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)
 
     @cached_property
+    def largest(self) -> int:
+        """The number of elements of the largest value that depends on an input."""
+        return max((prod(node.shape[1:]) for node in self.graph.order() if node.name in self.perturbed), default=1)
+
+    @cached_property
     def rough(self) -> Walk:
         """The same walk with binary32 parameters, for choices that need no guarantee."""
         rough = copy(self)

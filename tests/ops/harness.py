@@ -6,8 +6,8 @@ They take the record as an argument, so that a test can plant a wrong rule in a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from math import prod
+from types import MappingProxyType
 from typing import Final
 from unittest import mock
 

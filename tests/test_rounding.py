@@ -279,6 +279,15 @@ class TestSums:
                     assert not low > value
                     assert not high < value
 
+    def test_bounds_whose_center_is_no_binary32_number_pay_for_it(self) -> None:
+        """2²⁴ to 2²⁴ + 2 has the center 2²⁴ + 1, which becomes 2²⁴, radius 0: less 2²⁴ it is still 0 to 2."""
+        call = Call({}, ((-1, 1), (-1, 1)), {}, (-1, 1), Arithmetic.FLOAT32)
+        x = Interval.bounds(torch.tensor([[2.0**24]]), torch.tensor([[2.0**24 + 2]]))
+        number = Interval.around(torch.tensor([[2.0**24]]), torch.tensor([[0.0]]))
+        found = operators()["Sub"].rules.interval(call, x, number)
+        assert float(found.lower) <= 0.0
+        assert float(found.upper) >= 2.0
+
     def test_what_cancels_is_not_paid_for(self) -> None:
         """A billion less a billion, of radius 1 each: rounding of the operands' size would be 4,000."""
         call = Call({}, ((-1, 1), (-1, 1)), {}, (-1, 1), Arithmetic.FLOAT32)

@@ -174,6 +174,20 @@ def test_values_stay(graph: Graph) -> None:
 
 @randomly
 @given(networks)
+def test_a_pass_that_notes_no_change_makes_none(graph: Graph) -> None:
+    """What `Pass.run` does not verify again."""
+    for step in (*COMPILE.passes, *EVALUATION.passes):
+        result = step.run(graph)
+        if not result.changes:
+            after = result.graph
+            assert (after.to_text(), after.inputs, after.ties) == (graph.to_text(), graph.inputs, graph.ties)
+            assert list(after.state) == list(graph.state)
+            assert all(after.state[key] is graph.state[key] for key in graph.state)
+        graph = result.graph
+
+
+@randomly
+@given(networks)
 def test_real_bounds_get_no_looser(graph: Graph) -> None:
     graph.state = {key: value.double() for key, value in graph.state.items()}
     x, width = samples(graph)

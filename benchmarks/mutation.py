@@ -664,8 +664,8 @@ MUTATIONS = (
     Mutation(
         "forms that begin at a node that is paid for ahead not paid for",
         "ibpc/bounds/backward.py",
-        "for name in forms.keys() & self._ahead:",
-        "for name in ():",
+        "for name, form in forms.items():",
+        "for name, form in ():",
         "tests/test_backward.py -k 'tightened or whoever'",
     ),
     Mutation(

@@ -432,6 +432,8 @@ def test_whoever_adds_to_a_form_pays_for_the_node_as_it_would_itself(module, is_
             assert bool((ahead <= never + 1e-9).all())
             if module is Chain or not error:
                 torch.testing.assert_close(ahead, never, rtol=1e-9, atol=1e-9)
+        picked, spelled_out = (Backward(walk, values).lower({name: form}) for form in (forms, dense(forms)))
+        torch.testing.assert_close(picked, spelled_out, rtol=1e-9, atol=1e-9)
 
 
 def test_the_size_of_a_plane_is_that_of_all_that_is_summed():

@@ -86,8 +86,9 @@ class Backward:
         """
         pending = dict(forms)
         total = zeros(next(iter(forms.values())))
-        for name in forms.keys() & self._ahead:
-            total = total + self._paid(self._walk.steps[name], forms[name])
+        for name, form in forms.items():
+            if name in self._ahead and isinstance(self._values.known[name], Interval):
+                total = total + self._paid(self._walk.steps[name], form)
         for name in reversed(list(self._walk.steps)):
             if name in pending:
                 total = total + self._through(self._walk.steps[name], pending.pop(name), pending)

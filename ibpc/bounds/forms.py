@@ -155,20 +155,24 @@ def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends
 
 
 def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
-    """Push all coefficients through the interval rule as so many samples, and with them 0 and the magnitudes.
+    """Push the forms through the interval rule of an affine operator.
 
     Of 0 the rule makes the constant that the operator adds, of the magnitudes what rounding may cost.
     """
-    (forms, *_) = boxed = [forms for forms in known if forms is not None]
-    count, batch = forms.lower.shape[:2]
-    samples = iter(_samples(forms) for forms in boxed)
-    given = [x if forms is None else Interval.bounds(*next(samples)) for x, forms in zip(operands, known, strict=True)]
-    box: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
-    pushed = torch.stack([box.lower, box.upper]).reshape(2, count + 2, batch, *box.lower.shape[1:])
+    pushed, ends = _pushed(step, operands, known), next(forms.ends for forms in known if forms is not None)
     slack = _SLACK * pushed[:, -1].abs().amax(0)
     found = pushed[:, :-2] - pushed[:, -2].mean(0)
     found[0, -1], found[1, -1] = pushed[0, -3] - slack, pushed[1, -3] + slack
-    return Forms(found, forms.ends)
+    return Forms(found, ends)
+
+
+def _pushed(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Tensor:
+    """Return what the interval rule makes of all `_samples` at once, (2, n + 3, B, *shape)."""
+    samples = [None if forms is None else Interval.bounds(*_samples(forms)) for forms in known]
+    given = [x if sample is None else sample for x, sample in zip(operands, samples, strict=True)]
+    box: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
+    sizes = next(forms.coefficients.shape for forms in known if forms is not None)
+    return torch.stack([box.lower, box.upper]).reshape(2, sizes[1] + 2, sizes[2], *box.lower.shape[1:])
 
 
 def _samples(forms: Forms) -> tuple[Tensor, Tensor]:

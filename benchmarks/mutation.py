@@ -958,6 +958,20 @@ MUTATIONS = (
         "tests/test_proofs.py -k 'samples or tightened'",
     ),
     Mutation(
+        "the checker takes a single term for exact, whatever its factor",
+        "ibpc/verify/checking/backward.py",
+        "terms.max(1, initial=0.0) == 1.0",
+        "terms.max(1, initial=0.0) >= 0.0",
+        "tests/test_checking.py -k totals",
+    ),
+    Mutation(
+        "the checker's sums take lower ends for negative coefficients",
+        "ibpc/verify/checking/backward.py",
+        "return _dotted(above, lower) + _dotted(below, upper),",
+        "return _dotted(above, lower) + _dotted(below, lower),",
+        "tests/test_checking.py -k totals",
+    ),
+    Mutation(
         "the checker forgets the rounding of pulled rows",
         "ibpc/verify/checking/backward.py",
         "np.where(rows != 0, np.abs(rows) * error, 0.0)",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from fractions import Fraction
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ from ibpc.verify.certificate import read_certificate
 from ibpc.verify.check_property import check_property
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.arithmetic import MACHINES
+from ibpc.verify.checking.backward import Total
 from ibpc.verify.checking.rules import RULES
 from tests.onnx_models import REFUSALS, chain, model, runtime
 from tests.test_conformance import free_inputs, official_cases, with_constants
@@ -472,3 +474,38 @@ def test_a_claim_about_what_the_checker_does_not_know_fails(tmp_path):
     claims = list(check_property(read_certificate(certificate), chain(("Acos",), start=[1, 2], constants={}), "c"))
     assert [claim.holds for claim in claims] == [False]
     assert "Acos" in claims[0].detail
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("kind", ["ends", "values", "ends of each row"])
+def test_totals_hold_exact_sums_and_hardly_more(seed, kind):
+    """Sums of products in exact arithmetic, with zeros, units and single terms; one term times ±1 has no error."""
+    generator = np.random.default_rng(seed)
+    rows = generator.choice([0.0, 0.0, 1.0, -1.0, 0.1, -0.7, 3e7], (12, 5)) * generator.choice([1.0, 1.0, 0.3], (12, 5))
+    sizes = (12, 5) if kind == "ends of each row" else (5,)
+    lower = generator.choice([0.0, 0.0, 1.0, -0.3, 1e8], sizes) * generator.standard_normal(sizes)
+    upper = lower if kind == "values" else lower + generator.choice([0.0, 0.1, 1e-9], sizes)
+    total = Total(len(rows))
+    total.add(rows, lower, upper)
+    found = total.bounds()
+    for number, row in enumerate(rows):
+        ends = (np.broadcast_to(side, rows.shape)[number] for side in (lower, upper))
+        pairs = zip(row, *ends, strict=True)
+        products = [(Fraction(a) * Fraction(low), Fraction(a) * Fraction(high)) for a, low, high in pairs]
+        size = sum(max(map(abs, pair)) for pair in products)
+        for side, exact in enumerate((sum(map(min, products)), sum(map(max, products)))):
+            missed = (Fraction(found[side][number]) - exact) * (1 if side else -1)
+            assert 0 <= missed <= size * 32 * Fraction(2) ** -52
+            terms = [abs(a) for a, pair in zip(row, products, strict=True) if any(pair)]
+            assert missed == 0 if terms in ([], [1.0]) else True
+
+
+def test_totals_are_widened_by_errors_of_the_values():
+    total = Total(2)
+    total.widen(np.array([[1.0, -2.0], [0.0, 0.0]]), np.array([0.5, 0.25]))
+    with np.errstate(invalid="ignore"):
+        total.widen(np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([np.inf, 0.125]))
+    lower, upper = total.bounds()
+    assert -1.126 < lower[0] <= -1.125
+    assert lower[1] == -np.inf
+    assert upper.tolist() == (-lower).tolist()

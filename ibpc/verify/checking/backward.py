@@ -37,6 +37,19 @@ class Total:
 
     def add(self, rows: Array, lower: Array, upper: Array) -> None:
         """Add rows · [lower, upper]: each coefficient takes the end that its sign asks for."""
+        size = np.maximum(np.abs(lower), np.abs(upper))
+        if not np.isfinite(size).all():
+            self._add_each(rows, lower, upper)
+        elif size.any():
+            moduli, is_counted = np.abs(rows), size > 0
+            least, most = _sums(rows, lower, upper)
+            self._lower += least
+            self._upper += most
+            self._moduli += _dotted(moduli, size)
+            self._roundings += _roundings(moduli, is_counted)
+
+    def _add_each(self, rows: Array, lower: Array, upper: Array) -> None:
+        """Add products with ends that may be infinite: what has the coefficient 0 is 0."""
         least = np.where(rows > 0, rows * lower, np.where(rows < 0, rows * upper, 0.0))
         most = np.where(rows > 0, rows * upper, np.where(rows < 0, rows * lower, 0.0))
         self._lower += least.sum(1)
@@ -47,7 +60,10 @@ class Total:
 
     def widen(self, rows: Array, error: Array) -> None:
         """Allow each element of the value to be off by `error`."""
-        self._error += np.where(rows != 0, np.abs(rows) * error, 0.0).sum(1) * (1.0 + 2.0**-20)
+        if not np.isfinite(error).all():
+            self._error += np.where(rows != 0, np.abs(rows) * error, 0.0).sum(1) * (1.0 + 2.0**-20)
+        elif error.any():
+            self._error += _dotted(np.abs(rows), error) * (1.0 + 2.0**-20)
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the ends, moved apart by the error and by the roundings of the sum: one term has none."""
@@ -57,6 +73,33 @@ class Total:
         upper = np.where(error > 0, np.nextafter(self._upper + error, np.inf), self._upper)
         known = ~(np.isnan(lower) | np.isnan(upper))
         return np.where(known, lower, -np.inf), np.where(known, upper, np.inf)
+
+
+def _dotted(rows: Array, factors: Array) -> Array:
+    """Return Σ row · factor for finite factors (K,), or (R, K) of each row."""
+    if factors.ndim == 1 or len(factors) == 1:
+        return np.asarray(rows @ factors.ravel())
+    return np.asarray(np.einsum("rk,rk->r", rows, factors))
+
+
+def _sums(rows: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
+    """Return the least and the greatest value of rows · [lower, upper], finite ends."""
+    if lower is upper:
+        both = _dotted(rows, lower)
+        return both, both
+    above = np.maximum(rows, 0.0)
+    below = rows - above
+    return _dotted(above, lower) + _dotted(below, upper), _dotted(above, upper) + _dotted(below, lower)
+
+
+def _roundings(moduli: Array, is_counted: NDArray[np.bool_]) -> Array:
+    """Return how many roundings the sum of each row's products has: a single term times ±1 is exact."""
+    counts = _dotted(np.sign(moduli), is_counted.astype(np.float64))
+    single = np.flatnonzero(counts == 1)
+    terms = np.where(np.broadcast_to(is_counted, moduli.shape)[single], moduli[single], 0.0)
+    found = 2.0 * counts
+    found[single[terms.max(1, initial=0.0) == 1.0]] = 1.0
+    return found
 
 
 def affine_bounds(values: Values, rows: Rows) -> tuple[Array, Array]:

@@ -107,14 +107,18 @@ def conv(step: Step) -> Box:
 
 
 def _conv_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...], positions: tuple[int, ...]) -> Pull:
-    """Return the pull of a convolution of x (B, C, *spatial): each row puts scaled kernels where its windows lay."""
+    """Return the pull of a convolution of x (B, C, *spatial): each row puts scaled kernels where its windows lay.
+
+    Rows go last meanwhile, so that what is added up lies side by side.
+    """
     transposed = np.swapaxes(matrix.wide, -1, -2)
 
     def pull(rows: Array) -> Array:
-        outputs = rows.reshape(len(rows) * shape[0], len(matrix.wide), -1, prod(positions))
-        columns = (transposed @ outputs).reshape(1, len(outputs), shape[1], *windows.kernel, *positions)
-        placed = _placed(columns, windows.strides, windows.dilations, windows.before, shape[2:])
-        return placed.reshape(len(rows), -1)
+        outputs = np.moveaxis(rows.reshape(len(rows) * shape[0], len(matrix.wide), -1, prod(positions)), 0, -1)
+        products = transposed @ outputs.reshape(*outputs.shape[:2], -1)
+        columns = products.reshape(shape[1], *windows.kernel, *positions, -1)
+        placed = _placed(columns, 1, windows.strides, windows.dilations, windows.before, shape[2:])
+        return np.moveaxis(placed, -1, 0).reshape(len(rows), -1)
 
     return pull
 
@@ -159,7 +163,7 @@ def conv_transpose(step: Step) -> Box:
 
     def spread(values: Array, w: Array) -> Array:
         columns = (np.swapaxes(w, -1, -2) @ values).reshape(*values.shape[:2], -1, *kernel, *x.shape[2:])
-        return _placed(columns, strides, dilations, crop, output)
+        return _placed(columns, 3, strides, dilations, crop, output)
 
     lower, upper, magnitude = split_product(spread, ends, matrix)
     windows = Windows(tuple(kernel), strides, dilations, tuple(crop), (0,) * rank)
@@ -217,26 +221,36 @@ def _transposed_geometry(
 
 
 def _placed(
-    columns: Array, strides: Sequence[int], dilations: Sequence[int], crop: Sequence[int], output: Sequence[int]
+    columns: Array,
+    lead: int,
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    crop: Sequence[int],
+    output: Sequence[int],
 ) -> Array:
-    """Return the sum of kernels (3, B, C, *kernel, *spatial) at their places in the output (3, B, C, *output)."""
+    """Return the sum of kernels (…, *kernel, *spatial, …) at their places in the output (…, *output, …).
+
+    There are `lead` dimensions in front of the kernels'.
+    """
     rank = len(output)
-    kernel, spatial = columns.shape[3 : 3 + rank], columns.shape[3 + rank :]
+    kernel, spatial = columns.shape[lead : lead + rank], columns.shape[lead + rank : lead + 2 * rank]
+    before: tuple[Any, ...] = (slice(None),) * lead
     full = [
         max((size - 1) * stride + (k - 1) * dilation + 1, begin + size_out)
         for size, stride, k, dilation, begin, size_out in zip(
             spatial, strides, kernel, dilations, crop, output, strict=True
         )
     ]
-    total = np.zeros((*columns.shape[:3], *full))
+    total = np.zeros((*columns.shape[:lead], *full, *columns.shape[lead + 2 * rank :]))
     for place in product(*(range(k) for k in kernel)):
         where: tuple[Any, ...] = tuple(
             slice(p * dilation, p * dilation + (size - 1) * stride + 1, stride)
             for p, dilation, size, stride in zip(place, dilations, spatial, strides, strict=True)
         )
-        total[(..., *where)] += columns[(slice(None),) * 3 + place]
+        total[before + where] += columns[before + place]
     kept: tuple[Any, ...] = tuple(slice(begin, begin + size) for begin, size in zip(crop, output, strict=True))
-    return total[(..., *kept)]
+    placed: Array = total[before + kept]
+    return placed
 
 
 # ── pools ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -297,7 +311,7 @@ def average_pool(step: Step) -> Box:
     def pull(rows: Array) -> Array:
         share = rows.reshape(len(rows) * x.shape[0], x.shape[1], *[1] * len(axes), *counts.shape) / counts
         columns = np.broadcast_to(share, (*share.shape[:2], *windows.kernel, *counts.shape))
-        placed = _placed(columns[None], windows.strides, windows.dilations, windows.before, x.shape[2:])
+        placed = _placed(columns[None], 3, windows.strides, windows.dilations, windows.before, x.shape[2:])
         return placed.reshape(len(rows), -1)
 
     error = step.machine.sum_error(prod(windows.kernel) + 2, magnitude)

@@ -27,7 +27,7 @@ from ibpc.verify.checking import backward
 from ibpc.verify.checking.backward import Picked, linear_bounds, tightened
 from ibpc.verify.checking.checker import Checker, lower_sum
 from ibpc.verify.checking.planes import PLANES
-from ibpc.verify.checking.proofs import LEVELS, encoded, leaves
+from ibpc.verify.checking.proofs import LEVELS, Memory, encoded, leaves
 from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.rules import RULES
 from ibpc.verify.checking.values import Box
@@ -377,7 +377,7 @@ def test_little_that_unpacks_to_much_is_refused():
     parts = [[value, [], [], {"y": encoded(np.zeros(2**24 - 1))}] for value in ("x", "h0", "y")]
     for step in (["tighten", much], ["sharpen", parts], ["leaf", [1], much, []]):
         with pytest.raises(PropertyError, match="choices of 67108864 bytes or more"):
-            list(leaves([step], checker, np.zeros(1), np.ones(1), "real"))
+            list(leaves([step], checker, np.zeros(1), np.ones(1), "real", Memory()))
 
 
 @pytest.mark.parametrize("family", SHARPENED)
@@ -429,7 +429,7 @@ def leaves_decoded(text: str) -> Any:
     """Return the choices that a leaf says."""
     steps = [["leaf", [1], {"y": text}, []]]
     checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
-    (leaf,) = leaves(steps, checker, np.zeros(1), np.ones(1), "real")
+    (leaf,) = leaves(steps, checker, np.zeros(1), np.ones(1), "real", Memory())
     return leaf.choices["y"]
 
 
@@ -456,7 +456,7 @@ def test_cuts_of_values_are_numbers_at_elements(cut_at_numbers, change, tmp_path
 def test_no_number_is_no_place_to_cut():
     checker = Checker(chain(("Relu",), start=[1, 1], constants={}))
     with pytest.raises(PropertyError, match="a cut at nan"):
-        list(leaves([["value", "x", 0, float("nan")]], checker, np.zeros(1), np.ones(1), "real"))
+        list(leaves([["value", "x", 0, float("nan")]], checker, np.zeros(1), np.ones(1), "real", Memory()))
 
 
 def test_choices_outside_the_unit_interval_cannot_be_written_and_are_refused():

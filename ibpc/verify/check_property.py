@@ -17,7 +17,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import INTERVAL_METHODS, Claim, decision_of, property_of
 from ibpc.verify.check import UNACCOUNTED, magnitudes
 from ibpc.verify.checking import Checker
-from ibpc.verify.checking.proofs import Leaf, leaves
+from ibpc.verify.checking.proofs import Leaf, Memory, leaves
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.properties import Case, Conjunction, Property, Row
@@ -152,7 +152,7 @@ class _Bounds:
         if len(proofs) != len(case.disjuncts):
             yield Claim(name, False, f"{len(proofs)} proofs for {len(case.disjuncts)} disjuncts")
             return
-        is_verified = self.decision.verdict is Verdict.VERIFIED
+        is_verified, memory = self.decision.verdict is Verdict.VERIFIED, Memory()
         for index, (rows, margin, steps) in enumerate(zip(case.disjuncts, margins, proofs, strict=True)):
             place = f"{name}, disjunct {index + 1}"
             if steps is None:
@@ -161,7 +161,7 @@ class _Bounds:
                     yield Claim(place, False, found)
                 continue
             try:
-                replayed = self._replayed(steps, case, rows)
+                replayed = self._replayed(steps, case, rows, memory)
             except (ModelError, PropertyError) as error:
                 yield Claim(f"{place}: proof", False, str(error))
                 continue
@@ -173,10 +173,10 @@ class _Bounds:
                 found = f"{replayed.open_leaves:,} of {replayed.leaves:,} leaves are open, the least margin is "
                 yield Claim(f"{place}: cannot be met", not replayed.open_leaves, f"{found}{replayed.margin:.6g}")
 
-    def _replayed(self, steps: Sequence[Any], case: Case, rows: Conjunction) -> _Replayed:
+    def _replayed(self, steps: Sequence[Any], case: Case, rows: Conjunction, memory: Memory) -> _Replayed:
         margin, count, unrefuted = inf, 0, 0
         lower, upper = (side.double().numpy() for side in case.box.outer)
-        for leaf in leaves(steps, self.checker, lower, upper, self.decision.arithmetic.value):
+        for leaf in leaves(steps, self.checker, lower, upper, self.decision.arithmetic.value, memory):
             row = weighted(rows, leaf.weights)
             bound = self._leaf_excess(leaf, row)
             count, margin = count + 1, min(margin, float(bound))

@@ -25,6 +25,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,7 @@ LEVELS: Final = 2**16 - 1
 _MOST_BYTES: Final = 2**26
 _LARGEST: Final = 1e30
 _LARGEST_INDEX: Final = 2**62
+_MOST_KEPT: Final = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +60,35 @@ class Leaf:
     multipliers: tuple[float, ...]
 
 
-def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, arithmetic: str) -> Iterator[Leaf]:
+class Memory:
+    """What the proofs of one box begin with: those of several disjuncts mostly tighten it alike, which is done once."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Region] = {}
+
+    def narrowed(self, steps: Sequence[Any], region: Region, narrow: Callable[[], Region]) -> Region:
+        """Return the whole box, narrowed by the last of the steps; the others led to `region`."""
+        key = hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).digest()
+        if key not in self._kept:
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = _narrowed(region, narrow)
+        return self._kept[key]
+
+
+def leaves(
+    steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, arithmetic: str, memory: Memory
+) -> Iterator[Leaf]:
     """Yield the leaves of a proof over a box, flat ends (n,), as they come. They cover it if no error is raised.
 
-    Raises PropertyError for a step that is malformed, for leaves that are missing, and for steps behind the last.
+    A memory serves proofs over one box in one arithmetic. Raises PropertyError for a step that is malformed, for leaves
+    that are missing, and for steps behind the last.
     """
+
+    def prepared(number: int, region: Region, narrow: Callable[[], Region]) -> Region:
+        is_whole = not region.cuts and region.lower is lower and region.upper is upper
+        return memory.narrowed(steps[: number + 1], region, narrow) if is_whole else _narrowed(region, narrow)
+
     regions = [Region(lower, upper)]
     for number, step in enumerate(steps):
         if not regions:
@@ -70,10 +97,10 @@ def leaves(steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, a
         match step:
             case ["tighten", dict(choices)]:
                 chosen = replace(region, choices=_decoded(number, choices))
-                regions.append(_narrowed(region, partial(checker.tightened, chosen, arithmetic)))
+                regions.append(prepared(number, region, partial(checker.tightened, chosen, arithmetic)))
             case ["sharpen", list(parts)]:
                 picked = _picked(number, parts, checker)
-                regions.append(_narrowed(region, partial(checker.sharpened, region, arithmetic, picked)))
+                regions.append(prepared(number, region, partial(checker.sharpened, region, arithmetic, picked)))
             case ["input", int(index), int(at) | float(at)]:
                 regions += _cut_input(number, region, index, float(at))
             case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):

@@ -958,6 +958,13 @@ MUTATIONS = (
         "tests/test_proofs.py -k 'samples or tightened'",
     ),
     Mutation(
+        "a box taken for another one that was tightened alike",
+        "ibpc/verify/checking/proofs.py",
+        "key = hashlib.sha256(region.lower.tobytes() + region.upper.tobytes() + said).digest()",
+        "key = hashlib.sha256(said).digest()",
+        "tests/test_proofs.py -k begin",
+    ),
+    Mutation(
         "the checker takes a single term for exact, whatever its factor",
         "ibpc/verify/checking/backward.py",
         "terms.max(1, initial=0.0) == 1.0",

@@ -433,6 +433,24 @@ def leaves_decoded(text: str) -> Any:
     return leaf.choices["y"]
 
 
+def test_what_proofs_of_a_box_begin_with_is_replayed_once(monkeypatch):
+    checker, calls, tighten = Checker(nominal_model(network(0, dense, (4,)).snapshot())), [], Checker.tightened
+    monkeypatch.setattr(Checker, "tightened", lambda *given: calls.append(given) or tighten(*given))
+    memory, leaf = Memory(), ["leaf", [1], {}, []]
+
+    def known(*steps, high=1.0, arithmetic="real"):
+        found = leaves(steps, checker, np.zeros(4), np.full(4, high), arithmetic, memory)
+        return [{name: ends[1].tolist() for name, ends in one.region.known.items()} for one in found]
+
+    (first,) = known(["tighten", {}], leaf)
+    assert known(["tighten", {}], leaf) == [first] and len(calls) == 1
+    assert known(["tighten", {}], ["tighten", {}], leaf) and len(calls) == 2
+    below, above = known(["input", 0, 0.5], ["tighten", {}], leaf, ["tighten", {}], leaf)
+    assert below != above and len(calls) == 4
+    assert known(["tighten", {}], leaf, high=2.0) != [first] and len(calls) == 5
+    assert known(["tighten", {}], leaf, arithmetic="float32") != [first] and len(calls) == 6
+
+
 def test_input_cuts_lie_in_the_box(tmp_path):
     net = network(1, dense, (4,))
     gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)

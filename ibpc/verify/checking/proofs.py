@@ -61,14 +61,15 @@ class Leaf:
 
 
 class Memory:
-    """What the proofs of one box begin with: those of several disjuncts mostly tighten it alike, which is done once."""
+    """What proofs begin with: those of several disjuncts mostly tighten the same box alike, which is done once."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Region] = {}
 
-    def narrowed(self, steps: Sequence[Any], region: Region, narrow: Callable[[], Region]) -> Region:
-        """Return the whole box, narrowed by the last of the steps; the others led to `region`."""
-        key = hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).digest()
+    def narrowed(self, steps: Sequence[Any], arithmetic: str, region: Region, narrow: Callable[[], Region]) -> Region:
+        """Return a whole box, narrowed by the last of the steps; the others led to `region`, which says less of it."""
+        said = json.dumps([arithmetic, *steps], sort_keys=True).encode()
+        key = hashlib.sha256(region.lower.tobytes() + region.upper.tobytes() + said).digest()
         if key not in self._kept:
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
@@ -81,13 +82,15 @@ def leaves(
 ) -> Iterator[Leaf]:
     """Yield the leaves of a proof over a box, flat ends (n,), as they come. They cover it if no error is raised.
 
-    A memory serves proofs over one box in one arithmetic. Raises PropertyError for a step that is malformed, for leaves
-    that are missing, and for steps behind the last.
+    A memory serves proofs by one checker. Raises PropertyError for a step that is malformed, for leaves that are
+    missing, and for steps behind the last.
     """
 
     def prepared(number: int, region: Region, narrow: Callable[[], Region]) -> Region:
         is_whole = not region.cuts and region.lower is lower and region.upper is upper
-        return memory.narrowed(steps[: number + 1], region, narrow) if is_whole else _narrowed(region, narrow)
+        if not is_whole:
+            return _narrowed(region, narrow)
+        return memory.narrowed(steps[: number + 1], arithmetic, region, narrow)
 
     regions = [Region(lower, upper)]
     for number, step in enumerate(steps):

@@ -24,7 +24,7 @@ Rows: TypeAlias = dict[str, Array]
 # Numbers that rows pulled back together may take at a value.
 _MOST_NUMBERS: Final = 2**20
 # Numbers that pulling back all rows of one value may take in all; beyond that only its widest elements are bounded.
-_MOST_WORK: Final = 2**28
+_MOST_WORK: Final = 2**30
 _SMALL: Final = 2**23
 
 

@@ -166,7 +166,9 @@ def one(
     if certificates and decision.verdict.value in EXPECTED.values():
         path = Path(certificates) / f"{Path(model).name}-{Path(prop).name}.json"
         ibpc.write_certificate(path, Path(model), network, stated, decision)
-        checked = "confirmed" if all(claim.holds for claim in ibpc.check(path)) else "FAILED"
+        failed = [claim for claim in ibpc.check(path) if not claim.holds]
+        no_proof = all("there is no proof" in claim.detail for claim in failed)
+        checked = "confirmed" if not failed else "no proof" if no_proof else "FAILED"
     margins = [margin for case in decision.margins for margin in case]
     bound = f"{min(margins):.3g}" if margins and decision.verdict.value not in EXPECTED.values() else ""
     print(

@@ -51,21 +51,24 @@ class Forms:
         """The forms above, (n + 1, B, *shape)."""
         return self.coefficients[1]
 
-    @cached_property
-    def _moduli(self) -> Tensor:
-        return self.coefficients.abs()
-
-    @cached_property
+    @property
     def magnitude(self) -> Tensor:
         """Σ |coefficient| |x| + |constant| of the larger of the two forms of each value, (B, *shape)."""
-        size = self._moduli.amax(0, keepdim=True)
-        return (_weighted(size, self.ends.modulus) + size[:, -1])[0]
+        return self._sizes[0]
 
     def concretized(self) -> tuple[Tensor, Tensor]:
         """Return the least value of the form below and the greatest of the one above, slack taken off."""
+        magnitude, spreads = self._sizes
         middles = _weighted(self.coefficients, self.ends.center) + self.coefficients[:, -1]
-        spreads = _weighted(self._moduli, self.ends.radius) + 2.0 * _SLACK * self.magnitude
-        return middles[0] - spreads[0], middles[1] + spreads[1]
+        slack = 2.0 * _SLACK * magnitude
+        return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
+
+    @cached_property
+    def _sizes(self) -> tuple[Tensor, Tensor]:
+        """The magnitudes, and Σ |coefficient| radius of both forms, (2, B, *shape)."""
+        moduli = self.coefficients.abs()
+        larger = moduli.amax(0, keepdim=True)
+        return (_weighted(larger, self.ends.modulus) + larger[:, -1])[0], _weighted(moduli, self.ends.radius)
 
 
 class Forward:

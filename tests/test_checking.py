@@ -509,3 +509,45 @@ def test_totals_are_widened_by_errors_of_the_values():
     assert -1.126 < lower[0] <= -1.125
     assert lower[1] == -np.inf
     assert upper.tolist() == (-lower).tolist()
+
+
+@pytest.mark.parametrize("way", ["add", "add to nothing", "add to what is unknown", "widen", "overflow"])
+@pytest.mark.parametrize("coefficient", [np.nan, np.inf, -np.inf])
+def test_nothing_is_known_of_a_row_with_a_coefficient_that_is_not_finite(way, coefficient):
+    total, rows, zero = Total(2), np.array([[coefficient, 1.0], [0.0, 1.0]]), np.zeros(2)
+    with np.errstate(invalid="ignore"):
+        match way:
+            case "add":
+                total.add(rows, np.ones(2), np.ones(2))
+            case "add to nothing":
+                total.add(rows, zero, zero)
+            case "add to what is unknown":
+                total.add(rows, np.array([-np.inf, 0.0]), np.array([np.inf, 1.0]))
+            case "widen":
+                total.widen(rows, zero)
+            case "overflow":
+                total.add(rows, np.ones(2), np.ones(2))
+                total.add(-rows, np.ones(2), np.array([np.inf, 1.0]))
+        lower, upper = total.bounds()
+    assert (lower[0], upper[0]) == (-np.inf, np.inf)
+    assert np.isfinite([lower[1], upper[1]]).all()
+
+
+@pytest.mark.parametrize("arithmetic", ["real", "float32"])
+def test_coefficients_that_overflow_on_their_way_claim_nothing(arithmetic):
+    """y = (x₁ − x₂) · 10³⁸ ⁹ for x₁ = 10⁻³⁸ e^a and x₂ = 2 x₁: beyond binary64, where ∞ − ∞ and 0 · ∞ are met."""
+    factors = {"i": np.eye(2), "a": np.array([[1e-38, 2e-38], [0.0, 0.0]]), "c": np.array([[1.0], [-1.0]])}
+    factors |= {f"b{number}": 1e38 * np.eye(2) for number in range(9)}
+    order = ["i", "a", *(f"b{number}" for number in range(9)), "c"]
+    nodes = [helper.make_node("Exp", ["x"], ["v"])]
+    for before, name in zip(["v", *(f"v{name}" for name in order)], order, strict=False):
+        nodes.append(helper.make_node("MatMul", [before, name], [f"v{name}"]))
+    sizes = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 2]), ("vc", [1, 1]))
+    ]
+    constants = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in factors.items()]
+    graph = helper.make_graph(nodes, "g", sizes[:1], sizes[1:], constants)
+    checker = Checker(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
+    found = checker.bound_rows([np.zeros(2)], [np.array([0.0, 1000.0])], np.ones((1, 1)), arithmetic)
+    assert [end.item() for end in found] == [-np.inf, np.inf]

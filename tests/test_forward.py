@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
+from itertools import product
 
 import pytest
 import torch
@@ -135,7 +137,10 @@ def test_a_linear_network_is_bounded_exactly():
 
 
 def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatch):
-    """Worked by hand for y = 2 x₁ − 3 x₂ + 1, |x| ≤ 1, in an arithmetic of slack 2⁻⁴: moduli of x, 1 each, make 5."""
+    """Worked by hand for y = 2 x₁ − 3 x₂ + 1, |x| ≤ 1, in an arithmetic of slack 2⁻⁴.
+
+    Moduli of x, 1 each, make 5; two coefficients may be off by the rounding of 1, each times a modulus of 1.
+    """
     monkeypatch.setattr(sys.modules["ibpc.bounds.forms"], "_SLACK", 2.0**-4)
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[2.0, -3.0]]), torch.tensor([1.0])
@@ -148,8 +153,34 @@ def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatc
     (output,) = walk.graph.outputs
     coefficients = forms._forms[output].coefficients
     assert coefficients[:, :2, 0, 0].tolist() == [[2.0, -3.0]] * 2
-    pushed = 2.0**-4 * (5.0 + 1.0)
+    pushed = 2.0**-4 * (5.0 + 1.0 + 2.0 * 1.0)
     assert coefficients[:, 2, 0, 0].tolist() == [1.0 - pushed, 1.0 + pushed]
     total = 2.0 * 2.0**-4 * (5.0 + 1.0 + pushed)
     assert [end.item() for end in forms.bounds(output, torch.zeros(1, 1).double())] == [-0.0, 0.0]
     assert [end.item() for end in forms._forms[output].concretized()] == [-4.0 - pushed - total, 6.0 + pushed + total]
+
+
+@pytest.mark.parametrize("arithmetic", Arithmetic)
+@pytest.mark.parametrize("method", ["forward", "crown"])
+@pytest.mark.parametrize(("size", "radius"), [(1e9, 1e6), (1e12, 1e9)])
+def test_inputs_far_from_zero_are_paid_for_beside_large_constants(arithmetic, method, size, radius):
+    """Coefficients of 1/size beside constants of 1000, against exact arithmetic at the corners."""
+    torch.manual_seed(0)
+    first, last = torch.nn.Linear(4, 3), torch.nn.Linear(3, 2, bias=False)
+    first.weight.data, first.bias.data = torch.rand(3, 4) / size, 1e3 * (1.0 + torch.rand(3))
+    last.weight.data = torch.tensor([[1.0, -1.0, 0.5], [-1.0, 0.25, 1.0]])
+    x = torch.full((1, 4), size)
+    graph = ibpc.compile(torch.nn.Sequential(first, torch.nn.ReLU(), last).eval(), x).snapshot()
+    ends = x - radius, x + radius
+    found = METHODS[method](graph, torch.eye(2), arithmetic, CPU)(Interval.bounds(*ends))
+
+    def applied(layer, values):
+        rows = [[Fraction(float(w)) for w in row] for row in layer.weight.tolist()]
+        return [sum(w * v for w, v in zip(row, values, strict=True)) for row in rows]
+
+    for corner in product((0, 1), repeat=4):
+        point = [Fraction(float(ends[side][0, index])) for index, side in enumerate(corner)]
+        offsets = [Fraction(float(b)) for b in first.bias.tolist()]
+        hidden = [max(Fraction(0), v + b) for v, b in zip(applied(first, point), offsets, strict=True)]
+        for index, y in enumerate(applied(last, hidden)):
+            assert Fraction(float(found.lower[0, index])) <= y <= Fraction(float(found.upper[0, index]))

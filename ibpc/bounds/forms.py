@@ -160,11 +160,14 @@ def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends
 def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
     """Push the forms through the interval rule of an affine operator.
 
-    Of 0 the rule makes the constant that the operator adds, of the magnitudes what rounding may cost.
+    Of 0 the rule makes the constant b that the operator adds, of the magnitudes what rounding may cost. Coefficients
+    are what it makes of them less b: they may be off by the rounding of b, each times the modulus of its input.
     """
     pushed, ends = _pushed(step, operands, known), next(forms.ends for forms in known if forms is not None)
-    slack = _SLACK * pushed[:, -1].abs().amax(0)
-    found = pushed[:, :-2] - pushed[:, -2].mean(0)
+    offset = pushed[:, -2].mean(0)
+    reach = ends.modulus.sum(0).reshape(-1, *[1] * (offset.dim() - 1))
+    slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())
+    found = pushed[:, :-2] - offset
     found[0, -1], found[1, -1] = pushed[0, -3] - slack, pushed[1, -3] + slack
     return Forms(found, ends)
 

@@ -242,7 +242,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
     offset = spread.center[:batch]
     mapped = mapped.reshape(count, batch, *mapped.shape[1:])
     coefficients = torch.cat([mapped[:1], mapped[1:] - offset])
-    return _Form(coefficients, spread.radius[:batch] + _SLACK * (spread.radius[batch:] + offset.abs()))
+    return _Form(coefficients, spread.radius[:batch] + _SLACK * (spread.radius[batch:] + count * offset.abs()))
 
 
 def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:

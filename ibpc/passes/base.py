@@ -85,12 +85,12 @@ class Pass(ABC):
     def run(self, graph: Graph) -> PassResult:
         """Return the rewritten copy of `graph`. Raises GraphError where the pass cannot run or breaks an invariant.
 
-        What changed nothing broke nothing.
+        What noted nothing changed nothing, and broke nothing.
         """
         raise_all(GraphError, self.requires(graph))
         copy, log = graph.copy(), Log()
         self.apply(copy, log)
-        if log.changes:
+        if log.changes or log.refusals:
             copy.verify(operators())
         raise_all(GraphError, self.ensures(copy))
         return PassResult(copy, tuple(log.changes), tuple(log.refusals))

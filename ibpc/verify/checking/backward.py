@@ -29,14 +29,19 @@ _SMALL: Final = 2**23
 
 
 class Total:
-    """A sum of rows over boxes with its ends, the sum of the moduli, the number of terms, and an error."""
+    """A sum of rows over boxes with its ends, the sum of the moduli, the number of terms, and an error.
+
+    Nothing is known any more of a row that has a coefficient which is not finite, whatever that is multiplied by.
+    """
 
     def __init__(self, count: int) -> None:
         self._lower, self._upper, self._moduli, self._error = np.zeros((4, count))
         self._roundings = np.zeros(count)
+        self._is_lost = np.zeros(count, bool)
 
     def add(self, rows: Array, lower: Array, upper: Array) -> None:
         """Add rows · [lower, upper]: each coefficient takes the end that its sign asks for."""
+        self._lose(rows)
         size = np.maximum(np.abs(lower), np.abs(upper))
         if not np.isfinite(size).all():
             self._add_each(rows, lower, upper)
@@ -60,10 +65,15 @@ class Total:
 
     def widen(self, rows: Array, error: Array) -> None:
         """Allow each element of the value to be off by `error`."""
+        self._lose(rows)
         if not np.isfinite(error).all():
             self._error += np.where(rows != 0, np.abs(rows) * error, 0.0).sum(1) * (1.0 + 2.0**-20)
         elif error.any():
             self._error += _dotted(np.abs(rows), error) * (1.0 + 2.0**-20)
+
+    def _lose(self, rows: Array) -> None:
+        """Forget rows with a coefficient that is not finite, or whose sum is not: that is quicker to see."""
+        self._is_lost |= ~np.isfinite(rows.sum(1))
 
     def bounds(self) -> tuple[Array, Array]:
         """Return the ends, moved apart by the error and by the roundings of the sum: one term has none."""
@@ -71,7 +81,8 @@ class Total:
         error = np.where((self._roundings > 1) | (self._error > 0), (self._error + own) * (1.0 + 2.0**-50), 0.0)
         lower = np.where(error > 0, np.nextafter(self._lower - error, -np.inf), self._lower)
         upper = np.where(error > 0, np.nextafter(self._upper + error, np.inf), self._upper)
-        known = ~(np.isnan(lower) | np.isnan(upper))
+        known = ~(self._is_lost | np.isnan(lower) | np.isnan(upper) | np.isnan(error + own))
+        known &= (lower < np.inf) & (upper > -np.inf)
         return np.where(known, lower, -np.inf), np.where(known, upper, np.inf)
 
 

@@ -66,10 +66,12 @@ class Backward:
 
     Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
     the last call had at the inputs and at the results of nonlinear operators, but for patches. A kind of backward pass
-    whose bounds prove nothing may set `slack`, the share of every product that pays for its rounding, to 0.
+    whose bounds prove nothing may set `slack`, the share of every product that pays for its rounding, to 0. One that
+    must not wait for the device sets `sees` to False: then nothing is known of what a tensor holds.
     """
 
     slack: ClassVar[float] = 2.0**-44
+    sees: ClassVar[bool] = True
 
     def __init__(self, walk: Steps, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
@@ -126,11 +128,11 @@ class Backward:
 
     def is_finite(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be finite, so that no product needs a second look."""
-        return bool(factor.detach().sum().isfinite())
+        return self.sees and bool(factor.detach().sum().isfinite())
 
     def is_zero(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be zero everywhere."""
-        return not bool(factor.any())
+        return self.sees and not bool(factor.detach().any())
 
     def _at_input(self, name: str, form: Form | None, like: Tensor) -> Tensor:
         """Return what a form contributes at an input, (R, B)."""
@@ -197,8 +199,7 @@ class Backward:
         if name not in self._constants:
             operands = tuple(self._values.known[operand] for operand in step.operands)
             constant = _at_zero(step, operands)
-            is_nothing = not constant.requires_grad and self.is_zero(constant)
-            self._constants[name] = None if is_nothing else constant
+            self._constants[name] = None if not constant.requires_grad and self.is_zero(constant) else constant
         return self._constants[name]
 
     def _charge(self, name: str) -> Tensor | None:

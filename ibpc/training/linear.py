@@ -57,17 +57,10 @@ class Linear:
 
 
 class _RoughBackward(Backward):
-    """A backward pass that pays for no rounding, and never waits for the device to say what is finite."""
+    """A backward pass that pays for no rounding, and never waits for the device to say what a tensor holds."""
 
     slack = 0.0
-
-    def is_finite(self, factor: torch.Tensor) -> bool:  # noqa: ARG002
-        """Return that it is not known."""
-        return False
-
-    def is_zero(self, factor: torch.Tensor) -> bool:  # noqa: ARG002
-        """Return that it is not known."""
-        return False
+    sees = False
 
 
 @dataclass(frozen=True)

@@ -310,10 +310,10 @@ MUTATIONS = (
     ),
     Mutation(
         "the upper plane of an S-shape beneath the point where it touches",
-        "ibpc/ops/_planes.py",
-        "above(function, slope, [lower, upper, touch])",
-        "above(function, slope, [lower, upper])",
-        table("Sigmoid", "relaxation"),
+        "ibpc/ops/_s_shaped.py",
+        "above(self.function, slope, [lower, upper, touch])",
+        "above(self.function, slope, [lower, upper])",
+        table("Tanh", "relaxation"),
     ),
     Mutation(
         "a product's upper plane with its corner's sign flipped",
@@ -970,6 +970,27 @@ MUTATIONS = (
         "self._is_lost |= ~np.isfinite(rows.sum(1))",
         "pass",
         "tests/test_checking.py -k 'coefficient'",
+    ),
+    Mutation(
+        "lines without a tangent that rise more than the chord",
+        "ibpc/ops/_s_shaped.py",
+        "torch.where(touches, self.derivative(point), share * secant)",
+        "torch.where(touches, self.derivative(point), (2.0 - share) * secant)",
+        "tests/ops/test_tuned_planes.py",
+    ),
+    Mutation(
+        "the checker's tuned plane above an S below the point where it touches",
+        "ibpc/verify/checking/planes/s_shaped.py",
+        "most = np.maximum.reduce([function(p) - above * p for p in (lower, upper, touch)])",
+        "most = np.maximum.reduce([function(p) - above * p for p in (lower, upper)])",
+        "tests/test_proofs.py -k tuned",
+    ),
+    Mutation(
+        "the checker reads the choices of an S the wrong way round",
+        "ibpc/verify/checking/planes/s_shaped.py",
+        "lines = zip((-lower, upper), anchors, (choices[:, 0], choices[:, 1]), strict=True)",
+        "lines = zip((-lower, upper), anchors, (choices[:, 1], choices[:, 0]), strict=True)",
+        "tests/test_proofs.py -k 'curves or cuts_at'",
     ),
     Mutation(
         "a box taken for another one that was tightened alike",

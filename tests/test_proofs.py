@@ -188,7 +188,18 @@ def sharpened(layers: Callable[[], list[torch.nn.Module]], shape: tuple[int, ...
         return proved(net, below(net, size, gap), folder, method="bab")
 
 
-SHARPENED = {"dense": (dense, (4,), 2), "mixed": (mixed, (1, 5, 5), 4), "curves": (flat_curves, (4,), 3)}
+def deep_curves() -> list[torch.nn.Module]:
+    nn = torch.nn
+    hidden = [layer for _ in range(2) for layer in (nn.Linear(8, 8), nn.Tanh())]
+    return [nn.Linear(4, 8), nn.Sigmoid(), *hidden, nn.Linear(8, 2)]
+
+
+SHARPENED = {
+    "dense": (dense, (4,), 2),
+    "mixed": (mixed, (1, 5, 5), 4),
+    "curves": (flat_curves, (4,), 0),
+    "deep curves": (deep_curves, (4,), 0),
+}
 
 
 @pytest.mark.parametrize("family", SHARPENED)
@@ -449,6 +460,26 @@ def test_what_proofs_of_a_box_begin_with_is_replayed_once(monkeypatch):
     assert below != above and len(calls) == 4
     assert known(["tighten", {}], leaf, high=2.0) != [first] and len(calls) == 5
     assert known(["tighten", {}], leaf, arithmetic="float32") != [first] and len(calls) == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [("Sigmoid", lambda x: 1 / (1 + np.exp(-x))), ("Tanh", np.tanh), ("Softsign", lambda x: x / (1 + np.abs(x)))],
+)
+def test_tuned_planes_of_an_s_hold_on_a_grid(kind, function):
+    """Boxes on either side of 0 and around it, wide and narrow, with choices at the ends and between them."""
+    rng = np.random.default_rng(0)
+    lower = 3.0 * rng.normal(size=80)
+    upper = lower + rng.choice([0.0, 0.1, 2.0, 9.0], 80) * rng.random(80)
+    checker = Checker(chain((kind,), start=[1, 80], constants={}))
+    values = checker.values(Region(lower, upper), "real")
+    planes = list(values.values())[-1].bend()
+    choices = np.concatenate([rng.integers(0, 2, (6, 2, 80)), rng.random((6, 2, 80)), np.full((1, 2, 80), 0.5)])
+    tuned = planes.tune(choices)
+    ((term,), x) = tuned.terms, np.linspace(lower, upper, 200)[:, None]
+    assert (term.below * x + tuned.lower <= function(x) + 1e-12).all()
+    assert (term.above * x + tuned.upper >= function(x) - 1e-12).all()
+    assert ((term.below * x + tuned.lower).max(0) > (planes.terms[0].below * x + planes.lower).max(0)).any()
 
 
 def test_input_cuts_lie_in_the_box(tmp_path):

@@ -68,50 +68,6 @@ def convex_planes(x: Interval, function: Function, derivative: Function) -> Plan
     return Planes(below(function, tangent, [middle]), above(function, secant, [lower, upper]))
 
 
-# ── S-shaped functions ──────────────────────────────────────────────────────────────────────────────────────────
-def s_shaped_planes(x: Interval, function: Function, derivative: Function) -> Planes:
-    """Return the planes of an increasing f, convex below 0 and concave above, with f(x) + f(−x) constant.
-
-    (Zhang et al. 2018, CROWN, arXiv 1811.00866, section 3.2.) Upper plane: the chord where f is convex over [l, u],
-    the tangent at the midpoint where it is concave, and otherwise a tangent that starts from (l, f(l)) and touches at
-    d in [0, u], or the chord where there is none. The offset is the greatest of f − line at l, u and d, so the plane
-    is sound for any d ≥ 0 that the search may find: over [0, u] it lies above the tangent at d, over [l, 0] the convex
-    f − line is greatest at l or 0. The lower plane is the upper plane of the mirrored function.
-    """
-    lower, upper = x.lower, x.upper
-    slope, touch = _tangent_from(lower, upper, function, derivative)
-    mirrored_slope, mirrored_touch = _tangent_from(-upper, -lower, function, derivative)
-    return Planes(
-        below(function, mirrored_slope, [lower, upper, -mirrored_touch]),
-        above(function, slope, [lower, upper, touch]),
-    )
-
-
-def _tangent_from(lower: Tensor, upper: Tensor, function: Function, derivative: Function) -> tuple[Tensor, Tensor]:
-    """Return the slope of the upper plane and the point in the box where it touches.
-
-    A tangent at d ≥ 0 passes above (l, f(l)) exactly from the touching point d* on, and d* ≤ −l: there the chord from
-    −d to d has slope f(d)/d ≥ f′(d). Where u < d*, f′ exceeds the chord's slope all over [0, u], so f − chord rises to
-    0 at u, and the chord is sound.
-    """
-    at_lower = function(lower)
-
-    def clears(point: Tensor) -> Tensor:
-        return function(point) - derivative(point) * (point - lower) >= at_lower
-
-    start, end = torch.zeros_like(lower), torch.minimum(-lower, upper).clamp(min=0.0)
-    touches = clears(upper)
-    for _ in range(BISECTIONS):
-        middle = midpoint(start, end)
-        sound = clears(middle)
-        start, end = torch.where(sound, start, middle), torch.where(sound, middle, end)
-    concave, convex = lower >= 0, upper <= 0
-    touch = torch.where(concave, midpoint(lower, upper), torch.minimum(end, upper))
-    tangent = derivative(touch)
-    secant = chord(lower, upper, at_lower, function(upper), tangent)
-    return torch.where(concave | (touches & ~convex), tangent, secant), touch
-
-
 # ── products ────────────────────────────────────────────────────────────────────────────────────────────────────
 def product_planes(x: Operand, y: Operand) -> Planes:
     """Return the planes of the elementwise product x y, exact where an operand is.

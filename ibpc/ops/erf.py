@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import pi, sqrt
 from typing import Final
 
@@ -9,7 +10,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._planes import s_shaped_planes
+from ibpc.ops._s_shaped import SShape
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
@@ -31,9 +32,12 @@ def derivative(x: torch.Tensor) -> torch.Tensor:
     return torch.exp(-x * x) * (2.0 / sqrt(pi))
 
 
+CURVE: Final = SShape(torch.erf, derivative)
+
+
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `s_shaped_planes`."""
-    return s_shaped_planes(x, torch.erf, derivative)
+    """Return the planes of an S-shaped function; see `SShape`."""
+    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -45,7 +49,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR),
+        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
         reads=(import_as("Erf", (9, 13)),),
         writes=export_as("Erf"),
         layers=(option_free_layer("Erf"),),

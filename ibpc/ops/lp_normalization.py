@@ -78,7 +78,8 @@ def relaxation(call: Call, x: Interval) -> Planes:
     bounds = Interval.bounds(exact.lower.movedim(axis, -1), exact.upper.movedim(axis, -1))
     lines = factor_lines(box, Interval.bounds(slow, fast), midpoint(box.lower, box.upper), bounds)
     placed = [[part.movedim(-1, axis) for part in line] for line in lines]
-    return Planes(*(Plane((slope,), offset) for slope, offset in placed))
+    lower, upper = (Plane((slope,), offset) for slope, offset in placed)
+    return Planes(lower, upper)
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:

@@ -127,7 +127,8 @@ def relaxation(call: Call, x: Interval) -> Planes:
         base_of(call, windows(call, end * end).sum(-1)) ** -call["beta"] for end in (sizes.lower, sizes.upper)
     )
     lines = factor_lines(x, Interval.bounds(slow, fast), midpoint(x.lower, x.upper), interval(call, x))
-    return Planes(*(Plane((slope,), offset) for slope, offset in lines))
+    lower, upper = (Plane((slope,), offset) for slope, offset in lines)
+    return Planes(lower, upper)
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:

@@ -101,9 +101,10 @@ def relaxation(call: Call, x: Interval, *, weight: torch.Tensor | None = None) -
         torch.rsqrt(end.square().mean(-1, keepdim=True) + call["epsilon"]) for end in (sizes.upper, sizes.lower)
     )
     lines = factor_lines(box, Interval.bounds(slow, fast), midpoint(box.lower, box.upper), _bounded(call, box))
-    lower, upper = weighted_lines(lines, None if weight is None else weight.flatten(), None)
-    placed = [[part.reshape([-1, *call.output[1:]]) for part in line] for line in (lower, upper)]
-    return Planes(*(Plane((slope,), offset) for slope, offset in placed))
+    weighted = weighted_lines(lines, None if weight is None else weight.flatten(), None)
+    placed = [[part.reshape([-1, *call.output[1:]]) for part in line] for line in weighted]
+    lower, upper = (Plane((slope,), offset) for slope, offset in placed)
+    return Planes(lower, upper)
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:

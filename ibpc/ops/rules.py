@@ -78,10 +78,14 @@ class Plane:
 
 @dataclass(frozen=True)
 class Planes:
-    """Two affine forms with lower(x) ≤ operator(x) ≤ upper(x) for every x in the box."""
+    """Two affine forms with lower(x) ≤ operator(x) ≤ upper(x) for every x in the box.
+
+    `anchors` are what a rule `tuned` would have to look for in the box again.
+    """
 
     lower: Plane
     upper: Plane
+    anchors: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)

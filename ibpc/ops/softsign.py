@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
+from typing import Final
 
 import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._planes import s_shaped_planes
+from ibpc.ops._s_shaped import SShape
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
@@ -35,9 +37,12 @@ def interval(call: Call, x: Interval) -> Interval:
     return defined(safe, outward(call, nominal(call, box.lower), nominal(call, box.upper), ELEMENTARY_ULPS))
 
 
+CURVE: Final = SShape(lambda x: x / (1.0 + x.abs()), derivative)
+
+
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `s_shaped_planes`."""
-    return s_shaped_planes(x, lambda point: nominal(call, point), derivative)
+    """Return the planes of an S-shaped function; see `SShape`."""
+    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -49,7 +54,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=replace(nonlinear(nominal, interval, relaxation), tuned=CURVE.tuned, start=CURVE.start),
         reads=(import_as("Softsign", (1, 22)),),
         writes=export_as("Softsign"),
         layers=(option_free_layer("Softsign"),),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._planes import s_shaped_planes
+from ibpc.ops._s_shaped import SShape
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
@@ -30,9 +31,12 @@ def derivative(x: torch.Tensor) -> torch.Tensor:
     return 4.0 * (torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x))
 
 
+CURVE: Final = SShape(torch.tanh, derivative)
+
+
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `s_shaped_planes`."""
-    return s_shaped_planes(x, torch.tanh, derivative)
+    """Return the planes of an S-shaped function; see `SShape`."""
+    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -44,7 +48,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR),
+        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
         reads=(import_as("Tanh", (6, 13)),),
         writes=export_as("Tanh"),
         layers=(option_free_layer("Tanh"),),

@@ -15,6 +15,10 @@ CHOICES = 7
 
 CALLS = {
     "Relu": Call({}, ((-1, 6),), {}, (-1, 6), Arithmetic.REAL),
+    **{
+        name: Call({}, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
+        for name in ("Sigmoid", "Tanh", "Erf", "Softsign")
+    },
     "MatMul": Call({}, ((-1, 2, 3), (-1, 3, 4)), {}, (-1, 2, 4), Arithmetic.REAL),
     "MatMul of one matrix for all": Call({}, ((-1, 2, 2, 3), (-1, 1, 3, 4)), {}, (-1, 2, 2, 4), Arithmetic.REAL),
     "Softmax": Call({"axis": -1}, ((-1, 3, 5),), {}, (-1, 3, 5), Arithmetic.REAL),

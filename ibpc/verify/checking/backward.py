@@ -130,7 +130,8 @@ def linear_bounds(values: Values, rows: Rows, choices: Mapping[str, Array]) -> A
     """Return lower bounds (R,) of Σ rows · value over all that the boxes of `values` hold.
 
     `choices` pick among the planes of a value, numbers in [0, 1]: (R, K) for slopes in its fan, (R, 2, K) for what of
-    the lower and the upper plane to take, the rest being constant bounds; R may be 1. Every choice is sound.
+    the lower and the upper plane to take, the rest being constant bounds, or, where planes are tuned, where they touch;
+    R may be 1. Every choice is sound.
     """
     total = Total(len(next(iter(rows.values()))))
     for name in reversed(list(values)):
@@ -175,7 +176,7 @@ def _add(source: str, pulled: Array, values: Values, rows: Rows, total: Total) -
 
 
 def _chosen(planes: Planes, box: Box, choice: Array) -> Planes:
-    """Return planes for each row, (R, K): slopes in the fan, or between the planes and the constant bounds."""
+    """Return planes for each row, (R, K): slopes in the fan, tuned, or between the planes and the constant bounds."""
     if choice.ndim == 2:
         if planes.fan is None or len(planes.terms) != 1:
             return planes
@@ -185,6 +186,8 @@ def _chosen(planes: Planes, box: Box, choice: Array) -> Planes:
         (term,) = planes.terms
         lower = np.where(free, 0.0, planes.lower)
         return replace(planes, terms=(replace(term, below=np.where(free, slope, term.below)),), lower=lower)
+    if planes.tune is not None:
+        return planes.tune(choice)
     below, above = choice[:, 0], choice[:, 1]
     terms = tuple(replace(term, below=term.below * below, above=term.above * above) for term in planes.terms)
     lower = _mixed(planes.lower, box.lower.ravel(), below)

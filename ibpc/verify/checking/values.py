@@ -114,6 +114,7 @@ class Planes:
 
     `fan` are the least and the greatest slope of the lines through 0 below the value, NaN for elements where there is
     but one: any slope between may stand for that of the lower plane, which has a single term there and offset 0.
+    `tune` makes planes from two numbers of [0, 1] for each element and row, (R, 2, K), below and above.
     """
 
     terms: tuple[Term, ...]
@@ -121,6 +122,7 @@ class Planes:
     upper: Array
     error: Array
     fan: tuple[Array, Array] | None = None
+    tune: Callable[[Array], Planes] | None = None
 
 
 @dataclass(frozen=True, eq=False)

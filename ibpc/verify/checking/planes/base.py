@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -15,6 +16,8 @@ from ibpc.verify.checking.values import Array, Box, Planes, Pull, Term
 
 Function: TypeAlias = Callable[[Array], NDArray[Any]]
 Pair: TypeAlias = tuple[Array, Array]
+# Slopes and offsets, each below and above, (R, K), from choices (R, 2, K).
+Tune: TypeAlias = Callable[[Array], tuple[Pair, Pair]]
 
 # How often a point where a slope is that of a line is looked for between two others.
 BISECTIONS: Final = 30
@@ -40,12 +43,18 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Planes before rounding is paid for: parts, offsets (K,), and the fan of `Planes`."""
+    """Planes before rounding is paid for: parts, offsets (K,), and the fan of `Planes`.
+
+    Planes of one operand may be tuned; then no slope is beyond ± `steepest`, and planes stay within twice what the
+    function and such a slope make of the box.
+    """
 
     parts: Sequence[Part]
     lower: Array
     upper: Array
     fan: Pair | None = None
+    tune: Tune | None = None
+    steepest: float = 0.0
 
 
 PlaneRule: TypeAlias = Callable[[Step], Sketch]
@@ -77,16 +86,27 @@ def bent(step: Step, box: Box) -> Planes:
         Term(step.names[p.slot], p.spread, np.where(sound, p.below, 0.0), np.where(sound, p.above, 0.0))
         for p in sketch.parts
     ]
-    moduli = np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(lower) + np.abs(upper)
+    moduli = 3.0 * np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(lower) + np.abs(upper)
     for part in sketch.parts:
-        steepest = np.maximum(np.abs(part.below), np.abs(part.above))
+        steepest = np.maximum(np.maximum(np.abs(part.below), np.abs(part.above)), 3.0 * sketch.steepest)
         moduli = moduli + np.where(sound, (1.0 + steepest) * part.magnitude * part.copies, 0.0)
     error = _execution_error(step, box).ravel() + _OWN_ROUNDINGS * OWN_UNIT * moduli + _OWN_SMALLEST
     fan = None
     if sketch.fan is not None:
         least, most = (np.where(sound, slope, np.nan) for slope in sketch.fan)
         fan = least, most
-    return Planes(tuple(terms), lower, upper, np.where(np.isfinite(error), error, np.inf), fan)
+    found = Planes(tuple(terms), lower, upper, np.where(np.isfinite(error), error, np.inf), fan)
+    return found if sketch.tune is None else replace(found, tune=partial(_tuned, sketch.tune, found, ends))
+
+
+def _tuned(tune: Tune, plain: Planes, ends: Pair, choices: Array) -> Planes:
+    """Return planes of one operand by choices, constant bounds where one of their numbers is not finite."""
+    slopes, offsets = tune(choices)
+    sound = np.logical_and.reduce([np.isfinite(number) for number in (*slopes, *offsets)])
+    below, above = (np.where(sound, slope, 0.0) for slope in slopes)
+    lower, upper = (np.where(sound, offset, end) for offset, end in zip(offsets, ends, strict=True))
+    (term,) = plain.terms
+    return replace(plain, terms=(replace(term, below=below, above=above),), lower=lower, upper=upper, tune=None)
 
 
 def _execution_error(step: Step, box: Box) -> Array:

@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import erf, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.gates import logistic
-from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
+from ibpc.verify.checking.planes.base import BISECTIONS, Function, Pair, Sketch, planes, unary
 from ibpc.verify.checking.rules import Step
-from ibpc.verify.checking.values import Array, Box
+from ibpc.verify.checking.values import Array
 
 
 def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
     """Return planes of an increasing f, convex below 0 and concave above, f(x) + f(−x) constant.
 
-    Above: the chord over a box below 0, the tangent at the middle over one above 0; else the tangent at the first
-    d ≥ 0 that passes above (l, f(l)), or the chord where none in the box does: then f rises faster than it from 0 to
-    u. Over [0, u] f − line is greatest at d or u, over [l, 0], where it is convex, at an end. Below: mirrored.
+    Above: the tangent at the middle over a box above 0; else the tangent at the first d ≥ 0 that passes above
+    (l, f(l)), or the chord where none in the box does, or it lies below 0: then f rises faster than the chord from 0 to
+    u. Over [0, u] f − line is greatest at d or u, over [l, 0], where it is convex, at an end; the same holds for
+    tangents further on, and for lines that rise less than the chord. Below: mirrored. Choices say how far on, 1 is the
+    first.
     """
     x = step.box(0)
-    above, touch = _upper_slope(x, function, derivative)
-    below, mirrored = _upper_slope(Box(-x.upper, -x.lower), function, derivative)
-    lower = np.minimum.reduce([function(p) - below * p for p in (x.lower, x.upper, -mirrored)])
-    upper = np.maximum.reduce([function(p) - above * p for p in (x.lower, x.upper, touch)])
-    return unary(x, (below, above), (lower, upper))
+    lower, upper = x.lower.ravel(), x.upper.ravel()
+    anchors = [_anchor(*ends, function, derivative) for ends in ((-upper, -lower), (lower, upper))]
+
+    def tune(choices: Array) -> tuple[Pair, Pair]:
+        lines = zip((-lower, upper), anchors, (choices[:, 0], choices[:, 1]), strict=True)
+        (below, mirrored), (above, touch) = (_line(end, anchor, share, derivative) for end, anchor, share in lines)
+        least = np.minimum.reduce([function(p) - below * p for p in (lower, upper, -mirrored)])
+        most = np.maximum.reduce([function(p) - above * p for p in (lower, upper, touch)])
+        return (below, above), (least, most)
+
+    start = np.stack([np.where(upper <= 0, 0.5, 1.0), np.where(lower >= 0, 0.5, 1.0)])
+    (below, above), (least, most) = ((low.reshape(x.shape), high.reshape(x.shape)) for low, high in tune(start[None]))
+    sketch = unary(x, (below, above), (least, most))
+    return replace(sketch, tune=tune, steepest=float(derivative(np.zeros(()))))
 
 
-def _upper_slope(x: Box, function: Function, derivative: Function) -> tuple[Array, Array]:
-    """Return the slope of the upper plane and where it touches."""
-    start, end = np.zeros(x.shape), np.maximum(np.minimum(-x.lower, x.upper), 0.0)
-    low = function(x.lower)
+def _line(end: Array, anchor: tuple[Array, ...], share: Array, derivative: Function) -> Pair:
+    """Return the slope of the upper plane and where it touches, `share` of the way from the end to the first point."""
+    first, touches, secant = anchor
+    point = np.minimum(np.maximum(end + share * (first - end), first), end)
+    point = np.where(np.isfinite(point), point, first)
+    return np.where(touches > 0, derivative(point), share * secant), point
+
+
+def _anchor(lower: Array, upper: Array, function: Function, derivative: Function) -> tuple[Array, ...]:
+    """Return the first point where an upper plane may touch, whether it does (1 or 0), and the chord's slope."""
+    start, end = np.zeros(lower.shape), np.maximum(np.minimum(-lower, upper), 0.0)
+    low = function(lower)
 
     def passes(point: Array) -> NDArray[np.bool_]:
-        return np.asarray(function(point) + derivative(point) * (x.lower - point) >= low)
+        return np.asarray(function(point) + derivative(point) * (lower - point) >= low)
 
     for _ in range(BISECTIONS):
         middle = 0.5 * start + 0.5 * end
         high = passes(middle)
         start, end = np.where(high, start, middle), np.where(high, middle, end)
-    touch = np.where(x.lower >= 0, 0.5 * x.lower + 0.5 * x.upper, np.minimum(end, x.upper))
-    by_chord = (x.upper <= 0) | ((x.lower < 0) & ~passes(x.upper))
-    tangent = derivative(touch)
-    return np.where(by_chord, chord(x, low, function(x.upper), tangent), tangent), touch
+    first = np.where(lower >= 0, lower, np.minimum(end, upper))
+    touches = (lower >= 0) | ((upper > 0) & passes(upper))
+    width = upper - lower
+    secant = np.where(width > 0, (function(upper) - low) / np.where(width > 0, width, 1.0), derivative(first))
+    return first, touches.astype(np.float64), secant
 
 
 @planes("Sigmoid")

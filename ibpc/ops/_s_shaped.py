@@ -1,0 +1,93 @@
+"""Planes of S-shaped functions, with tangents that may touch anywhere they are sound."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+
+from ibpc.interval import Interval
+from ibpc.ops._planes import BISECTIONS, Function, above, below, chord, midpoint
+from ibpc.ops.rules import Call, Planes
+
+Tensor: TypeAlias = torch.Tensor
+
+
+@dataclass(frozen=True)
+class SShape:
+    """An increasing f, convex below 0 and concave above, with f(x) + f(−x) constant, and its derivative.
+
+    Upper plane: over [l, u] above 0 a tangent; over a box with 0 inside a tangent at a point from the one on, d*, whose
+    tangent starts from (l, f(l)); where there is none, and below 0, a line of at most the chord's slope (Zhang et al.
+    2018, CROWN, arXiv 1811.00866, section 3.2; that the point is chosen: Xu et al. 2021, arXiv 2011.13824). The offset
+    is the greatest of f − line at l, u and the point d where it touches. That is sound: a tangent at d ≥ 0 lies above
+    f on [0, u], and on [l, 0] the convex f − line is greatest at l or 0; where no tangent in the box passes above
+    (l, f(l)), f′ exceeds the chord's slope all over [0, u], so f − line is greatest at u. The lower plane is the upper
+    plane of the mirrored function.
+    """
+
+    function: Function
+    derivative: Function
+
+    def planes(self, x: Interval) -> Planes:
+        """Return the planes of CROWN: tangents at the middle of a box on one side of 0, else at d*."""
+        anchors = (*self._anchor(-x.upper, -x.lower), *self._anchor(x.lower, x.upper))
+        return self._touching(x, _start(x), anchors)
+
+    def tuned(self, _call: Call, share: Tensor, plain: Planes, x: Interval) -> Planes:
+        """Return planes whose tangents touch between the furthest point (0) and the nearest that is sound (1).
+
+        Lines without a tangent have that share of the chord's slope. `share` is (…, B, 2, *shape), below and above.
+        """
+        return self._touching(x, share, plain.anchors)
+
+    def start(self, _call: Call, x: Interval) -> Tensor:
+        """Return the shares of the planes of CROWN, (B, 2, *shape)."""
+        return _start(x)
+
+    def _touching(self, x: Interval, share: Tensor, anchors: tuple[Tensor, ...]) -> Planes:
+        lower, upper = x.lower, x.upper
+        lower_share, upper_share = share.unbind(share.dim() - lower.dim())
+        slope, touch = self._line(upper, anchors[3:], upper_share)
+        mirrored_slope, mirrored_touch = self._line(-lower, anchors[:3], lower_share)
+        return Planes(
+            below(self.function, mirrored_slope, [lower, upper, -mirrored_touch]),
+            above(self.function, slope, [lower, upper, touch]),
+            anchors,
+        )
+
+    def _line(self, end: Tensor, anchor: tuple[Tensor, ...], share: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slope of an upper plane and where it touches, `share` of the way from the end to the first."""
+        first, touches, secant = anchor
+        point = torch.minimum(torch.maximum(torch.lerp(end, first, share), first), end)
+        point = torch.where(point.isfinite(), point, first)
+        return torch.where(touches, self.derivative(point), share * secant), point
+
+    def _anchor(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the nearest point where an upper plane may touch, whether it is a tangent, and the chord's slope.
+
+        A tangent at d ≥ 0 passes above (l, f(l)) exactly from d* on, and d* ≤ −l: there the chord from −d to d has
+        slope f(d)/d ≥ f′(d).
+        """
+        at_lower = self.function(lower)
+
+        def clears(point: Tensor) -> Tensor:
+            return self.function(point) - self.derivative(point) * (point - lower) >= at_lower
+
+        start, end = torch.zeros_like(lower), torch.minimum(-lower, upper).clamp(min=0.0)
+        touches = clears(upper)
+        for _ in range(BISECTIONS):
+            middle = midpoint(start, end)
+            sound = clears(middle)
+            start, end = torch.where(sound, start, middle), torch.where(sound, middle, end)
+        concave, convex = lower >= 0, upper <= 0
+        first = torch.where(concave, lower, torch.minimum(end, upper))
+        secant = chord(lower, upper, at_lower, self.function(upper), self.derivative(first))
+        return first, concave | (touches & ~convex), secant
+
+
+def _start(x: Interval) -> Tensor:
+    """Return 1/2 where a plane touches in the middle of the box, and 1 elsewhere."""
+    one = torch.ones_like(x.lower)
+    return torch.stack([torch.where(x.upper <= 0, 0.5, one), torch.where(x.lower >= 0, 0.5, one)], 1)

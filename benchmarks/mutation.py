@@ -972,6 +972,20 @@ MUTATIONS = (
         "tests/test_checking.py -k 'coefficient'",
     ),
     Mutation(
+        "the checker blends the upper planes of a product with those below",
+        "ibpc/verify/checking/planes/products.py",
+        "most = _between(low_x * high_y, high_x * low_y, above)",
+        "most = _between(low_x * high_y, high_x * high_y, above)",
+        "tests/test_proofs.py -k hold_samples",
+    ),
+    Mutation(
+        "the tangent of a square with the offset of its plane's middle",
+        "ibpc/ops/mul.py",
+        "Plane((touch, touch), -(touch * touch))",
+        "Plane((touch, touch), -(x.lower * x.upper))",
+        "tests/ops/test_tuned_planes.py",
+    ),
+    Mutation(
         "lines without a tangent that rise more than the chord",
         "ibpc/ops/_s_shaped.py",
         "torch.where(touches, self.derivative(point), share * secant)",

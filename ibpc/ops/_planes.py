@@ -111,4 +111,9 @@ def _exact_planes(x: Operand, y: Operand) -> Planes:
 
 def _square_planes(x: Interval) -> Planes:
     middle = midpoint(x.lower, x.upper)
-    return Planes(Plane((middle, middle), -(middle * middle)), Plane((x.upper, x.lower), -(x.lower * x.upper)))
+    return Planes(Plane((middle, middle), -(middle * middle)), square_chord(x))
+
+
+def square_chord(x: Interval) -> Plane:
+    """Return the chord of x², its slope l + u split over the two operands."""
+    return Plane((x.upper, x.lower), -(x.lower * x.upper))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
-from ibpc.ops._planes import product_planes
+from ibpc.ops._planes import blended_planes, product_planes, square_chord
 from ibpc.ops._products import bilinear, corners, flushable
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import Sharing, no_macs, outward
-from ibpc.ops.rules import Call, Operand, Planes
+from ibpc.ops.rules import Call, Operand, Plane, Planes
 
 
 def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -44,6 +46,24 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     return product_planes(x, y)
 
 
+def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
+    """Return planes for shares (…, 2, *product) of the second of two planes below, and above; see `blended_planes`.
+
+    The same box twice, x²: the first share says where in the box the tangent below touches, above is the chord.
+    """
+    below, above = share.unbind(share.dim() - max(x.lower.dim(), y.lower.dim()))
+    if x is not y:
+        return blended_planes(x, y, below, above)
+    touch = torch.lerp(x.lower, x.upper, below)
+    return Planes(Plane((touch, touch), -(touch * touch)), square_chord(x))
+
+
+def start(call: Call, x: Interval, y: Interval) -> torch.Tensor:
+    """Return the shares of the relaxation: none of the second planes, and the middle of a square's box."""
+    product = x.lower * y.lower
+    return torch.stack([torch.full_like(product, 0.5 if x is y else 0.0), torch.zeros_like(product)], 1)
+
+
 OPERATOR = register(
     Operator(
         name="Mul",
@@ -53,7 +73,7 @@ OPERATOR = register(
         roles=(),
         shape=broadcast_shape("Mul"),
         macs=no_macs,
-        rules=bilinear(nominal, terms, both, relaxation, Sharing.WHEN_STACKED),
+        rules=replace(bilinear(nominal, terms, both, relaxation, Sharing.WHEN_STACKED), tuned=tuned, start=start),
         reads=(import_as("Mul", (7, 13, 14)),),
         writes=export_as("Mul"),
         layers=(option_free_layer("Mul"),),

@@ -19,6 +19,8 @@ CALLS = {
         name: Call({}, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
         for name in ("Sigmoid", "Tanh", "Erf", "Softsign")
     },
+    "Mul": Call({}, ((-1, 3, 4), (-1, 3, 4)), {}, (-1, 3, 4), Arithmetic.REAL),
+    "Mul of one row for all": Call({}, ((-1, 3, 4), (-1, 1, 4)), {}, (-1, 3, 4), Arithmetic.REAL),
     "MatMul": Call({}, ((-1, 2, 3), (-1, 3, 4)), {}, (-1, 2, 4), Arithmetic.REAL),
     "MatMul of one matrix for all": Call({}, ((-1, 2, 2, 3), (-1, 1, 3, 4)), {}, (-1, 2, 2, 4), Arithmetic.REAL),
     "Softmax": Call({"axis": -1}, ((-1, 3, 5),), {}, (-1, 3, 5), Arithmetic.REAL),
@@ -61,6 +63,24 @@ def test_every_choice_bounds_the_function(name: str, width: float) -> None:
     assert below.shape == (2 * CHOICES, *values.shape)
     assert (below <= values + 1e-9).all()
     assert (above >= values - 1e-9).all()
+
+
+@pytest.mark.parametrize("width", [0.0, 0.3, 4.0])
+def test_every_choice_bounds_a_square(width: float) -> None:
+    torch.manual_seed(0)
+    call, rules = CALLS["Mul"], operators()["Mul"].rules
+    assert rules.tuned is not None and rules.start is not None and rules.relaxation is not None
+    (box, _) = boxes_of(call, width)
+    choices = torch.cat([torch.rand(CHOICES, 1, 2, 3, 4), torch.randint(0, 2, (CHOICES, 1, 2, 3, 4))]).double()
+    planes, plain = (
+        rules.tuned(call, choices, rules.relaxation(call, box, box), box, box),
+        rules.relaxation(call, box, box),
+    )
+    x = points_in(box, 400)
+    assert (planes.lower(x, x) <= x * x + 1e-9).all()
+    assert (planes.upper(x, x) >= x * x - 1e-9).all()
+    begun = rules.tuned(call, rules.start(call, box, box), plain, box, box)
+    assert torch.allclose(begun.lower(x, x), plain.lower(x, x)) and torch.allclose(begun.upper(x, x), plain.upper(x, x))
 
 
 def numbers(plane: Plane) -> list[Tensor]:

@@ -16,8 +16,8 @@ from ibpc.verify.checking.values import Array, Box, Planes, Pull, Term
 
 Function: TypeAlias = Callable[[Array], NDArray[Any]]
 Pair: TypeAlias = tuple[Array, Array]
-# Slopes and offsets, each below and above, (R, K), from choices (R, 2, K).
-Tune: TypeAlias = Callable[[Array], tuple[Pair, Pair]]
+# Slopes of each part and offsets, each below and above, (R, K), from choices (R, 2, K).
+Tune: TypeAlias = Callable[[Array], tuple[Sequence[Pair], Pair]]
 
 # How often a point where a slope is that of a line is looked for between two others.
 BISECTIONS: Final = 30
@@ -30,7 +30,7 @@ _OWN_SMALLEST: Final = 2.0**-1000
 class Part:
     """One operand's part of planes: slopes below and above, its greatest moduli, all (K,), and how rows spread.
 
-    `copies` is how many rows add up in one element of the operand.
+    `copies` is how many rows add up in one element of the operand. No slope of tuned planes is beyond ± `steepest`.
     """
 
     slot: int
@@ -39,14 +39,14 @@ class Part:
     above: Array
     magnitude: Array
     copies: int = 1
+    steepest: Array | float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
     """Planes before rounding is paid for: parts, offsets (K,), and the fan of `Planes`.
 
-    Planes of one operand may be tuned; then no slope is beyond ± `steepest`, and planes stay within twice what the
-    function and such a slope make of the box.
+    Planes may be tuned; they stay within twice what the function and the steepest slopes make of the box.
     """
 
     parts: Sequence[Part]
@@ -54,7 +54,6 @@ class Sketch:
     upper: Array
     fan: Pair | None = None
     tune: Tune | None = None
-    steepest: float = 0.0
 
 
 PlaneRule: TypeAlias = Callable[[Step], Sketch]
@@ -88,7 +87,7 @@ def bent(step: Step, box: Box) -> Planes:
     ]
     moduli = 3.0 * np.maximum(np.abs(ends[0]), np.abs(ends[1])) + np.abs(lower) + np.abs(upper)
     for part in sketch.parts:
-        steepest = np.maximum(np.maximum(np.abs(part.below), np.abs(part.above)), 3.0 * sketch.steepest)
+        steepest = np.maximum(np.maximum(np.abs(part.below), np.abs(part.above)), 3.0 * np.asarray(part.steepest))
         moduli = moduli + np.where(sound, (1.0 + steepest) * part.magnitude * part.copies, 0.0)
     error = _execution_error(step, box).ravel() + _OWN_ROUNDINGS * OWN_UNIT * moduli + _OWN_SMALLEST
     fan = None
@@ -100,13 +99,16 @@ def bent(step: Step, box: Box) -> Planes:
 
 
 def _tuned(tune: Tune, plain: Planes, ends: Pair, choices: Array) -> Planes:
-    """Return planes of one operand by choices, constant bounds where one of their numbers is not finite."""
+    """Return planes by choices, constant bounds where one of their numbers is not finite."""
     slopes, offsets = tune(choices)
-    sound = np.logical_and.reduce([np.isfinite(number) for number in (*slopes, *offsets)])
-    below, above = (np.where(sound, slope, 0.0) for slope in slopes)
+    numbers = [*offsets, *(side for pair in slopes for side in pair)]
+    sound = np.logical_and.reduce([np.isfinite(number) for number in numbers])
     lower, upper = (np.where(sound, offset, end) for offset, end in zip(offsets, ends, strict=True))
-    (term,) = plain.terms
-    return replace(plain, terms=(replace(term, below=below, above=above),), lower=lower, upper=upper, tune=None)
+    terms = tuple(
+        replace(term, below=np.where(sound, below, 0.0), above=np.where(sound, above, 0.0))
+        for term, (below, above) in zip(plain.terms, slopes, strict=True)
+    )
+    return replace(plain, terms=terms, lower=lower, upper=upper, tune=None)
 
 
 def _execution_error(step: Step, box: Box) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import erf, pi, sqrt
 
@@ -27,17 +28,19 @@ def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
     lower, upper = x.lower.ravel(), x.upper.ravel()
     anchors = [_anchor(*ends, function, derivative) for ends in ((-upper, -lower), (lower, upper))]
 
-    def tune(choices: Array) -> tuple[Pair, Pair]:
+    def tune(choices: Array) -> tuple[Sequence[Pair], Pair]:
         lines = zip((-lower, upper), anchors, (choices[:, 0], choices[:, 1]), strict=True)
         (below, mirrored), (above, touch) = (_line(end, anchor, share, derivative) for end, anchor, share in lines)
         least = np.minimum.reduce([function(p) - below * p for p in (lower, upper, -mirrored)])
         most = np.maximum.reduce([function(p) - above * p for p in (lower, upper, touch)])
-        return (below, above), (least, most)
+        return [(below, above)], (least, most)
 
     start = np.stack([np.where(upper <= 0, 0.5, 1.0), np.where(lower >= 0, 0.5, 1.0)])
-    (below, above), (least, most) = ((low.reshape(x.shape), high.reshape(x.shape)) for low, high in tune(start[None]))
-    sketch = unary(x, (below, above), (least, most))
-    return replace(sketch, tune=tune, steepest=float(derivative(np.zeros(()))))
+    (slopes,), offsets = tune(start[None])
+    (below, above), (least, most) = ((low.reshape(x.shape), high.reshape(x.shape)) for low, high in (slopes, offsets))
+    (part,) = unary(x, (below, above), (least, most)).parts
+    part = replace(part, steepest=float(derivative(np.zeros(()))))
+    return Sketch([part], least.ravel(), most.ravel(), tune=tune)
 
 
 def _line(end: Array, anchor: tuple[Array, ...], share: Array, derivative: Function) -> Pair:

@@ -11,7 +11,6 @@ a counterexample. With `--log` finished instances are kept, one JSON line each, 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -19,13 +18,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 import ibpc
-from benchmarks.nets import Instance, listed
+from benchmarks.log import Log
+from benchmarks.nets import Instance, stated
 from ibpc.verify.replay import Replay, runnable_model
 
 SCRIPTS = Path(__file__).parents[1] / "vnncomp"
@@ -57,29 +57,20 @@ def main() -> None:
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
     parser.add_argument("--log", type=Path, help="JSON lines of what is done")
     options = parser.parse_args()
-    done = {(result.network, result.prop): result for result in logged(options.log)}
+    log = Log(options.log, Result)
+    done = {(result.network, result.prop): result for result in log.entries()}
     results = []
-    for instance in listed(options.folder):
-        if instance.prop is None or options.only not in f"{instance.network} {instance.prop}":
-            continue
-        name = str(instance.network.relative_to(options.folder))
-        result = done.get((name, instance.prop.name)) or ran(name, instance, instance.prop, options.timeout)
+    for name, prop, instance in stated(options.folder, options.only):
+        result = done.get((name, prop.name))
+        if result is None:
+            result = ran(name, prop, instance, options.timeout)
+            log.add(result)
+            print(f"{name} {prop.name}: {result.word} in {result.seconds:.1f} s", file=sys.stderr, flush=True)
         results.append(result)
-        if options.log is not None and (name, result.prop) not in done:
-            with options.log.open("a") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
-            print(f"{name} {result.prop}: {result.word} in {result.seconds:.1f} s", file=sys.stderr, flush=True)
     print("\n".join(table(results)))
 
 
-def logged(path: Path | None) -> list[Result]:
-    """Return the results in a log."""
-    if path is None or not path.exists():
-        return []
-    return [Result(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
-def ran(name: str, instance: Instance, prop: Path, timeout: float) -> Result:
+def ran(name: str, prop: Path, instance: Instance, timeout: float) -> Result:
     """Return what the scripts say of an instance."""
     category = Path(name).parts[-2]
     with tempfile.TemporaryDirectory() as folder:
@@ -107,12 +98,12 @@ def judgement(network: Path, prop: Path, text: str) -> str:
     """Return what a counterexample is worth: `valid`, or what is wrong."""
     numbers = {key: float(value) for key, value in re.findall(r"\((\w+) ([^()\s]+)\)", text)}
     x, y = (torch.tensor([v for key, v in numbers.items() if key[0] == side]).double() for side in "XY")
-    stated, model = ibpc.load_vnnlib(prop), ibpc.compile(network)
+    wanted, model = ibpc.load_vnnlib(prop), ibpc.compile(network)
     shapes = [model.graph.node(name).shape[1:] for name in model.graph.inputs]
-    computed = Replay(runnable_model(network))(stated.split(x.float()[None], shapes)).double().flatten()
+    computed = Replay(runnable_model(network))(wanted.split(x.float()[None], shapes)).double().flatten()
     if not torch.allclose(computed, y, rtol=1e-5, atol=1e-5):
         return "other outputs"
-    return "valid" if stated.violated(x, computed) else "not one"
+    return "valid" if wanted.violated(x, computed) else "not one"
 
 
 def table(results: Sequence[Result]) -> Iterator[str]:

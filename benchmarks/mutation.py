@@ -183,7 +183,7 @@ MUTATIONS = (
     ),
     Mutation(
         "what an affine operator gives at zero counted twice",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "            constant = _at_zero(step, operands)\n",
         "            constant = 2 * _at_zero(step, operands)\n",
         "tests/test_backward.py",
@@ -326,8 +326,8 @@ MUTATIONS = (
     Mutation(
         "offsets of the planes swapped",
         "ibpc/bounds/backward.py",
-        "constant = weighed(above, planes.lower.offset, self.is_finite)",
-        "constant = weighed(above, planes.upper.offset, self.is_finite)",
+        "constant = weighed(above, planes.lower.offset, is_finite)",
+        "constant = weighed(above, planes.upper.offset, is_finite)",
         "tests/test_branch_and_bound.py -k tight",
     ),
     Mutation(
@@ -339,7 +339,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rounding at the nodes not taken from a form",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "return size if error is None else size + error * _WIDENED",
         "return size",
         "tests/test_rounding.py -k Cancellation",
@@ -467,8 +467,8 @@ MUTATIONS = (
     # ── what saves time in linear bounds ────────────────────────────────────────────────────────────────────────
     Mutation(
         "infinite factors multiplied as if they were finite",
-        "ibpc/bounds/backward.py",
-        "return self.sees and bool(factor.detach().sum().isfinite())",
+        "ibpc/bounds/payments.py",
+        "return self._sees and bool(factor.detach().sum().isfinite())",
         "return True",
         "tests/test_backward.py",
     ),
@@ -516,7 +516,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rounding not paid for in windows",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "return total if charge is None else total - form.dotted_moduli(charge)",
         "return total",
         "tests/test_patches.py",
@@ -587,20 +587,20 @@ MUTATIONS = (
     Mutation(
         "the rounding of upper planes taken off the wrong way",
         "ibpc/bounds/backward.py",
-        "weighed(above, lower, self.is_finite) - weighed(below, upper, self.is_finite)",
-        "weighed(above, lower, self.is_finite) + weighed(below, upper, self.is_finite)",
+        "weighed(above, lower, is_finite) - weighed(below, upper, is_finite)",
+        "weighed(above, lower, is_finite) + weighed(below, upper, is_finite)",
         "tests/test_backward.py -k every_node",
     ),
     Mutation(
         "the rounding of a node by its lower end alone",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack",
         "size = box.lower.abs() * slack",
         "tests/test_backward.py -k every_node",
     ),
     Mutation(
         "E not widened by what cancels in binary64",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "_WIDENED: Final = 1.0 + 2.0**-8",
         "_WIDENED: Final = 1.0",
         "tests/test_backward.py -k every_node",
@@ -635,7 +635,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the bias left out of windows",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "total = zeros(form) if constant is None else form.dotted(constant)",
         "total = zeros(form)",
         "tests/test_patches.py",
@@ -656,7 +656,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a node that something reads linearly paid for ahead",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "return frozenset(straight - read_linearly)",
         "return frozenset(straight)",
         "tests/test_backward.py tests/test_branch_and_bound.py -k 'tight or both_planes or whoever'",
@@ -671,20 +671,20 @@ MUTATIONS = (
     Mutation(
         "each plane by itself does not pay ahead",
         "ibpc/bounds/backward.py",
-        "                if operand in self._ahead:\n",
+        "                if operand in self._payments.ahead:\n",
         "                if False:\n",
         "tests/test_backward.py -k 'every_node or whoever'",
     ),
     Mutation(
         "an operand that is spread does not pay ahead",
         "ibpc/bounds/backward.py",
-        "if operand in self._ahead and not self._is_folded(step.node.name, operand):",
+        "if operand in self._payments.ahead and not self._payments.is_folded(step.node.name, operand):",
         "if False:",
         "tests/test_backward.py -k whoever",
     ),
     Mutation(
         "the sign of a form that picks an element forgotten in its charge",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "total - form.signs.abs()[:, None] * form.seen(charge)",
         "total - form.signs[:, None] * form.seen(charge)",
         "tests/test_backward.py -k whoever",
@@ -712,7 +712,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the constant part of an affine operator dropped",
-        "ibpc/bounds/backward.py",
+        "ibpc/bounds/payments.py",
         "total = zeros(form) if constant is None else dotted(form, constant)",
         "total = zeros(form)",
         "tests/test_branch_and_bound.py -k tight",

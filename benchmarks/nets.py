@@ -65,6 +65,15 @@ def listed(folder: Path) -> list[Instance]:
     ]
 
 
+def stated(folder: Path, only: str) -> list[tuple[str, Path, Instance]]:
+    """Return the lines with a property whose paths contain `only`, each behind its network's name and the property."""
+    return [
+        (str(instance.network.relative_to(folder)), instance.prop, instance)
+        for instance in listed(folder)
+        if instance.prop is not None and only in f"{instance.network} {instance.prop}"
+    ]
+
+
 # ── imports ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def imports(folder: Path, instances: Sequence[Instance]) -> Iterator[str]:
     """Yield the table of imports, each in a process of its own."""

@@ -18,10 +18,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.nets import Instance, listed
+from benchmarks.log import Log
+from benchmarks.nets import Instance, stated
 
 EXPECTED = {"unsat": "verified", "sat": "falsified"}
 GRACE = 1.5
@@ -61,52 +62,31 @@ def main() -> None:
     parser.add_argument("--certificates", type=Path, help="write certificates here and check them")
     parser.add_argument("--log", type=Path, help="JSON lines of what is done")
     options = parser.parse_args()
-    instances = [
-        item
-        for item in listed(options.folder)
-        if item.prop is not None and options.only in f"{item.network} {item.prop}"
-    ]
-    done = {(outcome.network, outcome.prop): outcome for outcome in logged(options.log)}
+    log = Log(options.log, Outcome)
+    done = {(outcome.network, outcome.prop): outcome for outcome in log.entries()}
 
-    def run(instance: Instance) -> Outcome:
-        name, prop = names(options.folder, instance)
-        if (name, prop) in done:
-            return done[name, prop]
-        outcome = judged(options.folder, instance, options)
-        if options.log is not None:
-            with options.log.open("a") as file:
-                file.write(json.dumps(asdict(outcome)) + "\n")
-        print(f"{name} {prop}: {outcome.verdict} in {outcome.seconds:.1f} s", file=sys.stderr, flush=True)
+    def run(item: tuple[str, Path, Instance]) -> Outcome:
+        name, prop, instance = item
+        if (name, prop.name) in done:
+            return done[name, prop.name]
+        outcome = judged(name, prop, instance, options)
+        log.add(outcome)
+        print(f"{name} {prop.name}: {outcome.verdict} in {outcome.seconds:.1f} s", file=sys.stderr, flush=True)
         return outcome
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        outcomes = list(pool.map(run, instances))
+        outcomes = list(pool.map(run, stated(options.folder, options.only)))
     for line in table(outcomes):
         print(line)
 
 
-def names(folder: Path, instance: Instance) -> tuple[str, str]:
-    """Return the names of network and property in the table."""
-    assert instance.prop is not None
-    return str(instance.network.relative_to(folder)), instance.prop.name
-
-
-def logged(path: Path | None) -> list[Outcome]:
-    """Return the outcomes in a log, the last of each property counting."""
-    if path is None or not path.exists():
-        return []
-    return [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
-
-
 # ── one property ────────────────────────────────────────────────────────────────────────────────────────────────
-def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Outcome:
+def judged(name: str, prop: Path, instance: Instance, options: argparse.Namespace) -> Outcome:
     """Return the outcome of one property in a process of its own."""
-    name, prop = names(folder, instance)
-    certificates = str(options.certificates or "")
-    network, stated, timeout = str(instance.network), str(instance.prop), options.timeout
+    certificates, timeout = str(options.certificates or ""), options.timeout
     arguments = (
-        network,
-        stated,
+        str(instance.network),
+        str(prop),
         options.method,
         options.arithmetic,
         timeout,
@@ -127,11 +107,11 @@ def judged(folder: Path, instance: Instance, options: argparse.Namespace) -> Out
             timeout=None if certificates or options.clock == "cpu" else GRACE * timeout + 10,
         )
     except subprocess.TimeoutExpired:
-        return Outcome(name, prop, instance.known, "killed", "", time.monotonic() - started, "")
+        return Outcome(name, prop.name, instance.known, "killed", "", time.monotonic() - started, "")
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        return Outcome(name, prop, instance.known, "refused", "", time.monotonic() - started, last[0])
-    return Outcome(name, prop, instance.known, **json.loads(done.stdout.splitlines()[-1]))
+        return Outcome(name, prop.name, instance.known, "refused", "", time.monotonic() - started, last[0])
+    return Outcome(name, prop.name, instance.known, **json.loads(done.stdout.splitlines()[-1]))
 
 
 def one(
@@ -156,16 +136,16 @@ def one(
     torch.set_num_threads(threads)
     started = time.monotonic()
     try:
-        network, stated = ibpc.compile(model).to(torch.device(device)), ibpc.load_vnnlib(prop)
+        network, wanted = ibpc.compile(model).to(torch.device(device)), ibpc.load_vnnlib(prop)
         left = timeout - (time.monotonic() - started)
-        decision = ibpc.decide(network, stated, method=method, arithmetic=ibpc.Arithmetic(arithmetic), timeout=left)
+        decision = ibpc.decide(network, wanted, method=method, arithmetic=ibpc.Arithmetic(arithmetic), timeout=left)
     except IbpcError as error:
         sys.exit(" / ".join(str(problem) for problem in error.problems))
     seconds = time.monotonic() - started
     checked = ""
     if certificates and decision.verdict.value in EXPECTED.values():
         path = Path(certificates) / f"{Path(model).name}-{Path(prop).name}.json"
-        ibpc.write_certificate(path, Path(model), network, stated, decision)
+        ibpc.write_certificate(path, Path(model), network, wanted, decision)
         failed = [claim for claim in ibpc.check(path) if not claim.holds]
         no_proof = all("there is no proof" in claim.detail for claim in failed)
         checked = "confirmed" if not failed else "no proof" if no_proof else "FAILED"

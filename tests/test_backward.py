@@ -405,7 +405,9 @@ class Chain(nn.Module):
 class Never(Backward):
     """A backward pass in which every affine node pays for itself."""
 
-    _ahead = frozenset()
+    def __init__(self, walk, values):
+        super().__init__(walk, values)
+        self._payments.ahead = frozenset()
 
 
 @pytest.mark.parametrize("module", [Several, Chain])
@@ -421,7 +423,7 @@ def test_whoever_adds_to_a_form_pays_for_the_node_as_it_would_itself(module, is_
         values.errors[name] = error * torch.rand_like(values.box(name).lower)
     if not is_at_once:
         monkeypatch.setattr(Backward, "_bend", lambda *_: None)
-    assert len(Backward(walk, values)._ahead) >= 3
+    assert len(Backward(walk, values)._payments.ahead) >= 3
     for name in (node for node, step in walk.steps.items() if step.operator.is_affine and node in walk.perturbed):
         sizes = values.box(name).lower.shape
         elements = torch.arange(sizes[1:].numel()).repeat_interleave(2)

@@ -5,25 +5,22 @@ where the form's coefficient is positive and by its upper plane where it is nega
 1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
 see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `slack` of
 every coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it
-can lose to cancellation once E, which is 2²⁹ times larger, is widened by `_WIDENED`.
-
-At an affine node a form a gains a·b, what the operator adds, and loses |a|·c for rounding. Where only nonlinear
-operators read the node, their planes pay for that ahead, which saves passes over its coefficients: for a coefficient a
-of the result, they are a p above and a q below 0, so a p b − |a p| c and a q b − |a q| c are two more offsets.
+can lose to cancellation once E, which is 2²⁹ times larger, is widened (`ibpc.bounds.payments`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property, partial
+from functools import partial
 from math import prod
 from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
-from ibpc.bounds.patches import Cost, Form, Patches, Units, Window, add, dense, worthwhile, zeros
-from ibpc.bounds.values import RESHAPING, Step, Steps, Values
+from ibpc.bounds.patches import Cost, Form, Patches, Units, Window, add, worthwhile, zeros
+from ibpc.bounds.payments import Payments
+from ibpc.bounds.values import Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Factors, Kernel, Operand, Planes
@@ -32,7 +29,6 @@ Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 _Bend: TypeAlias = "tuple[_Mixture, ...]"
 
-_WIDENED: Final = 1.0 + 2.0**-8
 # Multiply-accumulates of all forms of an affine operator from which on they are pulled back from a single point.
 _WORTH_A_SINGLE_POINT: Final = 1e7
 
@@ -75,10 +71,9 @@ class Backward:
 
     def __init__(self, walk: Steps, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
+        self._payments = Payments(walk, values, self.slack, self.sees)
         self._planes: dict[str, Planes] = {}
-        self._charges: dict[str, Tensor | None] = {}
         self._bends: dict[str, _Bend | None] = {}
-        self._constants: dict[str, Tensor | None] = {}
         self.forms: dict[str, Tensor] = {}
 
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
@@ -89,8 +84,8 @@ class Backward:
         pending = dict(forms)
         total = zeros(next(iter(forms.values())))
         for name, form in forms.items():
-            if name in self._ahead and isinstance(self._values.known[name], Interval):
-                total = total + self._paid(self._walk.steps[name], form)
+            if name in self._payments.ahead and isinstance(self._values.known[name], Interval):
+                total = total + self._payments.paid(self._walk.steps[name], form)
         for name in reversed(list(self._walk.steps)):
             if name in pending:
                 total = total + self._through(self._walk.steps[name], pending.pop(name), pending)
@@ -126,14 +121,6 @@ class Backward:
             windows[name] = joined if joined is not None and joined.is_small(_image(x)) else None
         return Cost(work * window.area / (height * width), channels * window.area)
 
-    def is_finite(self, factor: Tensor) -> bool:
-        """Return whether a factor is known to be finite, so that no product needs a second look."""
-        return self.sees and bool(factor.detach().sum().isfinite())
-
-    def is_zero(self, factor: Tensor) -> bool:
-        """Return whether a factor is known to be zero everywhere."""
-        return self.sees and not bool(factor.detach().any())
-
     def _at_input(self, name: str, form: Form | None, like: Tensor) -> Tensor:
         """Return what a form contributes at an input, (R, B)."""
         box = self._values.box(name)
@@ -144,20 +131,6 @@ class Backward:
         if not isinstance(form, Patches):
             self.forms[name] = form
         return self._concretized(box, form)
-
-    @cached_property
-    def _ahead(self) -> frozenset[str]:
-        """The affine nodes that are paid for by whoever adds to their forms: all that reads them is nonlinear.
-
-        None where nothing is paid for rounding, for then planes are mostly those of single forms.
-        """
-        if not self.slack:
-            return frozenset()
-        steps = self._walk.steps
-        straight = {name for name, step in steps.items() if step.operator.is_affine}
-        linear = straight | {name for name, step in steps.items() if isinstance(step.operator.rules, BilinearRules)}
-        read_linearly = {operand for name in linear for operand in steps[name].operands}
-        return frozenset(straight - read_linearly)
 
     def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor | float:
         """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
@@ -177,38 +150,7 @@ class Backward:
         if not step.operator.is_affine and not is_linear_here(step, operands):
             return self._planar(step, operands, form, pending)
         self._affine(step, operands, form, pending)
-        return 0.0 if name in self._ahead else self._paid(step, form)
-
-    def _paid(self, step: Step, form: Form) -> Tensor:
-        """Return the constant part of a form at an affine node, less what rounding takes there, (R, B)."""
-        name = step.node.name
-        constant, charge = self._constant(step), self._charge(name)
-        if isinstance(form, Patches) and (charge is None or self.is_finite(charge)):
-            total = zeros(form) if constant is None else form.dotted(constant)
-            return total if charge is None else total - form.dotted_moduli(charge)
-        if isinstance(form, Units):
-            total = zeros(form) if constant is None else form.signs[:, None] * form.seen(constant)
-            return total if charge is None else total - form.signs.abs()[:, None] * form.seen(charge)
-        form = dense(form)
-        total = zeros(form) if constant is None else dotted(form, constant)
-        return total if charge is None else total - weighed(form.abs(), charge, self.is_finite)
-
-    def _constant(self, step: Step) -> Tensor | None:
-        """Return what an affine node adds, None for nothing: its value (1, *shape) where what is not exact is zero."""
-        name = step.node.name
-        if name not in self._constants:
-            operands = tuple(self._values.known[operand] for operand in step.operands)
-            constant = _at_zero(step, operands)
-            self._constants[name] = None if not constant.requires_grad and self.is_zero(constant) else constant
-        return self._constants[name]
-
-    def _charge(self, name: str) -> Tensor | None:
-        """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
-        if name not in self._charges:
-            error, box = self._values.errors[name], self._values.box(name)
-            is_exact = error is None and self._walk.steps[name].node.operator in RESHAPING
-            self._charges[name] = None if is_exact else _charge_of(box, error, self.slack)
-        return self._charges[name]
+        return self._payments.due(step, form)
 
     def _affine(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> None:
         """Pull back by the operator's own rule, or by the vjp of its nominal rule at zero."""
@@ -258,7 +200,7 @@ class Backward:
         else:
             for operand, factor in zip(step.operands, seen, strict=True):
                 add(pending, operand, form.scaled(factor))
-        return 0.0 if step.node.name in self._ahead else self._paid(step, form)
+        return self._payments.due(step, form)
 
     def _picked(self, step: Step, form: Units, pending: dict[str, Form]) -> Tensor | float | None:
         """Pull back forms that pick single elements, None where the operator has no shorter way for them."""
@@ -269,7 +211,7 @@ class Backward:
         slope = slope * form.signs.reshape(-1, *[1] * (slope.dim() - 1))
         (operand,) = step.operands
         add(pending, operand, slope.unsqueeze(1).expand(-1, form.batch, *slope.shape[1:]))
-        return 0.0 if name in self._ahead else self._paid(step, form)
+        return self._payments.due(step, form)
 
     def _seen(self, step: Step, operands: tuple[Operand, ...]) -> Kernel | Factors | _Bent | None:
         """Return which few elements of its operands each result of a node depends on, None where it says nothing."""
@@ -315,7 +257,7 @@ class Backward:
             factors = [factor for plane in (planes.lower, planes.upper) for factor in (plane.offset, *plane.slopes)]
             is_shared = not planes.lower.views and all(factor.dim() < rank for factor in factors)
             bend = self._bend_of(name, planes, operands) if is_shared else None
-            is_finite = bend is not None and all(self.is_finite(part) for pair in bend for part in pair)
+            is_finite = bend is not None and all(self._payments.is_finite(part) for pair in bend for part in pair)
             self._bends[name] = bend if is_finite else None
         return self._bends[name]
 
@@ -325,29 +267,17 @@ class Backward:
         They also pay for the operands that are paid for ahead.
         """
         slopes = tuple(map(_Mixture.of, planes.lower.slopes, planes.upper.slopes))
-        offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._charge(name)
+        offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._payments.charge(name)
         mean, half = offset.mean, offset.half if charge is None else offset.half - charge
         if self.slack:
             half = half - self.slack * (plane_size(planes.lower, operands) + plane_size(planes.upper, operands))
         for slot, operand in enumerate(self._walk.steps[name].operands):
-            if self._is_folded(name, operand):
+            if self._payments.is_folded(name, operand):
                 sizes = _Mixture.of(planes.lower.slopes[slot].abs(), -planes.upper.slopes[slot].abs())
-                constant, cost = self._ahead_of(operand)
+                constant, cost = self._payments.paid_ahead(operand)
                 mean = mean + slopes[slot].mean * constant - sizes.mean * cost
                 half = half + slopes[slot].half * constant - sizes.half * cost
         return (*slopes, _Mixture(mean, half))
-
-    def _ahead_of(self, operand: str) -> tuple[Tensor | float, Tensor | float]:
-        """Return the constant of a node that is paid for ahead, and what each unit of |a| there costs."""
-        constant, charge = self._constant(self._walk.steps[operand]), self._charge(operand)
-        cost = 0.0 if charge is None else charge
-        return (0.0, cost) if constant is None else (constant, cost + self.slack * constant.abs())
-
-    def _is_folded(self, name: str, operand: str) -> bool:
-        """Return whether both planes of a node at once pay for an operand: one of the same shape, paid for ahead."""
-        if operand not in self._ahead or not isinstance(self._values.known[operand], Interval):
-            return False
-        return self._values.box(operand).lower.shape[1:] == self._values.box(name).lower.shape[1:]
 
     def _bent(
         self, bend: _Bend, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
@@ -360,8 +290,8 @@ class Backward:
             if isinstance(x, Interval):
                 pulled_back = reduced(weighted, x.lower.shape, True)
                 add(pending, operand, pulled_back)
-                if operand in self._ahead and not self._is_folded(step.node.name, operand):
-                    constant = constant + self._paid(self._walk.steps[operand], pulled_back)
+                if operand in self._payments.ahead and not self._payments.is_folded(step.node.name, operand):
+                    constant = constant + self._payments.paid(self._walk.steps[operand], pulled_back)
             else:
                 constant = constant + summed(reduced(weighted, x.shape, False) * x)
         return constant
@@ -370,26 +300,27 @@ class Backward:
         self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
     ) -> Tensor:
         """Pull what is above zero back through the lower plane, and what is below through the upper one."""
-        above, below = form.clamp(min=0.0), form.clamp(max=0.0)
-        constant = weighed(above, planes.lower.offset, self.is_finite)
-        constant = constant + weighed(below, planes.upper.offset, self.is_finite)
+        above, below, is_finite = form.clamp(min=0.0), form.clamp(max=0.0), self._payments.is_finite
+        constant = weighed(above, planes.lower.offset, is_finite)
+        constant = constant + weighed(below, planes.upper.offset, is_finite)
         for slot, (operand, x) in enumerate(zip(step.operands, operands, strict=True)):
-            slope = pulled(above, below, planes, slot, x, self.is_finite)
+            slope = pulled(above, below, planes, slot, x, is_finite)
             if isinstance(x, Interval):
                 add(pending, operand, slope)
-                if operand in self._ahead:
-                    constant = constant + self._paid(self._walk.steps[operand], slope)
+                if operand in self._payments.ahead:
+                    constant = constant + self._payments.paid(self._walk.steps[operand], slope)
             else:
                 constant = constant + summed(slope * x)
-        charge = self._charge(step.node.name)
+        charge = self._payments.charge(step.node.name)
         if charge is not None:
-            constant = constant - weighed(form.abs(), charge, self.is_finite)
+            constant = constant - weighed(form.abs(), charge, is_finite)
         return constant - self._planes_loss(above, below, planes, operands) if self.slack else constant
 
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
         """Return what the rounding of the products with both planes can take from a form, (R, B)."""
         lower, upper = (plane_size(plane, operands) for plane in (planes.lower, planes.upper))
-        return self.slack * (weighed(above, lower, self.is_finite) - weighed(below, upper, self.is_finite))
+        is_finite = self._payments.is_finite
+        return self.slack * (weighed(above, lower, is_finite) - weighed(below, upper, is_finite))
 
     def _concretized(self, box: Interval, form: Tensor | Patches) -> Tensor:
         """Return the least value of a form over the box of an input."""
@@ -404,20 +335,6 @@ def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
     """Return whether the operator is linear in each operand and only one of them is not exact."""
     boxes = sum(isinstance(x, Interval) for x in operands)
     return isinstance(step.operator.rules, BilinearRules) and boxes == 1
-
-
-def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
-    """Return the value (1, …) of an affine operator where what is not exact is zero."""
-    zeros = [x.lower.new_zeros(1, *x.lower.shape[1:]) if isinstance(x, Interval) else x for x in operands]
-    return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
-
-
-def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | None:
-    """Return E and the slack of binary64, None where there is neither."""
-    if error is None and not slack:
-        return None
-    size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
-    return size if error is None else size + error * _WIDENED
 
 
 def _image(x: Operand) -> tuple[int, int, int]:

@@ -1,0 +1,120 @@
+"""What affine nodes add to a linear form, and what rounding takes from it at every node.
+
+At an affine node a form a gains a·b, what the operator adds, and loses |a|·c for rounding. Where only nonlinear
+operators read the node, their planes pay for that ahead, which saves passes over its coefficients: for a coefficient a
+of the result, they are a p above and a q below 0, so a p b − |a p| c and a q b − |a q| c are two more offsets.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.coefficients import dotted, weighed
+from ibpc.bounds.patches import Form, Patches, Units, dense, zeros
+from ibpc.bounds.values import RESHAPING, Step, Steps, Values
+from ibpc.interval import Interval
+from ibpc.ops._products import BilinearRules
+from ibpc.ops.rules import Operand
+
+Tensor: TypeAlias = torch.Tensor
+
+_WIDENED: Final = 1.0 + 2.0**-8
+
+
+class Payments:
+    """What is paid at the nodes of a walk over known values.
+
+    `slack` is the share of every product that pays for its rounding in binary64; `sees` tells whether one may wait for
+    what a tensor holds.
+    """
+
+    def __init__(self, walk: Steps, values: Values, slack: float, sees: bool) -> None:
+        self._walk, self._values, self._slack, self._sees = walk, values, slack, sees
+        self._charges: dict[str, Tensor | None] = {}
+        self._constants: dict[str, Tensor | None] = {}
+
+    def is_finite(self, factor: Tensor) -> bool:
+        """Return whether a factor is known to be finite, so that no product needs a second look."""
+        return self._sees and bool(factor.detach().sum().isfinite())
+
+    @cached_property
+    def ahead(self) -> frozenset[str]:
+        """The affine nodes that are paid for by whoever adds to their forms: all that reads them is nonlinear.
+
+        None where nothing is paid for rounding, for then planes are mostly those of single forms.
+        """
+        if not self._slack:
+            return frozenset()
+        steps = self._walk.steps
+        straight = {name for name, step in steps.items() if step.operator.is_affine}
+        linear = straight | {name for name, step in steps.items() if isinstance(step.operator.rules, BilinearRules)}
+        read_linearly = {operand for name in linear for operand in steps[name].operands}
+        return frozenset(straight - read_linearly)
+
+    def paid(self, step: Step, form: Form) -> Tensor:
+        """Return the constant part of a form at an affine node, less what rounding takes there, (R, B)."""
+        name = step.node.name
+        constant, charge = self._constant(step), self.charge(name)
+        if isinstance(form, Patches) and (charge is None or self.is_finite(charge)):
+            total = zeros(form) if constant is None else form.dotted(constant)
+            return total if charge is None else total - form.dotted_moduli(charge)
+        if isinstance(form, Units):
+            total = zeros(form) if constant is None else form.signs[:, None] * form.seen(constant)
+            return total if charge is None else total - form.signs.abs()[:, None] * form.seen(charge)
+        form = dense(form)
+        total = zeros(form) if constant is None else dotted(form, constant)
+        return total if charge is None else total - weighed(form.abs(), charge, self.is_finite)
+
+    def due(self, step: Step, form: Form) -> Tensor | float:
+        """Return what is to be paid at an affine node that a form has arrived at: nothing where that was done ahead."""
+        return 0.0 if step.node.name in self.ahead else self.paid(step, form)
+
+    def charge(self, name: str) -> Tensor | None:
+        """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
+        if name not in self._charges:
+            error, box = self._values.errors[name], self._values.box(name)
+            is_exact = error is None and self._walk.steps[name].node.operator in RESHAPING
+            self._charges[name] = None if is_exact else _charge_of(box, error, self._slack)
+        return self._charges[name]
+
+    def paid_ahead(self, operand: str) -> tuple[Tensor | float, Tensor | float]:
+        """Return the constant of a node that is paid for ahead, and what each unit of |a| there costs."""
+        constant, charge = self._constant(self._walk.steps[operand]), self.charge(operand)
+        cost = 0.0 if charge is None else charge
+        return (0.0, cost) if constant is None else (constant, cost + self._slack * constant.abs())
+
+    def is_folded(self, name: str, operand: str) -> bool:
+        """Return whether both planes of a node at once pay for an operand: one of the same shape, paid for ahead."""
+        if operand not in self.ahead or not isinstance(self._values.known[operand], Interval):
+            return False
+        return self._values.box(operand).lower.shape[1:] == self._values.box(name).lower.shape[1:]
+
+    def _constant(self, step: Step) -> Tensor | None:
+        """Return what an affine node adds, None for nothing: its value (1, *shape) where what is not exact is zero."""
+        name = step.node.name
+        if name not in self._constants:
+            operands = tuple(self._values.known[operand] for operand in step.operands)
+            constant = _at_zero(step, operands)
+            self._constants[name] = None if not constant.requires_grad and self._is_zero(constant) else constant
+        return self._constants[name]
+
+    def _is_zero(self, factor: Tensor) -> bool:
+        """Return whether a factor is known to be zero everywhere."""
+        return self._sees and not bool(factor.detach().any())
+
+
+def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
+    """Return the value (1, …) of an affine operator where what is not exact is zero."""
+    zeros = [x.lower.new_zeros(1, *x.lower.shape[1:]) if isinstance(x, Interval) else x for x in operands]
+    return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
+
+
+def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | None:
+    """Return E and the slack of binary64, None where there is neither."""
+    if error is None and not slack:
+        return None
+    size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
+    return size if error is None else size + error * _WIDENED

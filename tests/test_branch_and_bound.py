@@ -81,22 +81,23 @@ def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed,
     assert not below.is_refuted
 
 
-def curved_network(kind: type[torch.nn.Module]) -> ibpc.Network:
+def curved_network(kind: type[torch.nn.Module], steepness: float) -> ibpc.Network:
     torch.manual_seed(1)
     layers = [torch.nn.Linear(2, 6), kind(), torch.nn.Linear(6, 4), kind(), torch.nn.Linear(4, 1)]
     for layer in layers[:3:2]:
-        layer.weight.data *= 3
+        layer.weight.data *= steepness
     return ibpc.compile(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 2))
 
 
 @pytest.mark.parametrize(
-    ("kind", "share"), [("Sigmoid", 0.6), ("Tanh", 0.4), ("LeakyReLU", 0.05), ("Hardtanh", 0.3), ("Softsign", 0.8)]
+    ("kind", "steepness", "share"),
+    [("Sigmoid", 6, 0.6), ("Tanh", 3, 0.4), ("LeakyReLU", 3, 0.05), ("Hardtanh", 3, 0.3), ("Softsign", 3, 0.8)],
 )
-def test_operators_other_than_relu_are_cut_too(kind, share, monkeypatch):
+def test_operators_other_than_relu_are_cut_too(kind, steepness, share, monkeypatch):
     """The search refutes what lies between the maximum and what bounds alone reach, and nothing below the maximum."""
     monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     monkeypatch.setattr(branching, "MOST_VARIABLES", 0)
-    network = curved_network(getattr(torch.nn, kind))
+    network = curved_network(getattr(torch.nn, kind), steepness)
     most = greatest(network, 2)
     bound = METHODS["alpha-crown"](network.snapshot(), torch.ones(1, 1), Arithmetic.FLOAT32, torch.device("cpu"))
     above = float(bound(Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))).upper)

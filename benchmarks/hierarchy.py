@@ -1,8 +1,8 @@
 """IBP ⊇ forward, CROWN-IBP ⊇ CROWN ⊇ α-CROWN ⊇ exact on random small networks, points inside all of them.
 
 `python benchmarks/hierarchy.py --networks 2000` prints the count of boxes and faults and how wide each method is,
-relative to the exact bounds; with `--activations tanh sigmoid gated`, networks whose exact bounds nothing knows, relative
-to what points reach.
+relative to the exact bounds; with `--activations tanh sigmoid gated`, networks whose exact bounds nothing knows, to
+what points reach.
 
 Even seeds bound real arithmetic, and the program alone, without the other methods, is the judge. Odd ones bound every
 binary32 execution, and that is what computes the points. Bounds of real arithmetic leave their own rounding out: points

@@ -434,6 +434,8 @@ def test_choices_are_made_as_proofs_say_them():
     for name, choice in found.items():
         assert (leaves_decoded(encoded(choice.flatten().numpy())) == choice.flatten().numpy()).all()
         assert (choice - drawn[name]).abs().max() < 1e-5
+    for choice in ascent.ascend(walk, values, forms, 0).choices.values():
+        assert (leaves_decoded(encoded(choice.flatten().numpy())) == choice.flatten().numpy()).all()
 
 
 def leaves_decoded(text: str) -> Any:
@@ -690,6 +692,29 @@ def test_a_cut_does_not_make_a_number_of_what_is_none():
     for side in (1, -1):
         region = Region(*ends, cuts=(("l", 0, 0.0, side),))
         assert checker.lower_bound(region, np.array([1.0]), "float32") == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ends"),
+    [
+        ([onnx.helper.make_node("Mul", ["x", "x"], ["y"])], (1e25, 2e25)),
+        ([onnx.helper.make_node("Exp", ["x"], ["y"])], (95.0, 100.0)),
+        (
+            [onnx.helper.make_node("Cast", ["x"], ["i"], to=6), onnx.helper.make_node("Mul", ["i", "i"], ["y"])],
+            (6e4, 7e4),
+        ),
+    ],
+)
+def test_planes_bound_nothing_where_a_result_may_leave_its_type(nodes, ends):
+    """An execution overflows to infinity, or wraps around: no plane of the function of real numbers bounds that."""
+    proto, region = model(nodes, {"x": [1, 1]}), Region(*(np.array([end]) for end in ends))
+    if nodes[0].op_type == "Cast":
+        proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT32
+    values = Checker(proto).values(region, "float32")
+    for choices in ({}, {"y": np.full((1, 2, 1), 0.5)}):
+        for sign in (1.0, -1.0):
+            with np.errstate(all="ignore"):
+                assert not linear_bounds(values, {"y": np.array([[sign]])}, choices) > -np.inf
 
 
 @pytest.mark.parametrize("divisor", [(0.5, 2.0), (-2.0, -0.5), (0.01, 5.0)])

@@ -96,9 +96,14 @@ class _Choices:
     def _parameter(self, step: Step, start: Tensor) -> Tensor:
         name = step.node.name
         if name not in self.parameters:
-            first = self._given.get(name, start.detach().expand(self._rows, *start.shape))
+            first = self._given.get(name, _said(start.detach()).expand(self._rows, *start.shape))
             self.parameters[name] = first.to(start.dtype, copy=True).contiguous().requires_grad_()
         return self.parameters[name]
+
+
+def _said(choices: Tensor) -> Tensor:
+    """Return the choices that a proof can say, in binary64."""
+    return (choices.double() * LEVELS).round() / LEVELS
 
 
 def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
@@ -192,8 +197,7 @@ def ascend(
     """
     found = start if steps == 0 else _climbed(walk, values, forms, steps, ends, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
-    rounded = {name: (choice.double() * LEVELS).round() / LEVELS for name, choice in found.choices.items()}
-    choices = _Choices(rows, rounded, chosen)
+    choices = _Choices(rows, {name: _said(choice) for name, choice in found.choices.items()}, chosen)
     multipliers = ends.multipliers(rows, found.multipliers, torch.float64)
     with torch.no_grad():
         backward = Backward(walk, values, choices.planes)

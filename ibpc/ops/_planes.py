@@ -90,12 +90,11 @@ def blended_planes(x: Interval, y: Interval, below: Tensor, above: Tensor) -> Pl
     Below: l_y x + l_x y − l_x l_y and u_y x + u_x y − u_x u_y; above: u_y x + l_x y − l_x u_y and
     l_y x + u_x y − u_x l_y (McCormick 1976). The first two are those of `product_planes`.
     """
-    width, height = x.upper - x.lower, y.upper - y.lower
     least = torch.lerp(x.lower * y.lower, x.upper * y.upper, below)
     greatest = torch.lerp(x.lower * y.upper, x.upper * y.lower, above)
     return Planes(
-        Plane((y.lower + below * height, x.lower + below * width), -least),
-        Plane((y.upper - above * height, x.lower + above * width), -greatest),
+        Plane((torch.lerp(y.lower, y.upper, below), torch.lerp(x.lower, x.upper, below)), -least),
+        Plane((torch.lerp(y.upper, y.lower, above), torch.lerp(x.lower, x.upper, above)), -greatest),
     )
 
 

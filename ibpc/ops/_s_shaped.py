@@ -20,7 +20,8 @@ class SShape:
 
     Upper plane: over [l, u] above 0 a tangent; over a box with 0 inside a tangent at a point from the one on, d*, whose
     tangent starts from (l, f(l)); where there is none, and below 0, a line of at most the chord's slope (Zhang et al.
-    2018, CROWN, arXiv 1811.00866, section 3.2; that the point is chosen: Xu et al. 2021, arXiv 2011.13824). The offset
+    2018, CROWN, arXiv 1811.00866, section 3.2; that the point is chosen: Xu et al. 2021, arXiv 2011.13824). Least area
+    has the tangent in the middle of the box, or the nearest to it: its value there is what counts. The offset
     is the greatest of f − line at l, u and the point d where it touches. That is sound: a tangent at d ≥ 0 lies above
     f on [0, u], and on [l, 0] the convex f − line is greatest at l or 0; where no tangent in the box passes above
     (l, f(l)), f′ exceeds the chord's slope all over [0, u], so f − line is greatest at u. The lower plane is the upper
@@ -31,9 +32,9 @@ class SShape:
     derivative: Function
 
     def planes(self, x: Interval) -> Planes:
-        """Return the planes of CROWN: tangents at the middle of a box on one side of 0, else at d*."""
-        anchors = (*self._anchor(-x.upper, -x.lower), *self._anchor(x.lower, x.upper))
-        return self._touching(x, _start(x), anchors)
+        """Return the planes of least area: their tangents touch as near to the middle of the box as is sound."""
+        anchors = self._anchors(x)
+        return self._touching(x, _start(x, anchors), anchors)
 
     def tuned(self, _call: Call, share: Tensor, plain: Planes, x: Interval) -> Planes:
         """Return planes whose tangents touch between the furthest point (0) and the nearest that is sound (1).
@@ -43,8 +44,12 @@ class SShape:
         return self._touching(x, share, plain.anchors)
 
     def start(self, _call: Call, x: Interval) -> Tensor:
-        """Return the shares of the planes of CROWN, (B, 2, *shape)."""
-        return _start(x)
+        """Return the shares of the planes of least area, (B, 2, *shape)."""
+        return _start(x, self._anchors(x))
+
+    def _anchors(self, x: Interval) -> tuple[Tensor, ...]:
+        """Return what `_anchor` does for the lower plane, which is mirrored, and for the upper one."""
+        return (*self._anchor(-x.upper, -x.lower), *self._anchor(x.lower, x.upper))
 
     def _touching(self, x: Interval, share: Tensor, anchors: tuple[Tensor, ...]) -> Planes:
         lower, upper = x.lower, x.upper
@@ -73,7 +78,8 @@ class SShape:
         at_lower = self.function(lower)
 
         def clears(point: Tensor) -> Tensor:
-            return self.function(point) - self.derivative(point) * (point - lower) >= at_lower
+            rise = self.derivative(point) * (0.5 * point - 0.5 * lower)
+            return self.function(point) - 2.0 * rise >= at_lower
 
         start, end = torch.zeros_like(lower), torch.minimum(-lower, upper).clamp(min=0.0)
         touches = clears(upper)
@@ -87,7 +93,16 @@ class SShape:
         return first, concave | (touches & ~convex), secant
 
 
-def _start(x: Interval) -> Tensor:
-    """Return 1/2 where a plane touches in the middle of the box, and 1 elsewhere."""
-    one = torch.ones_like(x.lower)
-    return torch.stack([torch.where(x.upper <= 0, 0.5, one), torch.where(x.lower >= 0, 0.5, one)], 1)
+def _start(x: Interval, anchors: tuple[Tensor, ...]) -> Tensor:
+    """Return the shares (B, 2, *shape) of tangents in the middle, or at the first sound point; 1 for other lines."""
+    middle = midpoint(x.lower, x.upper)
+    lower, upper = _nearest(-middle, -x.lower, anchors[:3]), _nearest(middle, x.upper, anchors[3:])
+    return torch.stack([lower, upper], 1)
+
+
+def _nearest(point: Tensor, end: Tensor, anchor: tuple[Tensor, ...]) -> Tensor:
+    """Return the share of the way from an end of the box to the first sound point where `point` lies, at most 1."""
+    first, touches, _ = anchor
+    span = end - first
+    share = (end - point) / torch.where(span > 0, span, torch.ones_like(span))
+    return torch.where(touches & (span > 0) & share.isfinite(), share.clamp(max=1.0), 1.0)

@@ -100,3 +100,33 @@ def test_the_start_is_the_relaxation(name: str) -> None:
     for one, other in ((tuned.lower, plain.lower), (tuned.upper, plain.upper)):
         for found, wanted in zip(numbers(one), numbers(other), strict=True):
             assert torch.allclose(found, wanted.expand_as(found), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
+@pytest.mark.parametrize("ends", [(-1.7e308, 1.7e308), (-1e300, 1.7e308), (-1.7e308, 0.5), (-0.5, 1e200)])
+def test_tangents_hold_over_boxes_that_are_wider_than_any_number(name: str, ends: tuple[float, float]) -> None:
+    """Where the width of a box overflows, 0 · ∞ would say that no tangent passes, which chords do not hold without."""
+    rules, call = operators()[name].rules, Call({}, ((-1, 1),), {}, (-1, 1), Arithmetic.REAL)
+    assert rules.tuned is not None and rules.relaxation is not None
+    lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in ends)
+    box = Interval.bounds(lower, upper)
+    plain = rules.relaxation(call, box)
+    half = torch.full((1, 1, 2, 1), 0.5, dtype=torch.float64)
+    for planes in (plain, rules.tuned(call, half, plain, box)):
+        for x in (torch.full_like(lower, point).clamp(lower, upper) for point in (-1e10, -1.0, 0.0, 1.0, 1e10)):
+            value = rules.nominal(call, x)
+            assert not bool((planes.lower(x) > value + 1e-9).any())
+            assert not bool((planes.upper(x) < value - 1e-9).any())
+
+
+def test_shares_of_one_are_the_second_planes_exactly() -> None:
+    """u_y, not l_y + (u_y − l_y), which is 0 where l_y is so far that the difference forgets u_y."""
+    call, rules = CALLS["Mul"], operators()["Mul"].rules
+    assert rules.tuned is not None and rules.relaxation is not None
+    x, y = (
+        Interval.bounds(torch.full((1, 3, 4), low, dtype=torch.float64), torch.full((1, 3, 4), high).double())
+        for low, high in ((1.0, 2.0), (-1e30, -1e-3))
+    )
+    planes = rules.tuned(call, torch.ones(1, 1, 2, 3, 4, dtype=torch.float64), rules.relaxation(call, x, y), x, y)
+    assert torch.equal(planes.lower.slopes[0].squeeze(0), y.upper)
+    assert torch.equal(planes.upper.slopes[0].squeeze(0), y.lower)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ibpc.verify.checking.arithmetic import MACHINES, OWN_UNIT
 from ibpc.verify.checking.rules import RULES, Step
-from ibpc.verify.checking.values import Array, Box, Planes, Pull, Term
+from ibpc.verify.checking.values import Array, Box, Planes, Pull, Term, unwrapped
 
 Function: TypeAlias = Callable[[Array], NDArray[Any]]
 Pair: TypeAlias = tuple[Array, Array]
@@ -90,6 +90,7 @@ def bent(step: Step, box: Box) -> Planes:
         steepest = np.maximum(np.maximum(np.abs(part.below), np.abs(part.above)), 3.0 * np.asarray(part.steepest))
         moduli = moduli + np.where(sound, (1.0 + steepest) * part.magnitude * part.copies, 0.0)
     error = _execution_error(step, box).ravel() + _OWN_ROUNDINGS * OWN_UNIT * moduli + _OWN_SMALLEST
+    error = np.where(_stays_in_range(step, box).ravel(), error, np.inf)
     fan = None
     if sketch.fan is not None:
         least, most = (np.where(sound, slope, np.nan) for slope in sketch.fan)
@@ -109,6 +110,12 @@ def _tuned(tune: Tune, plain: Planes, ends: Pair, choices: Array) -> Planes:
         for term, (below, above) in zip(plain.terms, slopes, strict=True)
     )
     return replace(plain, terms=terms, lower=lower, upper=upper, tune=None)
+
+
+def _stays_in_range(step: Step, box: Box) -> NDArray[np.bool_]:
+    """Return where an execution neither overflows nor wraps around: elsewhere it does not follow the function."""
+    kept = step.machine.settled(unwrapped(box, step.element_type))
+    return np.isfinite(kept.lower) & np.isfinite(kept.upper)
 
 
 def _execution_error(step: Step, box: Box) -> Array:

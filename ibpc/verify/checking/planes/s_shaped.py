@@ -18,11 +18,10 @@ from ibpc.verify.checking.values import Array
 def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
     """Return planes of an increasing f, convex below 0 and concave above, f(x) + f(−x) constant.
 
-    Above: the tangent at the middle over a box above 0; else the tangent at the first d ≥ 0 that passes above
-    (l, f(l)), or the chord where none in the box does, or it lies below 0: then f rises faster than the chord from 0 to
-    u. Over [0, u] f − line is greatest at d or u, over [l, 0], where it is convex, at an end; the same holds for
-    tangents further on, and for lines that rise less than the chord. Below: mirrored. Choices say how far on, 1 is the
-    first.
+    Above: over a box above 0 any tangent; else tangents from the first d ≥ 0 on that passes above (l, f(l)), or the
+    chord where none in the box does, or it lies below 0: then f rises faster than the chord from 0 to u. Over [0, u]
+    f − line is greatest at d or u, over [l, 0], where it is convex, at an end; the same holds for lines that rise less
+    than the chord. Below: mirrored. Choices say how far on, 1 is the first; without any it is the middle of the box.
     """
     x = step.box(0)
     lower, upper = x.lower.ravel(), x.upper.ravel()
@@ -35,7 +34,8 @@ def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
         most = np.maximum.reduce([function(p) - above * p for p in (lower, upper, touch)])
         return [(below, above)], (least, most)
 
-    start = np.stack([np.where(upper <= 0, 0.5, 1.0), np.where(lower >= 0, 0.5, 1.0)])
+    middle = 0.5 * lower + 0.5 * upper
+    start = np.stack([_nearest(-middle, -lower, anchors[0]), _nearest(middle, upper, anchors[1])])
     (slopes,), offsets = tune(start[None])
     (below, above), (least, most) = ((low.reshape(x.shape), high.reshape(x.shape)) for low, high in (slopes, offsets))
     (part,) = unary(x, (below, above), (least, most)).parts
@@ -49,6 +49,14 @@ def _line(end: Array, anchor: tuple[Array, ...], share: Array, derivative: Funct
     point = np.minimum(np.maximum(end + share * (first - end), first), end)
     point = np.where(np.isfinite(point), point, first)
     return np.where(touches > 0, derivative(point), share * secant), point
+
+
+def _nearest(point: Array, end: Array, anchor: tuple[Array, ...]) -> Array:
+    """Return the share of the way from the end to the first point where `point` lies, at most 1; 1 for lines."""
+    first, touches, _ = anchor
+    wide = (touches > 0) & (end > first)
+    share = (end - point) / np.where(wide, end - first, 1.0)
+    return np.where(wide & np.isfinite(share), np.minimum(share, 1.0), 1.0)
 
 
 def _anchor(lower: Array, upper: Array, function: Function, derivative: Function) -> tuple[Array, ...]:

@@ -939,8 +939,8 @@ MUTATIONS = (
     Mutation(
         "choices that a proof says only nearly",
         "ibpc/bounds/ascent.py",
-        "choice.double() * LEVELS).round() / LEVELS",
-        "choice.double() * LEVELS) / LEVELS",
+        "choices.double() * LEVELS).round() / LEVELS",
+        "choices.double() * LEVELS) / LEVELS",
         "tests/test_proofs.py -k 'as_proofs_say_them'",
     ),
     Mutation(

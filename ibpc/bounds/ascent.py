@@ -8,7 +8,7 @@ v ≤ b that hold on a part of the box enter with multipliers β ≥ 0 (Wang et 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from operator import is_
@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 import torch
 
+from ibpc.bounds.adam import SHORTER, Adam
 from ibpc.bounds.backward import Backward, plain_planes
 from ibpc.bounds.coefficients import summed
 from ibpc.bounds.values import Step, Values, Walk
@@ -29,7 +30,6 @@ Tensor: TypeAlias = torch.Tensor
 LEVELS: Final = 2**16 - 1
 _SLOPE_RATE: Final = 0.1
 _MULTIPLIER_RATE: Final = 0.05
-_DECAY: Final = 0.98
 
 
 @dataclass(frozen=True)
@@ -238,63 +238,42 @@ def _climbed(
     choices = _Choices(rows, start.choices, chosen)
     multipliers = ends.multipliers(rows, start.multipliers, torch.float32)
     best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
-    kept_choices: dict[str, Tensor] = {}
-    kept_multipliers: dict[str, Tensor] = {}
-    optimizer: torch.optim.Optimizer | None = None
-    for number in range(steps + 1):
+    pace = torch.ones_like(best)
+    slopes, lengths = Adam(_SLOPE_RATE), Adam(_MULTIPLIER_RATE)
+    for number in range(1, steps + 2):
         with torch.enable_grad():
             backward = _Climbing(rough_walk, rough_values, choices.planes)
             lower = backward.lower(ends.applied(rough_forms, multipliers)) + ends.constant(multipliers, 0.0)
         better = lower.detach() > best
-        _keep(kept_choices, choices.parameters, better)
-        _keep(kept_multipliers, multipliers, better)
+        slopes.keep(choices.parameters, better)
+        lengths.keep(multipliers, better)
         best = torch.fmax(best, lower.detach())
-        if number == steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
+        pace = torch.where(better, pace, SHORTER * pace)
+        if number > steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
             break
-        if optimizer is None:
-            optimizer = _optimizer(choices, multipliers)
-        _step(optimizer, lower, choices, multipliers, ends)
-    return Start(kept_choices, kept_multipliers)
+        _differentiate(lower, (choices.parameters, multipliers))
+        slopes.step(choices.parameters, number, pace)
+        lengths.step(multipliers, number, pace)
+        _allow(choices, multipliers, ends)
+    return Start(slopes.best, lengths.best)
 
 
 def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
-def _keep(kept: dict[str, Tensor], found: Mapping[str, Tensor], better: Tensor) -> None:
-    """Take over the parameters (R, B, …) of the forms and parts whose bounds are better now."""
-    everywhere = bool(better.all())
-    for name, parameter in found.items():
-        value = parameter.detach()
-        if name not in kept or everywhere:
-            kept[name] = value.clone()
-        else:
-            torch.where(better.reshape(*better.shape, *[1] * (value.dim() - 2)), value, kept[name], out=kept[name])
-
-
-def _optimizer(choices: _Choices, multipliers: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    groups = [
-        {"params": list(parameters), "lr": rate}
-        for parameters, rate in ((choices.parameters.values(), _SLOPE_RATE), (multipliers.values(), _MULTIPLIER_RATE))
-        if parameters
-    ]
-    return torch.optim.Adam(groups)
-
-
-def _step(
-    optimizer: torch.optim.Optimizer, lower: Tensor, choices: _Choices, multipliers: Mapping[str, Tensor], ends: Ends
-) -> None:
-    """Take one step up and go back to what is allowed. A bound that is not finite pulls nowhere."""
-    optimizer.zero_grad(set_to_none=True)
+def _differentiate(lower: Tensor, groups: Iterable[Mapping[str, Tensor]]) -> None:
+    """Set the gradients of the parameters. A bound that is not finite pulls nowhere."""
+    for parameters in groups:
+        for parameter in parameters.values():
+            parameter.grad = None
     with torch.enable_grad():
-        torch.autograd.backward(-torch.where(lower.isfinite(), lower, torch.zeros_like(lower)).sum())
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            if parameter.grad is not None:
-                torch.nan_to_num_(parameter.grad, 0.0, 0.0, 0.0)
-        group["lr"] *= _DECAY
-    optimizer.step()
-    with torch.no_grad():
-        for choice in choices.parameters.values():
-            choice.clamp_(0.0, 1.0)
-        ends.clamp(multipliers)
+        torch.autograd.backward(torch.where(lower.isfinite(), lower, torch.zeros_like(lower)).sum())
+
+
+@torch.no_grad()
+def _allow(choices: _Choices, multipliers: Mapping[str, Tensor], ends: Ends) -> None:
+    """Go back, in place, to choices and multipliers that are allowed."""
+    for choice in choices.parameters.values():
+        choice.clamp_(0.0, 1.0)
+    ends.clamp(multipliers)

@@ -482,6 +482,9 @@ def test_tuned_planes_of_an_s_hold_on_a_grid(kind, function):
     assert (term.below * x + tuned.lower <= function(x) + 1e-12).all()
     assert (term.above * x + tuned.upper >= function(x) - 1e-12).all()
     assert ((term.below * x + tuned.lower).max(0) > (planes.terms[0].below * x + planes.lower).max(0)).any()
+    ((plain,), middle) = planes.terms, 0.5 * lower + 0.5 * upper
+    assert (term.below * middle + tuned.lower <= plain.below * middle + planes.lower + 1e-6).all()
+    assert (term.above * middle + tuned.upper >= plain.above * middle + planes.upper - 1e-6).all()
 
 
 def test_input_cuts_lie_in_the_box(tmp_path):

@@ -2,21 +2,21 @@
 
 How far a step may go differs between forms and samples by orders of magnitude: multipliers are as large as the
 coefficients of a form, and parts of a search begin near their best. A step that gained nothing is taken back, and the
-next one of that form and sample is shorter.
+next one of that form and sample is shorter; after one that gained something it is longer again, for along the edge of a
+bound that is no smooth function many steps in a row gain nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 Tensor: TypeAlias = torch.Tensor
 
-# What is left of a pace after a step that gained nothing.
-SHORTER: Final = 0.7
+_SHORTER, _LONGER = 0.7, 2.0
 _FIRST, _SECOND, _LEAST = 0.9, 0.999, 1e-8
 
 
@@ -55,6 +55,11 @@ class Adam:
             length = _spread(self._rate / (1.0 - _FIRST**number) * pace, parameter)
             size = second.sqrt().div_(sqrt(1.0 - _SECOND**number)).add_(_LEAST)
             parameter.copy_(self.best[name]).addcdiv_(first * length, size)
+
+
+def paced(pace: Tensor, better: Tensor) -> Tensor:
+    """Return the paces (R, B), at most 1, after a step that gained something where `better`."""
+    return torch.where(better, (_LONGER * pace).clamp(max=1.0), _SHORTER * pace)
 
 
 def _spread(factor: Tensor, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.adam import SHORTER, Adam
+from ibpc.bounds.adam import Adam, paced
 from ibpc.bounds.backward import Backward, plain_planes
 from ibpc.bounds.coefficients import summed
 from ibpc.bounds.values import Step, Values, Walk
@@ -248,7 +248,7 @@ def _climbed(
         slopes.keep(choices.parameters, better)
         lengths.keep(multipliers, better)
         best = torch.fmax(best, lower.detach())
-        pace = torch.where(better, pace, SHORTER * pace)
+        pace = paced(pace, better)
         if number > steps or time.monotonic() > deadline or not (choices.parameters or multipliers):
             break
         _differentiate(lower, (choices.parameters, multipliers))

@@ -130,3 +130,18 @@ def test_shares_of_one_are_the_second_planes_exactly() -> None:
     planes = rules.tuned(call, torch.ones(1, 1, 2, 3, 4, dtype=torch.float64), rules.relaxation(call, x, y), x, y)
     assert torch.equal(planes.lower.slopes[0].squeeze(0), y.upper)
     assert torch.equal(planes.upper.slopes[0].squeeze(0), y.lower)
+
+
+@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
+@pytest.mark.parametrize("width", [0.3, 2.0, 9.0])
+def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> None:
+    """The area under a plane is its value in the middle times the width: no other tangent is lower there."""
+    torch.manual_seed(2)
+    call, rules = CALLS[name], operators()[name].rules
+    assert rules.tuned is not None and rules.relaxation is not None
+    (box,) = boxes_of(call, width)
+    plain, middle = rules.relaxation(call, box), 0.5 * box.lower + 0.5 * box.upper
+    for share in torch.linspace(0.0, 1.0, 33, dtype=torch.float64):
+        planes = rules.tuned(call, share.expand(1, 1, 2, 8, 8), plain, box)
+        assert bool((plain.upper(middle) <= planes.upper(middle).squeeze(0) + 1e-4).all())
+        assert bool((plain.lower(middle) >= planes.lower(middle).squeeze(0) - 1e-4).all())

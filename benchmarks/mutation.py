@@ -986,13 +986,6 @@ MUTATIONS = (
         "tests/ops/test_tuned_planes.py",
     ),
     Mutation(
-        "lines without a tangent that rise more than the chord",
-        "ibpc/ops/_s_shaped.py",
-        "torch.where(touches, self.derivative(point), share * secant)",
-        "torch.where(touches, self.derivative(point), (2.0 - share) * secant)",
-        "tests/ops/test_tuned_planes.py",
-    ),
-    Mutation(
         "the checker's tuned plane above an S below the point where it touches",
         "ibpc/verify/checking/planes/s_shaped.py",
         "most = np.maximum.reduce([function(p) - above * p for p in (lower, upper, touch)])",

@@ -1141,6 +1141,20 @@ MUTATIONS = (
         "tests/test_adam.py",
     ),
     Mutation(
+        "the rounding of slopes times operands not paid for",
+        "ibpc/verify/checking/planes/base.py",
+        "np.where(sound, (1.0 + steepest) * part.magnitude * part.copies, 0.0)",
+        "0.0",
+        "tests/test_proofs.py -k own_rounding",
+    ),
+    Mutation(
+        "who wants to stop counted among what strangers raise",
+        "ibpc/errors.py",
+        "except Exception as error:",
+        "except BaseException as error:",
+        "tests/test_errors.py",
+    ),
+    Mutation(
         "what an optimizer keeps in another layout",
         "ibpc/training/checkpoint.py",
         "return torch.empty_like(parameter, dtype=entry.dtype).copy_(entry)",

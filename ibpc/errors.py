@@ -7,7 +7,8 @@ and how to mend it. The command line prints one line a problem and exits with st
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, NoReturn, Self
@@ -103,6 +104,22 @@ def first_line(error: BaseException) -> str:
     """Return the first line of what a stranger's error says, cut off where it is long; its class if it says nothing."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (reason.strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
+
+
+class StrangerError(Exception):
+    """What a stranger's code raised, by its first line. It stays inside: who called that code says what it means."""
+
+
+@contextmanager
+def stranger() -> Iterator[None]:
+    """Raise StrangerError for whatever code that is not ours raises, which has no class in common.
+
+    A user's module, torch's exporters, ONNX Runtime, evaluators on numbers of a file: nothing else belongs inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise StrangerError(first_line(error)) from error
 
 
 def unreachable(what: str) -> NoReturn:

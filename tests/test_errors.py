@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibpc.errors import first_line
+from ibpc.errors import StrangerError, first_line, stranger
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,17 @@ from ibpc.errors import first_line
 )
 def test_the_first_line_of_an_error(error, line):
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize("raised", [ValueError("first\nsecond"), RuntimeError(""), KeyError("name"), MemoryError()])
+def test_whatever_a_stranger_raises_is_one_error_with_its_first_line(raised):
+    with pytest.raises(StrangerError) as caught, stranger():
+        raise raised
+    assert str(caught.value) in ("first", "RuntimeError", "'name'", "MemoryError")
+    assert caught.value.__cause__ is raised
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
+def test_who_wants_to_stop_is_no_stranger(raised):
+    with pytest.raises(raised), stranger():
+        raise raised

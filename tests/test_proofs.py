@@ -487,6 +487,33 @@ def test_tuned_planes_of_an_s_hold_on_a_grid(kind, function):
     assert (term.above * middle + tuned.upper >= plain.above * middle + planes.upper - 1e-6).all()
 
 
+@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Erf", "Softsign", "square", "product"])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_planes_pay_for_their_own_rounding_whatever_is_chosen(kind, size):
+    """Slopes and offsets take fewer than 24 roundings, each of at most what they make of the greatest operands."""
+    rng = np.random.default_rng(0)
+    count = 60
+    lower = size * rng.normal(size=2 * count)
+    upper = lower + size * rng.choice([0.0, 1e-3, 1.0, 50.0], 2 * count)
+    if kind in ("square", "product"):
+        halves = {"a": np.arange(count), "b": np.arange(count, 2 * count)}
+        nodes = [onnx.helper.make_node("Gather", ["x", half], [f"{half}_"], axis=1) for half in halves]
+        nodes.append(onnx.helper.make_node("Mul", ["a_", "b_" if kind == "product" else "a_"], ["y"]))
+        proto = model(nodes, {"x": [1, 2 * count]}, constants=halves)
+    else:
+        proto = chain((kind,), start=[1, 2 * count], constants={})
+    values = Checker(proto).values(Region(lower, upper), "real")
+    with np.errstate(all="ignore"):
+        planes = values["y"].bend()
+        shape = (6, 2, len(planes.error))
+        tuned = planes.tune(np.concatenate([rng.integers(0, 2, shape), rng.random(shape)]))
+    for side, offset in (("below", tuned.lower), ("above", tuned.upper)):
+        sizes = np.abs(offset)
+        for term in tuned.terms:
+            sizes = sizes + np.abs(getattr(term, side)) * values[term.source].magnitude.ravel()
+        assert (tuned.error >= 24 * 2.0**-53 * sizes).all()
+
+
 def test_input_cuts_lie_in_the_box(tmp_path):
     net = network(1, dense, (4,))
     gap = 0.6 * gap_of(net, 4, "alpha-crown", Arithmetic.FLOAT32)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, Problem, first_line, raise_all
+from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
 
 Array = NDArray[Any]
 
@@ -164,10 +164,10 @@ class Tracer:
         opsets = {entry.domain: max(entry.version, least) for entry in self._imports}
         feed = {name: self._feed(name) for name in names}
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), stranger():
                 results = ReferenceEvaluator(graph, opsets).run(None, feed)
-        except Exception as error:  # the evaluator runs a stranger's numbers through numpy: anything can come out
-            raise ValueError(f"its constant value cannot be computed: {first_line(error)}") from error
+        except StrangerError as error:
+            raise ValueError(f"its constant value cannot be computed: {error}") from error
         folded = {output.name: _constant(result) for output, result in zip(outputs, results, strict=True)}
         self._folded += sum(prod(known.shape) * _bytes_of(known.elem_type) for known in folded.values())
         if self._folded > _MOST_FOLDED_BYTES:

@@ -18,7 +18,7 @@ import onnx
 import torch
 from torch import nn
 
-from ibpc.errors import ModelError, first_line
+from ibpc.errors import ModelError, StrangerError, stranger
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
@@ -59,10 +59,10 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
 def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs. Raises ModelError for whatever it raises, and where it returns anything else."""
     try:
-        with torch.no_grad():
+        with torch.no_grad(), stranger():
             results = module(*inputs)
-    except Exception as error:  # the module is a stranger's code: anything can come out
-        found = f"it does not run on its example input at batch {len(inputs[0])}: {first_line(error)}"
+    except StrangerError as error:
+        found = f"it does not run on its example input at batch {len(inputs[0])}: {error}"
         raise ModelError.at(where, found) from error
     return _tensors(results, where)
 
@@ -94,9 +94,10 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
     reasons = []
     for name, options in exporters.items():
         try:
-            _run_exporter(module, inputs, path, options)
-        except Exception as error:  # the exporter runs the module's own code: anything can come out
-            reasons.append(f"{name}: {first_line(error)}")
+            with stranger():
+                _run_exporter(module, inputs, path, options)
+        except StrangerError as error:
+            reasons.append(f"{name}: {error}")
         else:
             return
     raise ModelError.at(where, f"torch.onnx cannot export it, {'; '.join(reasons)}", remedy=remedy)

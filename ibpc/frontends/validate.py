@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, first_line
+from ibpc.errors import ModelError, StrangerError, stranger
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
@@ -111,7 +110,7 @@ def validate(
         try:
             judge = make(model)
             answers = [[judge(point) for point in batch] for batch in points]
-        except _JudgeError as reason:
+        except StrangerError as reason:
             notes.append(f"{name} cannot run the file: {reason}")
             continue
         result = _compare(name, batches, ours, answers)
@@ -227,7 +226,7 @@ def _whole_batch(
     feed = tuple(x.reshape([len(x), *shape[1:]]).numpy() for x, shape in zip(batch, shapes, strict=True))
     try:
         judged = _onnx_runtime(model)(feed)
-    except _JudgeError as reason:
+    except StrangerError as reason:
         yield f"at batch {BATCH_SIZE} the file itself does not run: {reason}"
         return
     if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
@@ -269,7 +268,7 @@ def _parting(
     point = _sample(found.batch, found.index, shapes)
     try:
         judged = make(exposed)(point)
-    except _JudgeError:
+    except StrangerError:
         return None
     ours = evaluate(graph, found.batch)
     for (name, node), theirs in zip(made.items(), judged, strict=True):
@@ -280,26 +279,14 @@ def _parting(
 
 
 # ── the judges: sample by sample, in the shapes and types of the file ───────────────────────────────────────────
-class _JudgeError(Exception):
-    """A judge does not run: the first line of what it raised."""
-
-
-@contextmanager
-def _stranger() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # a judge is a stranger: whatever it raises means that it cannot judge
-        raise _JudgeError(first_line(error)) from error
-
-
 def _onnx_runtime(model: onnx.ModelProto) -> Judge:
-    with _stranger():
+    with stranger():
         run = session(model.SerializeToString())
     return _runner(model, run)
 
 
 def _reference(model: onnx.ModelProto) -> Judge:
-    with _stranger():
+    with stranger():
         evaluator = ReferenceEvaluator(model)
     return _runner(model, lambda feed: evaluator.run(None, feed))
 
@@ -310,14 +297,14 @@ def _runner(model: onnx.ModelProto, run: Callable[[dict[str, Array]], Any]) -> J
 
     def judge(inputs: Arrays) -> Arrays:
         feed = {name: x.astype(kind) for name, x, kind in zip(names, inputs, types, strict=True)}
-        with np.errstate(all="ignore"), _stranger():
+        with np.errstate(all="ignore"), stranger():
             return tuple(np.asarray(result) for result in run(feed))
 
     return judge
 
 
 def _onnx2torch(model: onnx.ModelProto) -> Judge:
-    with warnings.catch_warnings(), _stranger():
+    with warnings.catch_warnings(), stranger():
         warnings.simplefilter("ignore")
         import onnx2torch
 
@@ -331,13 +318,13 @@ def _onnx2torch(model: onnx.ModelProto) -> Judge:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             feed = [torch.from_numpy(x.copy()).to(kind) for x, kind in zip(inputs, types, strict=True)]
-            with _stranger():
+            with stranger():
                 found = module(*feed)
         results = found if isinstance(found, list | tuple) else [found]
         if len(results) != len(model.graph.output):
-            raise _JudgeError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
+            raise StrangerError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
         if not all(isinstance(result, Tensor) for result in results):
-            raise _JudgeError("it returns what is no tensor")
+            raise StrangerError("it returns what is no tensor")
         return tuple(result.numpy() for result in results)
 
     return judge

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, first_line
+from ibpc.errors import ModelError, StrangerError, stranger
 
 Evaluate: TypeAlias = Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -35,11 +35,12 @@ def running(model: onnx.ModelProto, where: str) -> Run:
 
     def run(fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            if not made:
-                made.append(ReferenceEvaluator(model))
-            return list(made[0].run(None, dict(fed)))
-        except Exception as error:  # the evaluator has no common class of errors
-            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {first_line(error)}") from error
+            with stranger():
+                if not made:
+                    made.append(ReferenceEvaluator(model))
+                return list(made[0].run(None, dict(fed)))
+        except StrangerError as error:
+            raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {error}") from error
 
     return run
 

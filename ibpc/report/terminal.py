@@ -194,7 +194,8 @@ def show_claims(path: Path, claims: Sequence[Claim]) -> None:
     out = console()
     failed = [claim for claim in claims if not claim.holds]
     if not failed:
-        out.print(Text.assemble(("confirmed", "bold green"), f"  {path}, {len(claims):,} claim{'s' * (len(claims) != 1)}"))
+        counted = "1 claim" if len(claims) == 1 else f"{len(claims):,} claims"
+        out.print(Text.assemble(("confirmed", "bold green"), f"  {path}, {counted}"))
     for claim in failed:
         out.print(Text.assemble(("failed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
 

@@ -34,7 +34,13 @@ class Gated(torch.nn.Module):
         return x * torch.tanh(0.5 * x)
 
 
-SMOOTH = {"tanh": torch.nn.Tanh, "sigmoid": torch.nn.Sigmoid, "gated": Gated}
+SMOOTH = {
+    "tanh": torch.nn.Tanh,
+    "sigmoid": torch.nn.Sigmoid,
+    "gated": Gated,
+    "silu": torch.nn.SiLU,
+    "gelu": torch.nn.GELU,
+}
 ACTIVATIONS = {
     "relu": torch.nn.ReLU,
     "leaky": lambda: torch.nn.LeakyReLU(0.125),

@@ -269,6 +269,7 @@ def load(path: Path) -> Artifact:
     try:
         state = load_safetensors(data[_WEIGHTS])
         graph = Graph.from_json(json.loads(data[_GRAPH]), state)
+        _complete_attributes(graph)
         graph.verify(operators())
         raise_all(ArtifactError, _state_problems(graph, path / _WEIGHTS))
     except (SafetensorError, ValueError, RecursionError) as error:
@@ -276,6 +277,13 @@ def load(path: Path) -> Artifact:
     except GraphError as error:
         raise ArtifactError(error.problems) from error
     return Artifact(path, manifest, graph)
+
+
+def _complete_attributes(graph: Graph) -> None:
+    """Give attributes that came after the artifact was written their defaults, which is what it meant."""
+    for node in graph.order():
+        if node.operator in operators():
+            graph.replace(node.name, attributes=operators()[node.operator].complete(node.attributes))
 
 
 def _state_problems(graph: Graph, where: Path) -> Iterator[Problem]:

@@ -129,6 +129,25 @@ def unary(draft: Draft) -> None:
     draft.add(kind, [name], draft.shapes[name], **attributes)
 
 
+def formula(draft: Draft) -> None:
+    """Append an activation as exporters spell it out, or what only looks like one."""
+    name, kind = draft.value(), draft.choose("Sigmoid", "Softsign", "Mish", "Erf", "Tanh")
+    shape = draft.shapes[name]
+    if kind == "Softsign":
+        draft.add("Div", [name, draft.add("Add", [draft.add("Abs", [name], shape), draft.constant(1.0)], shape)], shape)
+    elif kind == "Mish":
+        share = draft.add("Tanh", [draft.add("Softplus", [name], shape)], shape)
+        draft.add("Mul", [name, share], shape)
+    elif kind == "Sigmoid":
+        scaled = draft.add("Mul", [name, draft.constant(draft.choose(1.0, 1.702, 0.25))], shape)
+        draft.add("Mul", [draft.add(kind, [draft.choose(name, scaled, draft.value_like(shape))], shape), name], shape)
+    else:
+        root = draft.constant(draft.choose(np.sqrt(2.0), 1.4))
+        curve = draft.add(kind, [draft.add("Div", [name, root], shape)], shape)
+        share = draft.add("Mul", [draft.add("Add", [curve, draft.constant(1.0)], shape), draft.constant(0.5)], shape)
+        draft.add("Mul", [name, share], shape)
+
+
 def on_positive(draft: Draft) -> None:
     name = draft.positive(draft.value())
     draft.add(draft.choose(*_ON_POSITIVE), [name], draft.shapes[name])
@@ -353,7 +372,7 @@ def rearrangement(draft: Draft) -> None:
 STEPS_THERE_ARE: Final = (
     *(unary, unary, unary, binary, binary, gemm, gemm, product_with_constant, product_of_values, convolution),
     *(convolution, transposed_convolution, pool, global_pool, batch_normalization, normalization, softmax, reduction),
-    *(move, move, rearrangement, choice, power, exponential, on_positive),
+    *(move, move, rearrangement, choice, power, exponential, on_positive, formula),
 )
 
 

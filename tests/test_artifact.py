@@ -178,6 +178,20 @@ def rehashed(saved: Path, name: str, data: bytes) -> None:
     (saved / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_attributes_that_came_later_have_their_defaults(tmp_path):
+    """Gelu of an artifact that was written before it said whether its numbers are exact."""
+    layers = [{"type": "Linear", "out_features": 3}, {"type": "GELU"}]
+    spec = {"ibpc": 1, "name": "old", "input": {"shape": [4]}, "classes": 3, "layers": layers}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    network = ibpc.compile(tmp_path / "spec.json")
+    network.save(tmp_path / "old")
+    graph = json.loads((tmp_path / "old" / "graph.json").read_text())
+    (node,) = (node for node in graph["nodes"] if node["operator"] == "Gelu")
+    assert node["attributes"].pop("constants") == "exact"
+    rehashed(tmp_path / "old", "graph.json", json.dumps(graph).encode())
+    assert ibpc.load(tmp_path / "old").graph.to_json() == network.graph.to_json()
+
+
 def test_a_pickle_in_place_of_weights_is_never_run(saved, tmp_path):
     mark = tmp_path / "ran"
 

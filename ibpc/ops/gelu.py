@@ -16,19 +16,24 @@ from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import UNIT
 
 Tensor = torch.Tensor
 
 FORMS: Final[Mapping[str, Any]] = {"enum": ["none", "tanh"], "default": "none"}
+# Whether √(1/2), √(2/π) and 0.044715 are themselves, or what a file has in their place: off by 2⁻²² at most.
+NUMBERS: Final[Mapping[str, Any]] = {"enum": ["exact", "rounded"], "default": "exact"}
 # Where each form is least, and where its curvature changes sign on either side of 0.
 BOTTOM: Final = {"none": -0.75179152469356445746, "tanh": -0.75246142207101625849}
 TURN: Final = {"none": sqrt(2.0), "tanh": 1.4185040087908283555}
 CUBIC: Final = 0.044715
 # (1 + e) / 2, with an e (erf or tanh) off by 16u of itself, by 22u more where it vanishes (see Erf and Tanh), and by
-# what the rounding of its argument t costs: at most 0.49 |δt / t|, where |δt| is up to 8u |t|.
-SHARE_ERROR: Final = 24 * UNIT
+# what the rounding of its argument t costs: at most 0.49 |δt / t|, where |δt| is up to 34u |t|: 30 roundings, and
+# numbers that are off by 4u.
+SHARE_ERROR: Final = 32 * UNIT
+# The same of rounded numbers alone: 0.245 |δt / t|, where |δt / t| is up to 2⁻²².
+ROUNDED_SHARE: Final = 2.0**-23
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -46,24 +51,37 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `gated_interval`: Gelu falls to its least value and rises from there. Exact."""
-    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[call["approximate"]], SHARE_ERROR)
+    """See `gated_interval`: Gelu falls to its least value and rises from there. Exact, but for rounded numbers."""
+    form = call["approximate"]
+    exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], SHARE_ERROR)
+    missed = _missed(call, x)
+    return Interval.bounds(exact.lower - missed, exact.upper + missed)
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """See `curve_planes`: Gelu is concave, convex about 0, and concave again."""
-    turn = TURN[call["approximate"]]
-    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
+    turn, missed = TURN[call["approximate"]], _missed(call, x)
+    planes = curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
+    return Planes(
+        Plane(planes.lower.slopes, planes.lower.offset - missed),
+        Plane(planes.upper.slopes, planes.upper.offset + missed),
+    )
+
+
+def _missed(call: Call, x: Interval) -> Tensor | float:
+    """Return how far Gelu with rounded numbers may be from `nominal`, anywhere in the box."""
+    return 0.0 if call["constants"] == "exact" else ROUNDED_SHARE * torch.maximum(x.lower.abs(), x.upper.abs())
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     """Plan a GELU layer."""
-    return LayerPlan({"approximate": options["approximate"]})
+    return LayerPlan({"approximate": options["approximate"], "constants": "exact"})
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import Gelu."""
-    return builder.add("Gelu", [node.operand(0)], {"approximate": node.attributes.get("approximate", "none")})
+    form = node.attributes.get("approximate", "none")
+    return builder.add("Gelu", [node.operand(0)], {"approximate": form, "constants": "exact"})
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
@@ -86,7 +104,7 @@ OPERATOR = register(
     Operator(
         name="Gelu",
         summary="x times the normal distribution of x, or an approximation of that by tanh",
-        attributes={"approximate": FORMS},
+        attributes={"approximate": FORMS, "constants": NUMBERS},
         operands=(1, 1),
         roles=(),
         shape=same_as_operand,

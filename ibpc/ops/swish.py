@@ -16,10 +16,17 @@ from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
-from ibpc.rounding import UNIT
+from ibpc.rounding import SMALLEST, UNIT
 
 Tensor = torch.Tensor
 
+# A smaller alpha may be flushed to 0.
+SHARPNESS: Final[Mapping[str, Any]] = {
+    "title": "a number of at least 2⁻¹²⁶ in modulus",
+    "type": "number",
+    "anyOf": [{"minimum": SMALLEST}, {"maximum": -SMALLEST}],
+    "default": 1.0,
+}
 # Those of alpha = 1; for another alpha, divided by it.
 BOTTOM: Final = -1.2784645427610737951
 TURN: Final = 2.3993572805154676678
@@ -83,7 +90,7 @@ OPERATOR = register(
     Operator(
         name="Swish",
         summary="x sigmoid(alpha x)",
-        attributes={"alpha": {"type": "number", "not": {"const": 0}, "default": 1.0}},
+        attributes={"alpha": SHARPNESS},
         operands=(1, 1),
         roles=(),
         shape=same_as_operand,
@@ -93,18 +100,7 @@ OPERATOR = register(
         writes=write,
         layers=(
             option_free_layer("SiLU"),
-            Layer(
-                "Swish",
-                {
-                    "alpha": {
-                        "description": "Sharpness",
-                        "type": "number",
-                        "not": {"const": 0},
-                        "default": 1.0,
-                    }
-                },
-                plan,
-            ),
+            Layer("Swish", {"alpha": {"description": "Sharpness", **SHARPNESS}}, plan),
         ),
     )
 )

@@ -17,8 +17,11 @@ from ibpc.passes.fuse_affine import FuseAffine
 from ibpc.passes.infer_shapes import InferShapes
 from ibpc.passes.join_outputs import JoinOutputs
 from ibpc.passes.merge_specification import MergeSpecification, merge_specification
+from ibpc.passes.recognize_activations import RecognizeActivations
 
-COMPILE: Final = Pipeline((InferShapes(), FoldConstants(), AbsorbConstants(), EliminateDeadCode()))
+COMPILE: Final = Pipeline(
+    (InferShapes(), FoldConstants(), RecognizeActivations(), AbsorbConstants(), EliminateDeadCode())
+)
 
 EVALUATION: Final = Pipeline(
     (
@@ -26,6 +29,7 @@ EVALUATION: Final = Pipeline(
         EliminateDeadCode(),
         DropIdentities(also=("Dropout",)),
         FoldConstants(),
+        RecognizeActivations(),
         AbsorbConstants(),
         FuseAffine(),
         FoldBatchNormalization(),
@@ -50,6 +54,7 @@ __all__ = [
     "Pass",
     "PassResult",
     "Pipeline",
+    "RecognizeActivations",
     "Report",
     "merge_specification",
 ]

@@ -19,6 +19,10 @@ knows: what a file's opset, from 7 up, resolves to. *Layers* are its names in JS
 constant are computed while importing, whatever their type (Shape, Range, ConstantOfShape and the arithmetic around
 them).
 
+Activations that a file spells out, as exporters do where the operator set has no type for them, become operators:
+x sigmoid(a x) is `Swish`, x tanh(softplus(x)) `Mish`, x / (1 + |x|) `Softsign`, and x (1 + erf(x / √2)) / 2 and its
+approximation by tanh, in whatever order they are multiplied out, are `Gelu`. `ibpc compile -v` says which.
+
 """
 
 

@@ -199,12 +199,12 @@ def _completed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str
 def _contradictions(recipe: Recipe, where: str) -> Iterator[Problem]:
     if recipe.eps > 1:
         yield Problem(located(where, ("eps",)), f"found {recipe.eps:g}", "at most 1")
-    if recipe.schedule.warmup >= recipe.epochs:
-        yield Problem(
-            located(where, ("schedule", "warmup")),
-            f"found {recipe.schedule.warmup:g}",
-            f"fewer epochs than the run's {recipe.epochs}",
-        )
+    for path, warmup in (
+        (("schedule", "warmup"), recipe.schedule.warmup),
+        (("learning_rate", "warmup"), recipe.learning_rate.warmup),
+    ):
+        if warmup >= recipe.epochs:
+            yield Problem(located(where, path), f"found {warmup:g}", f"fewer epochs than the run's {recipe.epochs}")
     for path, at in (
         (("learning_rate", "at"), recipe.learning_rate.at),
         (("attack", "decay_at"), recipe.attack.decay_at),

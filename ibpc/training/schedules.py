@@ -1,7 +1,7 @@
 """What changes during training: ε, κ and the learning rate, as functions of the step.
 
 A run of `epochs · per_epoch` steps begins with a warm-up at ε = 0 and the first κ. Then ε climbs to its final value
-and κ falls to its own, over the same ramp, and both stay there.
+and κ falls to its own, over the same ramp, and both stay there. The learning rate has a warm-up of its own.
 """
 
 from __future__ import annotations
@@ -86,8 +86,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """How the learning rate falls."""
+    """How the learning rate moves."""
 
+    warmup: float = value(
+        0.0, "Epochs over which it climbs from 0 to the optimizer's, as a line", type="number", minimum=0
+    )
     shape: str = value(
         "steps", "How it falls: not at all, by a factor at some points, or as a cosine to 0", enum=list(DECAYS)
     )
@@ -135,6 +138,14 @@ class Timeline:
             return 0.0
         return min(1.0, (step - first) / length) if length > 0 else 1.0
 
+    def climbed(self, step: int) -> float:
+        """Return the share of the learning rate that its warm-up allows at `step`: (step + 1) / length, at most 1.
+
+        (Goyal et al. 2017, arXiv 1706.02677, section 2.2.)
+        """
+        length = self.learning_rate.warmup * self.per_epoch
+        return min(1.0, (step + 1) / length) if length > 0 else 1.0
+
     def at(self, step: int) -> Moment:
         """Return the values of a step, counted from 0."""
         share = SHAPES[self.schedule.shape](self.progress(step))
@@ -144,5 +155,5 @@ class Timeline:
             step,
             eps=self.eps * self.schedule.eps_multiplier * share,
             kappa=start + (end - start) * share,
-            learning_rate=self.rate * decay,
+            learning_rate=self.rate * self.climbed(step) * decay,
         )

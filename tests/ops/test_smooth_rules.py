@@ -179,8 +179,9 @@ def test_a_threshold_that_binary32_lacks_is_rounded_either_way(alpha: float) -> 
 @pytest.mark.parametrize(
     ("name", "attributes"),
     [
-        ("Gelu", {"approximate": "none"}),
-        ("Gelu", {"approximate": "tanh"}),
+        ("Gelu", {"approximate": "none", "constants": "exact"}),
+        ("Gelu", {"approximate": "tanh", "constants": "exact"}),
+        ("Gelu", {"approximate": "tanh", "constants": "rounded"}),
         ("Mish", {}),
         ("HardSwish", {}),
         ("Swish", {"alpha": 1.0}),

@@ -125,6 +125,10 @@ REFUSED = {
     "half an epoch": ({"epochs": 2.5}, "$.epochs: found 2.5"),
     "a share above 1": ({"schedule": {"ramp": 1.5}}, "$.schedule.ramp: found 1.5"),
     "a warm-up of the whole run": ({"epochs": 2, "schedule": {"warmup": 2}}, "$.schedule.warmup: found 2"),
+    "a rate that climbs the whole run": (
+        {"epochs": 2, "learning_rate": {"warmup": 2}},
+        "$.learning_rate.warmup: found 2",
+    ),
     "steps out of order": ({"learning_rate": {"at": [0.9, 0.5]}}, "$.learning_rate.at: found [0.9, 0.5]"),
     "attack steps that shrink out of order": (
         {"attack": {"decay_at": [0.9, 0.5]}},

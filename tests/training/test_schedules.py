@@ -46,6 +46,12 @@ def test_learning_rate_steps_at_shares_of_the_run():
     assert rates == pytest.approx([1e-3, 1e-3, 2e-4, 2e-4, 4e-5, 4e-5])
 
 
+def test_the_learning_rate_climbs_over_its_warm_up_and_then_keeps_its_steps():
+    line = Timeline(Schedule(), LearningRate(warmup=2.5), eps=0.1, rate=1e-3, epochs=10, per_epoch=10)
+    rates = [line.at(step).learning_rate for step in (0, 9, 23, 24, 25, 74, 75)]
+    assert rates == pytest.approx([4e-5, 4e-4, 9.6e-4, 1e-3, 1e-3, 1e-3, 2e-4])
+
+
 def test_decays():
     assert constant(0.99, (0.5,), 0.1) == 1.0
     assert steps(0.5, (), 0.1) == 1.0

@@ -21,9 +21,9 @@ file in binary64, rounding made outward at every step; one short rule for each O
     positions.py        windows at computed positions
 
 `values` are what rules take and return, `rules` the registry, `arithmetic` what rounding costs. `onnx_file` reads the
-model, `checker` walks through it over one of the `regions` of a box, `evaluator` runs nodes of constants. `planes/` has
-two affine functions around nonlinear ones, `backward` pulls rows back through them and through the `pulls` of affine
-ones, and `proofs` reads the tree of a search.
+model and names the `activations` that it spells out, `checker` walks through it over one of the `regions` of a box,
+`evaluator` runs nodes of constants. `planes/` has two affine functions around nonlinear ones, `backward` pulls rows
+back through them and through the `pulls` of affine ones, and `proofs` reads the tree of a search.
 
 A type without a rule is an error that names the node: the claim is then not confirmed.
 """

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
 from ibpc.errors import ModelError
+from ibpc.verify.checking.activations import with_activations
 
 _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
@@ -23,7 +24,7 @@ _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class OnnxFile:
     """A model at batch 1: its operator set, inputs with their shapes, outputs, constants, nodes and element types.
 
-    Each node comes after those of its operands.
+    Each node comes after those of its operands; activations that the file spells out are nodes of their type.
     """
 
     opset: int
@@ -42,7 +43,8 @@ class OnnxFile:
         types = _element_types(model)
         _refuse_unknown(model)
         outputs = tuple(output.name for output in graph.output)
-        return cls(opset, inputs, outputs, constants, _ordered(graph.node, {*constants, *inputs}), types)
+        nodes = with_activations(_ordered(graph.node, {*constants, *inputs}), constants, types)
+        return cls(opset, inputs, outputs, constants, nodes, types)
 
 
 def _opset(model: onnx.ModelProto) -> int:

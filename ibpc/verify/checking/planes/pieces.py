@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from ibpc.verify.checking.gates import cubic_share, logistic, normal_share
+from ibpc.verify.checking.gates import cubic_share, logistic, missed_share, normal_share
 from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array
@@ -105,13 +105,23 @@ def hard_swish(step: Step) -> Sketch:
 
 @planes("Gelu")
 def gelu(step: Step) -> Sketch:
-    """Return planes of x Φ(x), with the derivative Φ(x) + x φ(x), or of its approximation."""
-    if step.attributes.get("approximate", b"none") == b"none":
-        return _pieced(
-            step,
-            lambda x: x * normal_share(x),
-            _bell(_TURNS_OF_GELU, lambda x: normal_share(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
-        )
+    """Return planes of x Φ(x), or of its approximation, apart by what rounded numbers miss."""
+    is_exact = step.attributes.get("approximate", b"none") == b"none"
+    found = _normal_gelu(step) if is_exact else _cubic_gelu(step)
+    missed = missed_share(step) * step.box(0).magnitude.ravel()
+    return replace(found, lower=found.lower - missed, upper=found.upper + missed)
+
+
+def _normal_gelu(step: Step) -> Sketch:
+    """Return planes of x Φ(x), with the derivative Φ(x) + x φ(x)."""
+    return _pieced(
+        step,
+        lambda x: x * normal_share(x),
+        _bell(_TURNS_OF_GELU, lambda x: normal_share(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
+    )
+
+
+def _cubic_gelu(step: Step) -> Sketch:
     slope = sqrt(8.0 / pi)
 
     def derivative(x: Array) -> Array:

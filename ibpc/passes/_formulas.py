@@ -1,0 +1,127 @@
+"""Formulas of few values: what nodes compute of them, as polynomials with positive coefficients.
+
+Numbers far from 1 are not read: between steps with such numbers a value may underflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from itertools import product
+from typing import Final, TypeAlias
+
+from ibpc.ir import Graph
+
+Powers: TypeAlias = tuple[int, ...]
+
+# The formula of an activation has few steps; what nests deeper is not read.
+_DEEPEST: Final = 6
+_MOST_VALUES: Final = 24
+_HIGHEST_DEGREE: Final = 3
+_FARTHEST: Final = 2.0**10
+# In units of 2⁻²⁴: a power is within 8 ulps.
+_POWER_ROUNDINGS: Final = 16
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """A sum of positive multiples of products of powers of values.
+
+    Each step rounds, relative to the sum of the moduli of its terms: that makes `roundings` times 2⁻²⁴ at most.
+    """
+
+    coefficients: Mapping[Powers, Fraction]
+    roundings: int = 0
+
+    @property
+    def degree(self) -> int:
+        """The highest sum of powers."""
+        return max(map(sum, self.coefficients))
+
+
+@dataclass
+class Formula:
+    """Reads what nodes of a graph compute of the values `atoms`; steps that change the shape are not read."""
+
+    graph: Graph
+    atoms: tuple[str, ...]
+    _known: dict[str, Polynomial | None] = field(default_factory=dict)
+
+    def polynomial(self, name: str, depth: int = 0) -> Polynomial | None:
+        """Return the value `name` as a polynomial of the atoms, None if it is none that is read."""
+        if name not in self._known:
+            self._known[name] = self._read(name, depth)
+        return self._known[name]
+
+    def _read(self, name: str, depth: int) -> Polynomial | None:
+        if name in self.atoms:
+            return Polynomial({tuple(int(name == atom) for atom in self.atoms): Fraction(1)})
+        number = _number_of(self.graph, name)
+        if number is not None:
+            return Polynomial({(0,) * len(self.atoms): number})
+        node = self.graph.node(name)
+        if depth == _DEEPEST or node.operator not in _COMBINED or node.shape != self.graph.node(self.atoms[0]).shape:
+            return None
+        first, second = (self.polynomial(operand, depth + 1) for operand in self.graph.operands(name))
+        if first is None or second is None:
+            return None
+        found = _COMBINED[node.operator](first, second)
+        return found if found is not None and found.degree <= _HIGHEST_DEGREE else None
+
+
+def reached(graph: Graph, name: str) -> list[str]:
+    """Return the values that a formula `name` may be one of: itself, and what it sums, multiplies and so on, if few."""
+    found, level = dict.fromkeys([name]), [name]
+    while level and len(found) < _MOST_VALUES:
+        steps = [value for value in level if graph.node(value).operator in _COMBINED]
+        level = list(dict.fromkeys(operand for step in steps for operand in graph.operands(step)))
+        found.update(dict.fromkeys(level))
+    return [value for value in found if graph.node(value).operator != "Constant"]
+
+
+def _number_of(graph: Graph, name: str) -> Fraction | None:
+    """Return the positive number, not far from 1, that is all that a Constant holds; otherwise None."""
+    if graph.node(name).operator != "Constant" or graph.parameters_of(name)["value"].numel() != 1:
+        return None
+    number = float(graph.parameters_of(name)["value"])
+    return Fraction(number) if 1.0 / _FARTHEST <= number <= _FARTHEST else None
+
+
+# ── what operators make of polynomials ──────────────────────────────────────────────────────────────────────────
+def _collected(terms: Iterable[tuple[Powers, Fraction]], roundings: int) -> Polynomial:
+    coefficients: dict[Powers, Fraction] = {}
+    for powers, coefficient in terms:
+        coefficients[powers] = coefficients.get(powers, Fraction(0)) + coefficient
+    return Polynomial(coefficients, roundings)
+
+
+def _sum(first: Polynomial, second: Polynomial) -> Polynomial:
+    terms = [*first.coefficients.items(), *second.coefficients.items()]
+    return _collected(terms, max(first.roundings, second.roundings) + 1)
+
+
+def _product(first: Polynomial, second: Polynomial) -> Polynomial:
+    pairs = product(first.coefficients.items(), second.coefficients.items())
+    terms = [(tuple(map(sum, zip(i, j, strict=True))), one * other) for (i, one), (j, other) in pairs]
+    return _collected(terms, first.roundings + second.roundings + 1)
+
+
+def _quotient(first: Polynomial, second: Polynomial) -> Polynomial | None:
+    if second.degree or second.roundings:
+        return None
+    (powers, divisor), *_ = second.coefficients.items()
+    return _product(first, Polynomial({powers: 1 / divisor}))
+
+
+def _power(base: Polynomial, exponent: Polynomial) -> Polynomial | None:
+    (number, *_) = exponent.coefficients.values()
+    if exponent.degree or exponent.roundings or number not in range(1, _HIGHEST_DEGREE + 1):
+        return None
+    found = base
+    for _ in range(int(number) - 1):
+        found = _product(found, base)
+    return Polynomial(found.coefficients, found.roundings + _POWER_ROUNDINGS)
+
+
+_COMBINED: Final = {"Add": _sum, "Mul": _product, "Div": _quotient, "Pow": _power}

@@ -71,6 +71,22 @@ def fast_gelu(o: Spelling) -> str:
     return o("Mul", o("Mul", "x", 0.5), share)
 
 
+def gelu_share(o: Spelling) -> str:
+    return o("Add", o("Erf", o("Mul", "x", sqrt(0.5))), 1.0)
+
+
+def erf_gelu_of(o: Spelling, argument: str) -> str:
+    return o("Mul", o("Mul", "x", 0.5), o("Add", o("Erf", argument), 1.0))
+
+
+def power_of(o: Spelling, base: float, exponent: int) -> str:
+    """Return baseⁿ by products of constants alone."""
+    result = o("Mul", base, base)
+    for _ in range(exponent - 2):
+        result = o("Mul", result, base)
+    return result
+
+
 SPELLED: Final[Mapping[str, tuple[str, Formula]]] = {
     "silu": ("Swish", lambda o: o("Mul", "x", o("Sigmoid", "x"))),
     "silu, turned": ("Swish", lambda o: o("Mul", o("Sigmoid", "x"), "x")),
@@ -102,6 +118,15 @@ LOOKALIKES: Final[Mapping[str, Formula]] = {
     "gelu with another cubic": lambda o: tanh_gelu(o, cubic=0.0447),
     "gelu with another slope": lambda o: tanh_gelu(o, slope=0.798),
     "gelu with a difference": lambda o: o("Mul", o("Mul", "x", 0.5), o("Sub", 1.0, o("Erf", o("Mul", "x", sqrt(0.5))))),
+    "silu through small numbers": lambda o: o("Mul", o("Mul", o("Mul", "x", 2.0**-5), o("Sigmoid", "x")), 2.0**5),
+    "silu through great numbers": lambda o: o("Div", o("Mul", o("Mul", "x", 2.0**10), o("Sigmoid", "x")), 2.0**10),
+    "gelu through small numbers": lambda o: o("Mul", o("Mul", o("Mul", "x", 2.0**-5), gelu_share(o)), 2.0**4),
+    "gelu of an argument through tiny numbers": lambda o: erf_gelu_of(
+        o, o("Mul", o("Mul", "x", power_of(o, 2.0**-10, 12)), o("Mul", power_of(o, 2.0**10, 12), sqrt(0.5)))
+    ),
+    "softsign through great numbers": lambda o: o(
+        "Div", "x", o("Mul", o("Add", o("Mul", o("Abs", "x"), 2.0**10), 2.0**10), 2.0**-10)
+    ),
     "softsign with 2": lambda o: o("Div", "x", o("Add", o("Abs", "x"), 2.0)),
     "softsign of another value": lambda o: o("Div", "x", o("Add", o("Abs", o("Neg", "x")), 1.0)),
     "softsign upside down": lambda o: o("Div", o("Add", o("Abs", "x"), 1.0), "x"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+
+import mpmath
 import numpy as np
 import onnx
 import pytest
@@ -9,9 +12,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import ibpc
+from ibpc.errors import ModelError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.onnx_file import OnnxFile
+from ibpc.verify.checking.regions import Region
 from tests.formulas import LOOKALIKES, SPELLED, Formula, erf_gelu, spelled, tanh_gelu
 from tests.onnx_models import model, normal, runtime
 from tests.test_proofs import below, failing, gap_of
@@ -30,9 +35,9 @@ def box_of(formula: Formula, lower: np.ndarray, upper: np.ndarray, arithmetic: s
 
 @pytest.mark.parametrize("name", SPELLED)
 def test_a_formula_is_read_as_its_operator(name: str) -> None:
-    operator, formula = SPELLED[name]
-    assert ACTIVATIONS & kinds(formula) == {operator}
-    assert ACTIVATIONS & kinds(formula, number_shape=(1,)) == {operator}
+    kind, formula = SPELLED[name]
+    assert ACTIVATIONS & kinds(formula) == {kind}
+    assert ACTIVATIONS & kinds(formula, number_shape=(1,)) == {kind}
 
 
 @pytest.mark.parametrize("name", LOOKALIKES)
@@ -49,6 +54,95 @@ def test_quotients_of_integers_are_others() -> None:
     for value in (*file.graph.input, *file.graph.output):
         value.type.tensor_type.elem_type = TensorProto.INT32
     assert not ACTIVATIONS & {node.op_type for node in OnnxFile.of(file).nodes}
+
+
+def test_numbers_that_give_a_scalar_a_dimension_are_not_read() -> None:
+    """Of r (), r sigmoid(2 r) with a 2 of shape (1,) has one dimension more, and whoever asks for it gets that."""
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["x_"], keepdims=0),
+        *spelled(SPELLED["quick gelu"][1], number_shape=(1,)).graph.node,
+        helper.make_node("Shape", ["g"], ["sizes"]),
+        helper.make_node("Cast", ["sizes"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["floats"], ["total"], keepdims=0),
+        helper.make_node("Add", ["x", "total"], ["y"]),
+    ]
+    for node in nodes[1:4]:
+        node.input[:] = ["x_" if name == "x" else name for name in node.input]
+        node.output[:] = ["g" if name == "y" else name for name in node.output]
+    file = model(nodes, {"x": (1, 1)}, constants={"number0": np.full(1, 1.702, np.float32)})
+    point = np.ones((1, 1), np.float32)
+    (value,) = runtime(file).run(None, {"x": point})
+    low, high = Checker(file).bound_rows([point[0]], [point[0]], np.eye(1), "real")
+    assert value.item() == 2.0
+    assert low <= 2.0 <= high
+
+
+def test_sharpness_of_a_double_stays_what_it_is() -> None:
+    """A node of its own could only say it in binary32."""
+    file = spelled(SPELLED["quick gelu"][1], dtype=np.float64)
+    for value in (*file.graph.input, *file.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    assert not ACTIVATIONS & {node.op_type for node in OnnxFile.of(file).nodes}
+
+
+def test_formulas_of_constants_alone_are_computed_step_by_step() -> None:
+    """The evaluator of the file's operator set knows no Gelu."""
+    file = spelled(lambda o: o("Add", "x", erf_gelu(o)))
+    file.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value_floats=[1.0] * 6))
+    for node in file.graph.node[1:-1]:
+        node.input[:] = ["c" if name == "x" else name for name in node.input]
+    x = np.zeros(6)
+    low, high = Checker(file).bound_rows([x], [x], np.eye(6), "real")
+    assert low == pytest.approx(0.8413447, abs=1e-5) and high == pytest.approx(low, abs=1e-5)
+
+
+def test_other_names_of_a_value_are_the_value() -> None:
+    found = kinds(lambda o: o("Mul", o("Identity", "x"), o("Identity", o("Sigmoid", o("Identity", "x")))))
+    assert ACTIVATIONS & found == {"Swish"}
+
+
+def test_constants_that_cannot_be_read_are_no_numbers() -> None:
+    file = spelled(SPELLED["quick gelu"][1])
+    attribute = helper.make_attribute("value", numpy_helper.from_array(np.float32(2.0)))
+    attribute.t.raw_data = b"abc"
+    del file.graph.initializer[:]
+    node = helper.make_node("Constant", [], ["number0"])
+    node.attribute.append(attribute)
+    file.graph.node.insert(0, node)
+    with pytest.raises(ModelError, match="number0"):
+        Checker(file).bound_rows([np.zeros(6)], [np.zeros(6)], np.eye(6), "real")
+
+
+@pytest.mark.parametrize("name", ["gelu by erf", "silu", "mish"])
+def test_values_so_far_that_a_step_overflows_have_no_bounds(name: str) -> None:
+    """x (1 + e) / 2 does, where x is above a half of the greatest number."""
+    x = np.full(6, 2.4e38)
+    low, high = box_of(SPELLED[name][1], x, x, "float32")
+    assert (low == -np.inf).all() and (high == np.inf).all()
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_bounds_of_points_hold_exact_values(name: str) -> None:
+    """Also where the share is tiny: there the checker's own rounding of the argument is many times the value."""
+    x = np.random.default_rng(0).uniform(-60.0, 60.0, 300)
+    low, high = box_of(SPELLED[name][1], x, x, "real")
+    values = [exactly(spelled(SPELLED[name][1]), float(point)) for point in x]
+    assert all(mpmath.mpf(low[i]) <= value <= mpmath.mpf(high[i]) for i, value in enumerate(values))
+
+
+def exactly(file: onnx.ModelProto, x: float) -> mpmath.mpf:
+    """Return what a formula is at a point, to 60 digits."""
+    steps = {
+        **{"Add": operator.add, "Mul": operator.mul, "Div": operator.truediv, "Pow": operator.pow, "Abs": abs},
+        **{"Tanh": mpmath.tanh, "Erf": mpmath.erf, "Sigmoid": lambda a: 1 / (1 + mpmath.exp(-a))},
+        "Softplus": lambda a: mpmath.log1p(mpmath.exp(a)),
+    }
+    with mpmath.workdps(60):
+        values = {tensor.name: mpmath.mpf(numpy_helper.to_array(tensor).item()) for tensor in file.graph.initializer}
+        values["x"] = mpmath.mpf(x)
+        for node in file.graph.node:
+            values[node.output[0]] = steps[node.op_type](*(values[name] for name in node.input))
+        return values["y"]
 
 
 @pytest.mark.parametrize("arithmetic", ["real", "float32"])
@@ -78,14 +172,22 @@ def test_rounded_numbers_are_paid_for_in_real_arithmetic(form: str) -> None:
     x = np.linspace(-4, 4, 801)
     if form == "erf":
         root = float(np.float32(np.sqrt(2.0) * off))
-        low, high = box_of(lambda o: erf_gelu(o, root=root), x, x, "real")
         value = x * (1.0 + torch.erf(torch.from_numpy(x / root)).numpy()) / 2.0
+        file = spelled(lambda o: erf_gelu(o, root=root), start=(1, 801))
     else:
         slope, cubic = float(np.float32(np.sqrt(2.0 / np.pi) * off)), float(np.float32(0.044715))
-        low, high = box_of(lambda o: tanh_gelu(o, slope=slope, cubic=cubic), x, x, "real")
         value = x * (1.0 + np.tanh(slope * (x + cubic * x**3))) / 2.0
+        file = spelled(lambda o: tanh_gelu(o, slope=slope, cubic=cubic), start=(1, 801))
+    checker = Checker(file)
+    low, high = checker.bound_rows([x], [x], np.eye(801), "real")
     assert bool(((low <= value) & (value <= high)).all())
     assert float((high - low).max()) < 1e-6
+    bend = checker.values(Region(x, x), "real")["y"].bend
+    assert bend is not None
+    planes = bend()
+    (term,) = planes.terms
+    assert bool((planes.lower + term.below * x - planes.error <= value).all())
+    assert bool((value <= planes.upper + term.above * x + planes.error).all())
 
 
 # ── from end to end ─────────────────────────────────────────────────────────────────────────────────────────────

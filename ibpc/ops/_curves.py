@@ -1,4 +1,4 @@
-"""What smooth operators share: which points of a box count, ranges of valleys, and planes of any curve.
+"""What smooth operators share: which points of a box count, and ranges of valleys.
 
 A point where an operator is not defined (the logarithm of a negative number) makes a NaN, so a box that may hold one is
 bounded by nothing: [−∞, ∞], and by planes at ∓∞.
@@ -6,16 +6,13 @@ bounded by nothing: [−∞, ∞], and by planes at ∓∞.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from itertools import pairwise
 from math import inf
 from typing import Final
 
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._planes import Function, chord, inside, midpoint
+from ibpc.ops._planes import Function, inside
 from ibpc.ops.combinators import outward
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, Arithmetic
@@ -24,7 +21,6 @@ Tensor = torch.Tensor
 
 LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 FAR: Final = 2.0**120
-STEPS: Final = 20
 
 
 # ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -102,61 +98,3 @@ def gated_interval(call: Call, x: Interval, function: Function, bottom: float, e
         return defined(safe, Interval.bounds(least, most))
     slack = 2.0 * error * torch.maximum(-box.lower, box.upper)
     return defined(safe, outward(call, least - slack, most + slack, ELEMENTARY_ULPS))
-
-
-# ── planes of any curve ─────────────────────────────────────────────────────────────────────────────────────────
-def curve_planes(x: Interval, function: Function, derivative: Function, turns: Sequence[float]) -> Planes:
-    """Return planes of a continuous function that is convex or concave on each of the pieces between the `turns`.
-
-    The slope is f′ at the midpoint where the tangent is the best plane (below, where f is convex over the box; above,
-    where it is concave), otherwise the chord's. The offset is the extreme of f − line over l, u, the turns and on each
-    piece the point where f′ is the slope, moved outward by what the search for that point may miss.
-    """
-    lower, upper = x.lower, x.upper
-    middle = midpoint(lower, upper)
-    at_lower, at_upper = function(lower), function(upper)
-    tangent = _finite(derivative(middle))
-    secant = _finite(chord(lower, upper, at_lower, at_upper, tangent))
-    whole = torch.ones_like(lower, dtype=torch.bool)
-    for turn in turns:
-        whole = whole & ((lower >= turn) | (upper <= turn))
-    convex = function(middle) <= 0.5 * at_lower + 0.5 * at_upper
-    return Planes(
-        _curve_plane(x, function, derivative, turns, torch.where(whole & convex, tangent, secant), -1.0),
-        _curve_plane(x, function, derivative, turns, torch.where(whole & ~convex, tangent, secant), 1.0),
-    )
-
-
-def _finite(slope: Tensor) -> Tensor:
-    return torch.where(slope.abs() < inf, slope, torch.zeros_like(slope))
-
-
-def _curve_plane(
-    x: Interval, function: Function, derivative: Function, turns: Sequence[float], slope: Tensor, side: float
-) -> Plane:
-    """Return the plane of a slope above (side 1) or below (side −1) a curve."""
-    lower, upper = x.lower, x.upper
-    ends = [lower, *(inside(turn, lower, upper) for turn in turns), upper]
-    heights = [side * (function(point) - slope * point) for point in ends]
-    for start, end in pairwise(ends):
-        point, missed = _turning(start, end, derivative, slope)
-        heights.append(side * (function(point) - slope * point) + missed)
-    return Plane((slope,), side * reduce(torch.maximum, heights))
-
-
-def _turning(start: Tensor, end: Tensor, derivative: Function, slope: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the point of a piece where f′ is the slope, by bisection, and how far f − line may go beyond its value.
-
-    f′ is monotone on the piece, so it crosses the slope at most once, and if it does, the crossing lies in the last
-    bracket [p, q]. There f − line is convex or concave and stays on one side of its tangent at the midpoint d that is
-    returned, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is the extreme.
-    """
-    rising = derivative(start) > slope
-    for _ in range(STEPS):
-        middle = midpoint(start, end)
-        before = (derivative(middle) > slope) == rising
-        start, end = torch.where(before, middle, start), torch.where(before, end, middle)
-    point = midpoint(start, end)
-    wide = end > start
-    missed = (derivative(point) - slope).abs() * (end - start)
-    return point, torch.where(wide, missed, torch.zeros_like(missed))

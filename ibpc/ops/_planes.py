@@ -56,18 +56,6 @@ def below(function: Function, slope: Tensor, points: Iterable[Tensor]) -> Plane:
     return Plane((slope,), reduce(torch.minimum, [function(point) - slope * point for point in points]))
 
 
-def convex_planes(x: Interval, function: Function, derivative: Function) -> Planes:
-    """Return the planes of a convex function: the tangent at the midpoint below, the chord above.
-
-    A convex function lies above its tangents, and function − line is convex, so it is greatest at an end of the box.
-    """
-    lower, upper = x.lower, x.upper
-    middle = midpoint(lower, upper)
-    tangent = derivative(middle)
-    secant = chord(lower, upper, function(lower), function(upper), tangent)
-    return Planes(below(function, tangent, [middle]), above(function, secant, [lower, upper]))
-
-
 # ── products ────────────────────────────────────────────────────────────────────────────────────────────────────
 def product_planes(x: Operand, y: Operand) -> Planes:
     """Return the planes of the elementwise product x y, exact where an operand is.

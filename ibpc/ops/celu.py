@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import LARGEST, curve_planes, unbroken
+from ibpc.ops._bends import Bend, Curve, curved
+from ibpc.ops._curves import LARGEST, unbroken
 from ibpc.ops._elementwise import export_as, import_number, option_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
 
 # An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
@@ -55,9 +57,10 @@ def _growing(call: Call, lower: torch.Tensor, upper: torch.Tensor) -> Interval:
     return Interval.bounds(torch.where(bounds.lower < -0.25 * size * LARGEST, far, bounds.lower), bounds.upper)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: Celu is smooth, convex for alpha > 0 and concave for alpha < 0."""
-    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), ())
+def curve(call: Call) -> Curve:
+    """Return the curve: smooth, convex for alpha > 0 and concave for alpha < 0."""
+    bend = Bend.CONVEX if call["alpha"] > 0 else Bend.CONCAVE
+    return Curve(partial(nominal, call), partial(derivative, call), (bend,))
 
 
 OPERATOR = register(
@@ -69,7 +72,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_number("Celu", (12, 28), "alpha", 1.0),),
         writes=export_as("Celu", "alpha"),
         layers=(

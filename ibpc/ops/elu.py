@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from math import log
+from functools import partial
 from typing import Final
 
 import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
+from ibpc.ops._bends import JUMPING, Bend, Curve, curved
 from ibpc.ops._elementwise import export_as, import_number, option_layer
-from ibpc.ops._planes import above, below, chord, inside, midpoint
+from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
 
 EXPONENTIAL_ERROR: Final = 18 * UNIT
@@ -26,8 +27,8 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 
 def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """1 where x ≥ 0, alpha eˣ elsewhere."""
-    return torch.where(x >= 0, torch.ones_like(x), call["alpha"] * torch.exp(x.clamp(max=0.0)))
+    """1 where x > 0, alpha eˣ elsewhere."""
+    return torch.where(x > 0, torch.ones_like(x), call["alpha"] * torch.exp(x.clamp(max=0.0)))
 
 
 def interval(call: Call, x: Interval) -> Interval:
@@ -52,28 +53,12 @@ def _range(call: Call, x: Interval) -> tuple[torch.Tensor, torch.Tensor]:
     return nominal(call, inside(0.0, x.lower, x.upper)), torch.maximum(at_lower, at_upper)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """For alpha ≥ 0 the chord's slope above, and f′ at the midpoint below; for alpha < 0 the other way round.
-
-    Let alpha ≥ 0. Over x ≤ 0, f − line is convex: greatest at l or min(u, 0), least where f′ is the line's slope. Over
-    x ≥ 0 it is linear. So the plane above needs the points l, u and 0. The plane below needs also the point t ≤ 0 with
-    f′(t) = slope: the midpoint if that is negative; else the slope is 1 and t = −ln alpha, which is negative for
-    alpha > 1 only. For alpha < 0 the sign of f over x ≤ 0 turns; its slope is never 1 there.
-    """
-    lower, upper, alpha = x.lower, x.upper, call["alpha"]
-    middle = midpoint(lower, upper)
-    tangent = derivative(call, middle)
-    secant = chord(lower, upper, nominal(call, lower), nominal(call, upper), tangent)
-    ends = [lower, upper, inside(0.0, lower, upper)]
-    turning = inside(-log(alpha) if alpha > 1 else 0.0, lower, upper)
-    touch = torch.where(middle < 0, middle, turning)
-
-    def function(point: torch.Tensor) -> torch.Tensor:
-        return nominal(call, point)
-
-    if alpha >= 0:
-        return Planes(below(function, tangent, [*ends, touch]), above(function, secant, ends))
-    return Planes(below(function, secant, ends), above(function, tangent, [*ends, touch]))
+def curve(call: Call) -> Curve:
+    """Return the curve: an exponential below 0, a line above; convex all over for an alpha of [0, 1]."""
+    function, slope = partial(nominal, call), partial(derivative, call)
+    if 0.0 <= call["alpha"] <= 1.0:
+        return Curve(function, slope, (Bend.CONVEX,), steps=JUMPING)
+    return Curve(function, slope, (Bend.CONVEX if call["alpha"] > 0 else Bend.CONCAVE, Bend.LINE), (0.0,))
 
 
 OPERATOR = register(
@@ -85,7 +70,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_number("Elu", (6, 22), "alpha", 1.0),),
         writes=export_as("Elu", "alpha"),
         layers=(

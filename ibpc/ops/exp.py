@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ibpc.interval import Interval
+from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import nonnegative, unbroken
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._planes import convex_planes
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
@@ -26,9 +28,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return nonnegative(outward(call, lower, upper, 2 * ELEMENTARY_ULPS))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Tangent at the midpoint below, chord above; see `convex_planes`."""
-    return convex_planes(x, torch.exp, torch.exp)
+def curve(_call: Call) -> Curve:
+    """Return the curve, which is convex."""
+    return Curve(torch.exp, torch.exp, (Bend.CONVEX,))
 
 
 OPERATOR = register(
@@ -40,7 +42,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("Exp", (6, 13)),),
         writes=export_as("Exp"),
         layers=(option_free_layer("Exp"),),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import pi, sqrt
 from typing import Any, Final
 
@@ -11,12 +12,13 @@ from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
-from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._bends import BELL, Curve, curved
+from ibpc.ops._curves import gated_interval
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, Plane, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 Tensor = torch.Tensor
@@ -54,23 +56,19 @@ def interval(call: Call, x: Interval) -> Interval:
     """See `gated_interval`: Gelu falls to its least value and rises from there. Exact, but for rounded numbers."""
     form = call["approximate"]
     exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], SHARE_ERROR)
-    missed = _missed(call, x)
+    missed = _missed(call) * torch.maximum(x.lower.abs(), x.upper.abs())
     return Interval.bounds(exact.lower - missed, exact.upper + missed)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: Gelu is concave, convex about 0, and concave again."""
-    turn, missed = TURN[call["approximate"]], _missed(call, x)
-    planes = curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
-    return Planes(
-        Plane(planes.lower.slopes, planes.lower.offset - missed),
-        Plane(planes.upper.slopes, planes.upper.offset + missed),
-    )
+def _missed(call: Call) -> float:
+    """Return what rounded numbers change the share of x by."""
+    return 0.0 if call["constants"] == "exact" else ROUNDED_SHARE
 
 
-def _missed(call: Call, x: Interval) -> Tensor | float:
-    """Return how far Gelu with rounded numbers may be from `nominal`, anywhere in the box."""
-    return 0.0 if call["constants"] == "exact" else ROUNDED_SHARE * torch.maximum(x.lower.abs(), x.upper.abs())
+def curve(call: Call) -> Curve:
+    """Return the curve: concave, convex about 0, and concave again."""
+    turn = TURN[call["approximate"]]
+    return Curve(partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call))
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -109,7 +107,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(OnnxImport("Gelu", (20,), read),),
         writes=write,
         layers=(Layer("GELU", {"approximate": {"description": "Exact (none) or by tanh", **FORMS}}, plan),),

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._bends import Bend, Curve, curved
+from ibpc.ops._curves import gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 BOTTOM: Final = -1.5
@@ -37,9 +39,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, SHARE_ERROR)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: a convex parabola between two lines."""
-    return curve_planes(x, lambda point: nominal(call, point), derivative, TURNS)
+def curve(call: Call) -> Curve:
+    """Return the curve: a convex parabola between two lines."""
+    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS)
 
 
 OPERATOR = register(
@@ -51,7 +53,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("HardSwish", (14, 22)),),
         writes=export_as("HardSwish"),
         layers=(option_free_layer("Hardswish"),),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import defined, defined_planes, spared, substituted, unbroken
+from ibpc.ops._bends import Bend, Curve, curved
+from ibpc.ops._curves import defined, spared, substituted, unbroken
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Plane, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
@@ -29,17 +31,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return defined(safe, outward(call, lower, upper, 2 * ELEMENTARY_ULPS))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Chord below, tangent at the midpoint m above: the logarithm is concave. For l ≤ 0 the planes are ∓∞."""
-    safe = x.lower > 0
-    box = substituted(safe, x, 1.0)
-    lower, upper = box.lower, box.upper
-    middle = midpoint(lower, upper)
-    tangent = 1.0 / middle
-    at_lower, at_upper = torch.log(lower), torch.log(upper)
-    secant = chord(lower, upper, at_lower, at_upper, tangent)
-    below = torch.minimum(at_lower - secant * lower, at_upper - secant * upper)
-    return defined_planes(safe, Planes(Plane((secant,), below), Plane((tangent,), torch.log(middle) - 1.0)))
+def curve(_call: Call) -> Curve:
+    """Return the curve, which is concave; there is none at 0 and below."""
+    return Curve(torch.log, torch.reciprocal, (Bend.CONCAVE,), domain=lambda x: x.lower > 0)
 
 
 OPERATOR = register(
@@ -51,7 +45,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("Log", (6, 13)),),
         writes=export_as("Log"),
         layers=(option_free_layer("Log"),),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._bends import BELL, Curve, curved
+from ibpc.ops._curves import gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 BOTTOM: Final = -1.1924312145154952121
@@ -40,9 +42,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return gated_interval(call, x, F.mish, BOTTOM, SHARE_ERROR)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: Mish is concave, convex about 0, and concave again."""
-    return curve_planes(x, F.mish, derivative, TURNS)
+def curve(_call: Call) -> Curve:
+    """Return the curve: concave, convex about 0, and concave again."""
+    return Curve(F.mish, derivative, BELL, TURNS)
 
 
 OPERATOR = register(
@@ -54,7 +56,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("Mish", (18, 22)),),
         writes=export_as("Mish"),
         layers=(option_free_layer("Mish"),),

@@ -8,10 +8,10 @@ from typing import Final
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, defined, defined_planes, nonnegative, spared, substituted, unbroken
+from ibpc.ops._bends import Bend, Curve
+from ibpc.ops._curves import defined, defined_planes, nonnegative, spared, substituted, unbroken
 from ibpc.ops._element_types import NAMES, RANGES, number
 from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
-from ibpc.ops._planes import convex_planes
 from ibpc.ops._products import corners
 from ibpc.ops._steps import range_planes
 from ibpc.ops.base import Operator, register
@@ -22,6 +22,8 @@ from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
 Tensor = torch.Tensor
 
+# On either side of 0, by exponent.
+BENDS: Final = (Bend.EITHER, Bend.EITHER)
 # Beyond it 1 / xⁿ may be infinite, for xⁿ may be flushed to 0.
 FARTHEST: Final = 2.0**125
 
@@ -114,12 +116,8 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
 def _planes_of_base(x: Interval, y: Tensor) -> Planes:
     has_pole = (x.lower <= 0) & (x.upper >= 0) & (y < 0)
     safe = _is_defined(x, y) & ~has_pole
-    planes = curve_planes(
-        substituted(safe, x, 1.0),
-        lambda point: torch.pow(point, y),
-        lambda point: y * torch.pow(point, y - 1.0),
-        (0.0,),
-    )
+    curve = Curve(lambda point: torch.pow(point, y), lambda point: y * torch.pow(point, y - 1.0), BENDS, (0.0,))
+    planes = curve.planes(substituted(safe, x, 1.0))
     nothing = torch.zeros_like(planes.lower.offset)
     return _with_slopes(defined_planes(safe, planes), lambda slope: (slope, nothing))
 
@@ -129,7 +127,8 @@ def _planes_of_exponent(x: Tensor, y: Interval) -> Planes:
     base = torch.where(safe, x, torch.ones_like(x))
     rate = torch.log(base)
     wide = Interval.bounds(y.lower + torch.zeros_like(base), y.upper + torch.zeros_like(base))
-    planes = convex_planes(wide, lambda point: torch.pow(base, point), lambda point: rate * torch.pow(base, point))
+    curve = Curve(lambda point: torch.pow(base, point), lambda point: rate * torch.pow(base, point), (Bend.CONVEX,))
+    planes = curve.planes(wide)
     nothing = torch.zeros_like(planes.lower.offset)
     return _with_slopes(defined_planes(safe, planes), lambda slope: (nothing, slope))
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import inf
 
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, defined, defined_planes, spared, substituted
+from ibpc.ops._bends import Bend, Curve, curved
+from ibpc.ops._curves import defined, spared, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
@@ -39,11 +41,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return defined(safe, outward(call, 1.0 / box.upper, 1.0 / box.lower, 2 * ELEMENTARY_ULPS))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Tangent at the midpoint and chord: 1 / x is convex above 0 and concave below. Where x may be 0, ∓∞."""
-    safe = one_sided(x)
-    box = substituted(safe, x, 1.0)
-    return defined_planes(safe, curve_planes(box, lambda point: nominal(call, point), derivative, ()))
+def curve(call: Call) -> Curve:
+    """Return the curve: convex above 0 and concave below; there is none where x may be 0."""
+    return Curve(partial(nominal, call), derivative, (Bend.EITHER,), domain=one_sided)
 
 
 OPERATOR = register(
@@ -55,7 +55,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("Reciprocal", (6, 13)),),
         writes=export_as("Reciprocal"),
         layers=(option_free_layer("Reciprocal"),),

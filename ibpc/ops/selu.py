@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes
+from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._elementwise import export_as, option_free_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 # The constants of Klambauer et al. 2017 in binary32, which are the defaults of ONNX.
@@ -32,11 +33,11 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 
 def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
-    """Gamma where x ≥ 0, gamma alpha eˣ elsewhere."""
+    """Gamma where x > 0, gamma alpha eˣ elsewhere."""
     alpha: float = call["alpha"]
     gamma: float = call["gamma"]
     left = alpha * torch.exp(x.clamp(max=0.0))
-    return gamma * torch.where(x >= 0, torch.ones_like(x), left)
+    return gamma * torch.where(x > 0, torch.ones_like(x), left)
 
 
 def interval(call: Call, x: Interval) -> Interval:
@@ -54,9 +55,10 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(torch.where(linear, narrow.lower, wide.lower), torch.where(linear, narrow.upper, wide.upper))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: a curve below 0, a line above."""
-    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (0.0,))
+def curve(call: Call) -> Curve:
+    """Return the curve: an exponential below 0, a line above."""
+    bend = Bend.CONVEX if call["alpha"] * call["gamma"] >= 0 else Bend.CONCAVE
+    return Curve(partial(nominal, call), partial(derivative, call), (bend, Bend.LINE), (0.0,))
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
@@ -74,7 +76,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(OnnxImport("Selu", (6, 22), read),),
         writes=export_as("Selu", "alpha", "gamma"),
         layers=(option_free_layer("SELU"),),

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
 
-from ibpc.interval import Interval
 from ibpc.ir import Shape
+from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._elementwise import export_as, import_as
-from ibpc.ops._planes import convex_planes
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 3 ulps. ln(fl(1 + eˣ)) with an exponential of 8 ulps has an argument that is off
@@ -28,9 +28,9 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Tangent at the midpoint below, chord above; see `convex_planes`. The derivative is the sigmoid."""
-    return convex_planes(x, lambda point: nominal(call, point), torch.sigmoid)
+def curve(call: Call) -> Curve:
+    """Return the curve, which is convex; its derivative is the sigmoid."""
+    return Curve(partial(nominal, call), torch.sigmoid, (Bend.CONVEX,))
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -47,7 +47,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR),
+        rules=curved(curve, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
         reads=(import_as("Softplus", (1, 22)),),
         writes=export_as("Softplus"),
         layers=(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import curve_planes, defined, defined_planes, nonnegative, spared, substituted
+from ibpc.ops._bends import Bend, Curve, curved
+from ibpc.ops._curves import defined, nonnegative, spared, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
@@ -32,10 +35,9 @@ def interval(call: Call, x: Interval) -> Interval:
     return defined(safe, nonnegative(outward(call, torch.sqrt(box.lower), torch.sqrt(box.upper), 2 * ELEMENTARY_ULPS)))
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Chord below, tangent at the midpoint above: the root is concave. For l < 0 the planes are ∓∞."""
-    safe = x.lower >= 0
-    return defined_planes(safe, curve_planes(substituted(safe, x, 1.0), torch.sqrt, derivative, ()))
+def curve(_call: Call) -> Curve:
+    """Return the curve, which is concave; there is none below 0."""
+    return Curve(torch.sqrt, derivative, (Bend.CONCAVE,), domain=lambda x: x.lower >= 0)
 
 
 OPERATOR = register(
@@ -47,7 +49,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(import_as("Sqrt", (6, 13)),),
         writes=export_as("Sqrt"),
         layers=(option_free_layer("Sqrt"),),

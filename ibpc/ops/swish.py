@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 import torch
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
-from ibpc.ops._curves import curve_planes, gated_interval
+from ibpc.ops._bends import BELL, Bend, Curve, curved
+from ibpc.ops._curves import gated_interval
 from ibpc.ops._elementwise import option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import SMALLEST, UNIT
 
 Tensor = torch.Tensor
@@ -60,10 +62,10 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(-found.upper, -found.lower)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `curve_planes`: for alpha > 0 Swish is concave, convex about 0, and concave again."""
-    turn = abs(TURN / call["alpha"])
-    return curve_planes(x, lambda point: nominal(call, point), lambda point: derivative(call, point), (-turn, turn))
+def curve(call: Call) -> Curve:
+    """Return the curve: for alpha > 0 concave, convex about 0, and concave again; for alpha < 0 the other way round."""
+    turn, bends = abs(TURN / call["alpha"]), BELL if call["alpha"] > 0 else (Bend.CONVEX, Bend.CONCAVE, Bend.CONVEX)
+    return Curve(partial(nominal, call), partial(derivative, call), bends, (-turn, turn))
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
@@ -95,7 +97,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
+        rules=curved(curve, partial(nonlinear, nominal, interval)),
         reads=(OnnxImport("Swish", (24,), read),),
         writes=write,
         layers=(

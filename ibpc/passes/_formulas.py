@@ -1,7 +1,4 @@
-"""Formulas of few values: what nodes compute of them, as polynomials with positive coefficients.
-
-Numbers far from 1 are not read: between steps with such numbers a value may underflow.
-"""
+"""Formulas of few values: what nodes compute of them, as polynomials with positive coefficients."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import product
+from math import inf
 from typing import Final, TypeAlias
 
 from ibpc.ir import Graph
@@ -19,7 +17,6 @@ Powers: TypeAlias = tuple[int, ...]
 _DEEPEST: Final = 6
 _MOST_VALUES: Final = 24
 _HIGHEST_DEGREE: Final = 3
-_FARTHEST: Final = 2.0**10
 # In units of 2⁻²⁴: a power is within 8 ulps.
 _POWER_ROUNDINGS: Final = 16
 
@@ -42,10 +39,16 @@ class Polynomial:
 
 @dataclass
 class Formula:
-    """Reads what nodes of a graph compute of the values `atoms`; steps that change the shape are not read."""
+    """Reads what nodes of a graph compute of the values `atoms`.
+
+    Not read are steps that change the shape, and those with a coefficient that is not between `least` and `greatest`:
+    in front of a small one values may be flushed to 0 that are not small, in front of a great one they may overflow.
+    """
 
     graph: Graph
     atoms: tuple[str, ...]
+    least: Fraction
+    greatest: Fraction
     _known: dict[str, Polynomial | None] = field(default_factory=dict)
 
     def polynomial(self, name: str, depth: int = 0) -> Polynomial | None:
@@ -59,15 +62,20 @@ class Formula:
             return Polynomial({tuple(int(name == atom) for atom in self.atoms): Fraction(1)})
         number = _number_of(self.graph, name)
         if number is not None:
-            return Polynomial({(0,) * len(self.atoms): number})
+            return self._in_range(Polynomial({(0,) * len(self.atoms): number}))
         node = self.graph.node(name)
         if depth == _DEEPEST or node.operator not in _COMBINED or node.shape != self.graph.node(self.atoms[0]).shape:
             return None
         first, second = (self.polynomial(operand, depth + 1) for operand in self.graph.operands(name))
         if first is None or second is None:
             return None
-        found = _COMBINED[node.operator](first, second)
-        return found if found is not None and found.degree <= _HIGHEST_DEGREE else None
+        return self._in_range(_COMBINED[node.operator](first, second))
+
+    def _in_range(self, found: Polynomial | None) -> Polynomial | None:
+        if found is None or found.degree > _HIGHEST_DEGREE:
+            return None
+        in_range = all(self.least <= coefficient <= self.greatest for coefficient in found.coefficients.values())
+        return found if in_range else None
 
 
 def reached(graph: Graph, name: str) -> list[str]:
@@ -81,11 +89,11 @@ def reached(graph: Graph, name: str) -> list[str]:
 
 
 def _number_of(graph: Graph, name: str) -> Fraction | None:
-    """Return the positive number, not far from 1, that is all that a Constant holds; otherwise None."""
+    """Return the positive number that is all that a Constant holds; otherwise None."""
     if graph.node(name).operator != "Constant" or graph.parameters_of(name)["value"].numel() != 1:
         return None
     number = float(graph.parameters_of(name)["value"])
-    return Fraction(number) if 1.0 / _FARTHEST <= number <= _FARTHEST else None
+    return Fraction(number) if 0.0 < number < inf else None
 
 
 # ── what operators make of polynomials ──────────────────────────────────────────────────────────────────────────

@@ -22,8 +22,10 @@ _HALF: Final = Fraction(1, 2)
 # Products of x and a share of it, by x and what makes the share: x e, and x (1 + e) / 2.
 _PRODUCT: Final[Mapping[Powers, Fraction]] = {(1, 1): _ONE}
 _HALF_OF_SUM: Final[Mapping[Powers, Fraction]] = {(1, 0): _HALF, (1, 1): _HALF}
-# What the operators' SHARE_ERROR leaves for these products, for the argument of Gelu's share, and for numbers in it.
-_MOST_ROUNDINGS: Final = 4
+# What the operators' SHARE_ERROR leaves for these products, for the argument of Gelu's share, and for numbers in it. A
+# product scales x by 1/2 at most, for what is flushed to 0 is not paid for twice; of an argument less is known.
+_MOST_ROUNDINGS: Final = 3
+_ARGUMENT: Final = (Fraction(1, 64), Fraction(64))
 _MOST_IN_ARGUMENT: Final = 30
 _ROUNDED: Final = 2.0**-22
 
@@ -66,7 +68,7 @@ def _softsign(graph: Graph, node: Node) -> Activation | None:
     x, divisor = graph.operands(node.name)
     for modulus in reached(graph, divisor):
         if graph.node(modulus).operator == "Abs" and graph.operands(modulus) == (x,):
-            formula = Formula(graph, (modulus,)).polynomial(divisor)
+            formula = Formula(graph, (modulus,), _ONE, _ONE).polynomial(divisor)
             if node.shape == graph.node(x).shape and _is(formula, {(0,): _ONE, (1,): _ONE}):
                 return Activation("Softsign", x)
     return None
@@ -79,7 +81,7 @@ def _gated(graph: Graph, node: Node) -> Activation | None:
     values = reached(graph, node.name)
     for curve in values:
         for found in _SHARES.get(graph.node(curve).operator, _none)(graph, curve, values):
-            if _is(Formula(graph, (found.operand, curve)).polynomial(node.name), found.formula):
+            if _is(Formula(graph, (found.operand, curve), _HALF, _ONE).polynomial(node.name), found.formula):
                 return found
     return None
 
@@ -130,7 +132,7 @@ def _arguments(graph: Graph, curve: str, values: Sequence[str]) -> Iterator[tupl
     """Yield each value that the operand of a curve is a polynomial of, and the polynomial."""
     (operand,) = graph.operands(curve)
     for x in reached(graph, operand):
-        if x in values and (found := Formula(graph, (x,)).polynomial(operand)) is not None:
+        if x in values and (found := Formula(graph, (x,), *_ARGUMENT).polynomial(operand)) is not None:
             yield x, found
 
 

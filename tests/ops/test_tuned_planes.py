@@ -19,6 +19,18 @@ CALLS = {
         name: Call({}, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
         for name in ("Sigmoid", "Tanh", "Erf", "Softsign")
     },
+    **{
+        f"{name}{form}": Call(attributes, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
+        for name, form, attributes in (
+            *((name, "", {}) for name in ("Exp", "Log", "Sqrt", "Reciprocal", "Softplus", "Mish", "HardSwish")),
+            *(("Elu", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, 0.5, 2.0, -1.0)),
+            *(("Celu", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, -2.0)),
+            *(("Swish", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, -0.7, 3.0)),
+            ("Selu", "", {"alpha": 1.67, "gamma": 1.05}),
+            ("Gelu", "", {"approximate": "none", "constants": "exact"}),
+            ("Gelu", " by tanh", {"approximate": "tanh", "constants": "rounded"}),
+        )
+    },
     "Mul": Call({}, ((-1, 3, 4), (-1, 3, 4)), {}, (-1, 3, 4), Arithmetic.REAL),
     "Mul of one row for all": Call({}, ((-1, 3, 4), (-1, 1, 4)), {}, (-1, 3, 4), Arithmetic.REAL),
     "MatMul": Call({}, ((-1, 2, 3), (-1, 3, 4)), {}, (-1, 2, 4), Arithmetic.REAL),
@@ -28,8 +40,13 @@ CALLS = {
 }
 
 
-def boxes_of(call: Call, width: float) -> tuple[Interval, ...]:
-    lowers = [2.0 * torch.randn(1, *shape[1:], dtype=torch.float64) for shape in call.operands]
+POSITIVE = ("Log", "Sqrt", "Reciprocal")
+
+
+def boxes_of(name: str, width: float) -> tuple[Interval, ...]:
+    lowers = [2.0 * torch.randn(1, *shape[1:], dtype=torch.float64) for shape in CALLS[name].operands]
+    if name in POSITIVE:
+        lowers = [low.abs() + 0.05 for low in lowers]
     return tuple(Interval.bounds(low, low + width * torch.rand_like(low)) for low in lowers)
 
 
@@ -51,7 +68,7 @@ def test_every_choice_bounds_the_function(name: str, width: float) -> None:
     assert rules.tuned is not None
     assert rules.start is not None
     assert rules.relaxation is not None
-    boxes = boxes_of(call, width)
+    boxes = boxes_of(name, width)
     start = rules.start(call, *boxes)
     assert ((start >= 0) & (start <= 1)).all()
     ends = torch.randint(0, 2, (CHOICES, *start.shape)).double()
@@ -70,7 +87,7 @@ def test_every_choice_bounds_a_square(width: float) -> None:
     torch.manual_seed(0)
     call, rules = CALLS["Mul"], operators()["Mul"].rules
     assert rules.tuned is not None and rules.start is not None and rules.relaxation is not None
-    (box, _) = boxes_of(call, width)
+    (box, _) = boxes_of("Mul", width)
     choices = torch.cat([torch.rand(CHOICES, 1, 2, 3, 4), torch.randint(0, 2, (CHOICES, 1, 2, 3, 4))]).double()
     planes, plain = (
         rules.tuned(call, choices, rules.relaxation(call, box, box), box, box),
@@ -94,7 +111,7 @@ def test_the_start_is_the_relaxation(name: str) -> None:
     assert rules.tuned is not None
     assert rules.start is not None
     assert rules.relaxation is not None
-    boxes = boxes_of(call, 2.0)
+    boxes = boxes_of(name, 2.0)
     plain = rules.relaxation(call, *boxes)
     tuned = rules.tuned(call, rules.start(call, *boxes), plain, *boxes)
     for one, other in ((tuned.lower, plain.lower), (tuned.upper, plain.upper)):
@@ -139,7 +156,7 @@ def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> Non
     torch.manual_seed(2)
     call, rules = CALLS[name], operators()[name].rules
     assert rules.tuned is not None and rules.relaxation is not None
-    (box,) = boxes_of(call, width)
+    (box,) = boxes_of(name, width)
     plain, middle = rules.relaxation(call, box), 0.5 * box.lower + 0.5 * box.upper
     for share in torch.linspace(0.0, 1.0, 33, dtype=torch.float64):
         planes = rules.tuned(call, share.expand(1, 1, 2, 8, 8), plain, box)

@@ -11,6 +11,8 @@ import torch
 from ibpc.frontends.onnx import translate
 from ibpc.interval import Interval
 from ibpc.ir import Graph
+from ibpc.ops import operators
+from ibpc.ops.rules import call_of
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.rounding import Arithmetic
 from tests.formulas import LOOKALIKES, SPELLED, Formula, erf_gelu, spelled, tanh_gelu
@@ -144,6 +146,10 @@ def test_rounded_numbers_of_gelu_are_paid_for_in_real_arithmetic(form: str, side
     assert float((nominal(graph, x)[0] - value).abs().max()) > 2.0**-26
     (box,) = bounds(graph, Interval.point(x), Arithmetic.REAL, torch.float64)
     assert bool(((box.lower <= value) & (value <= box.upper)).all())
+    node, rules = graph.order()[-1], operators()["Gelu"].rules
+    assert rules.relaxation is not None
+    planes = rules.relaxation(call_of(graph, node), Interval.point(x))
+    assert bool(((planes.lower(x) <= value) & (value <= planes.upper(x))).all())
 
 
 @pytest.mark.parametrize("name", SPELLED)

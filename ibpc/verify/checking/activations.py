@@ -9,18 +9,24 @@ A formula is found by expanding its end into a sum of products of two names, x a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from math import pi, sqrt
 from typing import Any, Final, TypeAlias
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from ibpc.errors import StrangerError, stranger
+
 # Coefficients by powers of x and of the curve, and how many roundings they take.
 Expansion: TypeAlias = tuple[dict[tuple[int, int], Fraction], int]
+Pair: TypeAlias = tuple[str, str]
+Span: TypeAlias = tuple[Fraction, Fraction]
 
 _FLOATS: Final = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 _CURVES: Final = ("Sigmoid", "Tanh", "Erf")
@@ -28,15 +34,19 @@ _STEPS: Final = ("Add", "Mul", "Div", "Pow")
 _DEEPEST: Final = 6
 _MOST_NAMES: Final = 24
 _HIGHEST_POWER: Final = 3
-# Numbers so far from 1 that a step might underflow or overflow are not read.
-_LEAST, _GREATEST = Fraction(1, 1024), Fraction(1024)
 _POWER_ROUNDINGS: Final = 18
-_MOST_ROUNDINGS: Final = 4
+_MOST_ROUNDINGS: Final = 3
 _MOST_IN_ARGUMENT: Final = 30
 _ROUNDED: Final = Fraction(1, 2**22)
 
-_HALF: Final = Fraction(1, 2)
-_GATE: Final = {(1, 1): Fraction(1)}
+# Which coefficients steps may have, lest a value is flushed to 0, or overflows, that is far from either: in the
+# product, in 1 + |x|, and in the argument of a curve, which saturates.
+_HALF, _ONE = Fraction(1, 2), Fraction(1)
+_PRODUCT: Final[Span] = (_HALF, _ONE)
+_SUM: Final[Span] = (_ONE, _ONE)
+_ARGUMENT: Final[Span] = (Fraction(1, 64), Fraction(64))
+_GATE: Final = {(1, 1): _ONE}
+_ONE_AND_CURVE: Final = {(0, 0): _ONE, (0, 1): _ONE}
 _HALF_SUM: Final = {(1, 0): _HALF, (1, 1): _HALF}
 _SLOPE: Final = sqrt(2.0 / pi)
 _GELU_ARGUMENTS: Final = {
@@ -46,11 +56,40 @@ _GELU_ARGUMENTS: Final = {
 
 
 def with_activations(
-    nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]], types: Mapping[str, int]
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, NDArray[Any]],
+    inputs: Iterable[str],
+    told: Mapping[str, Told],
 ) -> list[onnx.NodeProto]:
-    """Return the nodes, in the same order, with ends of formulas as nodes of the types that they spell out."""
-    reading = _Reading.of(nodes, constants)
-    return [reading.named(node) if types.get(node.output[0]) in _FLOATS else node for node in nodes]
+    """Return the nodes, in the same order, with ends of formulas as nodes of the types that they spell out.
+
+    Only nodes that depend on the inputs, of floats, and of a known shape that has dimensions: there a number, which has
+    at most one, does not change the shape.
+    """
+    reading, varying, found = _Reading.of(nodes, constants), set(inputs), []
+    for node in nodes:
+        if not varying.isdisjoint(node.input):
+            varying.update(node.output)
+            is_read = all(told.get(name, _UNKNOWN).is_read for name in node.output)
+            node = reading.named(node, told) if is_read else node  # noqa: PLW2901
+        found.append(node)
+    return found
+
+
+@dataclass(frozen=True)
+class Told:
+    """What shape inference tells of a value: its element type, and how many dimensions it has, None for unknown."""
+
+    element_type: int
+    rank: int | None
+
+    @property
+    def is_read(self) -> bool:
+        """Whether formulas of such values are read."""
+        return self.element_type in _FLOATS and bool(self.rank)
+
+
+_UNKNOWN: Final = Told(onnx.TensorProto.UNDEFINED, None)
 
 
 @dataclass(frozen=True)
@@ -62,88 +101,123 @@ class _Reading:
 
     @classmethod
     def of(cls, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, NDArray[Any]]) -> _Reading:
-        known = dict(constants)
+        small = {name: array for name, array in constants.items() if array.size == 1 and array.ndim <= 1}
         for node in nodes:
-            if node.op_type == "Constant" and node.attribute[0].name == "value":
-                known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-        small = {name: array for name, array in known.items() if array.size == 1 and array.ndim <= 1}
+            if node.op_type == "Constant" and len(node.attribute) == len(node.output) == 1:
+                small |= _constant_of(node.output[0], node.attribute[0])
         numbers = {name: number for name, array in small.items() if (number := _number(array)) is not None}
         return cls({name: node for node in nodes for name in node.output if name}, numbers)
 
-    def named(self, node: onnx.NodeProto) -> onnx.NodeProto:
+    def named(self, node: onnx.NodeProto, told: Mapping[str, Told]) -> onnx.NodeProto:
         """Return the node, or one of another type that computes the same."""
-        if node.op_type == "Div" and self._is_softsign(node):
-            return _made("Softsign", node, node.input[0])
-        if node.op_type not in ("Mul", "Div"):
+        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
             return node
+        found = chain(self._softsign(node), self._gated(node))
+        return next((made for made in found if told.get(made.input[0], _UNKNOWN).is_read), node)
+
+    def _softsign(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        if node.op_type != "Div":
+            return
+        x, divisor = map(self._source, node.input)
+        for modulus in self._computed_by(self._reached(divisor), "Abs"):
+            if self._source(modulus.input[0]) == x and self._is(divisor, (x, modulus.output[0]), _SUM, _ONE_AND_CURVE):
+                yield _made("Softsign", node, x)
+
+    def _gated(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
+        """Yield what the node is as x times a share that a curve makes."""
         reached = self._reached(node.output[0])
-        curves = [self.nodes[name] for name in reached if name in self.nodes]
-        found = (made for curve in curves if curve.op_type in _CURVES for made in self._gated(node, curve, reached))
-        return next(found, node)
+        for curve in self._computed_by(reached, *_CURVES):
+            inner, end, name = self._source(curve.input[0]), node.output[0], curve.output[0]
+            for soft in self._computed_by([inner], "Softplus") if curve.op_type == "Tanh" else ():
+                x = self._source(soft.input[0])
+                if self._is(end, (x, name), _PRODUCT, _GATE):
+                    yield _made("Mish", node, x)
+            for x in self._reached(inner):
+                argument = self._expanded(inner, (x, ""), _ARGUMENT, 0) if x in reached else None
+                if argument is None:
+                    continue
+                if curve.op_type == "Sigmoid" and self._is(end, (x, name), _PRODUCT, _GATE):
+                    yield from _swish(node, x, argument)
+                if curve.op_type in _GELU_ARGUMENTS and self._is(end, (x, name), _PRODUCT, _HALF_SUM):
+                    form, wanted = _GELU_ARGUMENTS[curve.op_type]
+                    if _is_near(argument, wanted):
+                        yield _made("Gelu", node, x, approximate=form, numbers=b"rounded")
 
-    def _is_softsign(self, node: onnx.NodeProto) -> bool:
-        x, divisor = node.input
-        return any(
-            self.nodes[name].op_type == "Abs"
-            and self.nodes[name].input[0] == x
-            and self._is(divisor, x, name, {(0, 0): Fraction(1), (0, 1): Fraction(1)})
-            for name in self._reached(divisor)
-            if name in self.nodes
-        )
+    def _computed_by(self, names: Sequence[str], *kinds: str) -> Iterator[onnx.NodeProto]:
+        """Yield the nodes of one operand and some types that compute the names."""
+        for name in names:
+            node = self.nodes.get(name)
+            if node is not None and node.op_type in kinds and len(node.input) == len(node.output) == 1:
+                yield node
 
-    def _gated(self, node: onnx.NodeProto, curve: onnx.NodeProto, reached: Sequence[str]) -> Iterator[onnx.NodeProto]:
-        """Yield what the node is as x times a share that the curve makes."""
-        inner, name = curve.input[0], curve.output[0]
-        if curve.op_type == "Tanh" and inner in self.nodes and self.nodes[inner].op_type == "Softplus":
-            x = self.nodes[inner].input[0]
-            if self._is(node.output[0], x, name, _GATE):
-                yield _made("Mish", node, x)
-        for x in self._reached(inner):
-            argument = self._expanded(inner, x, "", 0) if x in reached else None
-            if argument is None:
-                continue
-            if curve.op_type == "Sigmoid" and set(argument[0]) == {(1, 0)} and argument[1] <= 1:
-                alpha = argument[0][1, 0]
-                if Fraction(float(alpha)) == alpha and self._is(node.output[0], x, name, _GATE):
-                    yield _made("Swish", node, x, alpha=float(alpha))
-            if curve.op_type in _GELU_ARGUMENTS and self._is(node.output[0], x, name, _HALF_SUM):
-                form, wanted = _GELU_ARGUMENTS[curve.op_type]
-                if _is_near(argument, wanted):
-                    yield _made("Gelu", node, x, approximate=form, numbers=b"rounded")
+    def _source(self, name: str) -> str:
+        """Return the name of which a name is another one."""
+        while name in self.nodes and self.nodes[name].op_type == "Identity" and len(self.nodes[name].input) == 1:
+            name = self.nodes[name].input[0]
+        return name
 
-    def _is(self, name: str, x: str, curve: str, wanted: Mapping[tuple[int, int], Fraction]) -> bool:
-        found = self._expanded(name, x, curve, 0)
+    def _step(self, name: str) -> tuple[str, list[str]] | None:
+        """Return the type and the two operands of a step of a formula, None for what is none."""
+        node = self.nodes.get(name)
+        if node is None or node.op_type not in _STEPS or len(node.input) != 2:
+            return None
+        return node.op_type, [self._source(operand) for operand in node.input]
+
+    def _is(self, name: str, names: Pair, span: Span, wanted: Mapping[tuple[int, int], Fraction]) -> bool:
+        found = self._expanded(name, names, span, 0)
         return found is not None and found[0] == wanted and found[1] <= _MOST_ROUNDINGS
 
     def _reached(self, name: str) -> list[str]:
-        """Return the names that an expansion of a name may end at."""
+        """Return the names that an expansion of a name may end at, if they are few."""
         found, level = {name: None}, [name]
         while level and len(found) < _MOST_NAMES:
-            steps = [self.nodes[step] for step in level if step in self.nodes and self.nodes[step].op_type in _STEPS]
-            level = list(dict.fromkeys(operand for step in steps for operand in step.input))
+            level = [operand for step in map(self._step, level) if step is not None for operand in step[1]]
             found.update(dict.fromkeys(level))
         return [name for name in found if name not in self.numbers]
 
-    def _expanded(self, name: str, x: str, curve: str, depth: int) -> Expansion | None:
-        """Return a name as a sum of multiples of powers, None if it is no such sum of positive multiples."""
-        if name in (x, curve):
-            return {(1, 0) if name == x else (0, 1): Fraction(1)}, 0
+    def _expanded(self, name: str, names: Pair, span: Span, depth: int) -> Expansion | None:
+        """Return a name as a sum of positive multiples of powers of two names, None if it is none within the span."""
+        if name in names:
+            return {(1, 0) if name == names[0] else (0, 1): _ONE}, 0
+        step = self._step(name) if depth < _DEEPEST else None
         if name in self.numbers:
-            return {(0, 0): self.numbers[name]}, 0
-        if depth == _DEEPEST or name not in self.nodes or self.nodes[name].op_type not in _STEPS:
+            found: Expansion | None = ({(0, 0): self.numbers[name]}, 0)
+        elif step is None:
             return None
-        first, second = (self._expanded(operand, x, curve, depth + 1) for operand in self.nodes[name].input)
-        if first is None or second is None:
-            return None
-        return _combined(self.nodes[name].op_type, first, second)
+        else:
+            first, second = (self._expanded(operand, names, span, depth + 1) for operand in step[1])
+            found = None if first is None or second is None else _combined(step[0], first, second)
+        return found if found is not None and all(span[0] <= c <= span[1] for c in found[0].values()) else None
+
+
+def _constant_of(name: str, attribute: onnx.AttributeProto) -> dict[str, NDArray[Any]]:
+    """Return the array of a constant that holds one number, by its name."""
+    if attribute.name == "value_float" and attribute.type == onnx.AttributeProto.FLOAT:
+        return {name: np.asarray(attribute.f, np.float32)}
+    is_small = attribute.name == "value" and list(attribute.t.dims) in ([], [1])
+    if not is_small or attribute.type != onnx.AttributeProto.TENSOR:
+        return {}
+    try:
+        with stranger():
+            return {name: numpy_helper.to_array(attribute.t)}
+    except StrangerError:
+        return {}
 
 
 def _number(array: NDArray[Any]) -> Fraction | None:
-    try:
-        number = Fraction(float(array.item()))
-    except (ValueError, OverflowError, TypeError):
+    """Return the positive number that an array holds."""
+    if array.dtype.kind not in "fiu" or not 0 < array.item() < np.inf:
         return None
-    return number if _LEAST <= number <= _GREATEST else None
+    return Fraction(array.item())
+
+
+def _swish(node: onnx.NodeProto, x: str, argument: Expansion) -> Iterator[onnx.NodeProto]:
+    """Yield Swish where the argument is alpha x, with an alpha of binary32, for that is what a node can say."""
+    coefficients, roundings = argument
+    if set(coefficients) == {(1, 0)} and roundings <= 1:
+        alpha = float(np.float32(float(coefficients[1, 0])))
+        if Fraction(alpha) == coefficients[1, 0]:
+            yield _made("Swish", node, x, alpha=alpha)
 
 
 def _made(kind: str, node: onnx.NodeProto, operand: str, **attributes: Any) -> onnx.NodeProto:

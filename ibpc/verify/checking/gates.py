@@ -13,12 +13,16 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpc.verify.checking.arithmetic import OWN_UNIT
 from ibpc.verify.checking.rules import Step, rule
 from ibpc.verify.checking.values import Array, Box
 
 Function = Callable[[Array], NDArray[Any]]
 
 _CUBIC: Final = 0.044715
+_FAR: Final = 2.0**120
+# What the functions of shares here miss: some roundings, and a quarter of what those of their argument are of it.
+_OWN_SHARE: Final = 64.0 * OWN_UNIT
 # Where the products are least. There they are flat: an error of 10⁻¹⁵ in the place changes the value by 10⁻³⁰.
 _LEAST_OF_HARD_SWISH: Final = -1.5
 _LEAST_OF_SWISH: Final = -1.2784645427610737951
@@ -29,13 +33,16 @@ _LEAST_OF_GELU: Final = {b"none": -0.75179152469356445746, b"tanh": -0.752461422
 def gated(step: Step, x: Box, function: Function, place: float, error: float, missed: float = 0.0) -> Box:
     """Bound a function that is least at a place, falls before and rises behind it.
 
-    An execution's share is off by `error` u, and by `missed` before anything rounds.
+    An execution's share is off by `error` u, and by `missed` before anything rounds. One of numbers of some precision
+    may overflow for an x that is far, which bounds nothing.
     """
     ends = function(x.lower), function(x.upper)
     least, most = function(np.clip(place, x.lower, x.upper)), np.maximum(*ends)
     least = np.where(np.isnan(ends[0] + 0.0 * ends[1]), np.nan, least)
-    bounds, slack = step.near(least, most), (error * step.machine.unit + missed) * x.magnitude
-    return Box(bounds.lower - slack, bounds.upper + slack)
+    share = error * step.machine.unit + missed + _OWN_SHARE
+    bounds, slack = step.near(least, most), share * x.magnitude
+    near = x.magnitude <= (_FAR if step.machine.unit else np.inf)
+    return Box(np.where(near, bounds.lower - slack, -np.inf), np.where(near, bounds.upper + slack, np.inf))
 
 
 def normal_share(x: Array) -> Array:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 
 from ibpc.errors import ModelError
-from ibpc.verify.checking.activations import with_activations
+from ibpc.verify.checking.activations import Told, with_activations
 
 _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
@@ -40,11 +40,11 @@ class OnnxFile:
         graph, opset = model.graph, _opset(model)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         inputs = {value.name: _shape(value) for value in graph.input if value.name not in constants}
-        types = _element_types(model)
+        told = _told(model)
         _refuse_unknown(model)
         outputs = tuple(output.name for output in graph.output)
-        nodes = with_activations(_ordered(graph.node, {*constants, *inputs}), constants, types)
-        return cls(opset, inputs, outputs, constants, nodes, types)
+        nodes = with_activations(_ordered(graph.node, {*constants, *inputs}), constants, inputs, told)
+        return cls(opset, inputs, outputs, constants, nodes, {name: value.element_type for name, value in told.items()})
 
 
 def _opset(model: onnx.ModelProto) -> int:
@@ -60,17 +60,20 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dimension.dim_value or 1 for dimension in value.type.tensor_type.shape.dim)
 
 
-def _element_types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element types of all values that shape inference can tell."""
+def _told(model: onnx.ModelProto) -> dict[str, Told]:
+    """Return what shape inference tells of values."""
     graph = _inferred(model).graph
-    found = {
-        value.name: int(value.type.tensor_type.elem_type) for value in (*graph.value_info, *graph.output, *graph.input)
-    }
-    small = sorted(name for name, kind in found.items() if kind in _SMALL_FLOATS)
+    found = {value.name: _told_of(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    small = sorted(name for name, value in found.items() if value.element_type in _SMALL_FLOATS)
     small += [tensor.name for tensor in graph.initializer if tensor.data_type in _SMALL_FLOATS]
     if small:
         raise ModelError.at("checker", f"{small[0]} is of a 16-bit floating type", "32 or 64 bits")
     return found
+
+
+def _told_of(value: onnx.ValueInfoProto) -> Told:
+    tensor = value.type.tensor_type
+    return Told(int(tensor.elem_type), len(tensor.shape.dim) if tensor.HasField("shape") else None)
 
 
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:

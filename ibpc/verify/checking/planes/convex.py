@@ -5,31 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from ibpc.verify.checking.gates import logistic
-from ibpc.verify.checking.planes.base import Function, Pair, Sketch, chord, planes, unary
+from ibpc.verify.checking.planes.base import Function, Sketch, planes
+from ibpc.verify.checking.planes.pieces import Piece, pieced
 from ibpc.verify.checking.rules import Step
-from ibpc.verify.checking.values import Array, Box
+from ibpc.verify.checking.values import Array
 
 
 def convex(step: Step, function: Function, derivative: Function) -> Sketch:
-    """Return the tangent at the middle below, the chord above."""
-    slopes, offsets = _convex_lines(step.box(0), function, derivative)
-    return unary(step.box(0), slopes, offsets)
+    """Return the tangent at the middle below, the chord above; functions take flat arrays."""
+    return pieced(step, function, [Piece(np.inf, True, derivative)])
 
 
 def _concave(step: Step, function: Function, derivative: Function) -> Sketch:
     """Return the chord below, the tangent at the middle above."""
-    slopes, offsets = _convex_lines(step.box(0), lambda x: -function(x), lambda x: -derivative(x))
-    return unary(step.box(0), (-slopes[1], -slopes[0]), (-offsets[1], -offsets[0]))
-
-
-def _convex_lines(x: Box, function: Function, derivative: Function) -> tuple[Pair, Pair]:
-    """Return slopes and offsets, below and above, of a convex function."""
-    middle = 0.5 * x.lower + 0.5 * x.upper
-    tangent = derivative(middle)
-    low, high = function(x.lower), function(x.upper)
-    secant = chord(x, low, high, tangent)
-    offsets = function(middle) - tangent * middle, np.maximum(low - secant * x.lower, high - secant * x.upper)
-    return (tangent, secant), offsets
+    return pieced(step, function, [Piece(np.inf, False, derivative)])
 
 
 @planes("Exp")
@@ -86,7 +75,7 @@ def reciprocal(step: Step) -> Sketch:
 
 
 def _where_positive(step: Step, function: Function) -> Function:
-    positive = step.box(0).lower > 0
+    positive = step.box(0).lower.ravel() > 0
     return lambda x: np.where(positive, function(x), np.nan)
 
 
@@ -96,9 +85,10 @@ def power(step: Step) -> Sketch:
     x, exponent = step.box(0), step.constant(1).wide
     if np.broadcast_shapes(x.shape, exponent.shape) != x.shape:
         step.fail("its exponents are more than its base")
-    is_convex = (exponent % 2 == 0) & (exponent > 0) | (x.lower >= 0) & (exponent >= 1)
+    powers = np.broadcast_to(exponent, x.shape).ravel()
+    is_convex = (powers % 2 == 0) & (powers > 0) | (x.lower.ravel() >= 0) & (powers >= 1)
 
     def function(point: Array) -> Array:
-        return np.where(is_convex, np.power(point, exponent), np.nan)
+        return np.where(is_convex, np.power(point, powers), np.nan)
 
-    return convex(step, function, lambda point: exponent * np.power(point, exponent - 1.0))
+    return convex(step, function, lambda point: powers * np.power(point, powers - 1.0))

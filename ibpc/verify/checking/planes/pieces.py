@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import pi, sqrt
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ibpc.verify.checking.gates import cubic_share, logistic, missed_share, normal_share
-from ibpc.verify.checking.planes.base import BISECTIONS, Function, Sketch, chord, planes, unary
+from ibpc.verify.checking.planes.base import BISECTIONS, Function, Pair, Part, Sketch, planes
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array
 
@@ -20,6 +21,10 @@ _TURNS_OF_GELU: Final = (-sqrt(2.0), sqrt(2.0))
 _TURNS_OF_CUBIC_GELU: Final = (-1.4185040087908283555, 1.4185040087908283555)
 _TURN_OF_SWISH: Final = 2.3993572805154676678
 _TURNS_OF_MISH: Final = (-2.25637639636079312, 1.4905711794854284593)
+
+
+# Least slope, the one without a choice, and greatest.
+Slopes: TypeAlias = "tuple[Array, Array, Array]"
 
 
 @dataclass(frozen=True)
@@ -31,32 +36,72 @@ class Piece:
     derivative: Function
 
 
-def _pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
+Side: TypeAlias = "tuple[Piece, tuple[Array, Array]]"
+
+
+def pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
     """Return planes of a continuous function that is convex or concave on each of some pieces.
 
     Over a box in one piece the plane on the side where the function bends away is the tangent at the middle; all others
     have the slope of the chord. Their offsets are the extremes of f − line over the pieces: at an end, or beyond the
-    tangent at a point where the slope is about that of the line.
+    tangent at a point where the slope is about that of the line. Choices say another slope: 0 the least that f has at
+    an end of a piece in the box, 1 the greatest, 1/2 the one without a choice, which stays where it is the chord's over
+    one piece. Functions take flat arrays.
     """
     x = step.box(0)
-    turns = [np.clip(piece.end, x.lower, x.upper) for piece in pieces[:-1]]
-    ends = [x.lower, *turns, x.upper]
-    middle = 0.5 * x.lower + 0.5 * x.upper
-    below = above = chord(x, function(x.lower), function(x.upper), 0.0)
-    for start, piece in zip([-np.inf, *(piece.end for piece in pieces)], pieces, strict=False):
-        inside = (x.lower >= start) & (x.upper <= piece.end)
-        below = np.where(inside & piece.is_convex, piece.derivative(middle), below)
-        above = np.where(inside & (not piece.is_convex), piece.derivative(middle), above)
-    lower = np.minimum.reduce(
-        [_least(function, piece, side, below) for piece, side in zip(pieces, pairwise(ends), strict=True)]
-    )
-    upper = -np.minimum.reduce(
-        [
-            _least(lambda point: -function(point), _turned(piece), side, -above)
-            for piece, side in zip(pieces, pairwise(ends), strict=True)
-        ]
-    )
-    return unary(x, (below, above), (lower, upper))
+    lower, upper = x.lower.ravel(), x.upper.ravel()
+    ends = [lower, *(np.clip(piece.end, lower, upper) for piece in pieces[:-1]), upper]
+    sides = list(zip(pieces, pairwise(ends), strict=True))
+    below, above = _slopes(function, sides, lower, upper)
+
+    def tune(choices: Array) -> tuple[Sequence[Pair], Pair]:
+        slopes = _leaning(below, choices[:, 0]), _leaning(above, choices[:, 1])
+        return [slopes], _offsets(function, sides, *slopes)
+
+    offsets = _offsets(function, sides, below[1], above[1])
+    part = Part(0, lambda rows: rows, below[1], above[1], x.magnitude.ravel())
+    steepest = np.maximum.reduce([np.abs(slope) for slope in (*below, *above)])
+    return Sketch([replace(part, steepest=steepest)], *offsets, tune=tune)
+
+
+def _slopes(function: Function, sides: Sequence[Side], lower: Array, upper: Array) -> tuple[Slopes, Slopes]:
+    """Return the least slope, the one without a choice, and the greatest, of the planes below and above."""
+    width, middle = upper - lower, 0.5 * lower + 0.5 * upper
+    wide = width > 0
+    secant = np.where(wide, (function(upper) - function(lower)) / np.where(wide, width, 1.0), 0.0)
+    plain, is_free = [secant, secant], [np.ones_like(wide), np.ones_like(wide)]
+    least, greatest = np.full_like(secant, np.inf), np.full_like(secant, -np.inf)
+    start = -np.inf
+    for piece, (first, last) in sides:
+        inside = (lower >= start) & (upper <= piece.end)
+        touching, straight = (0, 1) if piece.is_convex else (1, 0)
+        plain[touching] = np.where(inside, piece.derivative(middle), plain[touching])
+        is_free[straight] = is_free[straight] & ~inside
+        for slope in (piece.derivative(first), piece.derivative(last)):
+            met = (last > first) & np.isfinite(slope)
+            least = np.where(met, np.minimum(least, slope), least)
+            greatest = np.where(met, np.maximum(greatest, slope), greatest)
+        start = piece.end
+
+    def choice(slope: Array, free: NDArray[np.bool_]) -> Slopes:
+        low, high = np.minimum(least, slope), np.maximum(greatest, slope)
+        return np.where(free, low, slope), slope, np.where(free, high, slope)
+
+    return choice(plain[0], is_free[0]), choice(plain[1], is_free[1])
+
+
+def _leaning(slopes: Slopes, choice: Array) -> Array:
+    """Return the slope at a choice: halfway is the one without."""
+    least, plain, greatest = slopes
+    down, up = np.maximum(1.0 - 2.0 * choice, 0.0), np.maximum(2.0 * choice - 1.0, 0.0)
+    return np.asarray(plain + down * (least - plain) + up * (greatest - plain))
+
+
+def _offsets(function: Function, sides: Sequence[Side], below: Array, above: Array) -> Pair:
+    """Return the greatest offset below and the least above."""
+    lower: Array = np.minimum.reduce([_least(function, piece, ends, below) for piece, ends in sides])
+    upper = [_least(lambda point: -function(point), _turned(piece), ends, -above) for piece, ends in sides]
+    return lower, -np.minimum.reduce(upper)
 
 
 def _turned(piece: Piece) -> Piece:
@@ -67,20 +112,21 @@ def _turned(piece: Piece) -> Piece:
 def _least(function: Function, piece: Piece, ends: tuple[Array, Array], slope: Array) -> Array:
     """Return a lower bound of f − slope · x between two ends of a piece.
 
-    Where f is concave it is attained at an end. Where f is convex it lies above its tangent at any point d, so
-    f − line is at least its value at d and the least of (f′(d) − slope) (x − d), which is at an end.
+    Where f is concave it is attained at an end. Where f is convex, f − line falls up to any point where f′ is less than
+    the slope and rises from any where it is not; between two such points f lies above its tangent at a third.
     """
     start, end = ends
     if not piece.is_convex:
         return np.asarray(np.minimum(function(start) - slope * start, function(end) - slope * end))
-    low, high = start, end
+    low, high = start + 0.0 * slope, end + 0.0 * slope
     for _ in range(BISECTIONS):
         middle = 0.5 * low + 0.5 * high
         before = piece.derivative(middle) < slope
         low, high = np.where(before, middle, low), np.where(before, high, middle)
     point = 0.5 * low + 0.5 * high
     tilt = piece.derivative(point) - slope
-    return np.asarray(function(point) - slope * point + np.minimum(tilt * (start - point), tilt * (end - point)))
+    within: Array = function(point) - slope * point + np.minimum(tilt * (low - point), tilt * (high - point))
+    return np.asarray(np.minimum.reduce([function(low) - slope * low, function(high) - slope * high, within]))
 
 
 def _bell(turns: tuple[float, float], derivative: Function) -> list[Piece]:
@@ -100,7 +146,7 @@ def hard_swish(step: Step) -> Sketch:
         Piece(3.0, True, lambda x: x / 3.0 + 0.5),
         Piece(np.inf, True, np.ones_like),
     ]
-    return _pieced(step, lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), pieces)
+    return pieced(step, lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), pieces)
 
 
 @planes("Gelu")
@@ -114,7 +160,7 @@ def gelu(step: Step) -> Sketch:
 
 def _normal_gelu(step: Step) -> Sketch:
     """Return planes of x Φ(x), with the derivative Φ(x) + x φ(x)."""
-    return _pieced(
+    return pieced(
         step,
         lambda x: x * normal_share(x),
         _bell(_TURNS_OF_GELU, lambda x: normal_share(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
@@ -128,7 +174,7 @@ def _cubic_gelu(step: Step) -> Sketch:
         share = cubic_share(x)
         return share + x * share * cubic_share(-x) * slope * (1.0 + 3.0 * 0.044715 * x * x)
 
-    return _pieced(step, lambda x: x * cubic_share(x), _bell(_TURNS_OF_CUBIC_GELU, derivative))
+    return pieced(step, lambda x: x * cubic_share(x), _bell(_TURNS_OF_CUBIC_GELU, derivative))
 
 
 @planes("Swish")
@@ -143,7 +189,7 @@ def swish(step: Step) -> Sketch:
     pieces = _bell((-turn, turn), derivative)
     if alpha < 0:
         pieces = [replace(piece, is_convex=not piece.is_convex) for piece in pieces]
-    return _pieced(step, lambda x: x * logistic(alpha * x), pieces)
+    return pieced(step, lambda x: x * logistic(alpha * x), pieces)
 
 
 @planes("Mish")
@@ -154,7 +200,7 @@ def mish(step: Step) -> Sketch:
         soft = np.logaddexp(x, 0.0)
         return np.asarray(np.tanh(soft) + x * logistic(x) * 4.0 * logistic(2.0 * soft) * logistic(-2.0 * soft))
 
-    return _pieced(step, lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _bell(_TURNS_OF_MISH, derivative))
+    return pieced(step, lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _bell(_TURNS_OF_MISH, derivative))
 
 
 @planes("Selu")
@@ -168,4 +214,4 @@ def selu(step: Step) -> Sketch:
         return sign * gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
 
     left = Piece(0.0, True, lambda x: gamma * alpha * np.exp(np.minimum(x, 0.0)))
-    return _pieced(step, function, [left, Piece(np.inf, True, lambda x: np.full_like(x, gamma))])
+    return pieced(step, function, [left, Piece(np.inf, True, lambda x: np.full_like(x, gamma))])

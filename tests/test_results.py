@@ -28,6 +28,8 @@ def receipt(network="mnist_small", certified=0.95, seed=0, method="ibp", **extra
     return {
         "certification": {
             "data": "mnist",
+            "data_sha256": "d",
+            "split": "test",
             "n": 10000,
             "eps": 0.1,
             "nominal_accuracy": 0.985,
@@ -71,7 +73,7 @@ def test_a_row_says_what_its_receipt_says_beside_the_replication(tables, tmp_pat
     text = document(tables, tmp_path, "all")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert (
-        "| [`mnist_small`](results/a.json) | MNIST | 0.1 | ibp | 10 | 100 | 2 | 98.50% | 96.00% | **95.00%** | "
+        "| [`mnist_small`](results/a.json) | MNIST | 0.1 | ibp | 10 | 100 | 2 | 98.50% | 96.00% | **95.00%** |  | "
         "98.23%, 96.00% |\n" in text
     )
 
@@ -90,6 +92,28 @@ def test_the_best_row_beats_the_replication_in_both_accuracies_if_one_does(table
     assert "results/b.json" in document(tables, tmp_path, "best")
     put(tmp_path / "results", b=receipt(certified=0.9599))
     assert "results/a.json" in document(tables, tmp_path, "best")
+
+
+def searched(share, **other):
+    return {**receipt()["certification"], "method": "auto", "certified_accuracy": share, **other}
+
+
+def test_what_a_search_certifies_stands_beside_and_counts(tables, tmp_path):
+    put(
+        tmp_path / "results",
+        a=receipt(certified=0.951),
+        b=receipt(certified=0.95, method="sabr", search=searched(0.97)),
+    )
+    text = document(tables, tmp_path, "all")
+    assert "**95.00%** | 97.00% | 98.23%" in text and "**95.10%** |  | 98.23%" in text
+    assert text.index("results/b.json") < text.index("results/a.json")
+
+
+@pytest.mark.parametrize("other", [{"n": 500}, {"eps": 0.2}, {"arithmetic": "real"}, {"data_sha256": "e"}])
+def test_a_search_of_something_else_is_refused(tables, tmp_path, other):
+    put(tmp_path / "results", a=receipt(search=searched(0.97, **other)))
+    with pytest.raises(ValueError, match="something else"):
+        document(tables, tmp_path, "all")
 
 
 def test_seeds_make_one_row_with_their_spread(tables, tmp_path):

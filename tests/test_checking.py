@@ -551,3 +551,33 @@ def test_coefficients_that_overflow_on_their_way_claim_nothing(arithmetic):
     checker = Checker(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8))
     found = checker.bound_rows([np.zeros(2)], [np.array([0.0, 1000.0])], np.ones((1, 1)), arithmetic)
     assert [end.item() for end in found] == [-np.inf, np.inf]
+
+
+# ── names ───────────────────────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("alias", ["Identity", "Dropout"])
+def test_a_value_times_another_name_of_it_is_a_square(alias):
+    nodes = [helper.make_node(alias, ["x"], ["a"]), helper.make_node("Mul", ["x", "a"], ["y"])]
+    checker = Checker(model(nodes, {"x": [1, 3]}))
+    low, high = checker.bound_rows([-np.ones(3)], [np.ones(3)], np.eye(3), "real")
+    assert low == pytest.approx(0.0, abs=1e-9) and high == pytest.approx(1.0)
+
+
+def test_dropout_that_may_drop_is_no_other_name():
+    nodes = [helper.make_node("Dropout", ["x", "half", "training"], ["a"]), helper.make_node("Mul", ["x", "a"], ["y"])]
+    constants = {"half": np.float32(0.5), "training": np.array(True)}
+    with pytest.raises(ModelError, match="training mode"):
+        Checker(model(nodes, {"x": [1, 3]}, constants=constants)).bound_rows(
+            [-np.ones(3)], [np.ones(3)], np.eye(3), "real"
+        )
+
+
+@pytest.mark.parametrize("second", ["x", "a", "c"])
+def test_a_name_of_two_values_is_refused(second):
+    """Behind another name for the first of them, a reader would get the second."""
+    nodes = [
+        helper.make_node("Identity", ["x"], ["a"]),
+        helper.make_node("Neg", ["c"], [second]),
+        helper.make_node("Add", ["x", "a"], ["y"]),
+    ]
+    with pytest.raises(ModelError, match=f"a second value named {second}"):
+        Checker(model(nodes, {"x": [1, 3]}, constants={"c": np.ones(3, np.float32)}))

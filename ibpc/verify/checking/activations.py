@@ -118,18 +118,18 @@ class _Reading:
     def _softsign(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         if node.op_type != "Div":
             return
-        x, divisor = map(self._source, node.input)
+        x, divisor = node.input
         for modulus in self._computed_by(self._reached(divisor), "Abs"):
-            if self._source(modulus.input[0]) == x and self._is(divisor, (x, modulus.output[0]), _SUM, _ONE_AND_CURVE):
+            if modulus.input[0] == x and self._is(divisor, (x, modulus.output[0]), _SUM, _ONE_AND_CURVE):
                 yield _made("Softsign", node, x)
 
     def _gated(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
         """Yield what the node is as x times a share that a curve makes."""
         reached = self._reached(node.output[0])
         for curve in self._computed_by(reached, *_CURVES):
-            inner, end, name = self._source(curve.input[0]), node.output[0], curve.output[0]
+            inner, end, name = curve.input[0], node.output[0], curve.output[0]
             for soft in self._computed_by([inner], "Softplus") if curve.op_type == "Tanh" else ():
-                x = self._source(soft.input[0])
+                x = soft.input[0]
                 if self._is(end, (x, name), _PRODUCT, _GATE):
                     yield _made("Mish", node, x)
             for x in self._reached(inner):
@@ -150,18 +150,12 @@ class _Reading:
             if node is not None and node.op_type in kinds and len(node.input) == len(node.output) == 1:
                 yield node
 
-    def _source(self, name: str) -> str:
-        """Return the name of which a name is another one."""
-        while name in self.nodes and self.nodes[name].op_type == "Identity" and len(self.nodes[name].input) == 1:
-            name = self.nodes[name].input[0]
-        return name
-
     def _step(self, name: str) -> tuple[str, list[str]] | None:
         """Return the type and the two operands of a step of a formula, None for what is none."""
         node = self.nodes.get(name)
         if node is None or node.op_type not in _STEPS or len(node.input) != 2:
             return None
-        return node.op_type, [self._source(operand) for operand in node.input]
+        return node.op_type, list(node.input)
 
     def _is(self, name: str, names: Pair, span: Span, wanted: Mapping[tuple[int, int], Fraction]) -> bool:
         found = self._expanded(name, names, span, 0)

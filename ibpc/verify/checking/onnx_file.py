@@ -17,6 +17,7 @@ _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
 _LAST_VERSION: Final = 28
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+_ALIASES: Final = ("Identity", "Dropout")
 _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 
@@ -24,7 +25,8 @@ _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class OnnxFile:
     """A model at batch 1: its operator set, inputs with their shapes, outputs, constants, nodes and element types.
 
-    Each node comes after those of its operands; activations that the file spells out are nodes of their type.
+    Each node comes after those of its operands, and reads values by their first names, not by those that an Identity
+    gives them; activations that the file spells out are nodes of their type.
     """
 
     opset: int
@@ -42,8 +44,10 @@ class OnnxFile:
         inputs = {value.name: _shape(value) for value in graph.input if value.name not in constants}
         told = _told(model)
         _refuse_unknown(model)
+        _refuse_second_values(graph.node, {*constants, *inputs})
         outputs = tuple(output.name for output in graph.output)
-        nodes = with_activations(_ordered(graph.node, {*constants, *inputs}), constants, inputs, told)
+        nodes = _by_first_names(_ordered(graph.node, {*constants, *inputs}))
+        nodes = with_activations(nodes, constants, inputs, told)
         return cls(opset, inputs, outputs, constants, nodes, {name: value.element_type for name, value in told.items()})
 
 
@@ -109,6 +113,34 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:
         raise ModelError.at("checker", "the file defines functions of its own", "nodes of standard operators only")
+
+
+def _refuse_second_values(nodes: Sequence[onnx.NodeProto], known: set[str]) -> None:
+    """Raise ModelError where a name is given to two values."""
+    taken = set(known)
+    for node in nodes:
+        for name in filter(None, node.output):
+            if name in taken:
+                raise ModelError.at(f"node {node.name or name}", f"a second value named {name}", "one")
+            taken.add(name)
+
+
+def _by_first_names(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Return the nodes with operands by the names that they had before an Identity or a Dropout that drops nothing."""
+    first: dict[str, str] = {}
+    renamed = []
+    for node in nodes:
+        names = [first.get(name, name) for name in node.input]
+        if node.op_type in _ALIASES and len(names) <= 2 and len(node.output) == 1:
+            first[node.output[0]] = names[0]
+        if names != list(node.input):
+            copy = onnx.NodeProto()
+            copy.CopyFrom(node)
+            copy.input[:] = names
+            renamed.append(copy)
+        else:
+            renamed.append(node)
+    return renamed
 
 
 def _ordered(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:

@@ -1,7 +1,8 @@
 """How an operator acts: its rules on tensors, on boxes, on both together in training, and the planes that bound it.
 
 Rules are plain functions `rule(call, *operands, **parameters)` on tensors. `ibpc.lowering` runs the same functions on
-`torch.fx` proxies, so they may branch on the `call` (attributes, shapes, arithmetic) but never on values.
+`torch.fx` proxies, so they may branch on the `call` (attributes, shapes, arithmetic) but never on values. Only `tuned`,
+which nothing lowers or captures, may.
 """
 
 from __future__ import annotations

@@ -446,3 +446,41 @@ def test_the_size_of_a_plane_is_that_of_all_that_is_summed():
     assert coefficients.plane_size(plane, (x, y)).tolist() == [[1.0 + 1.5 + 5.0, 2.0 + 8.0 + 0.5]]
     viewed = Plane((torch.tensor([[[0.5, -2.0]]]),), torch.tensor([[-1.0]]), (lambda value: value.unsqueeze(1),))
     assert coefficients.plane_size(viewed, (x,)).tolist() == [[1.0 + 1.5 + 8.0]]
+
+
+def test_where_there_is_nothing_to_choose_an_ascent_stays_where_it_is():
+    """Over lines of HardSwish, x here, both planes are the only ones there are."""
+    module = nn.Sequential(nn.Linear(3, 4), nn.Hardswish(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        module[0].bias.fill_(20.0)
+    graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
+    box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
+    bounds = [
+        METHODS[method](graph, torch.eye(2), Arithmetic.REAL, torch.device("cpu"))(box)
+        for method in ("crown", "alpha-crown")
+    ]
+    weight = (module[2].weight @ module[0].weight).clamp(min=0.0).sum(1)
+    point = module(torch.zeros(1, 3))
+    assert torch.allclose(bounds[1].upper.float(), point + weight, atol=1e-4)
+    assert torch.equal(bounds[0].lower, bounds[1].lower) and torch.equal(bounds[0].upper, bounds[1].upper)
+
+
+@pytest.mark.parametrize("activation", [nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.SELU, nn.Softplus, nn.Hardswish])
+def test_slopes_of_curves_that_are_chosen_bound_more_closely(activation):
+    """And hold what points give; boxes are wide enough to have turns inside."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, 2)).eval()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(3.0)
+    graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
+    box = Interval.bounds(torch.full((1, 3), -0.4), torch.full((1, 3), 0.6))
+    plain, chosen = (
+        METHODS[method](graph, torch.eye(2), Arithmetic.REAL, torch.device("cpu"))(box)
+        for method in ("crown", "alpha-crown")
+    )
+    assert bool((chosen.upper - chosen.lower < 0.97 * (plain.upper - plain.lower)).all())
+    points = torch.rand(20000, 3) * (box.upper - box.lower) + box.lower
+    with torch.no_grad():
+        values = module(points)
+    assert bool((values >= chosen.lower - 1e-4).all()) and bool((values <= chosen.upper + 1e-4).all())

@@ -263,10 +263,12 @@ def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _differentiate(lower: Tensor, groups: Iterable[Mapping[str, Tensor]]) -> None:
-    """Set the gradients of the parameters. A bound that is not finite pulls nowhere."""
+    """Set the gradients of the parameters. A bound that is not finite, or that none of them moves, pulls nowhere."""
     for parameters in groups:
         for parameter in parameters.values():
             parameter.grad = None
+    if not lower.requires_grad:
+        return
     with torch.enable_grad():
         torch.autograd.backward(torch.where(lower.isfinite(), lower, torch.zeros_like(lower)).sum())
 

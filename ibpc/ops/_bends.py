@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from functools import reduce
 from itertools import pairwise
+from math import inf
 from typing import Final, TypeAlias
 
 import torch
@@ -18,14 +19,14 @@ from ibpc.ops.rules import Call, Plane, Planes, RelaxationRule, Rules
 
 Tensor: TypeAlias = torch.Tensor
 Domain: TypeAlias = Callable[[Interval], Tensor]
-# A piece of the box from a point to another, and the slope of the line that is to touch there.
-Search: TypeAlias = tuple[Tensor, Tensor, Tensor]
+# Where a plane is a tangent of the whole box, and the least, the plain and the greatest of its slopes.
+Side: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# Bisections for the point where a line touches, before steps by the line through f′ at both ends of what is left. These
-# are of little use where f′ jumps.
+_SIGNS: Final = (-1.0, 1.0)
+
+# Bisections for the point where a line touches, and then steps by the line through f′ at both ends of what is left.
 _STEPS: Final = 5
 _LAST_STEPS: Final = 2
-JUMPING: Final = 20
 # A point where every function of a domain of its own is defined.
 _KNOWN: Final = 1.0
 
@@ -51,14 +52,13 @@ class Curve:
 
     A plane's slope may be any: its offset is the extreme of f − line over l, u, the turns and, where f bends away from
     the line, the point of each piece where f′ is the slope, moved outward by what the search for that point may miss.
-    Without a choice the slope is f′ at the midpoint where the tangent is the best plane (below, where f is convex over
-    the box; above, where it is concave), otherwise the chord's. Choices go from there to the least and to the greatest
-    slope that f has in the box or at a turn in it: any other line lies on the far side of one of these. Where the chord
-    is the best plane there is nothing to choose.
 
-    At a turn f′ is its limit from a piece that is no line. Where it jumps inside a piece, `steps` are to be `JUMPING`.
-    `domain` tells over which boxes the function is defined; over others planes are ∓∞. What a network computes may be
-    off by `missed` times the greatest modulus in the box.
+    Over a box in one piece the plane on one side is a tangent, wherever it touches, and on the other the chord. Over a
+    box with a turn inside, a line of any slope that f has there may be the best on either side. Without a choice
+    tangents touch in the middle of the box, and other planes have the chord's slope.
+
+    At a turn f′ is its limit from a piece that is no line. `domain` tells over which boxes the function is defined;
+    over others planes are ∓∞. What a network computes may be off by `missed` times the greatest modulus in the box.
     """
 
     function: Function
@@ -67,100 +67,166 @@ class Curve:
     turns: tuple[float, ...] = ()
     domain: Domain | None = None
     missed: float = 0.0
-    steps: int = _STEPS
 
     def planes(self, x: Interval) -> Planes:
-        """Return the planes without a choice; their anchors are the slopes to choose from, least to greatest."""
-        below, above = self._slopes(self._known(x))
-        return replace(self._planes(x, below[1], above[1]), anchors=(*below, *above))
+        """Return the planes without a choice; their anchors are what they are tuned by."""
+        box = self._known(x)
+        sides = self._sides(box)
+        lower, upper = (self._plain(box, side, sign) for side, sign in zip(sides, _SIGNS, strict=True))
+        return replace(self._where_defined(x, Planes(lower, upper)), anchors=(*sides[0], *sides[1]))
 
     def tuned(self, share: Tensor, plain: Planes, x: Interval) -> Planes:
-        """Return planes by choices (…, B, 2, *shape), below and above: 0 the least slope, 1 the greatest, 1/2 plain."""
-        below, above = share.unbind(share.dim() - x.lower.dim())
-        return self._planes(x, _chosen(plain.anchors[:3], below), _chosen(plain.anchors[3:], above))
+        """Return planes by choices (…, B, 2, *shape), below and above.
+
+        A tangent touches at the share of the way from l to u; other slopes are the least that f has in the box at 0,
+        the chord's at 1/2 and the greatest at 1.
+        """
+        box = self._known(x)
+        mixed = self._mixed(box).flatten().nonzero().squeeze(1)
+        choices, sides = share.unbind(share.dim() - x.lower.dim()), (plain.anchors[:4], plain.anchors[4:])
+        lower, upper = (
+            self._chosen(box, choice, side, sign, plane, mixed)
+            for choice, side, sign, plane in zip(choices, sides, _SIGNS, (plain.lower, plain.upper), strict=True)
+        )
+        return self._where_defined(x, Planes(lower, upper))
+
+    def _plain(self, x: Interval, side: Sequence[Tensor], sign: float) -> Plane:
+        """Return the plane without a choice."""
+        height = self._height(x, side[2], sign)
+        middle = midpoint(x.lower, x.upper)
+        touching = torch.maximum(height, sign * (self.function(middle) - side[2] * middle))
+        return self._plane(x, side[2], sign, torch.where(side[0], touching, height))
+
+    def _chosen(
+        self, x: Interval, share: Tensor, side: Sequence[Tensor], sign: float, plain: Plane, mixed: Tensor
+    ) -> Plane:
+        """Return the plane of a choice: the plain one where there is none. `mixed` are places of flat boxes."""
+        is_tangent, *slopes = side
+        if bool(is_tangent.any()):
+            plain = self._tangent(x, share, is_tangent, sign, plain)
+        if not len(mixed):
+            return plain
+        rank = x.lower.dim()
+        box = Interval.bounds(x.lower.flatten()[mixed], x.upper.flatten()[mixed])
+        slope = _between([each.flatten()[mixed] for each in slopes], share.flatten(-rank)[..., mixed])
+        found = self._plane(box, slope, sign, self._height(box, slope, sign))
+        shape = torch.broadcast_to(plain.offset, share.shape).shape
+        parts = [(plain.slopes[0], slope), (plain.offset, found.offset)]
+        whole = [
+            part.expand(shape).flatten(-rank).index_copy(-1, mixed, inner.to(part.dtype)).reshape(shape)
+            for part, inner in parts
+        ]
+        return Plane((whole[0],), whole[1])
+
+    def _tangent(self, x: Interval, share: Tensor, is_tangent: Tensor, sign: float, plain: Plane) -> Plane:
+        """Return the plane with tangents that touch at shares of the way from l to u.
+
+        What touches there is paid for by the value there alone, whose derivative is the slope: only that is followed.
+        """
+        point = torch.minimum(torch.maximum(torch.lerp(x.lower, x.upper, share), x.lower), x.upper)
+        slope = self.derivative(point)
+        is_tangent, point = is_tangent & slope.isfinite(), point.detach()
+        with torch.no_grad():
+            value = self.function(point)
+        touching = self._plane(x, slope, sign, sign * (value - slope * point))
+        return Plane(
+            (torch.where(is_tangent, slope, plain.slopes[0]),),
+            torch.where(is_tangent, touching.offset, plain.offset),
+        )
 
     def _known(self, x: Interval) -> Interval:
         """Return the boxes over which the function is defined, others replaced by a point where it is."""
         return x if self.domain is None else substituted(self.domain(x), x, _KNOWN)
 
-    def _slopes(self, x: Interval) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]:
-        """Return the least, the plain and the greatest slope of the lower and of the upper plane."""
+    def _where_defined(self, x: Interval, planes: Planes) -> Planes:
+        return planes if self.domain is None else defined_planes(self.domain(x), planes)
+
+    def _mixed(self, x: Interval) -> Tensor:
+        """Return over which boxes there is a turn inside."""
+        mixed = torch.zeros_like(x.lower, dtype=torch.bool)
+        for turn in self.turns:
+            mixed = mixed | ((x.lower < turn) & (x.upper > turn))
+        return mixed
+
+    def _sides(self, x: Interval) -> tuple[Side, Side]:
+        """Return what the lower and the upper plane may be."""
         lower, upper = x.lower, x.upper
-        middle, zero = midpoint(lower, upper), torch.zeros_like(lower)
+        middle, zero, mixed = midpoint(lower, upper), torch.zeros_like(lower), self._mixed(x)
         at_lower, at_upper = self.function(lower), self.function(upper)
         tangent = _finite(self.derivative(middle), zero)
         secant = _finite(chord(lower, upper, at_lower, at_upper, tangent), zero)
-        whole = torch.ones_like(lower, dtype=torch.bool)
-        for turn in self.turns:
-            whole = whole & ((lower >= turn) | (upper <= turn))
-        convex = self.function(middle) <= 0.5 * at_lower + 0.5 * at_upper
+        is_above = self.function(middle) > 0.5 * at_lower + 0.5 * at_upper
         steepness = [self.derivative(point) for point in self._ends(x)]
         least, greatest = reduce(torch.minimum, steepness), reduce(torch.maximum, steepness)
 
-        def choice(touches: Tensor, free: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            plain = torch.where(touches, tangent, secant)
-            low, high = (_finite(torch.where(free, slope, plain), plain) for slope in (least, greatest))
-            return torch.minimum(low, plain), plain, torch.maximum(high, plain)
+        def side(bend: Bend, is_bent: Tensor) -> Side:
+            is_tangent = self._within(x, bend) | (self._within(x, Bend.EITHER) & is_bent)
+            plain = torch.where(is_tangent, tangent, secant)
+            low, high = (_finite(torch.where(mixed, slope, plain), plain) for slope in (least, greatest))
+            return is_tangent, torch.minimum(low, plain), plain, torch.maximum(high, plain)
 
-        return choice(whole & convex, ~whole | convex), choice(whole & ~convex, ~whole | ~convex)
+        return side(Bend.CONVEX, ~is_above), side(Bend.CONCAVE, is_above)
+
+    def _within(self, x: Interval, bend: Bend) -> Tensor:
+        """Return which boxes lie in a piece that bends so."""
+        found = torch.zeros_like(x.lower, dtype=torch.bool)
+        for kind, (start, end) in zip(self.bends, pairwise((-inf, *self.turns, inf)), strict=True):
+            if kind is bend:
+                found = found | ((x.lower >= start) & (x.upper <= end))
+        return found
 
     def _ends(self, x: Interval) -> list[Tensor]:
         """Return the ends of the pieces in the box."""
         return [x.lower, *(inside(turn, x.lower, x.upper) for turn in self.turns), x.upper]
 
-    def _planes(self, x: Interval, below: Tensor, above: Tensor) -> Planes:
-        """Return the planes of two slopes."""
-        box = self._known(x)
-        ends = self._ends(box)
-        pieces = list(zip(self.bends, pairwise(ends), strict=True))
-        lows = [(start, end, below) for bend, (start, end) in pieces if bend in _FROM_BELOW]
-        highs = [(start, end, above) for bend, (start, end) in pieces if bend in _FROM_ABOVE]
-        touching = self._touching([*lows, *highs])
-        planes = Planes(
-            self._plane(box, below, -1.0, ends, touching[: len(lows)]),
-            self._plane(box, above, 1.0, ends, touching[len(lows) :]),
-        )
-        return planes if self.domain is None else defined_planes(self.domain(x), planes)
+    def _height(self, x: Interval, slope: Tensor, sign: float) -> Tensor:
+        """Return how far f goes above (sign 1) or below (sign −1) a line through 0, but where it is a tangent.
 
-    def _plane(
-        self, x: Interval, slope: Tensor, side: float, ends: Sequence[Tensor], touching: Sequence[tuple[Tensor, Tensor]]
-    ) -> Plane:
-        """Return the plane of a slope above (side 1) or below (side −1) the curve."""
-        heights = [side * (self.function(point) - slope * point) for point in ends]
-        heights += [side * (self.function(point) - slope * point) + missed for point, missed in touching]
-        offset = reduce(torch.maximum, heights)
+        f is that far from the line at an end of a piece, or inside one where it bends away from the line.
+        """
+        ends = self._ends(x)
+        height = reduce(torch.maximum, [sign * (self.function(end) - slope * end) for end in ends])
+        wanted = _FROM_ABOVE if sign > 0 else _FROM_BELOW
+        pieces = [pair for bend, pair in zip(self.bends, pairwise(ends), strict=True) if bend in wanted]
+        if not self.turns or not pieces:
+            return height
+        starts, stops = (
+            torch.stack(parts).reshape(len(pieces), *[1] * (slope.dim() - x.lower.dim()), *x.lower.shape)
+            for parts in zip(*pieces, strict=True)
+        )
+        return torch.maximum(height, self._inner_height(starts, stops, slope, sign))
+
+    def _plane(self, x: Interval, slope: Tensor, sign: float, height: Tensor) -> Plane:
         if self.missed:
-            offset = offset + self.missed * torch.maximum(x.lower.abs(), x.upper.abs())
-        return Plane((slope,), side * offset)
+            height = height + self.missed * torch.maximum(x.lower.abs(), x.upper.abs())
+        return Plane((slope,), sign * height)
 
     # ── where lines touch ───────────────────────────────────────────────────────────────────────────────────────
-    @torch.no_grad()
-    def _touching(self, searches: Sequence[Search]) -> list[tuple[Tensor, Tensor]]:
-        """Return for each search the point where f′ is the slope, and how far f − line may go beyond its value there.
+    def _inner_height(self, start: Tensor, end: Tensor, slope: Tensor, sign: float) -> Tensor:
+        """Return how far f may go beyond the line at most inside pieces (P, …) where it bends away from the line.
 
         f′ is monotone on a piece, so it crosses the slope at most once, and if it does, the crossing lies in the last
         bracket [p, q]. There f − line is convex or concave and stays on one side of its tangent at the point d that is
-        returned, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is extreme.
+        found, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is extreme.
         """
-        if not searches:
-            return []
-        shape = max((slope.shape for *_, slope in searches), key=len)
-        start, end, slope = (
-            torch.stack([part.expand(shape) for part in parts]) for parts in zip(*searches, strict=True)
-        )
+        point, missed = self._touching(start, end, slope)
+        return (sign * (self.function(point) - slope * point) + missed).amax(0)
+
+    @torch.no_grad()
+    def _touching(self, start: Tensor, end: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the point of each piece where f′ is about the slope, and what may be missed there."""
         first, last = self.derivative(start) - slope, self.derivative(end) - slope
         rising = first > 0
         crosses = (end > start) & ((last > 0) != rising)
         point, gap = start, first
-        for step in range(self.steps + _LAST_STEPS):
-            point = midpoint(start, end) if step < self.steps else _crossing(start, end, first, last)
+        for step in range(_STEPS + _LAST_STEPS):
+            point = midpoint(start, end) if step < _STEPS else _crossing(start, end, first, last)
             gap = self.derivative(point) - slope
             before = (gap > 0) == rising
             start, first = torch.where(before, point, start), torch.where(before, gap, first)
             end, last = torch.where(before, end, point), torch.where(before, last, gap)
-        width = torch.maximum(end - start, torch.zeros_like(end))
-        missed = torch.where(crosses, gap.abs() * width, torch.zeros_like(gap))
-        return list(zip(point, missed, strict=True))
+        width = (end - start).clamp(min=0.0)
+        return point, torch.where(crosses, gap.abs() * width, torch.zeros_like(gap))
 
 
 def _crossing(start: Tensor, end: Tensor, first: Tensor, last: Tensor) -> Tensor:
@@ -186,8 +252,8 @@ def _halves(_call: Call, x: Interval) -> Tensor:
     return torch.full_like(torch.stack([x.lower, x.lower], 1), 0.5)
 
 
-def _chosen(slopes: Sequence[Tensor], share: Tensor) -> Tensor:
-    """Return the slope at a share: the least at 0, the plain one at 1/2, the greatest at 1."""
+def _between(slopes: Sequence[Tensor], share: Tensor) -> Tensor:
+    """Return the slope at a share: the least at 0, the plain one at 1/2, the greatest at 1, each exactly there."""
     least, plain, greatest = slopes
     falling = torch.lerp(least, plain, (2.0 * share).clamp(max=1.0))
     return torch.lerp(falling, greatest, (2.0 * share - 1.0).clamp(min=0.0))

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._bends import JUMPING, Bend, Curve, curved
+from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._elementwise import export_as, import_number, option_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
@@ -57,7 +57,7 @@ def curve(call: Call) -> Curve:
     """Return the curve: an exponential below 0, a line above; convex all over for an alpha of [0, 1]."""
     function, slope = partial(nominal, call), partial(derivative, call)
     if 0.0 <= call["alpha"] <= 1.0:
-        return Curve(function, slope, (Bend.CONVEX,), steps=JUMPING)
+        return Curve(function, slope, (Bend.CONVEX,))
     return Curve(function, slope, (Bend.CONVEX if call["alpha"] > 0 else Bend.CONCAVE, Bend.LINE), (0.0,))
 
 

@@ -9,7 +9,6 @@ from math import pi, sqrt
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ibpc.verify.checking.gates import cubic_share, logistic, missed_share, normal_share
 from ibpc.verify.checking.planes.base import BISECTIONS, Function, Pair, Part, Sketch, planes
@@ -23,7 +22,7 @@ _TURN_OF_SWISH: Final = 2.3993572805154676678
 _TURNS_OF_MISH: Final = (-2.25637639636079312, 1.4905711794854284593)
 
 
-# Least slope, the one without a choice, and greatest.
+# Least slope, that of the chord, and greatest.
 Slopes: TypeAlias = "tuple[Array, Array, Array]"
 
 
@@ -42,59 +41,59 @@ Side: TypeAlias = "tuple[Piece, tuple[Array, Array]]"
 def pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
     """Return planes of a continuous function that is convex or concave on each of some pieces.
 
-    Over a box in one piece the plane on the side where the function bends away is the tangent at the middle; all others
-    have the slope of the chord. Their offsets are the extremes of f − line over the pieces: at an end, or beyond the
-    tangent at a point where the slope is about that of the line. Choices say another slope: 0 the least that f has at
-    an end of a piece in the box, 1 the greatest, 1/2 the one without a choice, which stays where it is the chord's over
-    one piece. Functions take flat arrays.
+    Over a box in one piece the plane on the side where the function bends away is a tangent, the other the chord. Over
+    others both may have any slope that f has there. Offsets are the extremes of f − line over the pieces: at an end, or
+    beyond the tangent at a point where the slope is about that of the line. Choices say where a tangent touches, 0 at
+    the lower end and 1 at the upper, or the slope, 0 the least that f has at an end of a piece in the box, 1/2 the
+    chord's, 1 the greatest. Without one it is 1/2. Functions take flat arrays.
     """
     x = step.box(0)
     lower, upper = x.lower.ravel(), x.upper.ravel()
     ends = [lower, *(np.clip(piece.end, lower, upper) for piece in pieces[:-1]), upper]
     sides = list(zip(pieces, pairwise(ends), strict=True))
-    below, above = _slopes(function, sides, lower, upper)
+    slopes = _slopes(function, sides, lower, upper)
 
     def tune(choices: Array) -> tuple[Sequence[Pair], Pair]:
-        slopes = _leaning(below, choices[:, 0]), _leaning(above, choices[:, 1])
-        return [slopes], _offsets(function, sides, *slopes)
+        below, above = (_leaning(slopes, sides, bend, choices[:, side]) for side, bend in enumerate((True, False)))
+        return [(below, above)], _offsets(function, sides, below, above)
 
-    offsets = _offsets(function, sides, below[1], above[1])
-    part = Part(0, lambda rows: rows, below[1], above[1], x.magnitude.ravel())
-    steepest = np.maximum.reduce([np.abs(slope) for slope in (*below, *above)])
-    return Sketch([replace(part, steepest=steepest)], *offsets, tune=tune)
+    ((pair,), offsets) = tune(np.full((1, 2, lower.size), 0.5))
+    part = Part(0, lambda rows: rows, pair[0][0], pair[1][0], x.magnitude.ravel())
+    steepest = np.maximum.reduce([np.abs(slope) for slope in slopes])
+    return Sketch([replace(part, steepest=steepest)], offsets[0][0], offsets[1][0], tune=tune)
 
 
-def _slopes(function: Function, sides: Sequence[Side], lower: Array, upper: Array) -> tuple[Slopes, Slopes]:
-    """Return the least slope, the one without a choice, and the greatest, of the planes below and above."""
-    width, middle = upper - lower, 0.5 * lower + 0.5 * upper
+def _slopes(function: Function, sides: Sequence[Side], lower: Array, upper: Array) -> Slopes:
+    """Return the least slope at an end of a piece in the box, the chord's, and the greatest."""
+    width = upper - lower
     wide = width > 0
     secant = np.where(wide, (function(upper) - function(lower)) / np.where(wide, width, 1.0), 0.0)
-    plain, is_free = [secant, secant], [np.ones_like(wide), np.ones_like(wide)]
-    least, greatest = np.full_like(secant, np.inf), np.full_like(secant, -np.inf)
-    start = -np.inf
+    least, greatest = secant, secant
     for piece, (first, last) in sides:
-        inside = (lower >= start) & (upper <= piece.end)
-        touching, straight = (0, 1) if piece.is_convex else (1, 0)
-        plain[touching] = np.where(inside, piece.derivative(middle), plain[touching])
-        is_free[straight] = is_free[straight] & ~inside
         for slope in (piece.derivative(first), piece.derivative(last)):
             met = (last > first) & np.isfinite(slope)
             least = np.where(met, np.minimum(least, slope), least)
             greatest = np.where(met, np.maximum(greatest, slope), greatest)
-        start = piece.end
-
-    def choice(slope: Array, free: NDArray[np.bool_]) -> Slopes:
-        low, high = np.minimum(least, slope), np.maximum(greatest, slope)
-        return np.where(free, low, slope), slope, np.where(free, high, slope)
-
-    return choice(plain[0], is_free[0]), choice(plain[1], is_free[1])
+    return least, secant, greatest
 
 
-def _leaning(slopes: Slopes, choice: Array) -> Array:
-    """Return the slope at a choice: halfway is the one without."""
-    least, plain, greatest = slopes
+def _leaning(slopes: Slopes, sides: Sequence[Side], is_convex: bool, choice: Array) -> Array:
+    """Return the slope at a choice: over a box across pieces any between the least and the greatest.
+
+    Over a box in one piece it is that of a tangent, or the chord's if the piece `is_convex` or is not.
+    """
+    least, secant, greatest = slopes
+    lower, upper = sides[0][1][0], sides[-1][1][1]
     down, up = np.maximum(1.0 - 2.0 * choice, 0.0), np.maximum(2.0 * choice - 1.0, 0.0)
-    return np.asarray(plain + down * (least - plain) + up * (greatest - plain))
+    slope = secant + down * (least - secant) + up * (greatest - secant)
+    start = -np.inf
+    for piece, _ in sides:
+        inside = (lower >= start) & (upper <= piece.end)
+        touch = np.clip(lower + choice * (upper - lower), lower, upper)
+        tangent = piece.derivative(touch) if piece.is_convex == is_convex else secant
+        slope = np.where(inside, np.where(np.isfinite(tangent), tangent, secant), slope)
+        start = piece.end
+    return np.asarray(slope)
 
 
 def _offsets(function: Function, sides: Sequence[Side], below: Array, above: Array) -> Pair:

@@ -278,7 +278,8 @@ def test_a_margin_that_an_open_search_raised_is_not_claimed(tmp_path, monkeypatc
     network.save(tmp_path / "model")
     prop = at_least("-1000")
     bounded = ibpc.decide(network, prop, timeout=20, method="crown-ibp").margins[0][0]
-    decision = ibpc.decide(network, prop, timeout=3, method="bab")
+    tried = (ibpc.decide(network, prop, timeout=seconds, method="bab") for seconds in (3, 12, 48))
+    decision = next(found for found in tried if found.verdict.value != "timeout")
     assert decision.verdict.value == "unknown"
     assert decision.margins[0][0] > bounded + 0.01
     path = tmp_path / "c.json"

@@ -7,7 +7,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops import operators
-from ibpc.ops.rules import Call, Plane
+from ibpc.ops.rules import Call, Plane, Rules
 from ibpc.rounding import Arithmetic
 
 Tensor = torch.Tensor
@@ -162,3 +162,39 @@ def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> Non
         planes = rules.tuned(call, share.expand(1, 1, 2, 8, 8), plain, box)
         assert bool((plain.upper(middle) <= planes.upper(middle).squeeze(0) + 1e-4).all())
         assert bool((plain.lower(middle) >= planes.lower(middle).squeeze(0) - 1e-4).all())
+
+
+@pytest.mark.parametrize("name", ["Swish with 1.0", "Swish with -0.7", "Gelu", "Mish"])
+def test_lines_of_curves_hold_where_they_touch(name: str) -> None:
+    """Where f′ is the slope to the last digit, beyond what the rule looks for: what that misses it pays for."""
+    torch.manual_seed(3)
+    call, operator = CALLS[name], operators()[name.split(maxsplit=1)[0]]
+    rules = operator.rules
+    assert rules.tuned is not None and rules.relaxation is not None
+    turns = {"Swish with -0.7": 3.4276532579, "Gelu": 2.0**0.5, "Mish": 2.2563763964}.get(name, 2.3993572806)
+    lower = -turns - 4.0 * torch.rand(1, 8, 8, dtype=torch.float64)
+    box = Interval.bounds(lower, turns + 4.0 * torch.rand_like(lower))
+    choices = torch.rand(40, 1, 2, 8, 8, dtype=torch.float64)
+    planes = rules.tuned(call, choices, rules.relaxation(call, box), box)
+    for plane, side in ((planes.lower, -1.0), (planes.upper, 1.0)):
+        (slope,) = plane.slopes
+        for start, end in ((box.lower, -turns), (-turns, turns), (turns, box.upper)):
+            point = touching(rules, call, slope, start + torch.zeros_like(slope), end + torch.zeros_like(slope))
+            beyond = side * (rules.nominal(call, point) - plane(point))
+            assert float(beyond.max()) <= 1e-14
+
+
+def touching(rules: Rules, call: Call, slope: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Return where f′ crosses the slope between two points, by bisection to the last digit."""
+    rising = slope_at(rules, call, start) > slope
+    for _ in range(60):
+        middle = 0.5 * start + 0.5 * end
+        before = (slope_at(rules, call, middle) > slope) == rising
+        start, end = torch.where(before, middle, start), torch.where(before, end, middle)
+    return 0.5 * start + 0.5 * end
+
+
+def slope_at(rules: Rules, call: Call, point: Tensor) -> Tensor:
+    point = point.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(rules.nominal(call, point).sum(), point)
+    return slope

@@ -188,6 +188,12 @@ def test_rounded_numbers_are_paid_for_in_real_arithmetic(form: str) -> None:
     (term,) = planes.terms
     assert bool((planes.lower + term.below * x - planes.error <= value).all())
     assert bool((value <= planes.upper + term.above * x + planes.error).all())
+    assert planes.tune is not None
+    for choice in (0.0, 0.5, 1.0):
+        tuned = planes.tune(np.full((1, 2, 801), choice))
+        (term,) = tuned.terms
+        assert bool((tuned.lower + term.below * x - tuned.error <= value).all())
+        assert bool((value <= tuned.upper + term.above * x + tuned.error).all())
 
 
 # ── from end to end ─────────────────────────────────────────────────────────────────────────────────────────────

@@ -499,6 +499,8 @@ CURVES = {
     "HardSwish": ({}, 14, F.hardswish),
     "Selu": ({"alpha": 1.5, "gamma": 1.25}, 17, lambda x: 1.25 * F.elu(x, 1.5)),
     "Elu": ({"alpha": 0.5}, 17, lambda x: F.elu(x, 0.5)),
+    "Elu, steeper": ({"alpha": 2.0}, 17, lambda x: F.elu(x, 2.0)),
+    "Elu, falling": ({"alpha": -1.0}, 17, lambda x: F.elu(x, -1.0)),
     "Celu": ({"alpha": 2.0}, 17, lambda x: F.celu(x, 2.0)),
     "Exp": ({}, 17, torch.exp),
     "Softplus": ({}, 17, F.softplus),

@@ -27,6 +27,8 @@ _SIGNS: Final = (-1.0, 1.0)
 # Bisections for the point where a line touches, and then steps by the line through f′ at both ends of what is left.
 _STEPS: Final = 5
 _LAST_STEPS: Final = 2
+# A slope that is less may have underflowed.
+_LEAST_SLOPE: Final = 2.0**-900
 # A point where every function of a domain of its own is defined.
 _KNOWN: Final = 1.0
 
@@ -125,7 +127,8 @@ class Curve:
         """
         point = torch.minimum(torch.maximum(torch.lerp(x.lower, x.upper, share), x.lower), x.upper)
         slope = self.derivative(point)
-        is_tangent, point = is_tangent & slope.isfinite(), point.detach()
+        is_known = slope.isfinite() & (slope.abs() >= _LEAST_SLOPE)
+        is_tangent, point = is_tangent & is_known, point.detach()
         with torch.no_grad():
             value = self.function(point)
         touching = self._plane(x, slope, sign, sign * (value - slope * point))
@@ -207,7 +210,8 @@ class Curve:
 
         f′ is monotone on a piece, so it crosses the slope at most once, and if it does, the crossing lies in the last
         bracket [p, q]. There f − line is convex or concave and stays on one side of its tangent at the point d that is
-        found, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is extreme.
+        found, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is extreme. Nothing
+        is known where f′ is no number at an end.
         """
         point, missed = self._touching(start, end, slope)
         return (sign * (self.function(point) - slope * point) + missed).amax(0)
@@ -216,7 +220,7 @@ class Curve:
     def _touching(self, start: Tensor, end: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Return the point of each piece where f′ is about the slope, and what may be missed there."""
         first, last = self.derivative(start) - slope, self.derivative(end) - slope
-        rising = first > 0
+        rising, is_lost = first > 0, (end > start) & (first.isnan() | last.isnan())
         crosses = (end > start) & ((last > 0) != rising)
         point, gap = start, first
         for step in range(_STEPS + _LAST_STEPS):
@@ -226,7 +230,8 @@ class Curve:
             start, first = torch.where(before, point, start), torch.where(before, gap, first)
             end, last = torch.where(before, end, point), torch.where(before, last, gap)
         width = (end - start).clamp(min=0.0)
-        return point, torch.where(crosses, gap.abs() * width, torch.zeros_like(gap))
+        missed = torch.where(crosses, gap.abs() * width, torch.zeros_like(gap))
+        return point, torch.where(is_lost, torch.full_like(missed, inf), missed)
 
 
 def _crossing(start: Tensor, end: Tensor, first: Tensor, last: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ CUBIC: Final = 0.044715
 SHARE_ERROR: Final = 32 * UNIT
 # The same of rounded numbers alone: 0.245 |δt / t|, where |δt / t| is up to 2⁻²².
 ROUNDED_SHARE: Final = 2.0**-23
+# What binary64 itself makes of a share that cancels to almost 0.
+OWN_SHARE: Final = 2.0**-50
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -68,7 +70,9 @@ def _missed(call: Call) -> float:
 def curve(call: Call) -> Curve:
     """Return the curve: concave, convex about 0, and concave again."""
     turn = TURN[call["approximate"]]
-    return Curve(partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call))
+    return Curve(
+        partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call) + OWN_SHARE
+    )
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:

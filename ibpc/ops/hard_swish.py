@@ -21,6 +21,8 @@ BOTTOM: Final = -1.5
 TURNS: Final = (-3.0, 3.0)
 # x / 6 with a rounded 1/6 is off by 2u / 2 where the share is neither 0 nor 1, and the sum by u.
 SHARE_ERROR: Final = 3 * UNIT
+# What binary64 itself makes of a share that cancels to almost 0.
+OWN_SHARE: Final = 2.0**-50
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
@@ -41,7 +43,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 def curve(call: Call) -> Curve:
     """Return the curve: a convex parabola between two lines."""
-    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS)
+    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS, missed=OWN_SHARE)
 
 
 OPERATOR = register(

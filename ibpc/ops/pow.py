@@ -116,7 +116,8 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
 def _planes_of_base(x: Interval, y: Tensor) -> Planes:
     has_pole = (x.lower <= 0) & (x.upper >= 0) & (y < 0)
     safe = _is_defined(x, y) & ~has_pole
-    curve = Curve(lambda point: torch.pow(point, y), lambda point: y * torch.pow(point, y - 1.0), BENDS, (0.0,))
+    rate = torch.where(y == 0, torch.ones_like(y), y - 1.0)
+    curve = Curve(lambda point: torch.pow(point, y), lambda point: y * torch.pow(point, rate), BENDS, (0.0,))
     planes = curve.planes(substituted(safe, x, 1.0))
     nothing = torch.zeros_like(planes.lower.offset)
     return _with_slopes(defined_planes(safe, planes), lambda slope: (slope, nothing))

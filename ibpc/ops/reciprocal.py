@@ -24,8 +24,8 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
 
 
 def derivative(x: torch.Tensor) -> torch.Tensor:
-    """−1 / x²."""
-    return -1.0 / (x * x)
+    """−1 / x², also where x² overflows."""
+    return -(1.0 / x) / x
 
 
 def one_sided(x: Interval) -> torch.Tensor:

@@ -198,3 +198,29 @@ def slope_at(rules: Rules, call: Call, point: Tensor) -> Tensor:
     point = point.detach().requires_grad_()
     (slope,) = torch.autograd.grad(rules.nominal(call, point).sum(), point)
     return slope
+
+
+@pytest.mark.parametrize(
+    ("name", "ends", "points"),
+    [
+        ("Reciprocal", (1e160, 1e200), (1e160, 1e180, 1e200)),
+        ("Gelu by tanh", (-1e155, -0.5), (-26.0, -3.0, -1.0)),
+        ("Swish with 3.0", (-1.7e308, -1e-3), (-300.0, -1.0, -0.5)),
+    ],
+)
+def test_where_a_derivative_is_no_number_nothing_is_claimed(
+    name: str, ends: tuple[float, float], points: tuple[float, ...]
+) -> None:
+    """x² or 3 x overflows at an end of the box, or 1 / x² underflows inside it."""
+    call, rules = CALLS[name], operators()[name.split(maxsplit=1)[0]].rules
+    assert rules.tuned is not None and rules.relaxation is not None
+    lower, upper = (torch.full((1, 8, 8), end, dtype=torch.float64) for end in ends)
+    box = Interval.bounds(lower, upper)
+    plain = rules.relaxation(call, box)
+    for share in (0.0, 0.5, 1.0):
+        planes = rules.tuned(call, torch.full((1, 1, 2, 8, 8), share, dtype=torch.float64), plain, box)
+        for each in (plain, planes):
+            for x in (torch.full_like(lower, point) for point in points):
+                value = rules.nominal(call, x)
+                assert not bool((each.lower(x) > value + 1e-9 * value.abs()).any())
+                assert not bool((each.upper(x) < value - 1e-9 * value.abs()).any())

@@ -33,18 +33,6 @@ def softplus(step: Step) -> Sketch:
     return convex(step, lambda x: np.logaddexp(x, 0.0), logistic)
 
 
-@planes("Elu")
-def elu(step: Step) -> Sketch:
-    """Return planes of x where x ≥ 0, alpha (eˣ − 1) elsewhere: convex for alpha of at most 1."""
-    alpha = float(step.attributes.get("alpha", 1.0))
-    least = 0.0 if 0.0 <= alpha <= 1.0 else np.nan
-
-    def function(x: Array) -> Array:
-        return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
-
-    return convex(step, function, lambda x: np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0))) + least)
-
-
 @planes("Celu")
 def celu(step: Step) -> Sketch:
     """Return planes of x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, which is convex."""

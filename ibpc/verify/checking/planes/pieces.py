@@ -1,9 +1,10 @@
-"""Planes of functions that are convex or concave piece by piece: HardSwish, Gelu, Swish, Mish, Selu."""
+"""Planes of functions that are convex or concave piece by piece: HardSwish, Gelu, Swish, Mish, Selu, Elu."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import pi, sqrt
 from typing import Final, TypeAlias
@@ -154,7 +155,13 @@ def gelu(step: Step) -> Sketch:
     is_exact = step.attributes.get("approximate", b"none") == b"none"
     found = _normal_gelu(step) if is_exact else _cubic_gelu(step)
     missed = missed_share(step) * step.box(0).magnitude.ravel()
-    return replace(found, lower=found.lower - missed, upper=found.upper + missed)
+
+    def tune(choices: Array) -> tuple[Sequence[Pair], Pair]:
+        assert found.tune is not None
+        slopes, (lower, upper) = found.tune(choices)
+        return slopes, (lower - missed, upper + missed)
+
+    return replace(found, lower=found.lower - missed, upper=found.upper + missed, tune=tune)
 
 
 def _normal_gelu(step: Step) -> Sketch:
@@ -204,13 +211,28 @@ def mish(step: Step) -> Sketch:
 
 @planes("Selu")
 def selu(step: Step) -> Sketch:
-    """Return planes of gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere: convex on either side of 0."""
+    """Return planes of gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere."""
     alpha = float(step.attributes.get("alpha", 1.67326319217681884765625))
     gamma = float(step.attributes.get("gamma", 1.05070102214813232421875))
-    sign = 1.0 if alpha * gamma >= 0 else np.nan
+    return _bent_then_straight(step, gamma * alpha, gamma)
 
-    def function(x: Array) -> Array:
-        return sign * gamma * np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0.0)))
 
-    left = Piece(0.0, True, lambda x: gamma * alpha * np.exp(np.minimum(x, 0.0)))
-    return pieced(step, function, [left, Piece(np.inf, True, lambda x: np.full_like(x, gamma))])
+@planes("Elu")
+def elu(step: Step) -> Sketch:
+    """Return planes of x where x ≥ 0, alpha (eˣ − 1) elsewhere: convex all over for an alpha of [0, 1]."""
+    alpha = float(step.attributes.get("alpha", 1.0))
+    if not 0.0 <= alpha <= 1.0:
+        return _bent_then_straight(step, alpha, 1.0)
+    slope = lambda x: np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0)))  # noqa: E731
+    return pieced(step, partial(_exponential_and_line, alpha, 1.0), [Piece(np.inf, True, slope)])
+
+
+def _bent_then_straight(step: Step, left: float, right: float) -> Sketch:
+    """Return planes of left (eˣ − 1) below 0 and right x above."""
+    below = Piece(0.0, left >= 0, lambda x: left * np.exp(np.minimum(x, 0.0)))
+    above = Piece(np.inf, True, lambda x: np.full_like(x, right))
+    return pieced(step, partial(_exponential_and_line, left, right), [below, above])
+
+
+def _exponential_and_line(left: float, right: float, x: Array) -> Array:
+    return np.asarray(np.where(x >= 0, right * x, left * np.expm1(np.minimum(x, 0.0))))

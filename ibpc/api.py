@@ -24,7 +24,7 @@ from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
 from ibpc.memory import kept_memory
 from ibpc.network import Network
-from ibpc.passes import COMPILE
+from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
@@ -103,12 +103,15 @@ def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None,
     path = Path(source)
     if path.name.endswith((".onnx", ".onnx.gz")):
         imported = import_onnx(path)
-        graph, _ = COMPILE.run(imported.graph)
+        graph, reports = COMPILE.run(imported.graph)
+        recognized = (
+            change for report in reports if report.name == RecognizeActivations.name for change in report.changes
+        )
         agreements = (
             f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
             for found in imported.validation.judgements
         )
-        notes = (*imported.notes, *agreements, *imported.validation.notes)
+        notes = (*imported.notes, *recognized, *agreements, *imported.validation.notes)
         return Network(graph, Source.of_file("onnx", path), notes)
     if path.suffix == ".json":
         return Network(load_spec(path, seed), Source.of_file("spec", path))

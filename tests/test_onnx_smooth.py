@@ -7,11 +7,13 @@ import pytest
 import torch
 from onnx import helper
 
+import ibpc
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.spec import graph_from_spec
 from ibpc.ir import Graph
 from ibpc.network import Network
 from ibpc.ops import operators
+from tests.formulas import SPELLED, spelled
 from tests.onnx_models import chain, expect_same_function, model
 
 NODE = helper.make_node
@@ -117,3 +119,10 @@ def operators_of(graph: Graph) -> set[str]:
     found = {node.operator for node in graph.order()}
     assert found <= set(operators())
     return found
+
+
+def test_a_formula_that_is_recognized_is_noted(tmp_path) -> None:
+    operator, formula = SPELLED["gelu by erf"]
+    (tmp_path / "net.onnx").write_bytes(spelled(formula).SerializeToString())
+    network = ibpc.compile(tmp_path / "net.onnx")
+    assert f"mul4: the formula of {operator} of x" in network.notes

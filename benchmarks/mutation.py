@@ -1274,6 +1274,62 @@ MUTATIONS = (
         "min(1.0, step / length)",
         "tests/training/test_schedules.py",
     ),
+    Mutation(
+        "what binary64 cancels in a share not paid for",
+        "ibpc/ops/_curves.py",
+        "OWN_SHARE: Final = 2.0**-50",
+        "OWN_SHARE: Final = 0.0",
+        "tests/ops/test_tuned_planes.py -k cancels",
+    ),
+    Mutation(
+        "a derivative that is no number counted as one that does not cross",
+        "ibpc/ops/_bends.py",
+        "torch.where(is_lost, torch.full_like(missed, inf), missed)",
+        "missed",
+        "tests/ops/test_tuned_planes.py -k no_number",
+    ),
+    Mutation(
+        "tangents of slopes that underflowed",
+        "ibpc/ops/_bends.py",
+        "_LEAST_SLOPE: Final = 2.0**-900",
+        "_LEAST_SLOPE: Final = 0.0",
+        "tests/ops/test_tuned_planes.py -k no_number",
+    ),
+    Mutation(
+        "formulas of any number of roundings",
+        "ibpc/passes/recognize_activations.py",
+        "_MOST_ROUNDINGS: Final = 3",
+        "_MOST_ROUNDINGS: Final = 30",
+        "tests/passes/test_recognize_activations.py",
+    ),
+    Mutation(
+        "arguments of any number of roundings",
+        "ibpc/passes/recognize_activations.py",
+        "_MOST_IN_ARGUMENT: Final = 30",
+        "_MOST_IN_ARGUMENT: Final = 300",
+        "tests/passes/test_recognize_activations.py",
+    ),
+    Mutation(
+        "the checker reads formulas of any number of roundings",
+        "ibpc/verify/checking/activations.py",
+        "_MOST_ROUNDINGS: Final = 3",
+        "_MOST_ROUNDINGS: Final = 30",
+        "tests/test_checking_activations.py",
+    ),
+    Mutation(
+        "the checker takes every Selu for convex below 0",
+        "ibpc/verify/checking/planes/pieces.py",
+        "below = Piece(0.0, left >= 0,",
+        "below = Piece(0.0, True,",
+        "tests/test_proofs.py -k curves_hold",
+    ),
+    Mutation(
+        "the checker's tuned Gelu forgets its rounded numbers",
+        "ibpc/verify/checking/planes/pieces.py",
+        "return slopes, (lower - missed, upper + missed)",
+        "return slopes, (lower, upper)",
+        "tests/test_checking_activations.py -k rounded",
+    ),
 )
 
 

@@ -127,6 +127,10 @@ LOOKALIKES: Final[Mapping[str, Formula]] = {
     "softsign through great numbers": lambda o: o(
         "Div", "x", o("Mul", o("Add", o("Mul", o("Abs", "x"), 2.0**10), 2.0**10), 2.0**-10)
     ),
+    "gelu of an argument of many roundings": lambda o: erf_gelu_of(
+        o, o("Mul", sqrt(0.5), o("Pow", o("Pow", "x", 1.0), 1.0))
+    ),
+    "gelu with many factors": lambda o: o("Mul", o("Mul", o("Mul", o("Mul", "x", gelu_share(o)), 1.0), 1.0), 0.5),
     "softsign with 2": lambda o: o("Div", "x", o("Add", o("Abs", "x"), 2.0)),
     "softsign of another value": lambda o: o("Div", "x", o("Add", o("Abs", o("Neg", "x")), 1.0)),
     "softsign upside down": lambda o: o("Div", o("Add", o("Abs", "x"), 1.0), "x"),

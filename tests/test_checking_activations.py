@@ -49,10 +49,23 @@ def test_numbers_of_many_dimensions_are_not_read() -> None:
     assert not ACTIVATIONS & kinds(erf_gelu, number_shape=(1, 1, 1))
 
 
-def test_quotients_of_integers_are_others() -> None:
-    file = spelled(SPELLED["softsign"][1], dtype=np.int32)
+@pytest.mark.parametrize(
+    ("name", "dtype", "element_type"),
+    [("softsign", np.int32, TensorProto.INT32), ("quick gelu", np.float64, TensorProto.DOUBLE)],
+)
+def test_what_another_type_computes_is_not_read(name: str, dtype: type, element_type: int) -> None:
+    """Quotients of integers are others, and a node of its own could say the sharpness of a double in binary32 only."""
+    file = spelled(SPELLED[name][1], dtype=dtype)
     for value in (*file.graph.input, *file.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.INT32
+        value.type.tensor_type.elem_type = element_type
+    assert not ACTIVATIONS & {node.op_type for node in OnnxFile.of(file).nodes}
+
+
+@pytest.mark.parametrize(("kind", "count"), [("Div", 1), ("Div", 3), ("Mul", 1), ("Mul", 3), ("Add", 3)])
+def test_steps_of_odd_numbers_of_operands_are_no_formula(kind: str, count: int) -> None:
+    share = helper.make_node("Sigmoid", ["x"], ["s"])
+    odd = helper.make_node(kind, ["x", "s", "x"][:count], ["a"], "odd")
+    file = model([share, odd, helper.make_node("Mul", ["a", "s"], ["y"])], {"x": (1, 3)})
     assert not ACTIVATIONS & {node.op_type for node in OnnxFile.of(file).nodes}
 
 
@@ -75,14 +88,6 @@ def test_numbers_that_give_a_scalar_a_dimension_are_not_read() -> None:
     low, high = Checker(file).bound_rows([point[0]], [point[0]], np.eye(1), "real")
     assert value.item() == 2.0
     assert low <= 2.0 <= high
-
-
-def test_sharpness_of_a_double_stays_what_it_is() -> None:
-    """A node of its own could only say it in binary32."""
-    file = spelled(SPELLED["quick gelu"][1], dtype=np.float64)
-    for value in (*file.graph.input, *file.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    assert not ACTIVATIONS & {node.op_type for node in OnnxFile.of(file).nodes}
 
 
 def test_formulas_of_constants_alone_are_computed_step_by_step() -> None:

@@ -498,6 +498,11 @@ CURVES = {
     "Mish": ({}, 18, F.mish),
     "HardSwish": ({}, 14, F.hardswish),
     "Selu": ({"alpha": 1.5, "gamma": 1.25}, 17, lambda x: 1.25 * F.elu(x, 1.5)),
+    "Selu, falling": (
+        {"alpha": -1.5, "gamma": 1.25},
+        17,
+        lambda x: torch.where(x > 0, x, -1.5 * torch.expm1(x)) * 1.25,
+    ),
     "Elu": ({"alpha": 0.5}, 17, lambda x: F.elu(x, 0.5)),
     "Elu, steeper": ({"alpha": 2.0}, 17, lambda x: F.elu(x, 2.0)),
     "Elu, falling": ({"alpha": -1.0}, 17, lambda x: F.elu(x, -1.0)),

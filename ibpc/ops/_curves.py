@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 
 LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 FAR: Final = 2.0**120
+# What binary64 itself makes of a share that cancels to almost 0.
+OWN_SHARE: Final = 2.0**-50
 
 
 # ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────────

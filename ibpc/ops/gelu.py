@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._bends import BELL, Curve, curved
-from ibpc.ops._curves import gated_interval
+from ibpc.ops._curves import OWN_SHARE, gated_interval
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
@@ -36,8 +36,6 @@ CUBIC: Final = 0.044715
 SHARE_ERROR: Final = 32 * UNIT
 # The same of rounded numbers alone: 0.245 |δt / t|, where |δt / t| is up to 2⁻²².
 ROUNDED_SHARE: Final = 2.0**-23
-# What binary64 itself makes of a share that cancels to almost 0.
-OWN_SHARE: Final = 2.0**-50
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:

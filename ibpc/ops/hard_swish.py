@@ -9,7 +9,7 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._curves import gated_interval
+from ibpc.ops._curves import OWN_SHARE, gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -21,8 +21,6 @@ BOTTOM: Final = -1.5
 TURNS: Final = (-3.0, 3.0)
 # x / 6 with a rounded 1/6 is off by 2u / 2 where the share is neither 0 nor 1, and the sum by u.
 SHARE_ERROR: Final = 3 * UNIT
-# What binary64 itself makes of a share that cancels to almost 0.
-OWN_SHARE: Final = 2.0**-50
 
 
 def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mpmath
 import pytest
 import torch
 
@@ -224,3 +225,20 @@ def test_where_a_derivative_is_no_number_nothing_is_claimed(
                 value = rules.nominal(call, x)
                 assert not bool((each.lower(x) > value + 1e-9 * value.abs()).any())
                 assert not bool((each.upper(x) < value - 1e-9 * value.abs()).any())
+
+
+def test_gelu_is_within_its_planes_where_binary64_cancels() -> None:
+    """1 + erf is 0 there; the exact value, −1.3 · 10⁻²⁹, is not, and nothing else in the plane is."""
+    call, rules = CALLS["Gelu"], operators()["Gelu"].rules
+    assert rules.relaxation is not None
+    for end in (-11.455571, -9.2, -8.4):
+        lower = torch.full((1, 8, 8), end, dtype=torch.float64)
+        planes = rules.relaxation(call, Interval.bounds(lower, lower + 2e-6))
+        exact = mpmath.mpf(end) * mpmath.erfc(-mpmath.mpf(end) / mpmath.sqrt(2)) / 2
+        assert mpmath.mpf(planes.lower(lower).max().item()) <= exact <= mpmath.mpf(planes.upper(lower).min().item())
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1e-40, -1e-40])
+def test_a_sharpness_that_may_be_flushed_is_refused(alpha: float) -> None:
+    assert list(operators()["Swish"].check_attributes({"alpha": alpha}))
+    assert not list(operators()["Swish"].check_attributes({"alpha": 2.0**-126}))

@@ -13,7 +13,7 @@ from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.ops import operators
 from ibpc.ops.rules import call_of
-from ibpc.passes import COMPILE, RecognizeActivations
+from ibpc.passes import COMPILE, EVALUATION, RecognizeActivations
 from ibpc.rounding import Arithmetic
 from tests.formulas import LOOKALIKES, SPELLED, Formula, erf_gelu, spelled, tanh_gelu
 from tests.onnx_models import expect_same_function, runtime
@@ -87,6 +87,16 @@ def test_steps_that_others_read_stay_for_them() -> None:
     assert result.changes == ("gate: the formula of Swish of x",)
     x = torch.randn(3, 4, dtype=torch.float64)
     torch.testing.assert_close(nominal(result.graph, x)[0], x * torch.sigmoid(x) + torch.sigmoid(x))
+
+
+def test_what_identities_hid_is_recognized_in_evaluation() -> None:
+    net = Net(4)
+    net.add("same", "Identity", "x")
+    net.add("share", "Sigmoid", "same")
+    net.add("y", "Mul", ["x", "share"])
+    graph = net.finish("y")
+    assert COMPILE.run(graph)[0].node("y").operator == "Mul"
+    assert EVALUATION.run(graph)[0].node("y").operator == "Swish"
 
 
 def test_the_value_may_be_a_sum_or_a_product_itself() -> None:

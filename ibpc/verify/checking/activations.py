@@ -66,14 +66,11 @@ def with_activations(
     Only nodes that depend on the inputs, of floats, and of a known shape that has dimensions: there a number, which has
     at most one, does not change the shape.
     """
-    reading, varying, found = _Reading.of(nodes, constants), set(inputs), []
+    reading, varying = _Reading.of(nodes, constants), set(inputs)
     for node in nodes:
         if not varying.isdisjoint(node.input):
             varying.update(node.output)
-            is_read = all(told.get(name, _UNKNOWN).is_read for name in node.output)
-            node = reading.named(node, told) if is_read else node  # noqa: PLW2901
-        found.append(node)
-    return found
+    return [node if varying.isdisjoint(node.output) else reading.named(node, told) for node in nodes]
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,8 @@ class _Reading:
 
     def named(self, node: onnx.NodeProto, told: Mapping[str, Told]) -> onnx.NodeProto:
         """Return the node, or one of another type that computes the same."""
-        if node.op_type not in ("Mul", "Div") or len(node.input) != 2:
+        is_read = all(told.get(name, _UNKNOWN).is_read for name in node.output)
+        if not is_read or node.op_type not in ("Mul", "Div") or len(node.input) != 2:
             return node
         found = chain(self._softsign(node), self._gated(node))
         return next((made for made in found if told.get(made.input[0], _UNKNOWN).is_read), node)

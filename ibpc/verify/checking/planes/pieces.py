@@ -223,8 +223,11 @@ def elu(step: Step) -> Sketch:
     alpha = float(step.attributes.get("alpha", 1.0))
     if not 0.0 <= alpha <= 1.0:
         return _bent_then_straight(step, alpha, 1.0)
-    slope = lambda x: np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0)))  # noqa: E731
-    return pieced(step, partial(_exponential_and_line, alpha, 1.0), [Piece(np.inf, True, slope)])
+
+    def derivative(x: Array) -> Array:
+        return np.where(x >= 0, 1.0, alpha * np.exp(np.minimum(x, 0.0)))
+
+    return pieced(step, partial(_exponential_and_line, alpha, 1.0), [Piece(np.inf, True, derivative)])
 
 
 def _bent_then_straight(step: Step, left: float, right: float) -> Sketch:

@@ -183,13 +183,12 @@ def methods_table(rows: Sequence[Row], document: Path) -> str:
         found = list(group)
         one = found[0].first
         lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {one.images:,} test images:", ""]
-        heads = "method|epochs|nominal|attack|certified|certified by|seconds an epoch|threads"
-        lines += [_line(heads.split("|"))]
-        lines += [_line(["---"] + ["---:"] * 4 + ["---", "---:", "---:"])]
+        heads = "method|epochs|nominal|attack|certified|by search|seconds an epoch|threads"
+        lines += [_line(heads.split("|")), _line(["---"] + ["---:"] * 7)]
         for row in found:
             cells = [f"[`{row.first.method}`]({_link(row.first.path, document)})", str(row.first.epochs)]
             cells += [row.share(lambda it: it.nominal), row.share(lambda it: it.attack)]
-            cells += [f"**{row.share(lambda it: it.certified)}**", row.first.certifier]
+            cells += [_certified(row), _searched(row)]
             seconds = row.seconds_an_epoch(lambda it: it.cpu_seconds or it.seconds)
             lines.append(_line([*cells, seconds, row.first.machine]))
         parts.append("\n".join(lines))

@@ -22,7 +22,6 @@ from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
-from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
@@ -241,8 +240,7 @@ def decide(
     """
     wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
     how = _deciding(plan_named(method), arithmetic, timeout, seed)
-    with kept_memory(network.device):
-        return how.run(network, wanted, progress)
+    return how.run(network, wanted, progress)
 
 
 def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic, timeout: float, seed: int) -> Deciding:

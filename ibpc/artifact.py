@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -39,8 +40,17 @@ TRAINING: Final = "training"
 _GRAPH: Final = "graph.json"
 _WEIGHTS: Final = "weights.safetensors"
 _LISTINGS: Final = ("nominal.py.txt", "interval.py.txt")
-_OWN: Final = frozenset({MANIFEST, _GRAPH, _WEIGHTS, *_LISTINGS})
+# In a folder that took the place of one whose run goes with it, until that is gone.
+_RUN_DROPPED: Final = ".run-dropped"
+_OWN: Final = frozenset({MANIFEST, _GRAPH, _WEIGHTS, *_LISTINGS, _RUN_DROPPED})
 _TOOLS: Final = ("ibpc", "torch", "onnx", "networkx", "safetensors")
+
+
+class OldRun(Enum):
+    """What becomes of the training run in an artifact that is replaced."""
+
+    KEEP = "keep"
+    DROP = "drop"
 
 
 @dataclass(frozen=True)
@@ -99,12 +109,12 @@ def save(
     path: Path,
     source: Source,
     notes: Mapping[str, Any] | None = None,
-    carry: tuple[str, ...] = (TRAINING,),
+    old_run: OldRun = OldRun.KEEP,
 ) -> None:
     """Write the graph and its state to the folder `path`, whole or not at all.
 
     An artifact that is there is replaced; files of others in it go over into the new one, and so does its `training/`
-    folder if `carry` names it.
+    folder unless `old_run` says otherwise.
     `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the
     folder cannot be written.
     """
@@ -126,7 +136,7 @@ def save(
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_folder(temporary, files)
         with briefly_locked(beside(path, f".{path.name}.lock")):
-            _swap(temporary, path, carry)
+            _swap(temporary, path, old_run)
             _sweep(path)
     except OSError as error:
         raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable folder") from error
@@ -186,14 +196,13 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         write_durably(folder / name, data)
 
 
-def _swap(new: Path, path: Path, carry: tuple[str, ...]) -> None:
+def _swap(new: Path, path: Path, old_run: OldRun) -> None:
     """Put `new` at `path`; what was there waits under another name until it is no longer needed."""
-    old = _backup(path)
     _recover(path)
     if path.is_dir():
-        path.rename(old)
-    if TRAINING not in carry:
-        shutil.rmtree(old / TRAINING, ignore_errors=True)
+        if old_run is OldRun.DROP:
+            (new / _RUN_DROPPED).touch()
+        path.rename(_backup(path))
     new.rename(path)
     _recover(path)
 
@@ -231,10 +240,12 @@ def _recover(path: Path) -> None:
     if not path.exists():
         old.rename(path)
         return
+    left = {*_OWN, TRAINING} if (path / _RUN_DROPPED).exists() else _OWN
     for entry in old.iterdir():
-        if entry.name not in _OWN and not (path / entry.name).exists():
+        if entry.name not in left and not (path / entry.name).exists():
             entry.rename(path / entry.name)
     shutil.rmtree(old, ignore_errors=True)
+    (path / _RUN_DROPPED).unlink(missing_ok=True)
 
 
 def recover(path: Path) -> None:
@@ -339,11 +350,3 @@ def _read_checked(path: Path, name: str, digest: Any) -> bytes:
             "compile again",
         )
     return data
-
-
-def load_state(data: bytes, where: Path) -> dict[str, torch.Tensor]:
-    """Return the tensors of a safetensors file. Raises ArtifactError if it is damaged."""
-    try:
-        return load_safetensors(data)
-    except SafetensorError as error:
-        raise ArtifactError.at(where, f"damaged: {error}", "a safetensors file") from error

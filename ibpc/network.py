@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from hashlib import sha256
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import fx
 
 from ibpc import artifact
-from ibpc.artifact import Source
+from ibpc.artifact import OldRun, Source
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -42,9 +43,9 @@ class Network:
         found = artifact.load(path)
         return cls(found.graph, found.source, found.notes)
 
-    def save(self, path: str | Path, carry: tuple[str, ...] = (artifact.TRAINING,)) -> None:
+    def save(self, path: str | Path, old_run: OldRun = OldRun.KEEP) -> None:
         """Write the network with its present weights as an artifact; see `artifact.save`. Raises ArtifactError."""
-        artifact.save(self.snapshot(), Path(path), self.source, {"notes": list(self.notes)}, carry)
+        artifact.save(self.snapshot(), Path(path), self.source, {"notes": list(self.notes)}, old_run)
 
     @property
     def name(self) -> str:
@@ -123,6 +124,14 @@ class Network:
         graph = self.graph.copy()
         graph.state = {key: self._value(key) for key in graph.state}
         return graph
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the structure and of the present weights."""
+        snapshot = self.snapshot()
+        digest = sha256(snapshot.to_text().encode())
+        for key in sorted(snapshot.state):
+            digest.update(torch.as_tensor(snapshot.state[key]).contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def assign(self, state: Mapping[str, torch.Tensor]) -> None:

@@ -63,7 +63,7 @@ def test_saving_keeps_the_training_folder_unless_told(saved, network):
     (saved / "training" / "recipe.json").write_text("{}")
     network.save(saved)
     assert artifact.is_trained(saved)
-    network.save(saved, carry=())
+    network.save(saved, artifact.OldRun.DROP)
     assert not artifact.is_trained(saved)
 
 
@@ -72,7 +72,7 @@ def test_saving_keeps_what_others_put_there(saved, network):
     (saved / "verdicts.json").write_text("{}")
     (saved / "figures").mkdir()
     network.save(saved)
-    network.save(saved, carry=())
+    network.save(saved, artifact.OldRun.DROP)
     assert {entry.name for entry in saved.iterdir()} == FILES | {"verdicts.json", "figures"}
 
 
@@ -87,6 +87,33 @@ def test_an_interrupted_swap_gives_the_training_folder_back(saved, network):
     (old / "training").mkdir(parents=True)
     network.save(saved)
     assert artifact.is_trained(saved) and not old.exists()
+
+
+def test_a_write_that_stops_halfway_keeps_the_run_that_it_was_to_drop(saved, network, monkeypatch):
+    (saved / "training").mkdir()
+    rename = Path.rename
+
+    def stops(path, target):
+        if path.name.endswith(".partial"):
+            raise OSError("killed here")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", stops)
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        network.save(saved, artifact.OldRun.DROP)
+    monkeypatch.undo()
+    ibpc.load(saved)
+    assert artifact.is_trained(saved)
+
+
+def test_a_run_that_was_to_be_dropped_does_not_come_back(saved, network):
+    """The writer was killed when the new folder was in place and the old one still beside it."""
+    old = saved.with_name(f".{saved.name}.old")
+    (old / "training").mkdir(parents=True)
+    (saved / ".run-dropped").touch()
+    network.save(saved)
+    assert not artifact.is_trained(saved)
+    assert {entry.name for entry in saved.iterdir()} == FILES
 
 
 def test_killed_writers_leave_a_whole_artifact(saved, tmp_path):

@@ -77,7 +77,29 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a prediction": (lambda data: of_verdict(data, "falsified").update(predicted=3), "does not classify"),
     "a prediction of nothing": (
         lambda data: of_verdict(data, "falsified").update(predicted=77),
-        "the classes of the others",
+        "10 classes of the model",
+    ),
+    "fewer classes": (
+        lambda data: [
+            example.update(margin_lower=[0.0], predicted=0, label=0, verdict="unknown", counterexample=None)
+            for example in data["examples"]
+            if example["label"] == 0
+        ],
+        "10 classes of the model",
+    ),
+    "a margin of a falsified one": (
+        lambda data: of_verdict(data, "falsified").update(margin_lower=[9.0] * 10),
+        "least margin",
+    ),
+    "a margin beside its own label": (
+        lambda data: of_verdict(data, "falsified").update(
+            margin_lower=[1.0 if other == of_verdict(data, "falsified")["label"] else None for other in range(10)]
+        ),
+        "least margin",
+    ),
+    "a margin of an open one": (
+        lambda data: of_verdict(data, "verified").update(verdict="unknown", margin_lower=[99.0] * 10),
+        "least margin",
     ),
     "a verdict": (lambda data: of_verdict(data, "falsified").update(verdict="verified"), "example"),
     "a falsified one without its point": (lambda data: of_verdict(data, "falsified").pop("counterexample"), "its box"),

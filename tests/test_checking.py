@@ -571,6 +571,19 @@ def test_dropout_that_may_drop_is_no_other_name():
         )
 
 
+@pytest.mark.parametrize("operands", [["x"], ["x", "c", "c"]])
+def test_a_sum_of_other_than_two_operands_is_refused(operands):
+    """A rule that reads two would leave the third out, and confirm bounds of another sum."""
+    nodes = [helper.make_node("Add", operands, ["y"])]
+    with pytest.raises(ModelError, match=f"Add of {len(operands)} operands"):
+        Checker(model(nodes, {"x": [1, 3]}, constants={"c": np.ones(3, np.float32)}))
+
+
+def test_a_result_too_many_is_refused():
+    with pytest.raises(ModelError, match="Relu with 2 results"):
+        Checker(model([helper.make_node("Relu", ["x"], ["y", "z"])], {"x": [1, 3]}))
+
+
 @pytest.mark.parametrize("second", ["x", "a", "c"])
 def test_a_name_of_two_values_is_refused(second):
     """Behind another name for the first of them, a reader would get the second."""

@@ -434,3 +434,63 @@ def test_shift_moves_each_image_by_itself_and_fills_with_black():
     windows = {tuple(framed[r : r + 4, c : c + 4].flatten().tolist()) for r in range(3) for c in range(3)}
     found = {tuple(image.flatten().tolist()) for image in moved}
     assert found == windows
+
+
+# ── distorted images ────────────────────────────────────────────────────────────────────────────────────────────
+def distorted(images, seed=0):
+    return augment(images, Augmentation.DISTORT, torch.Generator().manual_seed(seed))
+
+
+def test_distortions_are_images_in_the_unit_range_that_follow_the_generator():
+    images = torch.randint(0, 256, (16, 3, 12, 20), dtype=torch.uint8)
+    before = images.clone()
+    first, again, other = distorted(images), distorted(images), distorted(images, seed=1)
+    assert first.shape == images.shape and first.dtype == torch.float32
+    assert first.min() >= 0 and first.max() <= 1
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(images, before)
+
+
+def test_every_image_is_distorted_by_itself_and_its_channels_together():
+    image = torch.rand(1, 1, 16, 16).expand(6, 2, 16, 16)
+    found = distorted(image)
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert all(not torch.equal(found[0], other) for other in found[1:])
+
+
+def test_distortions_fill_with_black_and_leave_the_middle_of_a_white_image_white():
+    found = distorted(torch.ones(200, 1, 28, 28))
+    assert found[:, :, 8:20, 8:20].min() > 1 - 1e-6
+    assert (found[:, :, 0, 0] < 1).any()
+
+
+@pytest.mark.parametrize("size", [(28, 28), (20, 36)])
+def test_distortions_move_nothing_far_and_favour_no_direction(size):
+    """A dot in the middle keeps its place on average, and strays by what shift and wave allow."""
+    height, width = size
+    images = torch.zeros(2000, 1, *size)
+    images[:, :, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1] = 1
+    mass = distorted(images)[:, 0]
+    rows = (mass.sum(2) * (torch.arange(height) + 0.5)).sum(1) / mass.sum((1, 2)) - height / 2
+    columns = (mass.sum(1) * (torch.arange(width) + 0.5)).sum(1) / mass.sum((1, 2)) - width / 2
+    for strayed in (rows, columns):
+        assert abs(strayed.mean()) < 5 * strayed.std() / 2000**0.5
+        assert strayed.abs().max() < 4
+        assert strayed.std() > 0.3
+
+
+def test_distortions_turn_both_ways_by_ten_degrees_at_most():
+    """The angle of a long bar, by its second moments; waves may bend it a little further."""
+    images = torch.zeros(400, 1, 28, 28)
+    images[:, :, 13:15, 4:24] = 1
+    mass = distorted(images)[:, 0]
+    row, column = torch.meshgrid(torch.arange(28.0), torch.arange(28.0), indexing="ij")
+    total = mass.sum((1, 2))
+    at_row, at_column = ((mass * place).sum((1, 2)) / total for place in (row, column))
+    rows, columns = row - at_row[:, None, None], column - at_column[:, None, None]
+    products = ((mass * a * b).sum((1, 2)) / total for a, b in ((rows, rows), (columns, columns), (rows, columns)))
+    down, across, mixed = products
+    degrees = torch.rad2deg(0.5 * torch.atan2(2 * mixed, across - down))
+    assert degrees.max() > 5 and degrees.min() < -5
+    assert degrees.abs().max() < 25
+    assert abs(degrees.mean()) < 5 * degrees.std() / 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from fractions import Fraction
 
@@ -13,6 +14,7 @@ from onnx import helper, numpy_helper
 
 import ibpc
 from ibpc.errors import IbpcError, PropertyError
+from ibpc.verify import decide
 from ibpc.verify import falsification as falsifying
 from ibpc.verify.attack import Attack
 from ibpc.verify.certificate import property_of, read_certificate
@@ -68,6 +70,29 @@ def test_what_neither_shows_is_unknown(distance):
     decision = ibpc.decide(distance, at_least("1.5"), timeout=0.5, method="ibp")
     assert decision.verdict is ibpc.Verdict.UNKNOWN
     assert decision.margins[0][0] == pytest.approx(-0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("plan", "least", "most"), [(("ibp",), 95, 100), (("ibp", "crown"), 25, 35)])
+def test_the_last_method_has_all_the_time_and_others_a_third(distance, monkeypatch, plan, least, most):
+    left = []
+
+    def refuses(self, name, deadline):
+        left.append(deadline - time.monotonic())
+        return True
+
+    monkeypatch.setattr(decide._Decider, "_is_refuted", refuses)
+    assert decide.Deciding(plan, timeout=100).run(distance, at_least("3")).verdict is ibpc.Verdict.VERIFIED
+    assert least <= left[0] <= most
+
+
+@pytest.mark.parametrize("number", ["1e400", "1e-300"])
+def test_numbers_out_of_all_proportion_are_refused(distance, tmp_path, number):
+    path = tmp_path / "p.vnnlib"
+    declared = "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)"
+    box = "".join(f"(assert (>= X_{i} 0))(assert (<= X_{i} 1))" for i in (0, 1))
+    path.write_text(f"{declared}{box}(assert (<= Y_0 {number}))(assert (>= Y_0 0.999))")
+    with pytest.raises(PropertyError, match="a coefficient or bound"):
+        ibpc.decide(distance, path, timeout=5)
 
 
 def test_no_time_is_a_timeout(distance):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -55,6 +56,25 @@ def test_mip_is_the_best_of_all_activation_patterns(seed):
     ends = -np.ones(2), np.ones(2)
     assert float(box.lower) == pytest.approx(least_by_patterns(module, *ends, 1.0), abs=1e-5)
     assert float(box.upper) == pytest.approx(-least_by_patterns(module, *ends, -1.0), abs=1e-5)
+
+
+def test_alpha_crown_is_not_what_waits_for_time(monkeypatch):
+    """Else mip would be looser than it where the programs use up all there is."""
+    begun = []
+
+    def noted(method):
+        def bounder(*given):
+            bound = method(*given)
+            return lambda *boxes: (begun.append(method.__name__), bound(*boxes))[1]
+
+        return bounder
+
+    module = sys.modules["ibpc.bounds.mip"]
+    for name in ("alpha_crown", "program_bounds"):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    graph, ends = ibpc.compile(relu_module(0), torch.zeros(1, 2)).snapshot(), torch.ones(1, 2)
+    METHODS["mip"](graph, torch.eye(1), Arithmetic.REAL, CPU)(Interval.bounds(-ends, ends))
+    assert begun == ["alpha_crown", "program_bounds"]
 
 
 @pytest.mark.parametrize("activation", sorted(ACTIVATIONS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from ibpc.bounds import METHODS
 from ibpc.data import fit_images
 from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
+from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic, outer_ball
 from ibpc.verify import robustness
 from ibpc.verify.attack import Attack
@@ -36,6 +38,21 @@ def linear():
 def judged(network, x, labels, eps, **options):
     certification = Certification("ibp", METHODS["ibp"], **options)
     return certification.run(network, torch.tensor(x), torch.tensor(labels), eps)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_network_whose_output_is_called_margins_is_bounded(method, linear):
+    graph = linear.snapshot()
+    last = graph.node(graph.outputs[0])
+    named = Graph("named")
+    for node in graph.order():
+        name = "margins" if node == last else node.name
+        named.add(replace(node, name=name), graph.operands(node.name), graph.parameters_of(node.name))
+    named.outputs = ("margins",)
+    rows, cpu = torch.tensor([[1.0, -1.0]]), torch.device("cpu")
+    box = Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))
+    found, wanted = (METHODS[method](each, rows, Arithmetic.REAL, cpu)(box) for each in (named, graph))
+    assert torch.equal(found.lower, wanted.lower) and torch.equal(found.upper, wanted.upper)
 
 
 def test_verdicts_of_a_linear_network_are_exact(linear):

@@ -36,7 +36,8 @@ def ibp(
 def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
     """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · outputs."""
     folded, _ = EVALUATION.run(graph)
-    merged = merge_specification(JoinOutputs().run(folded).graph, matrix).graph
+    joined = JoinOutputs().run(folded).graph
+    merged = merge_specification(joined, matrix, name=joined.fresh_name("margins")).graph
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph
     return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))

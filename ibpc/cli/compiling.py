@@ -36,7 +36,7 @@ def compile(
     network = api.compile(source, seed=seed)
     if verbose:
         terminal.show_compilation(network)
-    network.save(output, carry=())
+    network.save(output, artifact.OldRun.DROP)
     terminal.show_compiled(network, output)
 
 

@@ -53,7 +53,7 @@ def _read(label: str, root: Path, download: bool) -> tuple[Mapping[str, Any], st
         f"data set {label!r}",
         f"there is no {label}.npz and no folder {label} with train/ and test/ in {root}",
         f"a known name ({', '.join(KNOWN)}), or a file or folder",
-        f"{nearest(label, KNOWN)} The data root is --data-root or {ROOT_VARIABLE}; its files are {LAYOUT}",
+        f"the data root is --data-root or {ROOT_VARIABLE}, its files are {LAYOUT}; {nearest(label, KNOWN)}",
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from math import prod
+from math import prod, radians
 from typing import Final
 
 import torch
@@ -12,6 +12,11 @@ from ibpc.errors import DataError
 
 CROP_PADDING: Final = 4
 SHIFT_PIXELS: Final = 1
+ROTATION_DEGREES: Final = 10.0
+ZOOM: Final = 0.1
+SHEAR: Final = 0.1
+WAVE_PIXELS: Final = 0.5
+_WAVE_KNOTS: Final = 6
 
 
 class Augmentation(Enum):
@@ -20,6 +25,7 @@ class Augmentation(Enum):
     NONE = "none"
     SHIFT = "shift"
     CROP_FLIP = "crop-flip"
+    DISTORT = "distort"
 
 
 def to_unit(images: torch.Tensor) -> torch.Tensor:
@@ -50,6 +56,8 @@ def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator
         return images
     if kind is Augmentation.SHIFT:
         return shift(images, SHIFT_PIXELS, generator)
+    if kind is Augmentation.DISTORT:
+        return distort(to_unit(images), generator)
     return crop_and_flip(images, CROP_PADDING, generator)
 
 
@@ -78,6 +86,36 @@ def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator
     rows = row + torch.arange(height, device=images.device)
     columns = column + torch.where(coin, width - 1 - forward, forward)
     return _gathered(images, padding, rows, columns)
+
+
+def distort(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return each image (C, H, W) of floats turned, zoomed, sheared, shifted and bent a little.
+
+    What comes in from outside is black. Every image has its own map: an affine one, uniform within the constants
+    above, and an elastic one, normal displacements at a coarse grid with smooth ones in between (Simard et al. 2003).
+    """
+    field = torch.nn.functional.affine_grid(_affine(images, generator), list(images.shape), align_corners=False)
+    return torch.nn.functional.grid_sample(images, field + _waves(images, generator), align_corners=False)
+
+
+def _affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return random affine maps (B, 2, 3) of coordinates that run from -1 to 1 across an image."""
+    draws = 2 * torch.rand(6, len(images), generator=generator, device=images.device) - 1
+    angle, shear = radians(ROTATION_DEGREES) * draws[0], SHEAR * draws[1]
+    wide, high = 1 + ZOOM * draws[2], 1 + ZOOM * draws[3]
+    row, column = (2 * SHIFT_PIXELS * draws[4 + axis] / images.shape[2 + axis] for axis in (0, 1))
+    first = torch.stack([wide * angle.cos(), shear - high * angle.sin(), column], dim=1)
+    second = torch.stack([wide * angle.sin(), high * angle.cos(), row], dim=1)
+    return torch.stack([first, second], dim=1)
+
+
+def _waves(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Return smooth random displacements (B, H, W, 2) of the same coordinates."""
+    size = (len(images), 2, _WAVE_KNOTS, _WAVE_KNOTS)
+    knots = torch.randn(size, generator=generator, device=images.device)
+    waves = torch.nn.functional.interpolate(knots, images.shape[2:], mode="bicubic", align_corners=True)
+    pixel = torch.tensor([2 / images.shape[3], 2 / images.shape[2]], device=images.device)
+    return WAVE_PIXELS * waves.movedim(1, -1) * pixel
 
 
 def _offsets(images: torch.Tensor, padding: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import prod
 from typing import Any, Final
 
 import torch
@@ -92,16 +91,3 @@ def dimension_option(description: str, **default: int) -> dict[str, Any]:
         "type": "integer",
         **default,
     }
-
-
-def element_count(shape: Shape) -> int:
-    """Return the number of elements of one sample."""
-    return prod(size for size in shape if size != BATCH)
-
-
-def expect_rank(shape: Shape, ranks: Iterable[int], where: str) -> None:
-    """Raise GraphError unless `shape` has one of the ranks."""
-    allowed = tuple(ranks)
-    if len(shape) not in allowed:
-        wanted = " or ".join(str(rank) for rank in allowed)
-        raise GraphError.at(where, f"an operand of shape {format_shape(shape)}", f"rank {wanted}")

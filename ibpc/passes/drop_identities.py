@@ -12,6 +12,13 @@ from ibpc.ir import INPUT, Graph, Node
 from ibpc.passes.base import Log, Pass
 
 
+def _reason(graph: Graph, operand: str) -> str:
+    """Return why an output with this operand cannot be dropped."""
+    if operand in graph.outputs:
+        return f"the network returns both it and {operand}, its operand"
+    return f"it is an output, and {operand}, its operand, an input"
+
+
 def _always(graph: Graph, node: Node) -> bool:
     return True
 
@@ -77,7 +84,7 @@ class DropIdentities(Pass):
             if operand is None:
                 continue
             if node.name in graph.outputs and (operand in graph.outputs or graph.node(operand).operator == INPUT):
-                log.refused(node.name, f"not dropped, the network returns both it and {operand}, its operand")
+                log.refused(node.name, f"not dropped, {_reason(graph, operand)}")
                 continue
             graph.rewire(node.name, operand)
             graph.remove(node.name)

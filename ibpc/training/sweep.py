@@ -144,7 +144,7 @@ class _Worker:
         """Return what must not change while a sweep goes on, as JSON data."""
         sweep = self._sweep
         identity = {
-            "network": hashlib.sha256(self._network.graph.to_text().encode()).hexdigest(),
+            "network": self._network.fingerprint(),
             "data": {"name": self._dataset.name, "sha256": self._dataset.sha256},
             "recipe": sweep.recipe.to_json(),
             "ranges": {entry.key: entry.to_json() for entry in sweep.ranges},

@@ -18,10 +18,10 @@ from ibpc.artifact import MANIFEST, sha256_of, tool_versions
 from ibpc.errors import PropertyError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
-from ibpc.verify.decide import Decision
+from ibpc.verify.decide import Decision, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.proof import Names
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor, Terms
+from ibpc.verify.properties import LARGEST, Box, Case, Property, Row, Tensor, Terms
 from ibpc.verify.robustness import ATTACKED, Robustness, Verdict
 
 Steps: TypeAlias = list[list[Any]]
@@ -142,9 +142,10 @@ def data_certificate(
     """Return the certificate of a set of test images as plain JSON data."""
     head, found = _head("data", model, result.arithmetic, notes), result.to_json()
     for example in found["examples"]:
-        if example["method"] not in (*INTERVAL_METHODS, ATTACKED):
+        method = plan_named(result.method)[0] if example["method"] == ATTACKED else example["method"]
+        if method not in INTERVAL_METHODS:
             known = example["margin_lower"]
-            kept = known if example["method"] in PLANE_METHODS else [None] * len(known)
+            kept = known if method in PLANE_METHODS else [None] * len(known)
             example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in kept]
     return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **found}
 
@@ -342,6 +343,7 @@ def _fits(case: Case, inputs: int, outputs: int) -> bool:
     return (
         len(case.box.lower) == len(case.box.upper) == inputs
         and all(low <= high for low, high in zip(case.box.lower, case.box.upper, strict=True))
+        and all(abs(end) <= LARGEST for end in (*case.box.lower, *case.box.upper))
         and all(index < inputs for index in ends)
         and all(_in_order(row.outputs, outputs) and _in_order(row.inputs, inputs) for row in rows)
     )

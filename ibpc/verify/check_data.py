@@ -1,4 +1,4 @@
-"""The claims of a data set's certificate: the data, the shares, every verified and every falsified example."""
+"""The claims of a data set's certificate: the data, the shares, every prediction, counterexample and margin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.data import Dataset, fit_images
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.certificate import INTERVAL_METHODS, PLANE_METHODS, Claim
 from ibpc.verify.check import UNACCOUNTED, magnitudes
@@ -39,19 +39,18 @@ class DataCheck:
     limits: tuple[float, float]
 
     def claims(self, progress: Callable[[int], object] = int) -> Iterator[Claim]:
-        """Yield each claim; `progress` is told how many verified examples were begun."""
+        """Yield each claim; `progress` is told how many of the bounded examples were begun."""
         digest = self.dataset.sha256
         yield Claim("data", digest == self.certificate["data_sha256"], f"SHA-256 {digest[:16]}…")
-        misplaced = self._misplaced()
-        yield Claim("examples", misplaced is None, misplaced or f"the first {len(self._examples):,} of the data")
-        if misplaced is not None:
-            return
-        yield from self._shares()
-        yield from self._answers()
-        yield from self._counterexamples()
         try:
-            yield from self._bounds(progress)
-        except ModelError as error:
+            misplaced = self._misplaced()
+            yield Claim("examples", misplaced is None, misplaced or f"the first {len(self._examples):,} of the data")
+            if misplaced is None:
+                yield from self._shares()
+                yield from self._answers()
+                yield from self._counterexamples()
+                yield from self._bounds(progress)
+        except (ModelError, PropertyError) as error:
             yield Claim("examples", False, str(error))
 
     @property
@@ -63,6 +62,10 @@ class DataCheck:
         return [example for example in self._examples if example["verdict"] == verdict.value]
 
     @cached_property
+    def _replay(self) -> Replay:
+        return Replay(self.model)
+
+    @cached_property
     def _images(self) -> torch.Tensor:
         return fit_images(self.dataset.test.floats(), self.shape)
 
@@ -70,14 +73,14 @@ class DataCheck:
     def _misplaced(self) -> str | None:
         """Return what is wrong with the list of examples, None if they are the first of the data, with their labels."""
         examples = self._examples
-        classes = len(examples[0]["margin_lower"]) if examples else 0
+        classes = len(self._replay([self._images[0]])) if examples else 0
         for place, example in enumerate(examples):
             if example["index"] != place:
                 return f"example {place} is number {example['index']} of the data"
             if not self._is_there(example):
                 return f"example {place} is not in the data, or its label differs"
             if len(example["margin_lower"]) != classes or not max(example["label"], example["predicted"]) < classes:
-                return f"example {place} does not have the classes of the others"
+                return f"example {place} does not have the {classes:,} classes of the model"
         return None
 
     def _is_there(self, example: Mapping[str, Any]) -> bool:
@@ -98,12 +101,11 @@ class DataCheck:
     # ── in ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────────
     def _answers(self) -> Iterator[Claim]:
         """Run every image: its answer is the one claimed, or as good but for rounding."""
-        replay = Replay(self.model)
         for example in self._examples:
-            outputs = replay([self._images[example["index"]]])[: len(example["margin_lower"])]
+            outputs = self._replay([self._images[example["index"]]])
             predicted, best = example["predicted"], float(outputs.max())
             least = best - UNACCOUNTED * max(1.0, abs(best))
-            if not predicted < len(outputs) or not float(outputs[predicted]) >= least:
+            if not float(outputs[predicted]) >= least:
                 yield Claim(_named(example), False, f"ONNX Runtime does not classify it as {predicted}")
 
     def _counterexamples(self) -> Iterator[Claim]:
@@ -111,15 +113,15 @@ class DataCheck:
         known = self._with_verdict(Verdict.FALSIFIED)
         if self.certificate["certificate"] == 1:
             known = [example for example in known if "counterexample" in example]
-        replay = Replay(self.model)
         for example in known:
             image, label = self._images[example["index"]], example["label"]
             point = _unpacked(example.get("counterexample"), image)
             if point is None or not self._in_ball(point, image.double().numpy()):
                 yield Claim(_named(example), False, "its counterexample is not in its box")
                 continue
-            outputs = replay([torch.from_numpy(point)])[: len(example["margin_lower"])]
-            if not bool(outputs[label] <= torch.cat([outputs[:label], outputs[label + 1 :]]).max()):
+            outputs = self._replay([torch.from_numpy(point)])
+            others = torch.cat([outputs[:label], outputs[label + 1 :]])
+            if not bool((outputs[label] <= others).any()):
                 yield Claim(_named(example), False, f"ONNX Runtime classifies its counterexample as {label}")
         if known:
             yield Claim("counterexamples", True, f"{len(known):,} were run in ONNX Runtime")
@@ -136,14 +138,14 @@ class DataCheck:
 
     # ── by the checker ──────────────────────────────────────────────────────────────────────────────────────────
     def _bounds(self, progress: Callable[[int], object]) -> Iterator[Claim]:
-        """Bound every verified example again."""
-        checker, verified = Checker(self.model), self._with_verdict(Verdict.VERIFIED)
-        for done, example in enumerate(verified):
+        """Bound every example again that is verified, or of which a margin is claimed."""
+        checker, claimed = Checker(self.model), [example for example in self._examples if _claims_bounds(example)]
+        for done, example in enumerate(claimed):
             progress(done + 1)
             claim = self._bounded(example, checker)
             if not claim.holds:
                 yield claim
-        yield Claim("examples", True, f"{len(verified):,} verified ones were bounded again")
+        yield Claim("examples", True, f"{len(claimed):,} were bounded again")
 
     def _bounded(self, example: Mapping[str, Any], checker: Checker) -> Claim:
         """Bound z_label − z_other of one example over its box, by intervals or, for other methods, by planes."""
@@ -158,15 +160,17 @@ class DataCheck:
         method = example.get("method", self.certificate["method"])
         if method not in INTERVAL_METHODS:
             bounds = np.maximum(bounds, _linear_bounds(checker, lower, upper, rows, arithmetic))
-        verified = bool((bounds > 0).all())
-        if not verified and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
+        least = bounds.min(initial=np.inf)
+        is_open = example["verdict"] == Verdict.VERIFIED.value and not least > 0
+        if is_open and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
             found = f"{method} chose how to bound it, of which nothing is kept; without that its least margin is"
-            return Claim(_named(example), False, f"{found} {bounds.min():.6g}")
+            return Claim(_named(example), False, f"{found} {least:.6g}")
         slack = UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
         ends = (bounds + slack * magnitudes(bounds, tops)).tolist()
-        claimed = [example["margin_lower"][other] for other in others]
-        holds = verified and all(margin is None or margin <= end for margin, end in zip(claimed, ends, strict=True))
-        return Claim(_named(example), holds, f"the checker bounds its least margin by {bounds.min():.6g}")
+        ends.insert(label, 0.0)
+        claimed = example["margin_lower"]
+        holds = all(margin is None or margin <= end for margin, end in zip(claimed, ends, strict=True)) and not is_open
+        return Claim(_named(example), holds, f"the checker bounds its least margin by {least:.6g}")
 
     def _box(self, image: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the box of an image, flat, rounded outward."""
@@ -177,6 +181,14 @@ class DataCheck:
 
 def _named(example: Mapping[str, Any]) -> str:
     return f"example {example['index']}"
+
+
+def _claims_bounds(example: Mapping[str, Any]) -> bool:
+    """Whether an example is verified, or a margin is claimed of it but the 0 of its own label."""
+    return example["verdict"] == Verdict.VERIFIED.value or any(
+        margin is not None and (margin != 0 or other != example["label"])
+        for other, margin in enumerate(example["margin_lower"])
+    )
 
 
 def _share(part: int, whole: int) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from math import isfinite
 from typing import Any
 
@@ -38,13 +37,9 @@ class DataCertification:
 
     def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
         """Return what verdicts on the first `count` images depend on, as JSON data: what tells one job from another."""
-        snapshot = network.snapshot()
-        digest = sha256(snapshot.to_text().encode())
-        for key in sorted(snapshot.state):
-            digest.update(torch.as_tensor(snapshot.state[key]).contiguous().numpy().tobytes())
         return {
             "job": "certify",
-            "network": digest.hexdigest(),
+            "network": network.fingerprint(),
             "data": dataset.sha256,
             "eps": eps,
             "n": count,
@@ -110,12 +105,11 @@ class DataCertification:
         assert self.rest is not None
         decision = self.rest.run(network, Ball(image, example.label).within(eps, network))
         others = [other for other in range(network.classes) if other != example.label]
+        if decision.counterexample is not None:
+            point = decision.counterexample.inputs
+            return replace(example, verdict=decision.verdict, method=ATTACKED, counterexample=point)
         margins = list(example.margin_lower)
         for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):
             if isfinite(margin):
                 margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
-        name = ATTACKED if decision.verdict is Verdict.FALSIFIED else decision.method
-        point = None if decision.counterexample is None else decision.counterexample.inputs
-        return replace(
-            example, verdict=decision.verdict, method=name, margin_lower=tuple(margins), counterexample=point
-        )
+        return replace(example, verdict=decision.verdict, method=decision.method, margin_lower=tuple(margins))

@@ -16,6 +16,7 @@ from ibpc.bounds import AUTO, METHODS
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
+from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Goal
@@ -90,7 +91,8 @@ class Deciding:
         Raises PropertyError where the property does not fit the network. For a seed of the attack the verdict is
         deterministic up to what the time limit cuts off.
         """
-        return _Decider(self, network, prop, progress).decide()
+        with kept_memory(network.device):
+            return _Decider(self, network, prop, progress).decide()
 
 
 class _Decider:
@@ -131,7 +133,7 @@ class _Decider:
                 decision = self._branch(search, deadline)
                 if decision is not None:
                     return decision
-            elif self._is_refuted(name, _share_of(deadline)):
+            elif self._is_refuted(name, deadline if name == self._options.plan[-1] else _share_of(deadline)):
                 return self._decision(Verdict.VERIFIED)
         self._progress("attack")
         while time.monotonic() < deadline and not search.is_exhausted:

@@ -103,11 +103,6 @@ class Place:
         """Close the place; evidence that takes time may be made when it is asked for."""
         self._evidence = evidence
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether no part is open."""
-        return all(not place._is_open for place in self._walk())
-
     def steps(self, names: Names, disjunct: Conjunction) -> list[list[Any]] | None:
         """Return the tree in preorder, or None where a part is open or a value has no name in the file."""
         if self._make is not None:

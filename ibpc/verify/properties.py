@@ -23,6 +23,8 @@ from ibpc.errors import PropertyError
 from ibpc.ir import format_shape, same_order
 
 LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
+_MOST: Final = Fraction(10) ** 200
+_LEAST: Final = 1 / _MOST
 _MOST_BITS: Final = 2**14
 
 Terms: TypeAlias = tuple[tuple[int, Fraction], ...]
@@ -175,13 +177,23 @@ class Property:
     """A property by its counterexamples: pairs (x, y) that lie in one of the `cases`.
 
     x and y are all inputs and all outputs, each flat and one after the other, in the network's own order. A property
-    without cases is vacuous: nothing can violate it.
+    without cases is vacuous: nothing can violate it. Raises PropertyError for numbers out of all proportion.
     """
 
     name: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     cases: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        """Raise PropertyError for numbers so large or small that what is computed from them leaves binary64."""
+        rows = (row for case in self.cases for disjunct in case.disjuncts for row in disjunct)
+        far = next(
+            (value for row in rows for value in row.numbers() if value and not _LEAST <= abs(value) <= _MOST), None
+        )
+        if far is not None:
+            found = f"a coefficient or bound {'beyond 1e200' if abs(far) > 1 else 'below 1e-200'} in size"
+            raise PropertyError.at(self.name, found, "0, or from 1e-200 to 1e200")
 
     @classmethod
     def from_ball(

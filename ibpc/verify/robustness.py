@@ -51,9 +51,9 @@ class Example:
 
     A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
 
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label). `method` is what gave the
-    verdict, or what was tried last; where it is a search, the margins are the bounds from before it. `counterexample`
-    is the point, flat, of a falsified sample.
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label), the best that was found; of a
+    falsified sample that of the first method. `method` is what gave the verdict, or what was tried last.
+    `counterexample` is the point, flat, of a falsified sample.
     """
 
     index: int

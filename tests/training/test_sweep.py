@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,6 +169,16 @@ def test_another_sweep_is_not_gone_on_with(sweep):
     _Worker(sweep())
     with pytest.raises(TrainingError, match="differs in: ranges, seed"):
         sweep(ranges=[parse_range("schedule.kappa_end=0..1")], seed=3).run(1)
+
+
+def test_a_sweep_of_other_weights_is_not_gone_on_with(sweep, artifact, tmp_path):
+    own = replace(sweep(), artifact=Path(shutil.copytree(artifact, tmp_path / "own")))
+    _Worker(own)
+    network = api.open_network(own.artifact)
+    network.assign({key: value + 1.0 for key, value in network.snapshot().state.items() if key.endswith("bias")})
+    network.save(own.artifact)
+    with pytest.raises(TrainingError, match="differs in: network"):
+        own.run(1)
 
 
 def test_a_folder_of_something_else_is_left_alone(sweep):

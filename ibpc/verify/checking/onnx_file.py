@@ -44,6 +44,7 @@ class OnnxFile:
         inputs = {value.name: _shape(value) for value in graph.input if value.name not in constants}
         told = _told(model)
         _refuse_unknown(model)
+        _refuse_operands(graph.node, opset)
         _refuse_second_values(graph.node, {*constants, *inputs})
         outputs = tuple(output.name for output in graph.output)
         nodes = _by_first_names(_ordered(graph.node, {*constants, *inputs}))
@@ -113,6 +114,24 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:
         raise ModelError.at("checker", "the file defines functions of its own", "nodes of standard operators only")
+
+
+def _refuse_operands(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
+    """Raise ModelError where a node has more or fewer operands than its operator, or more results.
+
+    What the operator set does not have is for the evaluator to refuse.
+    """
+    for node in nodes:
+        try:
+            schema = onnx.defs.get_schema(node.op_type, opset)
+        except onnx.defs.SchemaError:
+            continue
+        where = f"node {node.name or next(iter(node.output), node.op_type)}"
+        if not schema.min_input <= len(node.input) <= schema.max_input:
+            wanted = f"{schema.min_input} to {schema.max_input}"
+            raise ModelError.at(where, f"{node.op_type} of {len(node.input)} operands", wanted)
+        if not 1 <= len(node.output) <= schema.max_output:
+            raise ModelError.at(where, f"{node.op_type} with {len(node.output)} results", f"1 to {schema.max_output}")
 
 
 def _refuse_second_values(nodes: Sequence[onnx.NodeProto], known: set[str]) -> None:

@@ -35,7 +35,7 @@ from ibpc.verify.balls import Ball, ball, spread_balls
 from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
 from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
-from ibpc.verify.decide import Deciding, Decision, plan_named
+from ibpc.verify.decide import Deciding, Decision, image_plan, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
@@ -326,14 +326,14 @@ def certify(
 ) -> Robustness:
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 
-    A `method` that is a plan ("auto", "bab") begins with its first bounds on all images and goes on with each that is
-    left open, for at most `timeout` seconds. Verdicts are kept in journals beside the file `report` as they come, and
+    A `method` that is a plan ("auto", "bab") or slow ("alpha-crown", "mip") begins with interval bounds of all images
+    and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the file `report` as they come, and
     a call that finds those of the same job goes on with it; `write_verdicts` writes the report itself. The processes of
     torch.distributed share the images, if there are several. Raises DataError for missing data, PropertyError for data
     that do not fit and for journals of another job, UsageError for an unknown method.
     """
     dataset = load_dataset(data) if isinstance(data, str) else data
-    first, *rest = plan_named(method)
+    first, *rest = image_plan(method)
     certification = DataCertification(
         method,
         Certification(first, method_named(first), arithmetic, replace(attack, seed=attack.seed + seed), batch),

@@ -133,3 +133,16 @@ def test_a_key_that_occurs_twice_is_refused(certificate):
     path.write_text(certificate.read_text().replace('"eps":', '"eps": 0.5, "eps":', 1))
     with pytest.raises(IbpcError, match="more than once"):
         ibpc.check(path)
+
+
+@pytest.mark.parametrize("method", ["crown", "alpha-crown", "mip", "auto"])
+def test_every_method_writes_what_is_confirmed(certificate, method):
+    """Methods that choose begin where intervals leave off, and claim no margins that nobody could bound again."""
+    net, data = ibpc.load(certificate.with_name("model")), ibpc.load_dataset("digits")
+    result = ibpc.certify(net, "digits", 0.02, method=method, limit=LIMIT, timeout=2.0)
+    path = certificate.with_name(f"{method}.json")
+    ibpc.write_verdicts(path, certificate.with_name("model"), net, data, result)
+    assert failing(path) == []
+    assert any(example.verdict is ibpc.Verdict.FALSIFIED for example in result.examples)
+    verified = {example.method for example in result.examples if example.verdict is ibpc.Verdict.VERIFIED}
+    assert verified == {"crown" if method == "crown" else "ibp"}

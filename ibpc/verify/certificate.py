@@ -18,7 +18,7 @@ from ibpc.artifact import MANIFEST, sha256_of, tool_versions
 from ibpc.errors import PropertyError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
-from ibpc.verify.decide import Decision, plan_named
+from ibpc.verify.decide import Decision, image_plan
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.proof import Names
 from ibpc.verify.properties import LARGEST, Box, Case, Property, Row, Tensor, Terms
@@ -142,7 +142,7 @@ def data_certificate(
     """Return the certificate of a set of test images as plain JSON data."""
     head, found = _head("data", model, result.arithmetic, notes), result.to_json()
     for example in found["examples"]:
-        method = plan_named(result.method)[0] if example["method"] == ATTACKED else example["method"]
+        method = image_plan(result.method)[0] if example["method"] == ATTACKED else example["method"]
         if method not in INTERVAL_METHODS:
             known = example["margin_lower"]
             kept = known if method in PLANE_METHODS else [None] * len(known)

@@ -68,12 +68,23 @@ PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
+_SLOW: Final = ("alpha-crown", "mip")
+
 
 def plan_named(name: str) -> tuple[str, ...]:
     """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
     if name not in PLANS:
         raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, PLANS))
     return PLANS[name]
+
+
+def image_plan(name: str) -> tuple[str, ...]:
+    """Return the plan for images of a data set: methods that take seconds for each begin where intervals leave off.
+
+    Raises UsageError.
+    """
+    plan = plan_named(name)
+    return ("ibp", *plan) if name in _SLOW else plan
 
 
 @dataclass(frozen=True)

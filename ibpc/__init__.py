@@ -2,7 +2,7 @@
 
     import ibpc
     net = ibpc.compile("specs/mnist_small.json")
-    run = ibpc.train(net, ibpc.Recipe.default("ibp", eps=0.1), data="mnist", out="runs/a")
+    run = ibpc.train(net, ibpc.Recipe.default("ibp", eps=0.1, dataset="mnist"), data="mnist", out="runs/a")
     result = ibpc.certify(net, data="mnist", eps=0.1)
 
 Names are loaded on first use, so that `import ibpc` (and `ibpc --help`) does not wait for torch.

@@ -327,10 +327,11 @@ def certify(
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 
     A `method` that is a plan ("auto", "bab") or slow ("alpha-crown", "mip") begins with interval bounds of all images
-    and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the file `report` as they come, and
-    a call that finds those of the same job goes on with it; `write_verdicts` writes the report itself. The processes of
-    torch.distributed share the images, if there are several. Raises DataError for missing data, PropertyError for data
-    that do not fit and for journals of another job, UsageError for an unknown method.
+    and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the
+    file `report` as they come, and a call that finds those of the same job goes on with it; `write_verdicts` writes
+    the report itself. The processes of torch.distributed share the images, if there are several. Raises DataError for
+    missing data, PropertyError for data that do not fit and for journals of another job, UsageError for an unknown
+    method.
     """
     dataset = load_dataset(data) if isinstance(data, str) else data
     first, *rest = image_plan(method)

@@ -98,7 +98,7 @@ def _highspy() -> Any:
         import highspy
     except ImportError as error:
         raise UsageError.at(
-            "--method mip", "the package highspy is missing", "it", "pip install 'ibpc[exact]'"
+            "--method mip", "the package highspy is missing", "it", "pip install highspy scipy"
         ) from error
     return highspy
 

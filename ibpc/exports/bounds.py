@@ -145,7 +145,7 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
 
 def _require_onnxscript() -> None:
     if find_spec("onnxscript") is None:
-        raise UsageError.at("export", "onnxscript is not installed", "", "pip install 'ibpc[export]'")
+        raise UsageError.at("export", "onnxscript is not installed", "", "pip install onnxscript")
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def tensorboard_reporter(run: Path, network: Network, dataset: Dataset, recipe: 
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         found = f"TensorBoard is not there ({error})"
-        raise UsageError.at("--tensorboard", found, remedy="pip install 'ibpc[tensorboard]'") from error
+        raise UsageError.at("--tensorboard", found, remedy="pip install tensorboard") from error
     training, held = dataset.hold_out(recipe.validation.images, recipe.validation.seed)
     images = to_unit((held if len(held) else training).images[:_PROBED_IMAGES])
     probe = LayerProbe(network, fit_images(images, network.input_shape), recipe.eps)

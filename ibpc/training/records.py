@@ -127,4 +127,5 @@ def _values(lines: Iterable[str], key: str) -> Any:
 
 def command() -> str:
     """Return the command line of this process."""
-    return shlex.join(sys.argv)
+    program, *arguments = sys.argv
+    return shlex.join([Path(program).name, *arguments])

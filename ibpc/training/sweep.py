@@ -315,6 +315,6 @@ def _optuna() -> Any:
     try:
         import optuna
     except ImportError:
-        raise UsageError.at("sweep", "optuna is not installed", remedy="pip install 'ibpc[sweep]'") from None
+        raise UsageError.at("sweep", "optuna is not installed", remedy="pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

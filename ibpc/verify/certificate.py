@@ -282,8 +282,11 @@ _DATA: Final = _object(
         "nominal_accuracy": _SHARE,
         "attack_accuracy": _SHARE,
         "certified_accuracy": _SHARE,
+        "attack": _object({"steps": _INDEX, "restarts": _INDEX, "seed": _INDEX}),
+        "timeout": _MAYBE_NUMBER,
         "examples": _list(_EXAMPLE),
-    }
+    },
+    ("attack", "timeout"),
 )
 
 

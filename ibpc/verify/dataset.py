@@ -74,7 +74,9 @@ class DataCertification:
             progress(len(journal.examples))
         found = dict(sorted(pair for part in workers.gathered(journal.examples) for pair in part.items()))
         seconds = time.monotonic() - started
-        return Robustness(eps, self.name, self.first.arithmetic, seconds, tuple(found.values()))
+        timeout = None if self.rest is None else self.rest.timeout
+        examples = tuple(found.values())
+        return Robustness(eps, self.name, self.first.arithmetic, seconds, examples, self.first.attack, timeout)
 
     def _judged(
         self,

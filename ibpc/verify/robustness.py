@@ -103,13 +103,19 @@ def unpacked_point(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Robustness:
-    """The result of certifying a set of examples at radius `eps`."""
+    """The result of certifying a set of examples at radius `eps`.
+
+    `attack` is the one that all were searched by, `timeout` how many seconds each image had that it left open, None
+    where nothing came behind the first bounds.
+    """
 
     eps: float
     method: str
     arithmetic: Arithmetic
     seconds: float
     examples: tuple[Example, ...] = field(repr=False)
+    attack: Attack = Attack()
+    timeout: float | None = None
 
     @property
     def nominal_accuracy(self) -> float:
@@ -147,6 +153,8 @@ class Robustness:
             "method": self.method,
             "arithmetic": self.arithmetic.value,
             "seconds": round(self.seconds, 3),
+            "attack": {"steps": self.attack.steps, "restarts": self.attack.restarts, "seed": self.attack.seed},
+            "timeout": self.timeout,
             "examples": [example.to_json() for example in self.examples],
         }
 
@@ -187,7 +195,8 @@ class Certification:
         for found in self.judge(network, images, labels, eps, self.batches(len(images))):
             examples += found
             progress(len(examples))
-        return Robustness(eps, self.method_name, self.arithmetic, time.monotonic() - started, tuple(examples))
+        seconds = time.monotonic() - started
+        return Robustness(eps, self.method_name, self.arithmetic, seconds, tuple(examples), self.attack)
 
     def check(self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
         """Raise PropertyError for a bad radius, no images, or labels outside the network's classes."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ibpc.report.figures import bins_around_zero, draw_overview
+from ibpc.report.figures import draw_overview
 from ibpc.report.operators_page import operators_page
+from ibpc.report.style import bins_around_zero
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.training.graphs import Accuracy

@@ -16,11 +16,12 @@ from ibpc import api
 from ibpc.data import to_unit
 from ibpc.errors import ArtifactError, DataError, IbpcError, SpecError, TrainingError, UsageError
 from ibpc.interval import Interval
-from ibpc.report.charts import INKS, STANDINGS, class_counts, format_short, standing
 from ibpc.report.measurements import Measurement, Measuring, chosen_examples, evenly, feature_places, layer_widths
 from ibpc.report.page import Report, make_report
 from ibpc.report.runs import read_runs
-from ibpc.report.wording import class_names, format_seconds
+from ibpc.report.standings import STANDINGS, class_counts, standing
+from ibpc.report.style import INKS
+from ibpc.report.wording import class_names, format_seconds, format_short
 from ibpc.rounding import Arithmetic
 from ibpc.training.runner import train
 from ibpc.verify.robustness import Example, Robustness, Verdict

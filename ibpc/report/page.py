@@ -18,8 +18,10 @@ from matplotlib.image import imsave
 from ibpc.data import Dataset, to_unit
 from ibpc.files import beside
 from ibpc.report import charts
-from ibpc.report.charts import STANDINGS, Chart, standing
 from ibpc.report.measurements import PLACES, Measurement, chosen_examples
+from ibpc.report.pictures import Chart, inline_svg, picture_files
+from ibpc.report.standings import STANDINGS, class_counts, least_margin, standing
+from ibpc.report.style import styled
 from ibpc.report.wording import class_names, format_eps, format_seconds
 from ibpc.verify.robustness import Example
 
@@ -36,9 +38,9 @@ class Report:
 
     def figures(self) -> Iterator[tuple[str, bytes]]:
         """Yield the name and the bytes of each figure file: SVG and PNG."""
-        with charts.styled():
+        with styled():
             for name, chart in self.charts:
-                for ending, data in charts.picture_files(chart):
+                for ending, data in picture_files(chart):
                     yield f"{name}.{ending}", data
 
 
@@ -53,7 +55,7 @@ class _Section:
 def make_report(measurements: Sequence[Measurement], dataset: Dataset) -> Report:
     """Return the report on runs that were measured on the same images of a data set."""
     names = class_names(dataset.name, dataset.classes)
-    with charts.styled():
+    with styled():
         groups = _charts(measurements, names)
         drawn = {
             name: _grid([_figure(chart, f"{prefix}-{chart.name}") for prefix, chart in group], len(measurements))
@@ -225,7 +227,7 @@ def _facts(measurements: Sequence[Measurement]) -> str:
 
 
 def _class_table(found: Measurement, names: Sequence[str]) -> str:
-    counts = charts.class_counts(found.result, len(names))
+    counts = class_counts(found.result, len(names))
     rows = [(name, [f"{row[key]:,}" for key in STANDINGS]) for name, row in zip(names, counts, strict=True)]
     total = [f"{sum(row[key] for row in counts):,}" for key in STANDINGS]
     table = _table(f"{found.run.name}: images", list(STANDINGS.values()), [*rows, ("all", total)], "class")
@@ -254,7 +256,7 @@ def _grid(figures: Sequence[str], runs: int) -> str:
 
 
 def _figure(chart: Chart, prefix: str) -> str:
-    return f'<figure role="img" aria-label="{escape(chart.alt)}">{charts.inline_svg(chart, prefix)}</figure>\n'
+    return f'<figure role="img" aria-label="{escape(chart.alt)}">{inline_svg(chart, prefix)}</figure>\n'
 
 
 def _images(measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str]) -> str:
@@ -276,7 +278,7 @@ def _image(place: int, measurements: Sequence[Measurement], dataset: Dataset, na
 
 
 def _verdict(found: Measurement, example: Example, names: Sequence[str], runs: int) -> str:
-    key, least = standing(example), charts.least_margin(example)
+    key, least = standing(example), least_margin(example)
     who = f"{escape(found.run.name)}: " if runs > 1 else ""
     seen = f" as {escape(names[example.predicted])}" if key == "wrong" else ""
     margin = f"{least:+.2f}".replace("-", "−") if isfinite(least) else "no bound"

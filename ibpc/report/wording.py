@@ -28,3 +28,9 @@ def format_seconds(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def format_short(eps: float) -> str:
+    """Return a radius with three digits where those are enough, else in 255ths."""
+    short = f"{eps:.3g}"
+    return short if abs(float(short) - eps) < 1e-12 else f"{eps * 255:.3g}/255"

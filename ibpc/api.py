@@ -17,7 +17,7 @@ from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset
 from ibpc.errors import ModelError, UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
-from ibpc.files import write_atomically
+from ibpc.files import write_atomically, write_json
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import load_module
@@ -27,7 +27,6 @@ from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import write_json
 from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack

@@ -8,7 +8,6 @@ beside its destination and renamed into place, so an interrupted write leaves th
 from __future__ import annotations
 
 import glob
-import hashlib
 import json
 import os
 import platform
@@ -28,7 +27,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
-from ibpc.files import MOST_TEXT, beside, read_regular, write_durably
+from ibpc.files import MOST_TEXT, beside, json_bytes, read_regular, sha256_of, write_durably
 from ibpc.ir import Graph
 from ibpc.locking import briefly_locked
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
@@ -85,11 +84,6 @@ class Artifact:
         """What a frontend noted about the network, such as weights that it rounded."""
         notes = self.manifest.get("notes", [])
         return tuple(map(str, notes)) if isinstance(notes, list) else ()
-
-
-def sha256_of(data: bytes) -> str:
-    """Return the SHA-256 of `data` in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def tool_versions() -> dict[str, str]:
@@ -163,11 +157,6 @@ def _contents(graph: Graph) -> dict[str, bytes]:
         _WEIGHTS: save_safetensors(tensors),
         **{name: module.code.lstrip().encode() for name, module in zip(_LISTINGS, listings, strict=True)},
     }
-
-
-def json_bytes(data: Any) -> bytes:
-    """Return JSON for people to read. Halves of surrogates, as in names of files that are not UTF-8, are escaped."""
-    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def check_place(path: Path) -> None:
@@ -300,7 +289,7 @@ def _complete_attributes(graph: Graph) -> None:
 def _state_problems(graph: Graph, where: Path) -> Iterator[Problem]:
     """Yield what no frontend lets into a graph: other floats than those of binary32, parameters that are no floats."""
     for node in graph.order():
-        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        trainable = operators()[node.operator].trainable
         for role, value in graph.parameters_of(node.name).items():
             place = f"{where}: {node.name}.{role}"
             if value.dtype != torch.float32 and (value.is_floating_point() or value.is_complex() or role in trainable):

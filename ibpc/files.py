@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ibpc.errors import ArtifactError
 
@@ -56,3 +59,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error
+
+
+# ── what is written ─────────────────────────────────────────────────────────────────────────────────────────────
+def sha256_of(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def json_bytes(data: Any) -> bytes:
+    """Return JSON for people to read. Halves of surrogates, as in names of files that are not UTF-8, are escaped."""
+    return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON data for people to read, whole or not at all. Raises ArtifactError where that fails."""
+    write_atomically(path, json_bytes(data))

@@ -54,7 +54,7 @@ def parameter_tree(graph: Graph, shared: nn.Module | None = None) -> nn.Module:
         if not owned:
             continue
         holder = nn.Module()
-        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        trainable = operators()[node.operator].trainable
         for role, value in owned.items():
             tensor = torch.as_tensor(value).detach().clone()
             if role in trainable and tensor.is_floating_point():
@@ -274,7 +274,7 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     constants: dict[fx.Node, Any] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
-            constants[node] = _attribute(module, str(node.target)).detach().clone()
+            constants[node] = entry_of(module, str(node.target)).detach().clone()
         elif node.op in ("call_function", "call_method") and _depends_on(node, constants):
             constants[node] = _evaluate(node, constants)
     frozen, copies = fx.Graph(), dict[fx.Node, fx.Node]()
@@ -294,9 +294,10 @@ def _depends_on(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
     return bool(node.all_input_nodes) and all(source in constants for source in node.all_input_nodes)
 
 
-def _attribute(module: nn.Module, target: str) -> torch.Tensor:
-    owner, _, role = target.rpartition(".")
-    return cast(torch.Tensor, getattr(module.get_submodule(owner), role))
+def entry_of(tree: nn.Module, key: str) -> torch.Tensor:
+    """Return the parameter or buffer of a state entry ("node.role") in a tree of modules."""
+    owner, _, role = key.rpartition(".")
+    return cast(torch.Tensor, getattr(tree.get_submodule(owner), role))
 
 
 @torch.no_grad()

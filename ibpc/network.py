@@ -17,7 +17,7 @@ from ibpc.artifact import OldRun, Source
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.lowering import Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
+from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic
@@ -137,12 +137,10 @@ class Network:
     def assign(self, state: Mapping[str, torch.Tensor]) -> None:
         """Copy values into the parameters and buffers, in place, by state entry ("node.role")."""
         for key, value in state.items():
-            owner, _, role = key.rpartition(".")
-            getattr(self.parameters.get_submodule(owner), role).copy_(value)
+            entry_of(self.parameters, key).copy_(value)
 
     def _value(self, key: str) -> torch.Tensor:
-        owner, _, role = key.rpartition(".")
-        value: torch.Tensor = getattr(self.parameters.get_submodule(owner), role)
+        value = entry_of(self.parameters, key)
         return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
     def to(self, device: torch.device | str) -> Network:

@@ -18,6 +18,7 @@ from safetensors.torch import load, save
 import ibpc
 from ibpc import artifact
 from ibpc.errors import ArtifactError
+from ibpc.files import sha256_of
 
 SPEC = Path(__file__).parents[1] / "specs" / "digits_small.json"
 FILES = {"manifest.json", "graph.json", "weights.safetensors", "nominal.py.txt", "interval.py.txt"}
@@ -201,7 +202,7 @@ def rehashed(saved: Path, name: str, data: bytes) -> None:
     """Replace a file and its hash: what an attacker can do."""
     (saved / name).write_bytes(data)
     manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["files"][name] = artifact.sha256_of(data)
+    manifest["files"][name] = sha256_of(data)
     (saved / "manifest.json").write_text(json.dumps(manifest))
 
 

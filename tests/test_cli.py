@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ibpc.cli import app, main
-from ibpc.training.records import write_json
+from ibpc.files import write_json
 
 SPECS = Path(__file__).parents[1] / "specs"
 DIGITS = SPECS / "digits_small.json"

@@ -105,6 +105,11 @@ class Operator:
             for error in _validator(schema).iter_errors(attributes[name]):
                 yield f"attribute {name!r} of {self.name}: {error.message}"
 
+    @property
+    def trainable(self) -> frozenset[str]:
+        """The names of the roles that training moves."""
+        return frozenset(role.name for role in self.roles if role.trainable)
+
     def check_operands(self, count: int, roles: Iterable[str]) -> Iterator[str]:
         """Yield what is wrong with the number of operands and the parameters that are present."""
         least, most = self.operands

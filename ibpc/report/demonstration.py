@@ -9,12 +9,12 @@ from typing import Final
 from ibpc.artifact import Source
 from ibpc.bounds.ibp import ibp
 from ibpc.data import Dataset, load_dataset
+from ibpc.files import write_json
 from ibpc.frontends.spec import load_spec
 from ibpc.network import Network
 from ibpc.report.figures import draw_overview
 from ibpc.report.wording import format_eps
 from ibpc.training.recipe import Recipe, recipes_folder
-from ibpc.training.records import write_json
 from ibpc.training.reporting import Reporter
 from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.certificate import ModelFile, data_certificate

@@ -174,7 +174,7 @@ def feature_places(graph: Graph) -> dict[str, str]:
 
 
 def _has_weights(graph: Graph, node: Node) -> bool:
-    trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+    trainable = operators()[node.operator].trainable
     return bool(trainable & graph.parameters_of(node.name).keys()) and bool(graph.operands(node.name))
 
 

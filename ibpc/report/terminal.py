@@ -44,7 +44,7 @@ def show_network(network: Network) -> None:
     table.add_column("MACs", justify="right")
     totals = [0, 0]
     for node in network.graph.order():
-        trainable = {role.name for role in operators()[node.operator].roles if role.trainable}
+        trainable = operators()[node.operator].trainable
         arrays = network.graph.parameters_of(node.name)
         count = sum(prod(value.shape) for role, value in arrays.items() if role in trainable)
         macs = operators()[node.operator].macs(call_of(network.graph, node))

@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from ibpc.lowering import Phase, lower_nominal
+from ibpc.lowering import Phase, entry_of, lower_nominal
 from ibpc.network import Network
 from ibpc.training.attack import evaluating
 from ibpc.training.fields import value
@@ -120,5 +120,4 @@ def population_statistics(network: Network, batches: Iterable[torch.Tensor]) -> 
 
 
 def _buffer(network: Network, node: str, role: str) -> torch.Tensor:
-    owner, _, entry = network.graph.source_of(f"{node}.{role}").rpartition(".")
-    return network.parameters.get_submodule(owner).get_buffer(entry)
+    return entry_of(network.parameters, network.graph.source_of(f"{node}.{role}"))

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, cast
+from typing import Final
 
 import torch
-from torch import nn
 from torch.nn.utils import parametrize
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
-from ibpc.ir import INPUT, Graph, Node
-from ibpc.lowering import lower_paired
+from ibpc.ir import INPUT, Node
+from ibpc.lowering import entry_of, lower_paired
 from ibpc.margins import margins_of
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
@@ -122,7 +121,7 @@ class LinearGraphs:
 
     def _parameters(self, node: Node) -> dict[str, torch.Tensor]:
         roles = self._merged.parameters_of(node.name)
-        return {role: _entry(self._graphs.tree, self._merged, f"{node.name}.{role}") for role in roles}
+        return {role: entry_of(self._graphs.tree, self._merged.source_of(f"{node.name}.{role}")) for role in roles}
 
     def _step(
         self,
@@ -151,11 +150,6 @@ class LinearGraphs:
                 operands = [known[operand] for operand in step.operands]
                 known[name] = step.operator.rules.nominal(step.call, *operands, **step.parameters)
         return known
-
-
-def _entry(tree: nn.Module, graph: Graph, key: str) -> torch.Tensor:
-    owner, _, role = graph.source_of(key).rpartition(".")
-    return cast(torch.Tensor, getattr(tree.get_submodule(owner), role))
 
 
 def _widened(box: Interval) -> Interval:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import json_bytes, tool_versions
+from ibpc.artifact import tool_versions
 from ibpc.errors import TrainingError, first_line
 from ibpc.files import MOST_TEXT, read_regular, write_atomically
 from ibpc.training.graphs import Accuracy
@@ -89,11 +89,6 @@ def keep_records(folder: Path, epochs: int) -> None:
 
 def _lines(path: Path, epochs: int) -> list[bytes]:
     return read_regular(path, MOST_TEXT).split(b"\n")[:epochs] if path.exists() else []
-
-
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON data for people to read, whole or not at all. Raises ArtifactError where that fails."""
-    write_atomically(path, json_bytes(data))
 
 
 # ── the receipt's facts ─────────────────────────────────────────────────────────────────────────────────────────

@@ -22,6 +22,7 @@ import torch
 from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
+from ibpc.files import write_json
 from ibpc.frontends.initialization import WEIGHTS_HINT
 from ibpc.locking import take
 from ibpc.memory import kept_memory
@@ -30,7 +31,7 @@ from ibpc.training.constraints import bake
 from ibpc.training.engine import AUTO, chosen_engine, compiling, computing
 from ibpc.training.graphs import Accuracy
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import RECEIPT, EpochRecord, command, hardware, versions, write_json
+from ibpc.training.records import RECEIPT, EpochRecord, command, hardware, versions
 from ibpc.training.reporting import Reporter, Silent
 from ibpc.training.trainer import Trainer
 from ibpc.workers import present

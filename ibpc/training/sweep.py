@@ -21,13 +21,12 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from ibpc.data import load_dataset
 from ibpc.errors import IbpcError, TrainingError, UsageError, first_line
-from ibpc.files import MOST_TEXT, read_regular
+from ibpc.files import MOST_TEXT, read_regular, write_json
 from ibpc.frontends.strict_json import read_json
 from ibpc.locking import locked, take
 from ibpc.network import Network
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import write_json
 from ibpc.training.runner import train
 
 if TYPE_CHECKING:

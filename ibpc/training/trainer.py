@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from ibpc.data import Augmentation, Dataset, augment, fit_images, to_unit
 from ibpc.errors import TrainingError
+from ibpc.files import write_json
 from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
 from ibpc.network import Network
 from ibpc.training.averaging import POPULATION, WeightAverage, population_statistics
@@ -31,7 +32,7 @@ from ibpc.training.figures import Figures, Totals
 from ibpc.training.graphs import Accuracy, TrainingGraphs
 from ibpc.training.methods import Terms, method_named
 from ibpc.training.recipe import AUTO, KEEP, Recipe
-from ibpc.training.records import CHECKPOINT, RECIPE, EpochRecord, append_record, keep_records, read_records, write_json
+from ibpc.training.records import CHECKPOINT, RECIPE, EpochRecord, append_record, keep_records, read_records
 from ibpc.training.regularizers import l1_norm
 from ibpc.training.reporting import Reporter
 from ibpc.training.schedules import Moment, Timeline

@@ -14,8 +14,9 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from ibpc.artifact import MANIFEST, sha256_of, tool_versions
+from ibpc.artifact import MANIFEST, tool_versions
 from ibpc.errors import PropertyError, raise_all
+from ibpc.files import sha256_of
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ibpc.api import Verdict as Verdict
     from ibpc.api import ball as ball
     from ibpc.api import ball_property as ball_property
+    from ibpc.api import bound as bound
     from ibpc.api import certify as certify
     from ibpc.api import check as check
     from ibpc.api import compile as compile
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ibpc.api import load_vnnlib as load_vnnlib
     from ibpc.api import normalized as normalized
     from ibpc.api import open_network as open_network
+    from ibpc.api import outer_ball as outer_ball
     from ibpc.api import radius as radius
     from ibpc.api import spread_balls as spread_balls
     from ibpc.api import train as train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +12,7 @@ import onnx
 import torch
 from torch import nn
 
-from ibpc import artifact
+from ibpc import artifact, rounding
 from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset
@@ -64,6 +65,7 @@ __all__ = [
     "Verdict",
     "ball",
     "ball_property",
+    "bound",
     "certify",
     "check",
     "compile",
@@ -74,6 +76,7 @@ __all__ = [
     "load_vnnlib",
     "normalized",
     "open_network",
+    "outer_ball",
     "radius",
     "spread_balls",
     "train",
@@ -221,6 +224,31 @@ def radius(
         return decide(network, prop, method=method, arithmetic=arithmetic, timeout=timeout, seed=seed).verdict
 
     return largest_radius(verdict_at, most, tolerance)
+
+
+def bound(
+    network: Network,
+    box: Interval | Sequence[Interval],
+    rows: torch.Tensor | None = None,
+    *,
+    method: str = "crown",
+    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    timeout: float = inf,
+) -> Interval:
+    """Return bounds (B, R) of `rows` (R, K) · outputs over boxes (B, …) of inputs, by any bounding method.
+
+    Without rows they are bounds of every output, all K of them flat and one after the other; with several inputs
+    there is a box for each. `outer_ball` makes boxes that hold the real ball. See `ibpc.bounds.enclosure`. Raises
+    UsageError for an unknown method, and for boxes and rows that do not fit.
+    """
+    from ibpc.bounds.enclosure import enclose
+
+    return enclose(network, [box] if isinstance(box, Interval) else box, rows, method, arithmetic, timeout)
+
+
+def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = (0.0, 1.0)) -> Interval:
+    """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32."""
+    return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
 def decide(

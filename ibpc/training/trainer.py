@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
 import torch
+from torch import nn
 from torch.nn.utils import clip_grad_norm_
 
 from ibpc.data import Augmentation, Dataset, augment, fit_images, to_unit
@@ -197,6 +199,8 @@ class Trainer:
             terms = self.objective(own_x, own_labels, moment, Draws(self.generator, part, parts))
             torch.autograd.backward(self.regularized(terms) / count)
             totals.add(terms, own_labels)
+            if part % count == 0 and count > 1:
+                own_gradients(self.network.parameters.parameters())
         self.descend(moment)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,6 +264,16 @@ class Trainer:
             f"the weights {self.kept_until} are in {CHECKPOINT}"
         )
         raise TrainingError.at(f"epoch {self.epoch + 1} of {self.recipe.epochs}", found, "finite numbers", remedy)
+
+
+def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Copy gradients to memory of their own, before others are added to them.
+
+    Those of a captured graph lie where its next replay writes, and autograd adds to them there.
+    """
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.clone()
 
 
 def _initialize(network: Network, recipe: Recipe, seed: int) -> None:

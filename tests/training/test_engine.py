@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +12,7 @@ from torch.nn import functional as F
 from ibpc.errors import TrainingError, UsageError
 from ibpc.interval import Interval
 from ibpc.network import Network
+from ibpc.training import graphs as training_graphs
 from ibpc.training.averaging import Averaging, WeightAverage
 from ibpc.training.checkpoint import Checkpoint, Identity
 from ibpc.training.draws import Draws
@@ -122,6 +126,84 @@ def test_a_run_in_bfloat16_learns(tmp_path):
     run = train(network(CONVOLUTIONAL), recipe(precision__products="bfloat16", epochs=6), blobs(), tmp_path / "run")
     assert run.records[-1].losses["loss"] < run.records[0].losses["loss"]
     assert run.receipt["hardware"]["engine"] == "eager"
+
+
+class Fixed:
+    """A module that works in fixed memory, as a captured graph does: results and gradients hold until the next call."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self._module, self._parameters = module, tuple(module.parameters())
+        self._memory: dict[Any, tuple[torch.Tensor | None, ...]] = {}
+
+    def _kept(self, key: Any, values: Iterable[torch.Tensor | None]) -> tuple[torch.Tensor | None, ...]:
+        values = tuple(values)
+        places = self._memory.setdefault(key, tuple(None if v is None else v.detach().clone() for v in values))
+        for place, value in zip(places, values, strict=True):
+            if place is not None:
+                place.copy_(value.detach())
+        return tuple(None if place is None else place.detach() for place in places)
+
+    def __call__(self, *arguments: torch.Tensor) -> Any:
+        fixed, key = self, tuple(a.shape for a in arguments)
+
+        class Call(torch.autograd.Function):
+            @staticmethod
+            def forward(context, *_):
+                with torch.enable_grad():
+                    context.inputs = [a.detach().requires_grad_(a.requires_grad) for a in arguments]
+                    found = fixed._module(*context.inputs)
+                context.outputs = found if isinstance(found, tuple) else (found,)
+                return fixed._kept(("outputs", key), context.outputs)
+
+            @staticmethod
+            def backward(context, *slopes):
+                pairs = [(y, slope) for y, slope in zip(context.outputs, slopes, strict=True) if y.requires_grad]
+                wanted = [x for x in context.inputs if x.requires_grad]
+                outputs, grads = zip(*pairs, strict=True)
+                found = torch.autograd.grad(outputs, (*wanted, *fixed._parameters), grads, allow_unused=True)
+                kept = iter(fixed._kept(("gradients", key), found))
+                return (*(next(kept) if x.requires_grad else None for x in context.inputs), *kept)
+
+        outputs = Call.apply(*arguments, *self._parameters)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+@pytest.mark.parametrize("method", sorted(methods()))
+def test_micro_batches_of_captured_graphs_add_up(method, tmp_path, monkeypatch):
+    """A replay overwrites the gradients of the one before; a GPU would do so without a word."""
+    layers = (
+        {"type": "Flatten"},
+        {"type": "Linear", "out_features": 8},
+        {"type": "ReLU"},
+        {"type": "Linear", "out_features": 3},
+    )
+    options = {
+        "method": method,
+        "batch_size": 32,
+        "epochs": 2,
+        "attack__steps": 2,
+        "schedule__ramp": 0.25,
+        "accumulate": 4,
+    }
+    trained = []
+    for name in ("eager", "captured"):
+        net = network(layers)
+        train(net, recipe(**options), blobs(), tmp_path / name)
+        trained.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters.parameters()]))
+        monkeypatch.setattr(training_graphs, "running", lambda _, module: Fixed(module))
+    torch.testing.assert_close(trained[1], trained[0], rtol=0, atol=1e-5)
+
+
+@needs_cuda
+@pytest.mark.parametrize("method", ["ibp", "sabr"])
+def test_micro_batches_on_a_gpu_make_the_steps_of_the_whole_batch(method, tmp_path):
+    ends = []
+    for count in (1, 4):
+        net = network(({"type": "Flatten"}, {"type": "Linear", "out_features": 3})).to("cuda")
+        told = recipe(method=method, accumulate=count, precision__products="float32", attack__steps=2)
+        train(net, told, blobs(), tmp_path / str(count), engine="cuda-graph")
+        ends.append(torch.cat([parameter.detach().flatten() for parameter in net.parameters.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], rtol=0, atol=1e-4)
 
 
 @needs_cuda

@@ -1,0 +1,116 @@
+"""Bounds of outputs and of rows of them: by every method, of any network, and refused where boxes do not fit."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+import ibpc
+from ibpc.errors import UsageError
+from ibpc.ir import BATCH, INPUT, Node
+from tests.passes.building import Net
+
+ROWS = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -2.0]])
+
+
+@pytest.fixture(scope="module")
+def network() -> ibpc.Network:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 3))
+    return ibpc.compile(layers.eval(), torch.zeros(1, 4))
+
+
+@pytest.fixture(scope="module")
+def box() -> ibpc.Interval:
+    return ibpc.outer_ball(torch.rand(3, 4, generator=torch.Generator().manual_seed(1)), 0.1)
+
+
+def points_in(box: ibpc.Interval, count: int = 200) -> torch.Tensor:
+    share = torch.rand(count, *box.lower.shape, generator=torch.Generator().manual_seed(2)).round(decimals=1)
+    return box.lower + share * (box.upper - box.lower)
+
+
+@pytest.mark.parametrize("arithmetic", ibpc.Arithmetic)
+@pytest.mark.parametrize("method", sorted(ibpc.METHODS))
+def test_every_method_holds_the_rows_at_all_points(network, box, method, arithmetic):
+    found = ibpc.bound(network, box, ROWS, method=method, arithmetic=arithmetic)
+    assert found.lower.shape == (3, 2)
+    for points in points_in(box):
+        values = network.nominal(points.clamp(box.lower, box.upper)).double() @ ROWS.double().T
+        assert bool(((found.lower <= values + 1e-6) & (values - 1e-6 <= found.upper)).all())
+
+
+def test_without_rows_every_output_is_bounded(network, box):
+    found, wanted = ibpc.bound(network, box), ibpc.bound(network, box, torch.eye(3))
+    assert torch.equal(found.lower, wanted.lower) and torch.equal(found.upper, wanted.upper)
+
+
+def test_tighter_methods_are_tighter(network, box):
+    widths = [
+        (found.upper - found.lower).sum()
+        for found in (ibpc.bound(network, box, ROWS, method=name) for name in ("ibp", "crown", "alpha-crown"))
+    ]
+    assert widths[0] > widths[1] > widths[2]
+
+
+def test_several_inputs_and_outputs_are_one_after_the_other():
+    net = Net(2)
+    net.graph.add(Node("y", INPUT, {"shape": [1, 2], "range": None}, (BATCH, 1, 2)))
+    net.add("flat", "Flatten", "y")
+    net.add("sum", "Add", ["x", "flat"])
+    net.add("difference", "Sub", ["x", "flat"])
+    boxes = [ibpc.Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2)), ibpc.Interval.point(torch.ones(1, 1, 2))]
+    network = ibpc.Network(net.finish("sum", "difference"))
+    found = ibpc.bound(network, boxes, method="ibp", arithmetic=ibpc.Arithmetic.REAL)
+    assert found.lower.tolist() == [[1.0, 1.0, -1.0, -1.0]]
+    assert found.upper.tolist() == [[2.0, 2.0, 0.0, 0.0]]
+
+
+def test_what_may_be_no_number_is_bounded_by_nothing():
+    """A sigmoid behind a logarithm lies in [0, 1], but that of NaN does not."""
+
+    class Logarithm(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(torch.log(x))
+
+    net = ibpc.compile(Logarithm().eval(), torch.ones(1, 2))
+    ends = torch.tensor([[-1.0, 0.5], [0.25, 0.5]]), torch.ones(2, 2)
+    found = ibpc.bound(net, ibpc.Interval.bounds(*ends), method="ibp")
+    assert found.lower[0].tolist() == [-torch.inf] * 2 and found.upper[0].tolist() == [torch.inf] * 2
+    assert bool((found.lower[1] > 0).all() and (found.upper[1] < 1).all())
+
+
+def test_an_outer_ball_holds_the_real_one():
+    x = torch.rand(1, 50, generator=torch.Generator().manual_seed(3))
+    ball = ibpc.outer_ball(x, 0.1, clip=None)
+    for value, low, high in zip(x[0].tolist(), ball.lower[0].tolist(), ball.upper[0].tolist(), strict=True):
+        assert Fraction(low) <= Fraction(value) - Fraction(0.1)
+        assert Fraction(high) >= Fraction(value) + Fraction(0.1)
+    assert bool((ibpc.outer_ball(x, 2.0).lower == 0).all())
+
+
+HALF = torch.full((1, 4), 0.5)
+BAD = {
+    "another shape": (ibpc.Interval.point(torch.zeros(1, 5)), None, "box 1: shape"),
+    "two boxes": ([ibpc.Interval.point(HALF)] * 2, None, "boxes: 2"),
+    "ends that cross": (ibpc.Interval.bounds(HALF + 1, HALF), None, "above the upper"),
+    "no numbers": (ibpc.Interval.point(HALF * torch.nan), None, "not finite"),
+    "float64": (ibpc.Interval.point(HALF.double() + 1e-12), None, "float32 does not hold"),
+    "rows of two": (ibpc.Interval.point(HALF), torch.ones(1, 2), "rows: shape"),
+    "rows in float64": (ibpc.Interval.point(HALF), torch.full((1, 3), 0.1, dtype=torch.float64), "coefficients"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_does_not_fit_is_refused(network, name):
+    boxes, rows, wanted = BAD[name]
+    with pytest.raises(UsageError, match=wanted):
+        ibpc.bound(network, boxes, rows)
+
+
+def test_an_unknown_method_is_refused(network, box):
+    with pytest.raises(UsageError, match="crown"):
+        ibpc.bound(network, box, method="crwn")

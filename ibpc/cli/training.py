@@ -42,6 +42,7 @@ def train(
     from ibpc import api
     from ibpc.report import progress, terminal
     from ibpc.report.tensorboard import tensorboard_reporter
+    from ibpc.training.methods import method_named
     from ibpc.training.reporting import Several
     from ibpc.workers import joined, own_device
 
@@ -53,6 +54,8 @@ def train(
     told, out = chosen.with_overrides(changes), output or target
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
+        if workers.is_first:
+            terminal.show_advice(method_named(told.method).advice(network.graph))
         reporter = stack.enter_context(progress.training_progress(workers))
         if tensorboard and workers.is_first:
             reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
@@ -92,7 +95,8 @@ def sweep(
     name = named_dataset(data, api.load(target), target)
     dataset = api.load_dataset(name, data_root, download)
     chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
-    changes = {"eps": eps} | ({} if method is None else {"method": method}) | parse_overrides(overrides or [], epochs)
+    kept = parse_overrides(overrides or [], epochs)
+    changes = {"eps": eps} | ({} if method is None else {"method": method}) | kept
     plan = api.Sweep(
         target,
         chosen.with_overrides(changes),
@@ -102,6 +106,7 @@ def sweep(
         seed,
         data_root,
         str(pick_device(device)),
+        kept,
     )
     outcomes = plan.run(trials, workers, terminal.show_outcome)
     figures.draw_front(outcomes, eps, output / "front.svg")

@@ -59,7 +59,7 @@ class TrainingReporter:
 
 def head_of(terms: Sequence[str]) -> str:
     """Return the head of a table of epochs: two lines, one column for each of the `terms` of the loss."""
-    names = "".join(f"{_short(name):>9}" for name in terms)
+    names = "".join(f"{_short(name):>{_width(name)}}" for name in terms)
     blank = " " * (20 + len(names))
     return (
         f"{blank}{'training':>19}{'held out':>20}\n"
@@ -72,12 +72,24 @@ def line_of(record: EpochRecord, terms: Sequence[str]) -> str:
     held = record.validation
     losses = [record.losses.get(name) for name in terms]
     shares = [record.nominal_accuracy, record.certified_accuracy, *((held.nominal, held.certified) if held else ())]
-    cells = [" " * 9 if loss is None else f"{loss:>9.4f}" for loss in losses]
+    cells = [
+        ("" if loss is None else _loss(loss)).rjust(_width(name)) for name, loss in zip(terms, losses, strict=True)
+    ]
     cells += [" " * 10 if share is None else f"{share:>10.2%}" for share in shares]
     return (
         f"{record.epoch:>5} {record.eps:>7.4f} {record.kappa:>5.2f} "
-        f"{''.join(cells).ljust(9 * len(losses) + 40)} {record.images_per_second:>9,.0f}"
+        f"{''.join(cells).ljust(sum(map(_width, terms)) + 40)} {record.images_per_second:>9,.0f}"
     )
+
+
+def _loss(loss: float) -> str:
+    """Return a loss in at most eight places."""
+    return f"{loss:.4f}" if loss < 1000 else f"{loss:.2e}"
+
+
+def _width(name: str) -> int:
+    """Return how wide the column of a term of the loss is."""
+    return max(9, len(_short(name)) + 1)
 
 
 def _short(name: str) -> str:

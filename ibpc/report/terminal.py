@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite, prod
 from pathlib import Path
@@ -210,7 +210,16 @@ def show_run(run: TrainingRun) -> None:
             f"on {run.validation.images:,} held-out images: nominal {run.validation.nominal:.2%}, "
             f"certified at ε = {format_eps(run.validation.eps)} {run.validation.certified:.2%} (IBP, real arithmetic)"
         )
+    if run.is_at_chance:
+        hint = "a longer schedule.warmup or schedule.ramp, or a lower optimizer.learning_rate, may help"
+        out.print(f"it answers as chance would: {hint}", style="yellow")
     out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}", style="dim")
+
+
+def show_advice(advice: Iterable[str]) -> None:
+    """Print on standard error what the source of a method would have otherwise."""
+    for text in advice:
+        Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"note: {text}")
 
 
 def show_outcome(outcome: Outcome) -> None:

@@ -207,6 +207,11 @@ def rectified_values(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(graph.operands(node.name)[0] for node in nodes))
 
 
+def unnormalized_values(graph: Graph) -> tuple[str, ...]:
+    """Return the names of the values that a rectifier reads and that do not come from a BatchNormalization."""
+    return tuple(name for name in rectified_values(graph) if graph.node(name).operator != _BATCH_NORMALIZATION)
+
+
 def still(graph: Graph) -> Graph:
     """Return a copy of a graph whose BatchNormalization, in training, leaves its running statistics as they are."""
     result = graph.copy()

@@ -152,11 +152,32 @@ class Recipe:
     def with_overrides(self, changes: Mapping[str, Any]) -> Self:
         """Return the recipe with values changed by dotted name: `{"epochs": 5, "schedule.warmup": 1}`.
 
-        Raises SpecError with everything that is wrong.
+        What follows from a change stands unless it is changed as well: another method brings its own defaults and takes
+        those of the one before away, and a run of other length has its warm-ups in proportion. Raises SpecError with
+        everything that is wrong.
         """
         data = copy.deepcopy(self.to_json())
-        raise_all(SpecError, [problem for key, item in changes.items() for problem in _change(data, key, item)])
+        whole = {**self._of_method(changes.get("method")), **self._of_length(changes.get("epochs")), **changes}
+        raise_all(SpecError, [problem for key, item in whole.items() for problem in _change(data, key, item)])
         return type(self).from_json(data)
+
+    def _of_method(self, name: Any) -> dict[str, Any]:
+        """Return what another method changes."""
+        if not isinstance(name, str) or name == self.method or name not in methods():
+            return {}
+        old, new = method_named(self.method).defaults, method_named(name).defaults
+        plain, own = (
+            _flat(type(self).from_json({"method": _FALLBACK, "eps": self.eps}).to_json()),
+            _flat(self.to_json()),
+        )
+        return {key: plain[key] for key, item in old.items() if own[key] == item} | dict(new)
+
+    def _of_length(self, epochs: Any) -> dict[str, Any]:
+        """Return what another number of epochs changes."""
+        if not isinstance(epochs, int) or epochs < 1:
+            return {}
+        warmups = {"schedule.warmup": self.schedule.warmup, "learning_rate.warmup": self.learning_rate.warmup}
+        return {key: length * epochs / self.epochs for key, length in warmups.items()}
 
     # ── showing ─────────────────────────────────────────────────────────────────────────────────────────────────
     def to_json(self) -> dict[str, Any]:
@@ -215,7 +236,7 @@ def _contradictions(recipe: Recipe, where: str) -> Iterator[Problem]:
 
 def _change(data: dict[str, Any], key: str, item: Any) -> Iterator[Problem]:
     """Set a value of the complete `data` by its dotted name, or yield what is wrong with the name."""
-    known = list(_names(data, ""))
+    known = list(_flat(data))
     if key not in known:
         yield Problem(f"recipe: {key}", "no such value", remedy=nearest(key, known))
         return
@@ -226,9 +247,9 @@ def _change(data: dict[str, Any], key: str, item: Any) -> Iterator[Problem]:
     place[last] = item
 
 
-def _names(data: Mapping[str, Any], prefix: str) -> Iterator[str]:
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested data by dotted names."""
+    found: dict[str, Any] = {}
     for key, item in data.items():
-        if isinstance(item, Mapping):
-            yield from _names(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
+        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return found

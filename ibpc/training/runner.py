@@ -38,6 +38,8 @@ from ibpc.workers import present
 
 TRAINED: Final = "trained"
 _LOCK: Final = ".lock"
+# What answers as often as chance, times this, has learned nothing.
+_CHANCE: Final = 1.2
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class TrainingRun:
     def validation(self) -> Accuracy | None:
         """The accuracies on the held-out images at the end; None if none were held out."""
         return self.records[-1].validation
+
+    @property
+    def is_at_chance(self) -> bool:
+        """Whether the network answers hardly better than one that always gives the same class."""
+        last = self.records[-1]
+        nominal = last.nominal_accuracy if last.validation is None else last.validation.nominal
+        return nominal < _CHANCE / self.network.classes
 
 
 def train(

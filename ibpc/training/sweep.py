@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -57,7 +57,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to sweep: an artifact, the recipe to start from, what varies, the data, and the folder of it all."""
+    """What to sweep: an artifact, the recipe to start from, what varies, the data, and the folder of it all.
+
+    `overrides` are values of the recipe that stay as they are where the method varies and brings its own.
+    """
 
     artifact: Path
     recipe: Recipe
@@ -67,6 +70,7 @@ class Sweep:
     seed: int = 0
     data_root: Path | None = None
     device: str = "cpu"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, trials: int, workers: int = 1, watcher: Callable[[Outcome], object] = repr) -> tuple[Outcome, ...]:
         """Run until the study has `trials` trials, in `workers` processes; return all trials that have ended.
@@ -229,7 +233,7 @@ class _Worker:
         """Train a trial's network and tell the study what came of it."""
         sweep, folder = self._sweep, self._folder(trial.number)
         try:
-            recipe = sweep.recipe.with_overrides(self._values(trial.params))
+            recipe = sweep.recipe.with_overrides({**sweep.overrides, **self._values(trial.params)})
             network = Network.load(sweep.artifact).to(sweep.device)
             run = train(network, recipe, self._dataset, folder, seed=sweep.seed, resume=True)
         except IbpcError as error:

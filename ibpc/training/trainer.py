@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
+from math import log
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,7 @@ from ibpc.training.checkpoint import Checkpoint, Identity, Pace
 from ibpc.training.constraints import bake, constrain
 from ibpc.training.draws import Draws
 from ibpc.training.engine import Engine, arrange
-from ibpc.training.figures import Figures, Totals
+from ibpc.training.figures import LOSS, Figures, Totals
 from ibpc.training.graphs import Accuracy, TrainingGraphs
 from ibpc.training.methods import Terms, method_named
 from ibpc.training.recipe import AUTO, KEEP, Recipe
@@ -42,6 +43,8 @@ from ibpc.workers import Workers
 
 _FRESH_SCHEME: Final = "ibp"
 _EVALUATION_BATCH: Final = 500
+# How many times the loss of a constant answer a run may have.
+_DIVERGED: Final = 1000.0
 
 
 class Trainer:
@@ -175,7 +178,7 @@ class Trainer:
             self.average.update(moment.step)
             self.reporter.stepped(moment)
         figures = totals.read(self.network.parameters, self.workers)
-        self._expect_finite(figures)
+        self._expect_convergence(figures)
         seconds = time.monotonic() - started
         self.epoch += 1
         if self.epoch == self.recipe.epochs:
@@ -255,15 +258,19 @@ class Trainer:
             return None
         return self.graphs.accuracy(self.validation, self.recipe.eps, _EVALUATION_BATCH)
 
-    def _expect_finite(self, figures: Figures) -> None:
-        if figures.is_finite:
+    def _expect_convergence(self, figures: Figures) -> None:
+        """Raise TrainingError where a figure is no number, or a constant answer would do far better."""
+        loss, constant = figures.losses.get("nominal_loss", figures.losses[LOSS]), log(max(self.network.classes, 2))
+        if figures.is_finite and loss <= _DIVERGED * constant:
             return
-        found = "the loss or a weight is no longer finite"
+        found = f"the nominal loss is {loss:.3g}, that of a constant answer {constant:.3g}"
+        if not figures.is_finite:
+            found = "the loss or a weight is no longer finite"
         remedy = (
             "lower optimizer.learning_rate or clip_norm, or lengthen schedule.ramp; "
             f"the weights {self.kept_until} are in {CHECKPOINT}"
         )
-        raise TrainingError.at(f"epoch {self.epoch + 1} of {self.recipe.epochs}", found, "finite numbers", remedy)
+        raise TrainingError.at(f"epoch {self.epoch + 1} of {self.recipe.epochs}", found, "a run that converges", remedy)
 
 
 def own_gradients(parameters: Iterable[nn.Parameter]) -> None:

@@ -350,3 +350,14 @@ def test_a_stopped_run_ends_with_the_very_same_weights(tmp_path, method, kind):
     again = train(tiny.network(EVERYTHING), recipe, tiny.blobs(), tmp_path / "parts", seed=7, resume=True)
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
     assert again.validation == whole.validation
+
+
+def test_fast_ibp_says_where_batch_normalization_is_missing():
+    bare = tiny.network().graph
+    assert methods()["fast-ibp"].advice(bare) == (
+        "Shi et al. have a BatchNormalization in front of every rectifier; here there is none behind linear1",
+    )
+    layers = ({"type": "Conv2d", "out_channels": 2, "kernel_size": 3}, {"type": "BatchNorm2d"}, {"type": "ReLU"})
+    whole = tiny.network((*layers, {"type": "Flatten"}, {"type": "Linear", "out_features": 3})).graph
+    assert methods()["fast-ibp"].advice(whole) == ()
+    assert all(method.advice(bare) == () for name, method in methods().items() if name != "fast-ibp")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,29 @@ def test_overrides_change_what_they_name_and_nothing_else():
     back = changed.with_overrides({"epochs": 30, "schedule.warmup": 0, "clip_norm": 8})
     assert back == recipe
     assert recipe.epochs == 30
+
+
+def test_another_method_brings_its_own_values_and_takes_those_of_the_one_before():
+    ibp = Recipe.default("ibp", eps=0.1, dataset="mnist")
+    fast = ibp.with_overrides({"method": "fast-ibp"})
+    assert (fast.regularization.tightness, fast.schedule.kappa_start, fast.schedule.shape) == (0.5, 0.0, "smooth")
+    assert fast.schedule.eps_multiplier == ibp.schedule.eps_multiplier
+    assert fast.with_overrides({"method": "ibp"}).regularization == Recipe.default("ibp", eps=0.1).regularization
+    chosen = ibp.with_overrides({"method": "fast-ibp", "regularization.tightness": 0.25, "schedule.kappa_end": 0.3})
+    assert (chosen.regularization.tightness, chosen.schedule.kappa_end) == (0.25, 0.3)
+    assert fast.with_overrides({"regularization.tightness": 0.1}).with_overrides({"method": "ibp"}).regularization == (
+        replace(fast.regularization, tightness=0.1, balance=0.0)
+    )
+
+
+def test_a_run_of_other_length_has_its_warm_ups_in_proportion():
+    """Else the 16 epochs of a recipe for 160 would leave a run of 20 no time for its ramp."""
+    recipe = Recipe.default("crown-ibp", eps=2 / 255, dataset="cifar10")
+    assert (recipe.epochs, recipe.schedule.warmup) == (160, 16)
+    assert recipe.with_overrides({"epochs": 20}).schedule.warmup == 2
+    assert recipe.with_overrides({"epochs": 20, "schedule.warmup": 5}).schedule.warmup == 5
+    climbing = recipe.with_overrides({"learning_rate.warmup": 8})
+    assert climbing.with_overrides({"epochs": 40}).learning_rate.warmup == 2
 
 
 def test_every_value_can_be_overridden():

@@ -21,6 +21,7 @@ from ibpc.errors import ArtifactError, DataError, TrainingError
 from ibpc.frontends.initialization import initialize
 from ibpc.locking import take
 from ibpc.network import Network
+from ibpc.report import terminal
 from ibpc.training.checkpoint import Checkpoint
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.recipe import Recipe
@@ -226,6 +227,7 @@ KILLED = """
 import os, signal, sys
 import torch
 from ibpc.training.reporting import Silent
+from ibpc.report import terminal
 from ibpc.training.runner import train
 from tests.training import test_runner, tiny
 
@@ -544,6 +546,20 @@ def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
     stored = load_file(tmp_path / "run/training/checkpoint.safetensors")
     assert all(value.isfinite().all() for key, value in stored.items() if key.startswith("model."))
     assert lines(tmp_path / "run") == []
+
+
+def test_a_loss_without_bounds_is_divergence_while_it_is_finite(tmp_path):
+    changes = {"optimizer__name": "sgd", "optimizer__learning_rate": 1e3, "clip_norm": None}
+    with pytest.raises(TrainingError, match=r"the nominal loss is .*, that of a constant answer 1\.1; .*learning_rate"):
+        train(tiny.network(), tiny.recipe(**changes), tiny.blobs(), tmp_path / "run")
+
+
+def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):
+    still = tiny.recipe(epochs=1, optimizer__learning_rate=1e-12)
+    for noise, told in ((0.1, tiny.recipe()), (100.0, still)):
+        run = train(tiny.network(), told, tiny.blobs(noise=noise), tmp_path / str(noise))
+        terminal.show_run(run)
+        assert ("as chance would" in capsys.readouterr().out) == run.is_at_chance == (noise > 1)
 
 
 def test_a_run_in_the_way_is_never_overwritten(tmp_path):

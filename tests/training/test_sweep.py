@@ -139,6 +139,15 @@ def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(sweep):
     assert all(found.on_front != is_beaten(found, whole) for found in whole)
 
 
+def test_trials_of_another_method_have_what_makes_it_one(sweep):
+    outcomes = replace(sweep(ranges=[parse_range("method=ibp,fast-ibp")], seed=1), overrides={"epochs": 1}).run(4)
+    strengths = {
+        found.values["method"]: json.loads((found.folder / "training" / "recipe.json").read_text())["regularization"]
+        for found in outcomes
+    }
+    assert {name: found["tightness"] for name, found in strengths.items()} == {"ibp": 0, "fast-ibp": 0.5}
+
+
 def test_a_trial_that_someone_works_on_is_left_alone(sweep):
     plan = sweep()
     other = _Worker(plan)

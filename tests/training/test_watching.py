@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,14 @@ RECORD = EpochRecord(
     seconds=1.0,
     images_per_second=12345.6,
 )
+
+
+def test_columns_of_losses_stay_apart():
+    record = replace(RECORD, losses={"loss": 123456789.0, "nominal_loss": 0.5, "adversarial_loss": 0.25})
+    head, line = head_of(list(record.losses)).splitlines()[1], line_of(record, list(record.losses))
+    assert "nominal adversarial" in head
+    assert line.split()[3:6] == ["1.23e+08", "0.5000", "0.2500"]
+    assert len(line) == len(head)
 
 
 def test_the_table_of_epochs():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import torch
 
 from ibpc.errors import OperatorError, UsageError, nearest
+from ibpc.ir import Graph
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.schedules import Moment
@@ -44,18 +45,24 @@ class Objective(Protocol):
         ...
 
 
+def no_advice(graph: Graph) -> tuple[str, ...]:
+    """Return nothing: any network will do."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Method:
     """A training method by name. `build(graphs, recipe)` returns its objective.
 
     `defaults` are the values of a recipe, by dotted name, that the method's source sets otherwise than the schema; a
-    recipe that leaves them out gets them.
+    recipe that leaves them out gets them. `advice(graph)` says what its source would have otherwise in a network.
     """
 
     name: str
     summary: str
     build: Callable[[TrainingGraphs, Recipe], Objective]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    advice: Callable[[Graph], tuple[str, ...]] = no_advice
 
 
 # What several sources have in common, against IBP as Gowal et al. (2018) train it.

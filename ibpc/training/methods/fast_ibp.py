@@ -7,9 +7,24 @@ BatchNormalization by the clean batch.
 
 from __future__ import annotations
 
+from typing import Final
+
+from ibpc.ir import Graph
+from ibpc.training.graphs import unnormalized_values
 from ibpc.training.methods import ibp
 from ibpc.training.methods.base import WARM_UP, Method, register
 
-METHOD = register(
-    Method("fast-ibp", "IBP with regularizers of tightness and balance during the warm-up", ibp.build, WARM_UP)
-)
+_SUMMARY: Final = "IBP with regularizers of tightness and balance during the warm-up"
+_MOST_LISTED: Final = 5
+
+
+def advice(graph: Graph) -> tuple[str, ...]:
+    """Say where no BatchNormalization stands in front of a rectifier (Shi et al. 2021, section 3.3)."""
+    bare = unnormalized_values(graph)
+    if not bare:
+        return ()
+    named = ", ".join(bare[:_MOST_LISTED]) + (", …" if len(bare) > _MOST_LISTED else "")
+    return (f"Shi et al. have a BatchNormalization in front of every rectifier; here there is none behind {named}",)
+
+
+METHOD = register(Method("fast-ibp", _SUMMARY, ibp.build, WARM_UP, advice))

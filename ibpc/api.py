@@ -36,12 +36,14 @@ from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property
 from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
 from ibpc.verify.decide import Deciding, Decision, image_plan, plan_named
+from ibpc.verify.examples import Robustness
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.replay import runnable_model
-from ibpc.verify.robustness import Certification, Robustness, Verdict
+from ibpc.verify.robustness import Certification
+from ibpc.verify.verdicts import Verdict
 from ibpc.workers import present
 
 __all__ = [

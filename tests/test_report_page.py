@@ -23,7 +23,8 @@ from ibpc.report.runs import read_runs
 from ibpc.report.wording import class_names, format_seconds
 from ibpc.rounding import Arithmetic
 from ibpc.training.runner import train
-from ibpc.verify.robustness import Example, Robustness, Verdict
+from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.verdicts import Verdict
 from tests.training import tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "report.txt"

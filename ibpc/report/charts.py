@@ -19,7 +19,8 @@ from ibpc.report.figures import bins_around_zero
 from ibpc.report.measurements import FeatureMap, Measurement, Width
 from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
-from ibpc.verify.robustness import Example, Robustness, Verdict
+from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

@@ -16,7 +16,8 @@ from ibpc.files import write_atomically
 from ibpc.report.wording import format_eps
 from ibpc.training.records import EpochRecord
 from ibpc.training.sweep import Outcome
-from ibpc.verify.robustness import Robustness, Verdict
+from ibpc.verify.examples import Robustness
+from ibpc.verify.verdicts import Verdict
 
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType

@@ -21,7 +21,7 @@ from ibpc.report import charts
 from ibpc.report.charts import STANDINGS, Chart, standing
 from ibpc.report.measurements import PLACES, Measurement, chosen_examples
 from ibpc.report.wording import class_names, format_eps, format_seconds
-from ibpc.verify.robustness import Example
+from ibpc.verify.examples import Example
 
 EXAMPLES: Final = 12
 _SIGNS: Final = {"certified": "✓ certified", "unknown": "? not certified", "attack": "✗ falsified", "wrong": "✗ wrong"}

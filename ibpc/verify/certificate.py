@@ -19,10 +19,11 @@ from ibpc.errors import PropertyError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
+from ibpc.verify.examples import ATTACKED, Robustness
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.proof import Names
 from ibpc.verify.properties import LARGEST, Box, Case, Property, Row, Tensor, Terms
-from ibpc.verify.robustness import ATTACKED, Robustness, Verdict
+from ibpc.verify.verdicts import Verdict
 
 Steps: TypeAlias = list[list[Any]]
 

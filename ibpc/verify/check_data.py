@@ -22,7 +22,7 @@ from ibpc.verify.check import UNACCOUNTED, magnitudes
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.properties import Case, Conjunction, Property, Row
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Verdict
 from ibpc.verify.rows import weighted, whole_coefficients, whole_scale, with_sum
+from ibpc.verify.verdicts import Verdict
 
 
 def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) -> Iterator[Claim]:

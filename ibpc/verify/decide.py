@@ -24,10 +24,10 @@ from ibpc.verify.bound_proofs import QUICK, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
 from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.properties import Property
-from ibpc.verify.robustness import Verdict
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
+from ibpc.verify.verdicts import Verdict
 
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.

@@ -18,7 +18,8 @@ from ibpc.data import load_dataset
 from ibpc.exports import nominal_model
 from ibpc.network import Network
 from ibpc.passes.normalize_input import normalize_input
-from ibpc.verify.certificate import Claim, ModelFile, fingerprint, read_certificate
+from ibpc.verify.certificate import Claim, ModelFile, fingerprint
+from ibpc.verify.certificate_schema import read_certificate
 from ibpc.verify.check_data import DataCheck
 from ibpc.verify.check_property import check_property
 from ibpc.verify.replay import runnable_model

@@ -9,8 +9,9 @@ import torch
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.sharpening import Record
+from ibpc.verify.evidence import is_replayed, lines_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, is_replayed, lines_of, packed, packed_lines
+from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.search.roots import Roots
 
 # Methods whose bounds the checker finds by itself.

@@ -17,8 +17,9 @@ from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand
+from ibpc.verify.evidence import Half, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Half, Place, is_replayed, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.search.neurons import Cut, Neurons
 from ibpc.verify.search.parts import Parts, width
 from ibpc.verify.search.roots import Roots

@@ -23,7 +23,8 @@ import ibpc
 from ibpc.api import load_dataset, normalized, open_network
 from ibpc.cli.options import parse_eps
 from ibpc.data import Dataset
-from ibpc.verify.robustness import Robustness, Verdict
+from ibpc.verify.examples import Robustness
+from ibpc.verify.verdicts import Verdict
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from ibpc.data import fit_images, to_unit
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.radius import largest_radius
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 _TOLERANCE = 1e-3
 

@@ -197,7 +197,7 @@ MUTATIONS = (
     ),
     Mutation(
         "proofs written that the checker does not replay",
-        "ibpc/verify/proof.py",
+        "ibpc/verify/evidence.py",
         "            return False\n        before +=",
         "            pass\n        before +=",
         "tests/test_proofs.py -k would_not_replay",

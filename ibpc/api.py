@@ -8,7 +8,6 @@ from math import inf
 from pathlib import Path
 from typing import Final
 
-import onnx
 import torch
 from torch import nn
 
@@ -17,7 +16,7 @@ from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
 from ibpc.data import Dataset, load_dataset
 from ibpc.errors import ModelError, UsageError
-from ibpc.exports import Claimed, export_bounds, export_nominal, export_program, nominal_model
+from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
@@ -32,16 +31,17 @@ from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.balls import Ball, ball, spread_balls
-from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate, read_certificate
+from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate
 from ibpc.verify.competition import result_text
 from ibpc.verify.dataset import DataCertification
 from ibpc.verify.decide import Deciding, Decision, image_plan, plan_named
+from ibpc.verify.examples import Robustness
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
-from ibpc.verify.replay import runnable_model
-from ibpc.verify.robustness import Certification, Robustness, Verdict
+from ibpc.verify.robustness import Certification
+from ibpc.verify.verdicts import Verdict
 from ibpc.workers import present
 
 __all__ = [
@@ -286,10 +286,11 @@ def write_certificate(
     std: Sequence[float] | None = None,
 ) -> None:
     """Write what was decided of a property, the property, and the proof, as a certificate. Raises ArtifactError."""
+    from ibpc.verify.check import judged_model
     from ibpc.verify.proof import Names
 
     about = ModelFile.of(Path(model), mean, std)
-    names = Names(_judged_model(about)) if decision.margins and decision.proofs else None
+    names = Names(judged_model(about, open_network)) if decision.margins and decision.proofs else None
     write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 
@@ -305,35 +306,9 @@ def check(
 
     Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
     """
-    from ibpc.verify.check import check_model
-    from ibpc.verify.check_data import DataCheck
-    from ibpc.verify.check_property import check_property
+    from ibpc.verify.check import check_certificate
 
-    data = read_certificate(Path(path))
-    about = ModelFile.from_json(data)
-    same = check_model(about)
-    if not same.holds:
-        return (same,)
-    model = _judged_model(about)
-    if data["kind"] == "property":
-        return (same, *check_property(data, model, str(path)))
-    network = _as_certified(about)
-    dataset = load_dataset(data["data"], data_root)
-    return (same, *DataCheck(data, model, dataset, network.input_shape, network.pixel_range).claims(progress))
-
-
-def _judged_model(about: ModelFile) -> onnx.ModelProto:
-    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
-    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
-        return runnable_model(Path(about.path))
-    return nominal_model(_as_certified(about).snapshot())
-
-
-def _as_certified(about: ModelFile) -> Network:
-    network = open_network(about.path)
-    if about.mean is None and about.std is None:
-        return network
-    return normalized(network, about.mean or [0.0], about.std or [1.0])
+    return check_certificate(path, open_network, data_root, progress)
 
 
 def certify(

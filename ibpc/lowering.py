@@ -21,7 +21,7 @@ from ibpc.ops import operators
 from ibpc.ops.rules import Call, Rules, call_of
 from ibpc.rounding import Arithmetic
 
-REGISTERED: Final[Mapping[str, Rules]] = MappingProxyType({})
+NO_OVERRIDES: Final[Mapping[str, Rules]] = MappingProxyType({})
 
 
 class Phase(Enum):
@@ -157,7 +157,7 @@ def lower_paired(
     bounded: Sequence[str],
     inputs: Sequence[str] | None = None,
     scaled: Sequence[str] = (),
-    rules: Mapping[str, Rules] = REGISTERED,
+    rules: Mapping[str, Rules] = NO_OVERRIDES,
 ) -> fx.GraphModule:
     """Return the training graph (x, l, u per input) → (y per `nominal` node, then l, u per `bounded` node).
 
@@ -190,7 +190,7 @@ class _Sides:
         nominal: Sequence[str],
         bounded: Sequence[str],
         scaled: Sequence[str] = (),
-        rules: Mapping[str, Rules] = REGISTERED,
+        rules: Mapping[str, Rules] = NO_OVERRIDES,
     ) -> None:
         self._graph = graph
         self._rules = rules
@@ -275,7 +275,7 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     for node in module.graph.nodes:
         if node.op == "get_attr":
             constants[node] = entry_of(module, str(node.target)).detach().clone()
-        elif node.op in ("call_function", "call_method") and _depends_on(node, constants):
+        elif node.op in ("call_function", "call_method") and _is_constant(node, constants):
             constants[node] = _evaluate(node, constants)
     frozen, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     holder = nn.Module()
@@ -290,7 +290,7 @@ def freeze(module: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(holder, frozen, type(module).__name__)
 
 
-def _depends_on(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
+def _is_constant(node: fx.Node, constants: Mapping[fx.Node, Any]) -> bool:
     return bool(node.all_input_nodes) and all(source in constants for source in node.all_input_nodes)
 
 

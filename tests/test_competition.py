@@ -18,7 +18,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.verify.competition import result_text
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 SCRIPTS = Path(__file__).parents[1] / "vnncomp"
 PROPERTY = """

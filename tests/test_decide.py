@@ -17,7 +17,8 @@ from ibpc.errors import IbpcError, PropertyError
 from ibpc.verify import decide
 from ibpc.verify import falsification as falsifying
 from ibpc.verify.attack import Attack
-from ibpc.verify.certificate import property_of, read_certificate
+from ibpc.verify.certificate_reading import property_of
+from ibpc.verify.certificate_schema import read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.rows import whole_scale
 from tests.onnx_models import chain

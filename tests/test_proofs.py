@@ -32,7 +32,7 @@ from ibpc.verify.checking.proofs import LEVELS, Memory, encoded, leaves
 from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.rules import RULES
 from ibpc.verify.checking.values import Box
-from ibpc.verify.proof import Half, multipliers_of
+from ibpc.verify.evidence import Half, multipliers_of
 from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, Property, Row, Tensor
 from ibpc.verify.search import branching

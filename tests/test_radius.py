@@ -14,7 +14,7 @@ from ibpc.cli import app
 from ibpc.errors import UsageError
 from ibpc.report.terminal import _decimal
 from ibpc.verify.radius import largest_radius
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 
 @pytest.mark.parametrize("truth", [0.0004, 0.1, 0.2371, 0.4999])

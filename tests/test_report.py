@@ -13,7 +13,8 @@ from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.training.graphs import Accuracy
 from ibpc.training.records import EpochRecord
-from ibpc.verify.robustness import Example, Robustness, Verdict
+from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.verdicts import Verdict
 
 
 @pytest.mark.parametrize(

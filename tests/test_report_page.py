@@ -24,7 +24,8 @@ from ibpc.report.style import INKS
 from ibpc.report.wording import class_names, format_seconds, format_short
 from ibpc.rounding import Arithmetic
 from ibpc.training.runner import train
-from ibpc.verify.robustness import Example, Robustness, Verdict
+from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.verdicts import Verdict
 from tests.training import tiny
 
 GOLDEN = Path(__file__).parent / "golden" / "report.txt"

@@ -15,9 +15,11 @@ from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic, outer_ball
-from ibpc.verify import robustness
+from ibpc.verify import margin_attack, robustness
 from ibpc.verify.attack import Attack
-from ibpc.verify.robustness import Certification, Verdict, margin
+from ibpc.verify.margin_attack import margin
+from ibpc.verify.robustness import Certification
+from ibpc.verify.verdicts import Verdict
 
 SPECS = Path(__file__).parents[1] / "specs"
 
@@ -265,7 +267,7 @@ def test_a_targeted_attack_finds_what_the_margin_hides():
     weight = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 1.0]])
     network = linear_network(weight, torch.tensor([1.9, 1.85, 0.0]))
     x, labels, box = torch.zeros(1, 2), torch.tensor([0]), Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))
-    worst = robustness._worst(Attack(restarts=1, steps=40), network.nominal, x, box, labels)
+    worst = margin_attack.worst_points(Attack(restarts=1, steps=40), network.nominal, x, box, labels)
     assert margin(network.nominal(worst), labels) < 0
 
 

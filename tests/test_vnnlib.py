@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.errors import PropertyError
-from ibpc.verify import _vnnlib_parser
+from ibpc.verify import _vnnlib_tokens
 from ibpc.verify._vnnlib_lexer import Source
 from ibpc.verify.properties import Row
 from ibpc.verify.vnnlib import property_from
@@ -301,7 +301,7 @@ def test_a_short_file_about_a_huge_input_is_refused_in_bounded_memory():
 )
 def test_what_reading_costs_is_bounded(monkeypatch, text, what):
     """A sum below many signs is gone through once for each."""
-    monkeypatch.setattr(_vnnlib_parser, "MOST_WORK", 2_000)
+    monkeypatch.setattr(_vnnlib_tokens, "MOST_WORK", 2_000)
     total = "(+ " + " ".join(f"X[{index}]" for index in range(100)) + ")"
     network = "(declare-network N (declare-input X Real [100]) (declare-output Y Real []))"
     with pytest.raises(PropertyError, match=what):

@@ -18,7 +18,8 @@ from ibpc.training.recipe import Recipe, recipes_folder
 from ibpc.training.reporting import Reporter
 from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.certificate import ModelFile, data_certificate
-from ibpc.verify.robustness import Certification, Robustness
+from ibpc.verify.examples import Robustness
+from ibpc.verify.robustness import Certification
 
 EPS: Final = 0.1
 DATASET: Final = "digits"

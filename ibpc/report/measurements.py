@@ -21,7 +21,8 @@ from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
-from ibpc.verify.robustness import Certification, Robustness
+from ibpc.verify.examples import Robustness
+from ibpc.verify.robustness import Certification
 
 SHARES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 ATTACK: Final = Attack(steps=20, restarts=1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ibpc.verify.robustness import Example, Robustness, Verdict
+from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.verdicts import Verdict
 
 STANDINGS: Final[Mapping[str, str]] = {
     "certified": "certified",

@@ -25,9 +25,10 @@ from ibpc.training.runner import TrainingRun
 from ibpc.training.sweep import Outcome
 from ibpc.verify.certificate import Claim
 from ibpc.verify.decide import Decision
+from ibpc.verify.examples import Robustness
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius
-from ibpc.verify.robustness import Robustness, Verdict
+from ibpc.verify.verdicts import Verdict
 
 
 def console() -> Console:

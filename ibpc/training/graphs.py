@@ -15,7 +15,7 @@ from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.interval import Interval
 from ibpc.ir import Graph, Node
-from ibpc.lowering import REGISTERED, Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
+from ibpc.lowering import NO_OVERRIDES, Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.network import Network
 from ibpc.ops import operators
@@ -57,7 +57,7 @@ class TrainingGraphs:
         workers: Workers = ALONE,
         engine: Engine = Engine.EAGER,
         precision: Precision = USUAL,
-        rules: Mapping[str, Rules] = REGISTERED,
+        rules: Mapping[str, Rules] = NO_OVERRIDES,
     ) -> None:
         if len(network.graph.inputs) != 1 or len(network.graph.outputs) != 1:
             found = f"{len(network.graph.inputs)} inputs and {len(network.graph.outputs)} outputs"

@@ -24,7 +24,7 @@ _ENDLESS: Final = float("inf")
 _TINY: Final = 1e-30
 
 
-class Goal(Enum):
+class Until(Enum):
     """When an attack has done its work: with a success for every item, or with the first success of any."""
 
     EVERY = "every"
@@ -64,7 +64,7 @@ class Attack:
     step: float = 0.1
     momentum: float = 0.75
     seed: int = 0
-    goal: Goal = Goal.EVERY
+    goal: Until = Until.EVERY
     descent: Descent = Descent.SIGNED
     samples: int = 1
 
@@ -99,7 +99,7 @@ class Attack:
 
     def _is_reached(self, scores: torch.Tensor) -> bool:
         success = scores <= 0
-        return bool(success.any() if self.goal is Goal.ONE else success.all())
+        return bool(success.any() if self.goal is Until.ONE else success.all())
 
     @torch.no_grad()
     def _drawn(self, draw: Callable[[], Points], score: Score, items: torch.Tensor, deadline: float) -> Points:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Final
 
 import torch
 
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.sharpening import Record
+from ibpc.verify.evidence import is_replayed, lines_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, is_replayed, lines_of, packed, packed_lines
+from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.search.roots import Roots
 
 # Methods whose bounds the checker finds by itself.
-QUICK = ("ibp", "crown-ibp")
+SELF_EVIDENT: Final = ("ibp", "crown-ibp")
 
 
 def place_of(method: str, roots: Roots, case: int, disjunct: int, row: int) -> Place:
-    """Return the proof of a bound of a row by a method that is not quick. It is open where none can be written."""
+    """Return the proof of a row's bound by a method that is not self-evident; it is open where none can be written."""
     if not is_replayed(roots.walk, roots.plain(case)):
         return Place()
     if method != "alpha-crown":

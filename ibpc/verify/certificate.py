@@ -8,33 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from itertools import pairwise
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ibpc.artifact import MANIFEST, tool_versions
-from ibpc.errors import PropertyError, raise_all
 from ibpc.files import sha256_of
-from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
-from ibpc.verify.falsification import Counterexample
+from ibpc.verify.examples import ATTACKED, Robustness
 from ibpc.verify.proof import Names
-from ibpc.verify.properties import LARGEST, Box, Case, Property, Row, Tensor, Terms
-from ibpc.verify.robustness import ATTACKED, Robustness, Verdict
+from ibpc.verify.properties import Property, Row
 
 Steps: TypeAlias = list[list[Any]]
 
 FORMAT_VERSION: Final = 2
-_READ_VERSIONS: Final = (1, 2)
 # Methods of which a data set's certificate says enough to bound its margins again: nothing was chosen in them.
 INTERVAL_METHODS: Final = ("ibp",)
 PLANE_METHODS: Final = ("crown-ibp", "crown")
 # How much lower than found a margin is written whose proof is replayed in other orders of summation.
 _ALLOWANCE: Final = 1e-6
-MOST_BYTES: Final = 2**28
 ASSUMPTIONS: Final = {
     Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
     Arithmetic.FLOAT32.value: (
@@ -90,7 +83,6 @@ class Claim:
     detail: str = ""
 
 
-# ── writing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def property_certificate(
     model: ModelFile, prop: Property, decision: Decision, notes: Sequence[str], names: Names | None = None
 ) -> dict[str, Any]:
@@ -191,169 +183,3 @@ def _row(row: Row) -> dict[str, Any]:
         "bound": str(row.bound),
         "strict": row.strict,
     }
-
-
-# ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
-_TEXT: Final = {"type": "string"}
-_RATIONAL: Final = {"type": "string", "pattern": r"^-?[0-9]{1,4000}(/[1-9][0-9]{0,4000})?$"}
-_INDEX: Final = {"type": "integer", "minimum": 0}
-_MAYBE_NUMBER: Final = {"type": ["number", "null"]}
-_MAYBE_NUMBERS: Final = {"type": ["array", "null"], "items": {"type": "number"}}
-
-
-def _list(items: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": dict(items)}
-
-
-def _object(properties: Mapping[str, Any], optional: Sequence[str] = ()) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": dict(properties),
-        "required": [name for name in properties if name not in optional],
-        "additionalProperties": False,
-    }
-
-
-_TERMS: Final = _list({"type": "array", "prefixItems": [_INDEX, _RATIONAL], "minItems": 2, "maxItems": 2})
-_ROW: Final = _object({"outputs": _TERMS, "inputs": _TERMS, "bound": _RATIONAL, "strict": {"type": "boolean"}})
-_CASE: Final = _object(
-    {
-        "lower": _list(_RATIONAL),
-        "upper": _list(_RATIONAL),
-        "open_lower": _list(_INDEX),
-        "open_upper": _list(_INDEX),
-        "disjuncts": _list(_list(_ROW)),
-    }
-)
-_TENSOR: Final = _object({"name": _TEXT, "shape": _list({"type": "integer", "minimum": 1})})
-_HEAD: Final = {
-    "certificate": {"enum": list(_READ_VERSIONS)},
-    "kind": {"enum": ["property", "data"]},
-    "model": _TEXT,
-    "model_sha256": _TEXT,
-    "mean": _MAYBE_NUMBERS,
-    "std": _MAYBE_NUMBERS,
-    "arithmetic": {"enum": [arithmetic.value for arithmetic in Arithmetic]},
-    "assumptions": _TEXT,
-    "notes": _list(_TEXT),
-    "versions": {"type": "object"},
-    "method": _TEXT,
-    "seconds": {"type": "number"},
-}
-_COUNTEREXAMPLE: Final = {
-    "type": ["object", "null"],
-    "properties": {"inputs": _list({"type": "number"}), "outputs": _list({"type": "number"})},
-    "required": ["inputs", "outputs"],
-}
-_VERDICT: Final = {"enum": [verdict.value for verdict in Verdict]}
-_PROPERTY: Final = _object(
-    {
-        **_HEAD,
-        "property": _TEXT,
-        "verdict": _VERDICT,
-        "margin_lower": _list(_list(_MAYBE_NUMBER)),
-        "counterexample": _COUNTEREXAMPLE,
-        "region": _object({"inputs": _list(_TENSOR), "outputs": _list(_TENSOR), "cases": _list(_CASE)}),
-        # The steps of a proof are judged by what replays them.
-        "proofs": _list(_list({"type": ["array", "null"]})),
-    },
-    ("proofs",),
-)
-_EXAMPLE: Final = _object(
-    {
-        "counterexample": {"type": ["string", "null"]},
-        "index": _INDEX,
-        "label": _INDEX,
-        "predicted": _INDEX,
-        "verdict": _VERDICT,
-        "method": _TEXT,
-        "margin_lower": _list(_MAYBE_NUMBER),
-    },
-    ("counterexample", "method"),
-)
-_SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
-_DATA: Final = _object(
-    {
-        **_HEAD,
-        "data": _TEXT,
-        "data_sha256": _TEXT,
-        "split": {"const": "test"},
-        "n": _INDEX,
-        "eps": {"type": "number", "minimum": 0},
-        "nominal_accuracy": _SHARE,
-        "attack_accuracy": _SHARE,
-        "certified_accuracy": _SHARE,
-        "attack": _object({"steps": _INDEX, "restarts": _INDEX, "seed": _INDEX}),
-        "timeout": _MAYBE_NUMBER,
-        "examples": _list(_EXAMPLE),
-    },
-    ("attack", "timeout"),
-)
-
-
-def read_certificate(path: Path) -> dict[str, Any]:
-    """Return the checked JSON data of a certificate. Raises PropertyError or SpecError with all that is wrong."""
-    data = read_json(path, MOST_BYTES)
-    raise_all(PropertyError, data_problems(data, str(path), (0.0, inf)))
-    kind = data.get("kind") if isinstance(data, dict) else None
-    raise_all(PropertyError, schema_problems(data, _DATA if kind == "data" else _PROPERTY, str(path)))
-    return dict(data)
-
-
-def property_of(data: Mapping[str, Any], where: str) -> Property:
-    """Return the property that a certificate carries. Raises PropertyError where its parts do not fit together."""
-    region = data["region"]
-    inputs, outputs = (
-        tuple(Tensor(tensor["name"], tuple(tensor["shape"])) for tensor in region[side])
-        for side in ("inputs", "outputs")
-    )
-    prop = Property(data["property"], inputs, outputs, tuple(_case(case) for case in region["cases"]))
-    if not all(_fits(case, prop.input_count, prop.output_count) for case in prop.cases):
-        raise PropertyError.at(f"{where}: $.region", "cases that do not fit the inputs and outputs", "a certificate")
-    return prop
-
-
-def decision_of(data: Mapping[str, Any]) -> Decision:
-    """Return the decision that a certificate claims."""
-    found = data["counterexample"]
-    margins = tuple(tuple(-inf if m is None else float(m) for m in row) for row in data["margin_lower"])
-    return Decision(
-        Verdict(data["verdict"]),
-        data["method"],
-        Arithmetic(data["arithmetic"]),
-        float(data["seconds"]),
-        margins,
-        None if found is None else Counterexample(tuple(found["inputs"]), tuple(found["outputs"])),
-    )
-
-
-def _case(data: Mapping[str, Any]) -> Case:
-    lower, upper = (tuple(Fraction(value) for value in data[side]) for side in ("lower", "upper"))
-    box = Box(lower, upper, frozenset(data["open_lower"]), frozenset(data["open_upper"]))
-    rows = tuple(
-        tuple(Row(_terms(row["outputs"]), _terms(row["inputs"]), Fraction(row["bound"]), row["strict"]) for row in rows)
-        for rows in data["disjuncts"]
-    )
-    return Case(box, rows)
-
-
-def _terms(pairs: Sequence[Sequence[Any]]) -> Terms:
-    return tuple((int(index), Fraction(value)) for index, value in pairs)
-
-
-def _fits(case: Case, inputs: int, outputs: int) -> bool:
-    rows = [row for rows in case.disjuncts for row in rows]
-    ends = case.box.open_lower | case.box.open_upper
-    return (
-        len(case.box.lower) == len(case.box.upper) == inputs
-        and all(low <= high for low, high in zip(case.box.lower, case.box.upper, strict=True))
-        and all(abs(end) <= LARGEST for end in (*case.box.lower, *case.box.upper))
-        and all(index < inputs for index in ends)
-        and all(_in_order(row.outputs, outputs) and _in_order(row.inputs, inputs) for row in rows)
-    )
-
-
-def _in_order(terms: Terms, count: int) -> bool:
-    """Return whether indices rise and are less than a count: of one that occurs twice it is not said what it means."""
-    indices = [index for index, _ in terms]
-    return all(low < high for low, high in pairwise([-1, *indices, count]))

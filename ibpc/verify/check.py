@@ -7,30 +7,67 @@ and exact arithmetic. `check_property` and `check_data` have the claims of eithe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+import onnx
 
 from ibpc.artifact import is_artifact
+from ibpc.data import load_dataset
+from ibpc.exports import nominal_model
+from ibpc.network import Network
+from ibpc.passes.normalize_input import normalize_input
 from ibpc.verify.certificate import Claim, ModelFile, fingerprint
+from ibpc.verify.certificate_schema import read_certificate
+from ibpc.verify.check_data import DataCheck
+from ibpc.verify.check_property import check_property
+from ibpc.verify.replay import runnable_model
 
-# How far a claim in real arithmetic, whose rounding nobody accounts for, may lie above the checker's bound, relative to
-# the ends of the range.
-UNACCOUNTED: Final = 1e-4
+# What returns the network of a file or an artifact, as `ibpc.open_network` does.
+Opener: TypeAlias = Callable[[str], Network]
 
 
-def check_model(model: ModelFile) -> Claim:
+def check_certificate(
+    path: str | Path, opener: Opener, data_root: str | Path | None = None, progress: Callable[[int], object] = int
+) -> tuple[Claim, ...]:
+    """Return every claim of a certificate, judged; `progress` is told how many examples of data were begun.
+
+    Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
+    """
+    data = read_certificate(Path(path))
+    about = ModelFile.from_json(data)
+    same = _check_model(about)
+    if not same.holds:
+        return (same,)
+    model = judged_model(about, opener)
+    if data["kind"] == "property":
+        return (same, *check_property(data, model, str(path)))
+    network = _as_certified(about, opener)
+    dataset = load_dataset(data["data"], data_root)
+    return (same, *DataCheck(data, model, dataset, network.input_shape, network.pixel_range).claims(progress))
+
+
+def judged_model(about: ModelFile, opener: Opener) -> onnx.ModelProto:
+    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
+    if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
+        return runnable_model(Path(about.path))
+    return nominal_model(_as_certified(about, opener).snapshot())
+
+
+def _as_certified(about: ModelFile, opener: Opener) -> Network:
+    """Return the network of a model file with the normalization put before it."""
+    network = opener(about.path)
+    if about.mean is None and about.std is None:
+        return network
+    graph = normalize_input(network.snapshot(), about.mean or [0.0], about.std or [1.0])
+    return Network(graph, network.source, network.notes)
+
+
+def _check_model(about: ModelFile) -> Claim:
     """Return whether the model file is the one that the certificate is about."""
-    path = Path(model.path)
+    path = Path(about.path)
     if not (path.is_file() or is_artifact(path)):
         return Claim("model", False, f"{path}: there is no such file or artifact")
     found = fingerprint(path)
-    return Claim("model", found == model.sha256, f"SHA-256 {found[:16]}…, the certificate says {model.sha256[:16]}…")
-
-
-def magnitudes(lower: NDArray[np.float64], upper: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what rounding that nobody accounts for is relative to: the greater end of each range, at least 1."""
-    ends = np.maximum(np.abs(lower), np.abs(upper))
-    return np.maximum(np.where(np.isfinite(ends), ends, 1.0), 1.0)
+    return Claim("model", found == about.sha256, f"SHA-256 {found[:16]}…, the certificate says {about.sha256[:16]}…")

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from ibpc.data import Dataset, fit_images
 from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
+from ibpc.verify.allowances import UNACCOUNTED, magnitudes
 from ibpc.verify.certificate import INTERVAL_METHODS, PLANE_METHODS, Claim
-from ibpc.verify.check import UNACCOUNTED, magnitudes
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,16 +14,17 @@ import torch
 
 from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
-from ibpc.verify.certificate import INTERVAL_METHODS, Claim, decision_of, property_of
-from ibpc.verify.check import UNACCOUNTED, magnitudes
+from ibpc.verify.allowances import UNACCOUNTED, magnitudes
+from ibpc.verify.certificate import INTERVAL_METHODS, Claim
+from ibpc.verify.certificate_reading import decision_of, property_of
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.proofs import Leaf, Memory, leaves
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.properties import Case, Conjunction, Property, Row
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Verdict
 from ibpc.verify.rows import weighted, whole_coefficients, whole_scale, with_sum
+from ibpc.verify.verdicts import Verdict
 
 
 def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) -> Iterator[Claim]:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from ibpc.verify.decide import Decision
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 WORDS: Final[Mapping[Verdict, str]] = MappingProxyType(
     {

@@ -19,8 +19,10 @@ from ibpc.data import Dataset, fit_images
 from ibpc.network import Network
 from ibpc.verify.balls import Ball
 from ibpc.verify.decide import Deciding
+from ibpc.verify.examples import ATTACKED, Example, Robustness
 from ibpc.verify.journal import Journal
-from ibpc.verify.robustness import ATTACKED, Certification, Example, Robustness, Verdict
+from ibpc.verify.robustness import Certification
+from ibpc.verify.verdicts import Verdict
 from ibpc.workers import ALONE, Workers
 
 

@@ -19,15 +19,15 @@ from ibpc.interval import Interval
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
-from ibpc.verify.attack import Attack, Goal
-from ibpc.verify.bound_proofs import QUICK, place_of
+from ibpc.verify.attack import Attack, Until
+from ibpc.verify.bound_proofs import SELF_EVIDENT, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
 from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.properties import Property
-from ibpc.verify.robustness import Verdict
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
+from ibpc.verify.verdicts import Verdict
 
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
@@ -93,7 +93,7 @@ class Deciding:
 
     plan: tuple[str, ...]
     arithmetic: Arithmetic = Arithmetic.FLOAT32
-    attack: Attack = Attack(steps=40, restarts=1, goal=Goal.ONE)
+    attack: Attack = Attack(steps=40, restarts=1, goal=Until.ONE)
     timeout: float = 60.0
 
     def run(self, network: Network, prop: Property, progress: Callable[[str], object] = str) -> Decision:
@@ -220,7 +220,7 @@ class _Decider:
 
     def _proof_by(self, method: str, case: int, disjunct: int, found: Refutation) -> Place | None:
         """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
-        if method in QUICK:
+        if method in SELF_EVIDENT:
             return Place.closed(Evidence(found.row))
         if method != EXACT:
             return place_of(method, self._roots, case, disjunct, found.row)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ibpc.errors import ArtifactError, PropertyError
 from ibpc.files import beside
-from ibpc.verify.robustness import Example
+from ibpc.verify.examples import Example
 
 
 class Journal:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import isfinite
 
 from ibpc.errors import UsageError
-from ibpc.verify.robustness import Verdict
+from ibpc.verify.verdicts import Verdict
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
-from math import inf, isfinite, nan
-from typing import Any, Final, TypeAlias
-from zlib import compress, decompress
-from zlib import error as zlib_error
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import inf, nan
+from typing import Final
 
-import numpy as np
 import torch
-from torch.nn import functional as F
 
 from ibpc.bounds import Method
 from ibpc.bounds.definedness import Definedness
@@ -25,143 +19,14 @@ from ibpc.margins import class_differences, margin_index, margins_of
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
-from ibpc.verify.attack import Attack, Points
+from ibpc.verify.attack import Attack
+from ibpc.verify.examples import ATTACKED, Example, Robustness
+from ibpc.verify.margin_attack import inner_box, margin, worst_points
 from ibpc.verify.replay import Replay
+from ibpc.verify.verdicts import Verdict
 
-Logits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-
-TARGETS: Final = 3
 # Parts that few images are split into at least, so that several processes have work.
 SHARES: Final = 8
-ATTACKED: Final = "attack"
-
-
-class Verdict(Enum):
-    """What is known of a property. Never more than what was proved or shown."""
-
-    VERIFIED = "verified"
-    FALSIFIED = "falsified"
-    UNKNOWN = "unknown"
-    TIMEOUT = "timeout"
-
-
-@dataclass(frozen=True)
-class Example:
-    """The verdict on one sample: every point of its box is classified as `label`, or one is not, or neither is known.
-
-    A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
-
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label), the best that was found; of a
-    falsified sample that of the first method. `method` is what gave the verdict, or what was tried last.
-    `counterexample` is the point, flat, of a falsified sample.
-    """
-
-    index: int
-    label: int
-    predicted: int
-    verdict: Verdict
-    margin_lower: tuple[float, ...]
-    method: str
-    counterexample: tuple[float, ...] | None = None
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Example:
-        """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
-        margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
-        index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
-        found = data["counterexample"]
-        point = None if found is None else unpacked_point(str(found))
-        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]), point)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON data; a bound that is not finite is null."""
-        return {
-            "index": self.index,
-            "label": self.label,
-            "predicted": self.predicted,
-            "verdict": self.verdict.value,
-            "method": self.method,
-            "margin_lower": [
-                value if abs(value) != float("inf") and value == value else None for value in self.margin_lower
-            ],
-            "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
-        }
-
-
-def packed_point(point: tuple[float, ...]) -> str:
-    """Return a point of binary32 numbers as text: compressed, in base 64."""
-    return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
-
-
-def unpacked_point(text: str) -> tuple[float, ...]:
-    """Return the point that `packed_point` wrote. Raises ValueError or TypeError for other text."""
-    try:
-        return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
-    except zlib_error as problem:
-        raise ValueError(str(problem)) from problem
-
-
-@dataclass(frozen=True)
-class Robustness:
-    """The result of certifying a set of examples at radius `eps`.
-
-    `attack` is the one that all were searched by, `timeout` how many seconds each image had that it left open, None
-    where nothing came behind the first bounds.
-    """
-
-    eps: float
-    method: str
-    arithmetic: Arithmetic
-    seconds: float
-    examples: tuple[Example, ...] = field(repr=False)
-    attack: Attack = Attack()
-    timeout: float | None = None
-
-    @property
-    def nominal_accuracy(self) -> float:
-        """The share of samples that are classified as their label."""
-        return self._share(lambda example: example.predicted == example.label)
-
-    @property
-    def attack_accuracy(self) -> float:
-        """The share of samples for which no counterexample is known: what could at most be certified."""
-        return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
-
-    @property
-    def certified_accuracy(self) -> float:
-        """The share of samples whose whole box is proved to be classified as the label."""
-        return self._share(lambda example: example.verdict is Verdict.VERIFIED)
-
-    @property
-    def unbounded(self) -> int:
-        """The number of samples that are undecided and of which no margin has a finite bound."""
-        return sum(
-            example.verdict is Verdict.UNKNOWN and not any(map(isfinite, _others(example))) for example in self.examples
-        )
-
-    def _share(self, holds: Callable[[Example], bool]) -> float:
-        return sum(map(holds, self.examples)) / len(self.examples)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the accuracies and the examples as plain JSON data."""
-        return {
-            "n": len(self.examples),
-            "eps": self.eps,
-            "nominal_accuracy": self.nominal_accuracy,
-            "attack_accuracy": self.attack_accuracy,
-            "certified_accuracy": self.certified_accuracy,
-            "method": self.method,
-            "arithmetic": self.arithmetic.value,
-            "seconds": round(self.seconds, 3),
-            "attack": {"steps": self.attack.steps, "restarts": self.attack.restarts, "seed": self.attack.seed},
-            "timeout": self.timeout,
-            "examples": [example.to_json() for example in self.examples],
-        }
-
-
-def _others(example: Example) -> list[float]:
-    """Return the bounds of the margins over the other classes."""
-    return [bound for label, bound in enumerate(example.margin_lower) if label != example.label]
 
 
 @dataclass(frozen=True)
@@ -198,9 +63,17 @@ class Certification:
         seconds = time.monotonic() - started
         return Robustness(eps, self.method_name, self.arithmetic, seconds, tuple(examples), self.attack)
 
-    def check(self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
+    @staticmethod
+    def check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
         """Raise PropertyError for a bad radius, no images, or labels outside the network's classes."""
-        _check(network, images, labels, eps)
+        if not 0 <= eps < float("inf"):
+            raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
+        if len(images) == 0:
+            raise PropertyError.at("data", "no images", "at least one")
+        if len(labels) != len(images) or int(labels.min()) < 0 or int(labels.max()) >= network.classes:
+            raise PropertyError.at(
+                "data", "labels that do not fit", f"one of 0 to {network.classes - 1} for each image"
+            )
 
     def batches(self, count: int) -> list[range]:
         """Return the batches of `count` images, smaller ones where there are few: processes share them."""
@@ -248,7 +121,7 @@ class _Judge:
         margins = margins_of(differences.lower, differences.upper, labels, self._index)
         doubtful = self._doubtful(box, margins)
         margins[doubtful] = nan
-        verdicts, found = self._verdicts(x, _inner(x, box), labels, margins)
+        verdicts, found = self._verdicts(x, inner_box(x, box), labels, margins)
         for number in doubtful:
             verdicts[number] = Verdict.UNKNOWN if verdicts[number] is Verdict.VERIFIED else verdicts[number]
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
@@ -279,7 +152,7 @@ class _Judge:
         open_ones = (~verified).nonzero()[:, 0]
         if len(open_ones):
             part = Interval.bounds(box.lower[open_ones], box.upper[open_ones])
-            worst = _worst(self._options.attack, self._network.guiding, x[open_ones], part, labels[open_ones])
+            worst = worst_points(self._options.attack, self._network.guiding, x[open_ones], part, labels[open_ones])
             for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
                 if self._is_misclassified(point, label):
                     verdicts[index] = Verdict.FALSIFIED
@@ -297,53 +170,3 @@ def _hull(network: Network, images: torch.Tensor, eps: float) -> Interval:
     lower, _ = outer_ball(least, eps, network.pixel_range)
     _, upper = outer_ball(greatest, eps, network.pixel_range)
     return Interval.bounds(lower, upper)
-
-
-def _inner(x: torch.Tensor, box: Interval) -> Interval:
-    """Return a box inside the exact ball, of which `box` is the one rounded outward: ends one number further in."""
-    point = torch.minimum(torch.maximum(x, box.lower), box.upper)
-    inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)
-    return Interval.bounds(torch.minimum(inward[0], point), torch.maximum(inward[1], point))
-
-
-# ── attacks on margins ──────────────────────────────────────────────────────────────────────────────────────────
-def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return z_label − max over other classes, (B,): at most 0 where the prediction is wrong."""
-    hot = F.one_hot(labels, logits.shape[1]).bool()
-    others = logits.masked_fill(hot, -torch.inf).amax(1)
-    return logits.gather(1, labels[:, None])[:, 0] - others
-
-
-def _worst(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> torch.Tensor:
-    """Return the point of each box with the least margin found: by one attack on the margin, then one on each target.
-
-    The targets are the `TARGETS` classes that come nearest to the label at the best point so far.
-    """
-    found = attack.run(lambda points, items: margin(model(points[0]), labels[items]), (x,), (box,))
-    worst, left = found.points[0], (found.scores > 0).nonzero()[:, 0]
-    if not len(left):
-        return worst
-    with torch.no_grad():
-        logits = model(worst[left]).scatter(1, labels[left, None], -torch.inf)
-    targets = logits.topk(min(TARGETS, logits.shape[1] - 1), 1).indices
-    rows, wanted = left.repeat_interleave(targets.shape[1]), targets.flatten()
-
-    def score(points: Points, items: torch.Tensor) -> torch.Tensor:
-        outputs = model(points[0])
-        true = outputs.gather(1, labels[rows[items], None])
-        return (true - outputs.gather(1, wanted[items, None]))[:, 0]
-
-    targeted = attack.run(score, (worst[rows],), (Interval.bounds(box.lower[rows], box.upper[rows]),))
-    best = targeted.scores.reshape(targets.shape).min(1)
-    points = targeted.points[0].reshape(*targets.shape, *worst.shape[1:])
-    worst[left] = points[torch.arange(len(left), device=left.device), best.indices]
-    return worst
-
-
-def _check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
-    if not 0 <= eps < float("inf"):
-        raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
-    if len(images) == 0:
-        raise PropertyError.at("data", "no images", "at least one")
-    if len(labels) != len(images) or int(labels.min()) < 0 or int(labels.max()) >= network.classes:
-        raise PropertyError.at("data", "labels that do not fit", f"one of 0 to {network.classes - 1} for each image")

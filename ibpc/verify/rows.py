@@ -1,4 +1,4 @@
-"""Sums of a conjunction's rows, and their coefficients as whole numbers that binary64 holds: exact, for checking."""
+"""Sums of a conjunction's rows, and their coefficients as whole numbers that binary64 holds: exact."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def weighted(rows: Conjunction, weights: Sequence[float]) -> Row:
     """
     if len(weights) != len(rows) or not any(weights):
         raise PropertyError.at("proof", f"weights {list(weights)[:10]}", f"{len(rows)}, not all of them 0")
-    return _summed([(Fraction(weight), row) for weight, row in zip(weights, rows, strict=True) if weight])
+    return summed([(Fraction(weight), row) for weight, row in zip(weights, rows, strict=True) if weight])
 
 
 def with_sum(rows: Conjunction) -> Iterator[Row]:
@@ -30,10 +30,11 @@ def with_sum(rows: Conjunction) -> Iterator[Row]:
     yield from rows
     several = [row for row in rows if row.outputs]
     if len(several) > 1:
-        yield _summed([(1 / max(abs(value) for _, value in row.outputs), row) for row in several])
+        yield summed([(1 / max(abs(value) for _, value in row.outputs), row) for row in several])
 
 
-def _summed(rows: Sequence[Weighted]) -> Row:
+def summed(rows: Sequence[Weighted]) -> Row:
+    """Return the sum of rows times weights > 0: it holds where all of them do, strictly if one does."""
     return Row(
         _added([(weight, row.outputs) for weight, row in rows]),
         _added([(weight, row.inputs) for weight, row in rows]),

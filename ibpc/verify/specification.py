@@ -18,6 +18,7 @@ import torch
 
 from ibpc.errors import PropertyError
 from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
+from ibpc.verify.rows import summed
 
 _SIGNIFICANT: Final = 24
 _WIDEST: Final = 120
@@ -200,29 +201,11 @@ def _harder(offset: Fraction, strict: bool) -> float:
 def _tried(rows: Conjunction) -> Iterator[Row]:
     """Yield the rows of a conjunction and, of two or more over outputs, their sum where its numbers stay small."""
     yield from rows
-    summed = [row for row in rows if row.outputs]
-    if len(summed) > 1 and common_denominator(value for row in summed for value in row.numbers()) is not None:
-        total = _sum(summed)
+    several = [row for row in rows if row.outputs]
+    if len(several) > 1 and common_denominator(value for row in several for value in row.numbers()) is not None:
+        total = summed([(Fraction(1), row) for row in several])
         if not total.outputs or _width(_integers(total.outputs)[0]) <= _WIDEST:
             yield total
-
-
-def _sum(rows: Sequence[Row]) -> Row:
-    """Return the plain sum of rows: it holds where all of them do, strictly if one does."""
-    return Row(
-        _total([row.outputs for row in rows]),
-        _total([row.inputs for row in rows]),
-        sum((row.bound for row in rows), Fraction()),
-        any(row.strict for row in rows),
-    )
-
-
-def _total(summands: Sequence[Terms]) -> Terms:
-    total: dict[int, Fraction] = {}
-    for terms in summands:
-        for index, value in terms:
-            total[index] = total.get(index, Fraction()) + value
-    return tuple((index, value) for index, value in sorted(total.items()) if value)
 
 
 def _integers(terms: Terms) -> tuple[list[int], Fraction]:

@@ -26,7 +26,7 @@ from ibpc.verify._vnnlib_formulas import (
 )
 from ibpc.verify._vnnlib_lexer import Source, read_source
 from ibpc.verify._vnnlib_parser import Query, parse
-from ibpc.verify.properties import LARGEST, Box, Case, Conjunction, Property, Row, Tensor
+from ibpc.verify.properties import LARGEST, Box, Case, Conjunction, Property, Row, Tensor, Terms
 
 _MOST_ENDS: Final = 2**24
 _MOST_LISTED: Final = 5
@@ -98,15 +98,12 @@ def _lower_order(end: tuple[Fraction, bool]) -> tuple[Fraction, bool]:
 
 
 def _row(atom: Atom) -> Row:
-    terms = sorted(((side, index), value) for (side, index), value in _numbered(atom))
-    outputs = tuple((index, value) for (side, index), value in terms if side == 1)
-    inputs = tuple((index, value) for (side, index), value in terms if side == 0)
-    return Row(outputs, inputs, -atom.form.constant, atom.strict)
+    return Row(_terms(atom, Side.OUTPUT), _terms(atom, Side.INPUT), -atom.form.constant, atom.strict)
 
 
-def _numbered(atom: Atom) -> Iterator[tuple[tuple[int, int], Fraction]]:
-    for (side, index), value in atom.form.terms.items():
-        yield (int(side is Side.OUTPUT), index), value
+def _terms(atom: Atom, side: Side) -> Terms:
+    """Return the terms of one side by rising indices."""
+    return tuple(sorted((index, value) for (place, index), value in atom.form.terms.items() if place is side))
 
 
 def _cases(source: Source, query: Query, common: _Conjunction, alternatives: Sequence[Formula]) -> Iterator[Case]:

@@ -11,9 +11,10 @@ import torch
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.crown import refined_values
+from ibpc.verify.evidence import lines_of, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place, lines_of, packed_lines
-from ibpc.verify.search.parts import Parts, width
+from ibpc.verify.proof import Evidence, Place
+from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
 
 Tensor: TypeAlias = torch.Tensor
@@ -29,7 +30,7 @@ class BoxParts(Parts):
         self._roots, self._walk, self._goal = roots, roots.walk, goal
         self._lower, self._upper = lower[None], upper[None]
         self._margins = [-inf]
-        self._at_once = width(roots.walk, _MOST_BOXES)
+        self._at_once = parts_at_once(roots.walk, _MOST_BOXES)
         self.places = [place]
 
     @property

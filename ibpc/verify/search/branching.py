@@ -15,7 +15,7 @@ import torch
 from ibpc.verify.goal import Goal
 from ibpc.verify.proof import Place
 from ibpc.verify.search.boxes import BoxParts
-from ibpc.verify.search.parts import Parts, size
+from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.search.values import ValueParts
@@ -77,7 +77,7 @@ class Branching:
     def _first_part(self) -> Parts:
         lower, upper = self._roots.ends(self._case)
         varying = int((lower < upper).sum())
-        is_small = size(self._roots.walk) <= MOST_VALUES_OF_BOXES
+        is_small = value_count(self._roots.walk) <= MOST_VALUES_OF_BOXES
         if varying <= MOST_VARIABLES and is_small and has_products(self._roots.walk):
             return ProductParts(self._roots, self._goal, lower, upper)
         if varying <= MOST_INPUTS and is_small:

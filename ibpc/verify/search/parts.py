@@ -35,11 +35,11 @@ class Parts(ABC):
         """Bound the parts on top of the stack and cut those that are not refuted; return how many were bounded."""
 
 
-def width(walk: Walk, most: int) -> int:
+def parts_at_once(walk: Walk, most: int) -> int:
     """Return how many parts are bounded together."""
-    return max(1, min(most, _NUMBERS // max(1, size(walk))))
+    return max(1, min(most, _NUMBERS // max(1, value_count(walk))))
 
 
-def size(walk: Walk) -> int:
+def value_count(walk: Walk) -> int:
     """Return how many values the network has at one point."""
     return sum(prod(step.node.shape[1:]) for step in walk.steps.values())

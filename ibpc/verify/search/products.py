@@ -19,7 +19,7 @@ from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.verify.goal import Goal
-from ibpc.verify.search.parts import Parts, size
+from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.roots import Roots
 
 Tensor: TypeAlias = torch.Tensor
@@ -70,7 +70,7 @@ class ProductParts(Parts):
         self._rows, self._offsets = goal.excesses()
         self._axes = (lower < upper).nonzero()[:, 0].tolist()
         self._lower, self._upper, self._margins = lower[None], upper[None], lower.new_full((1,), -inf)
-        numbers = size(roots.walk) * monomials(len(self._axes))
+        numbers = value_count(roots.walk) * monomials(len(self._axes))
         self._at_once = max(1, min(_MOST_BOXES, _NUMBERS // max(1, numbers)))
 
     @property

@@ -17,10 +17,11 @@ from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand
+from ibpc.verify.evidence import Half, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Half, Place, is_replayed, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.search.neurons import Cut, Neurons
-from ibpc.verify.search.parts import Parts, width
+from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation
 
@@ -83,7 +84,7 @@ class ValueParts(Parts):
         has_kinks = any(walk.steps[name].operator.rules.kinks is not None for name in self._fronts.values())
         self._patience = _PATIENCE if has_kinks else _PATIENCE_WITH_CURVES
         self._stack = [_Part((), place, -inf, Start())]
-        self._at_once = width(walk, _MOST_PARTS)
+        self._at_once = parts_at_once(walk, _MOST_PARTS)
         self._most = max(self._at_once, int(_STORED // max(1, self._count())))
 
     @property

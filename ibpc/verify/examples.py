@@ -1,0 +1,136 @@
+"""The verdicts on the samples of a data set, one by one and all together."""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from typing import Any, Final
+from zlib import compress, decompress
+from zlib import error as zlib_error
+
+import numpy as np
+
+from ibpc.rounding import Arithmetic
+from ibpc.verify.attack import Attack
+from ibpc.verify.verdicts import Verdict
+
+ATTACKED: Final = "attack"
+
+
+@dataclass(frozen=True)
+class Example:
+    """The verdict on one sample: every point of its box is classified as `label`, or one is not, or neither is known.
+
+    A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
+
+    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label), the best that was found; of a
+    falsified sample that of the first method. `method` is what gave the verdict, or what was tried last.
+    `counterexample` is the point, flat, of a falsified sample.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    verdict: Verdict
+    margin_lower: tuple[float, ...]
+    method: str
+    counterexample: tuple[float, ...] | None = None
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Example:
+        """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
+        margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
+        index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
+        found = data["counterexample"]
+        point = None if found is None else unpacked_point(str(found))
+        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]), point)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; a bound that is not finite is null."""
+        return {
+            "index": self.index,
+            "label": self.label,
+            "predicted": self.predicted,
+            "verdict": self.verdict.value,
+            "method": self.method,
+            "margin_lower": [value if isfinite(value) else None for value in self.margin_lower],
+            "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
+        }
+
+
+def packed_point(point: tuple[float, ...]) -> str:
+    """Return a point of binary32 numbers as text: compressed, in base 64."""
+    return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
+
+
+def unpacked_point(text: str) -> tuple[float, ...]:
+    """Return the point that `packed_point` wrote. Raises ValueError or TypeError for other text."""
+    try:
+        return tuple(np.frombuffer(decompress(b64decode(text, validate=True)), "<f4").tolist())
+    except zlib_error as problem:
+        raise ValueError(str(problem)) from problem
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """The result of certifying a set of examples at radius `eps`.
+
+    `attack` is the one that all were searched by, `timeout` how many seconds each image had that it left open, None
+    where nothing came behind the first bounds.
+    """
+
+    eps: float
+    method: str
+    arithmetic: Arithmetic
+    seconds: float
+    examples: tuple[Example, ...] = field(repr=False)
+    attack: Attack = Attack()
+    timeout: float | None = None
+
+    @property
+    def nominal_accuracy(self) -> float:
+        """The share of samples that are classified as their label."""
+        return self._share(lambda example: example.predicted == example.label)
+
+    @property
+    def attack_accuracy(self) -> float:
+        """The share of samples for which no counterexample is known: what could at most be certified."""
+        return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
+
+    @property
+    def certified_accuracy(self) -> float:
+        """The share of samples whose whole box is proved to be classified as the label."""
+        return self._share(lambda example: example.verdict is Verdict.VERIFIED)
+
+    @property
+    def unbounded(self) -> int:
+        """The number of samples that are undecided and of which no margin has a finite bound."""
+        return sum(
+            example.verdict is Verdict.UNKNOWN and not any(map(isfinite, _others(example))) for example in self.examples
+        )
+
+    def _share(self, holds: Callable[[Example], bool]) -> float:
+        return sum(map(holds, self.examples)) / len(self.examples)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the accuracies and the examples as plain JSON data."""
+        return {
+            "n": len(self.examples),
+            "eps": self.eps,
+            "nominal_accuracy": self.nominal_accuracy,
+            "attack_accuracy": self.attack_accuracy,
+            "certified_accuracy": self.certified_accuracy,
+            "method": self.method,
+            "arithmetic": self.arithmetic.value,
+            "seconds": round(self.seconds, 3),
+            "attack": {"steps": self.attack.steps, "restarts": self.attack.restarts, "seed": self.attack.seed},
+            "timeout": self.timeout,
+            "examples": [example.to_json() for example in self.examples],
+        }
+
+
+def _others(example: Example) -> list[float]:
+    """Return the bounds of the margins over the other classes."""
+    return [bound for label, bound in enumerate(example.margin_lower) if label != example.label]

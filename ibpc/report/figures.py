@@ -47,10 +47,11 @@ def _draw_training(axes: Axes, records: Sequence[EpochRecord], eps: float) -> No
     )
     training.set_ylim(0, max([1e-9, *(r.eps for r in records)]) * 1.6)
     training.set_ylabel("ε", color=INKS["muted"])
+    training.grid(False)
     training.spines["right"].set_visible(True)
     handles, names = axes.get_legend_handles_labels()
     more, more_names = training.get_legend_handles_labels()
-    axes.legend(handles + more, names + more_names, loc="lower right")
+    axes.legend(handles + more, names + more_names, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3)
 
 
 def draw_front(outcomes: Sequence[Outcome], eps: float, path: Path) -> None:

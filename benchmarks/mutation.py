@@ -551,7 +551,7 @@ MUTATIONS = (
     ),
     Mutation(
         "upper bounds of a pass for both sides not turned around",
-        "ibpc/bounds/crown.py",
+        "ibpc/bounds/refinement.py",
         "torch.fmin(upper[:, down], -found[:, ~rises])",
         "torch.fmin(upper[:, down], found[:, ~rises])",
         "tests/test_backward.py -k 'tightened or deadline'",

@@ -18,8 +18,9 @@ import torch
 
 from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.batching import in_parts, intersected, walk_of
 from ibpc.bounds.cone import read_by
-from ibpc.bounds.crown import in_parts, intersected, values_for, walk_of
+from ibpc.bounds.refinement import values_for
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph

@@ -698,14 +698,14 @@ MUTATIONS = (
     ),
     Mutation(
         "what rounding costs a form pushed forward dropped",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
         "slack = _SLACK * (reach * offset.abs())",
         "tests/test_forward.py -k pays",
     ),
     Mutation(
         "the constants of inputs that do not vary left out of forward forms",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "form[-1] = torch.where(elements, 0.0, flat(box.lower))",
         "form[-1] = torch.where(elements, 0.0, 0.0 * flat(box.lower))",
         "tests/test_forward.py",
@@ -719,14 +719,14 @@ MUTATIONS = (
     ),
     Mutation(
         "the widening of a forward form taken off below and above",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "found[1, -1] += loss",
         "found[1, -1] -= loss",
         "tests/test_forward.py tests/test_soundness.py -k forward",
     ),
     Mutation(
         "forward forms swapped where a row is negative",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "forms.coefficients.flip(0) @ negative.T",
         "forms.coefficients @ negative.T",
         "tests/test_forward.py tests/test_soundness.py -k forward",
@@ -959,7 +959,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the rounding of constants in coefficients pushed forward dropped",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
         "slack = _SLACK * pushed[:, -1].abs().amax(0)",
         "tests/test_forward.py -k 'pays or paid'",

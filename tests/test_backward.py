@@ -14,7 +14,7 @@ from ibpc.bounds.ascent import Ends, Start, ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.batching import walk_of
 from ibpc.bounds.crown import bounds_of
-from ibpc.bounds.patches import dense, unit_forms
+from ibpc.bounds.forms import dense, unit_forms
 from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval

@@ -18,7 +18,8 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 import torch
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
-from ibpc.bounds.patches import Cost, Form, Patches, Units, Window, add, worthwhile, zeros
+from ibpc.bounds.forms import Cost, Form, Units, add, worthwhile, zeros
+from ibpc.bounds.patches import Patches, Window
 from ibpc.bounds.payments import Payments
 from ibpc.bounds.values import Step, Steps, Values
 from ibpc.interval import Interval

@@ -13,7 +13,8 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.coefficients import dotted, weighed
-from ibpc.bounds.patches import Form, Patches, Units, dense, zeros
+from ibpc.bounds.forms import Form, Units, dense, zeros
+from ibpc.bounds.patches import Patches
 from ibpc.bounds.values import RESHAPING, Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules

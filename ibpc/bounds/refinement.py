@@ -13,8 +13,8 @@ import torch
 from ibpc.bounds.backward import Backward, is_linear_here
 from ibpc.bounds.batching import coefficients_at_once
 from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
-from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
-from ibpc.bounds.patches import Cost, Form, unit_forms
+from ibpc.bounds.forms import Cost, Form, unit_forms
+from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.values import RESHAPING, Values, Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic

@@ -340,7 +340,7 @@ MUTATIONS = (
     Mutation(
         "rounding at the nodes not taken from a form",
         "ibpc/bounds/payments.py",
-        "return size if error is None else size + error * _WIDENED",
+        "return size if error is None else size + error * WIDENED",
         "return size",
         "tests/test_rounding.py -k Cancellation",
     ),
@@ -600,9 +600,9 @@ MUTATIONS = (
     ),
     Mutation(
         "E not widened by what cancels in binary64",
-        "ibpc/bounds/payments.py",
-        "_WIDENED: Final = 1.0 + 2.0**-8",
-        "_WIDENED: Final = 1.0",
+        "ibpc/bounds/values.py",
+        "WIDENED: Final = 1.0 + 2.0**-8",
+        "WIDENED: Final = 1.0",
         "tests/test_backward.py -k every_node",
     ),
     Mutation(
@@ -699,8 +699,8 @@ MUTATIONS = (
     Mutation(
         "what rounding costs a form pushed forward dropped",
         "ibpc/bounds/pushed_forms.py",
-        "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
-        "slack = _SLACK * (reach * offset.abs())",
+        "slack = SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
+        "slack = SLACK * (reach * offset.abs())",
         "tests/test_forward.py -k pays",
     ),
     Mutation(
@@ -960,8 +960,8 @@ MUTATIONS = (
     Mutation(
         "the rounding of constants in coefficients pushed forward dropped",
         "ibpc/bounds/pushed_forms.py",
-        "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
-        "slack = _SLACK * pushed[:, -1].abs().amax(0)",
+        "slack = SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
+        "slack = SLACK * pushed[:, -1].abs().amax(0)",
         "tests/test_forward.py -k 'pays or paid'",
     ),
     Mutation(

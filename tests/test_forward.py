@@ -142,7 +142,7 @@ def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatc
 
     Moduli of x, 1 each, make 5; two coefficients may be off by the rounding of 1, each times a modulus of 1.
     """
-    monkeypatch.setattr(sys.modules["ibpc.bounds.pushed_forms"], "_SLACK", 2.0**-4)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.pushed_forms"], "SLACK", 2.0**-4)
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[2.0, -3.0]]), torch.tensor([1.0])
     walk = walk_of(ibpc.compile(layer.eval(), torch.zeros(1, 2)).snapshot(), CPU)

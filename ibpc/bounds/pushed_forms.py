@@ -3,7 +3,7 @@
 (Xu et al. 2020, arXiv 2002.12920, section 3.2: the forward mode.) An affine operator maps the pair of forms by its
 interval rule, which is linear in the two ends taken together: W⁺L + W⁻U below, coefficient by coefficient. A nonlinear
 one takes the form below through the lower plane where its slope is positive, and the form above elsewhere. Arithmetic
-as in `ibpc.bounds.backward`: binary64, E for binary32, and for the rounding of binary64 `_SLACK` of all moduli that
+as in `ibpc.bounds.backward`: binary64, E for binary32, and for the rounding of binary64 `SLACK` of all moduli that
 enter a value, pushed through |W| with the forms. Where a form is not finite, the box stands in its place.
 """
 
@@ -19,14 +19,12 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk, flat
+from ibpc.bounds.values import SLACK, WIDENED, Step, Values, Walk, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane
 
 Tensor: TypeAlias = torch.Tensor
 
-_SLACK: Final = 2.0**-40
-_WIDENED: Final = 1.0 + 2.0**-8
 # Numbers that the forms of one value may take, 8 bytes each.
 MOST_NUMBERS: Final = 2**26
 
@@ -60,7 +58,7 @@ class Forms:
         """Return the least value of the form below and the greatest of the one above, slack taken off."""
         magnitude, spreads = self._sizes
         middles = _weighted(self.coefficients, self.ends.center) + self.coefficients[:, -1]
-        slack = 2.0 * _SLACK * magnitude
+        slack = 2.0 * SLACK * magnitude
         return middles[0] - spreads[0] - slack, middles[1] + spreads[1] + slack
 
     @cached_property
@@ -104,7 +102,7 @@ class Forward:
         forms = self._forms[name]
         positive, negative = rows.clamp(min=0.0), rows.clamp(max=0.0)
         pair = Forms(forms.coefficients @ positive.T + forms.coefficients.flip(0) @ negative.T, self._ends)
-        slack = _SLACK * (forms.magnitude @ rows.abs().T)
+        slack = SLACK * (forms.magnitude @ rows.abs().T)
         lower, upper = pair.concretized()
         return lower - slack, upper + slack
 
@@ -166,7 +164,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | Non
     pushed, ends = _pushed(step, operands, known), next(forms.ends for forms in known if forms is not None)
     offset = pushed[:, -2].mean(0)
     reach = ends.modulus.sum(0).reshape(-1, *[1] * (offset.dim() - 1))
-    slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())
+    slack = SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())
     found = pushed[:, :-2] - offset
     found[0, -1], found[1, -1] = pushed[0, -3] - slack, pushed[1, -3] + slack
     return Forms(found, ends)
@@ -215,7 +213,7 @@ def _through(plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | 
         size = size + (share.sum(-1) if plane.views else share)
         total = part if total is None else total + part
     assert total is not None
-    last = total[-1:] + (constant - side * _SLACK * size)
+    last = total[-1:] + (constant - side * SLACK * size)
     return torch.cat([total[:-1].expand(-1, *last.shape[1:]), last])
 
 
@@ -230,7 +228,7 @@ def _paid(forms: Forms, values: Values, name: str) -> Forms:
     """Return forms, which are changed, that hold for binary32 too; those that are not finite give way to the box."""
     box, error, found = values.box(name), values.errors[name], forms.coefficients
     if error is not None:
-        loss = error * _WIDENED
+        loss = error * WIDENED
         found[0, -1] -= loss
         found[1, -1] += loss
     if not bool(found.sum().isfinite()):

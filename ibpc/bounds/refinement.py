@@ -10,12 +10,12 @@ from typing import Final, Protocol, TypeAlias
 
 import torch
 
-from ibpc.bounds.backward import Backward, is_linear_here
+from ibpc.bounds.backward import Backward
 from ibpc.bounds.batching import coefficients_at_once
 from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
 from ibpc.bounds.forms import Cost, Form, unit_forms
 from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
-from ibpc.bounds.values import RESHAPING, Values, Walk, advance, start
+from ibpc.bounds.values import RESHAPING, Values, Walk, advance, is_linear_here, start
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 

@@ -175,7 +175,7 @@ def _tighten(
 def dense_cost(walk: Walk, name: str) -> Cost:
     """Return what it costs to pull one form of a node back with all its coefficients."""
     before = walk.graph.ancestors([name])
-    work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
+    work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before)
     return Cost(work, walk.largest)
 
 

@@ -74,7 +74,7 @@ class Walk:
         self.graph, self.device = graph, device
         self.inputs = graph.inputs
         self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
-        self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)
+        self.perturbed = graph.descendants(graph.inputs)
 
     @cached_property
     def largest(self) -> int:

@@ -39,7 +39,9 @@ import ibpc
 from benchmarks.nets import listed
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import bounds_of, refined_values, walk_of
+from ibpc.bounds.batching import walk_of
+from ibpc.bounds.crown import bounds_of
+from ibpc.bounds.refinement import refined_values
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic

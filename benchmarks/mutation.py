@@ -340,7 +340,7 @@ MUTATIONS = (
     Mutation(
         "rounding at the nodes not taken from a form",
         "ibpc/bounds/payments.py",
-        "return size if error is None else size + error * _WIDENED",
+        "return size if error is None else size + error * WIDENED",
         "return size",
         "tests/test_rounding.py -k Cancellation",
     ),
@@ -551,7 +551,7 @@ MUTATIONS = (
     ),
     Mutation(
         "upper bounds of a pass for both sides not turned around",
-        "ibpc/bounds/crown.py",
+        "ibpc/bounds/refinement.py",
         "torch.fmin(upper[:, down], -found[:, ~rises])",
         "torch.fmin(upper[:, down], found[:, ~rises])",
         "tests/test_backward.py -k 'tightened or deadline'",
@@ -600,9 +600,9 @@ MUTATIONS = (
     ),
     Mutation(
         "E not widened by what cancels in binary64",
-        "ibpc/bounds/payments.py",
-        "_WIDENED: Final = 1.0 + 2.0**-8",
-        "_WIDENED: Final = 1.0",
+        "ibpc/bounds/values.py",
+        "WIDENED: Final = 1.0 + 2.0**-8",
+        "WIDENED: Final = 1.0",
         "tests/test_backward.py -k every_node",
     ),
     Mutation(
@@ -698,14 +698,14 @@ MUTATIONS = (
     ),
     Mutation(
         "what rounding costs a form pushed forward dropped",
-        "ibpc/bounds/forms.py",
-        "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
-        "slack = _SLACK * (reach * offset.abs())",
+        "ibpc/bounds/pushed_forms.py",
+        "slack = SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
+        "slack = SLACK * (reach * offset.abs())",
         "tests/test_forward.py -k pays",
     ),
     Mutation(
         "the constants of inputs that do not vary left out of forward forms",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "form[-1] = torch.where(elements, 0.0, flat(box.lower))",
         "form[-1] = torch.where(elements, 0.0, 0.0 * flat(box.lower))",
         "tests/test_forward.py",
@@ -719,14 +719,14 @@ MUTATIONS = (
     ),
     Mutation(
         "the widening of a forward form taken off below and above",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "found[1, -1] += loss",
         "found[1, -1] -= loss",
         "tests/test_forward.py tests/test_soundness.py -k forward",
     ),
     Mutation(
         "forward forms swapped where a row is negative",
-        "ibpc/bounds/forms.py",
+        "ibpc/bounds/pushed_forms.py",
         "forms.coefficients.flip(0) @ negative.T",
         "forms.coefficients @ negative.T",
         "tests/test_forward.py tests/test_soundness.py -k forward",
@@ -959,9 +959,9 @@ MUTATIONS = (
     ),
     Mutation(
         "the rounding of constants in coefficients pushed forward dropped",
-        "ibpc/bounds/forms.py",
-        "slack = _SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
-        "slack = _SLACK * pushed[:, -1].abs().amax(0)",
+        "ibpc/bounds/pushed_forms.py",
+        "slack = SLACK * (pushed[:, -1].abs().amax(0) + reach * offset.abs())",
+        "slack = SLACK * pushed[:, -1].abs().amax(0)",
         "tests/test_forward.py -k 'pays or paid'",
     ),
     Mutation(

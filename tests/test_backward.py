@@ -12,8 +12,10 @@ import ibpc
 from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Ends, Start, ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import bounds_of, interval_values, refined_values, walk_of
-from ibpc.bounds.patches import dense, unit_forms
+from ibpc.bounds.batching import walk_of
+from ibpc.bounds.crown import bounds_of
+from ibpc.bounds.forms import dense, unit_forms
+from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval
 from ibpc.ops.rules import Plane
@@ -228,13 +230,13 @@ def test_boxes_and_bounds_are_the_same_however_many_forms_go_back_at_once(fixtur
 
     together = found()
     for most in (1, 150):
-        monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "MOST_COEFFICIENTS_ON_A_CPU", most)
+        monkeypatch.setattr(sys.modules["ibpc.bounds.batching"], "MOST_COEFFICIENTS_ON_A_CPU", most)
         for one, other in zip(found(), together, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_after_the_deadline_boxes_are_those_of_intervals(attention, monkeypatch):
-    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", 0)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "FEW_INPUTS", 0)
     walk, *_ = attention
     box = Interval.bounds(torch.full((1, 10, 6), 0.4), torch.full((1, 10, 6), 0.6))
     with torch.no_grad():
@@ -283,7 +285,7 @@ class Scalars(nn.Module):
 def test_values_without_dimensions_are_bounded(method, few, worth, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(backward, "_WORTH_A_SINGLE_POINT", worth)
-    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", few)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "FEW_INPUTS", few)
     module, x = Scalars().eval(), torch.rand(4, 3)
     graph = ibpc.compile(module, x).snapshot()
     bound = METHODS[method](graph, torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))

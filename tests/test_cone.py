@@ -10,8 +10,10 @@ from torch import nn
 
 import ibpc
 from ibpc.bounds.backward import Backward
+from ibpc.bounds.batching import walk_of
 from ibpc.bounds.cone import cone_of, read_by
-from ibpc.bounds.crown import bounds_of, interval_values, refined_values, walk_of
+from ibpc.bounds.crown import bounds_of
+from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import ibpc
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import refined_values, walk_of
-from ibpc.bounds.forms import Forward
-from ibpc.bounds.patches import dense
+from ibpc.bounds.batching import walk_of
+from ibpc.bounds.forms import dense
+from ibpc.bounds.pushed_forms import Forward
+from ibpc.bounds.refinement import refined_values
 from ibpc.bounds.values import advance, start
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
@@ -80,7 +81,7 @@ def test_forms_of_few_inputs_leave_backward_bounds_less_to_do_and_lose_nothing(s
 
     pushed = refined_values(walk, boxes, arithmetic, pull=Counting)
     with_forms, _ = sum(rows), rows.clear()
-    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "FEW_INPUTS", -1)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "FEW_INPUTS", -1)
     alone = refined_values(walk, boxes, arithmetic, pull=Counting)
     assert with_forms < sum(rows)
     for name in walk.steps:
@@ -105,7 +106,7 @@ def test_boxes_that_intervals_bound_exactly_are_not_bounded_again(monkeypatch):
     less = refined_values(walk, boxes, Arithmetic.REAL, pull=Counting)
     first, second = (step.operands[0] for step in walk.steps.values() if step.node.operator == "Relu")
     assert set(names) == {second}
-    monkeypatch.setattr(sys.modules["ibpc.bounds.crown"], "_is_exact", lambda *_: False)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "_is_exact", lambda *_: False)
     more = refined_values(walk, boxes, Arithmetic.REAL, pull=Counting)
     assert first in names
     for name in walk.steps:
@@ -141,7 +142,7 @@ def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatc
 
     Moduli of x, 1 each, make 5; two coefficients may be off by the rounding of 1, each times a modulus of 1.
     """
-    monkeypatch.setattr(sys.modules["ibpc.bounds.forms"], "_SLACK", 2.0**-4)
+    monkeypatch.setattr(sys.modules["ibpc.bounds.pushed_forms"], "SLACK", 2.0**-4)
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[2.0, -3.0]]), torch.tensor([1.0])
     walk = walk_of(ibpc.compile(layer.eval(), torch.zeros(1, 2)).snapshot(), CPU)

@@ -11,8 +11,10 @@ from torch import nn
 
 import ibpc
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import dense_cost, interval_values, refined_values, walk_of
-from ibpc.bounds.patches import Patches, Span, Window, dense, unit_forms
+from ibpc.bounds.batching import walk_of
+from ibpc.bounds.forms import dense, unit_forms
+from ibpc.bounds.patches import Patches, Span, Window
+from ibpc.bounds.refinement import dense_cost, interval_values, refined_values
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import BATCH

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 import ibpc
 from ibpc.bounds import METHODS, ascent
-from ibpc.bounds.crown import interval_values, walk_of
+from ibpc.bounds.batching import walk_of
+from ibpc.bounds.refinement import interval_values
 from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval

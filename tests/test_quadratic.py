@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import helper
 
-from ibpc.bounds.crown import walk_of
+from ibpc.bounds.batching import walk_of
 from ibpc.bounds.quadratic import Quadratics, monomials, quadratics
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval

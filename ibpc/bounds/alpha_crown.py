@@ -14,17 +14,10 @@ import torch
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once, walk_of
 from ibpc.bounds.cone import cone_of, read_by
-from ibpc.bounds.crown import (
-    bounds_of,
-    crown_ibp,
-    in_parts,
-    intersected,
-    rows_at_once,
-    samples_at_once,
-    values_for,
-    walk_of,
-)
+from ibpc.bounds.crown import bounds_of, crown_ibp
+from ibpc.bounds.refinement import values_for
 from ibpc.bounds.sharpening import sharpened_values
 from ibpc.interval import Interval
 from ibpc.ir import Graph

@@ -18,11 +18,11 @@ from typing import ClassVar, Final, NamedTuple, TypeAlias
 import torch
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
-from ibpc.bounds.patches import Cost, Form, Patches, Units, Window, add, worthwhile, zeros
+from ibpc.bounds.forms import Cost, Form, Units, add, worthwhile, zeros
+from ibpc.bounds.patches import Patches, Window
 from ibpc.bounds.payments import Payments
-from ibpc.bounds.values import Step, Steps, Values
+from ibpc.bounds.values import Step, Steps, Values, is_linear_here
 from ibpc.interval import Interval
-from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Factors, Kernel, Operand, Planes
 
 Tensor: TypeAlias = torch.Tensor
@@ -329,12 +329,6 @@ class Backward:
         if isinstance(form, Patches):
             return form.total(*form.windows_of(center, -spread))
         return dotted(form, center) - dotted(form.abs(), spread)
-
-
-def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
-    """Return whether the operator is linear in each operand and only one of them is not exact."""
-    boxes = sum(isinstance(x, Interval) for x in operands)
-    return isinstance(step.operator.rules, BilinearRules) and boxes == 1
 
 
 def _image(x: Operand) -> tuple[int, int, int]:

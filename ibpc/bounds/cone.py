@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.patches import Form, dense
+from ibpc.bounds.forms import Form, dense
 from ibpc.bounds.values import Step, Values, Walk
 
 Tensor: TypeAlias = torch.Tensor

@@ -7,53 +7,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from math import inf
-from typing import Final, Protocol, TypeAlias
+from typing import TypeAlias
 
 import torch
 
-from ibpc.bounds.backward import Backward, is_linear_here
+from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.cone import EVERYTHING, Cone, cone_of, read_by
-from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
+from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once, walk_of
+from ibpc.bounds.cone import read_by
 from ibpc.bounds.ibp import ibp
-from ibpc.bounds.patches import Cost, Form, unit_forms
-from ibpc.bounds.values import RESHAPING, Values, Walk, advance, start
+from ibpc.bounds.refinement import interval_values, values_for
+from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.passes import EVALUATION, JoinOutputs
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[tuple[Interval, ...]], Values]
-
-
-class Pulling(Protocol):
-    """What bounds forms from below over a walk's values."""
-
-    def lower(self, forms: Mapping[str, Form]) -> Tensor:
-        """Return lower bounds (R, B) of forms (R, B, *shape)."""
-        ...
-
-    def cost(self, name: str) -> Cost:
-        """Return what the form of one element of a node costs, for each sample."""
-        ...
-
-
-Pull: TypeAlias = Callable[[Walk, Values], Pulling]
-
-# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time. On
-# a CPU they are read again sooner than its caches forget them.
-MOST_COEFFICIENTS: Final = 2**23
-MOST_COEFFICIENTS_ON_A_CPU: Final = 2**20
-# Numbers at a node that samples bounded together may take.
-MOST_VALUES: Final = 2**11
-# Varying inputs up to which forms are pushed forward beside backward bounds.
-FEW_INPUTS: Final = 64
-# Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
-MOST_WORK: Final = 2e11
 
 
 def crown_ibp(
@@ -86,34 +58,6 @@ def _bounder(walk: Walk, rows: Tensor, deadline: float, propagate: Propagation, 
     return in_parts(bound, samples_at_once(walk))
 
 
-def in_parts(bound: Bounder, size: int) -> Bounder:
-    """Return the bounder that takes `size` samples of a batch at a time: each has unstable neurons of its own."""
-
-    def parted(*boxes: Interval) -> Interval:
-        ends = [torch.split(end, size) for box in boxes for end in (box.lower, box.upper)]
-        found = [bound(*map(Interval.bounds, part[::2], part[1::2])) for part in zip(*ends, strict=True)]
-        return Interval.bounds(torch.cat([box.lower for box in found]), torch.cat([box.upper for box in found]))
-
-    return parted
-
-
-def samples_at_once(walk: Walk) -> int:
-    """Return how many samples share a backward pass: few, where the network is large."""
-    return max(1, MOST_VALUES // walk.largest)
-
-
-def walk_of(graph: Graph, device: torch.device) -> Walk:
-    """Return the walk over the evaluation graph, its outputs joined into one row."""
-    folded, _ = EVALUATION.run(graph)
-    return Walk(JoinOutputs().run(folded).graph, device)
-
-
-def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
-    """Return the intersection of bounds in binary64; what is NaN says nothing."""
-    low, high = first.lower.double(), first.upper.double()
-    return Interval.bounds(torch.where(lower > low, lower, low), torch.where(upper < high, upper, high))
-
-
 def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, deadline: float) -> tuple[Tensor, Tensor]:
     """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs, infinite for those after the deadline."""
     (output,) = walk.graph.outputs
@@ -127,167 +71,3 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, dead
         found = backward.lower({output: forms}).T
         lower[:, part], upper[:, part] = found[:, : len(part)], -found[:, len(part) :]
     return lower, upper
-
-
-# ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
-def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
-    """Return the values by interval bounds alone, whatever the deadline."""
-    values = start(walk, boxes)
-    for step in walk.steps.values():
-        advance(values, step, arithmetic)
-    return values
-
-
-def values_for(
-    wanted: Tensor, walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf
-) -> Values:
-    """Return refined values for bounding those outputs that are `wanted` (K,)."""
-    if bool(wanted.all()):
-        return refined_values(walk, boxes, arithmetic, deadline)
-    cone = cone_of(walk, interval_values(walk, boxes, arithmetic), wanted)
-    return refined_values(walk, boxes, arithmetic, deadline, cone=cone)
-
-
-def refined_values(
-    walk: Walk,
-    boxes: tuple[Interval, ...],
-    arithmetic: Arithmetic,
-    deadline: float = inf,
-    pull: Pull = Backward,
-    known: Values | None = None,
-    cone: Cone = EVERYTHING,
-) -> Values:
-    """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
-
-    Where few inputs vary, forms pushed forward tighten all boxes first, which leaves `pull` less to do. `known` are
-    values over the same boxes that all values are intersected with; what lies outside of the `cone` is left as it is.
-    """
-    values = start(walk, boxes)
-    forms, pulling = _forms_of_few(walk, values), pull(walk, values)
-    refined = set(walk.inputs)
-    for step in walk.steps.values():
-        operands = tuple(values.known[operand] for operand in step.operands)
-        if not step.operator.is_affine and not is_linear_here(step, operands):
-            for name in step.operands:
-                if name in walk.perturbed and name not in refined:
-                    refined.add(name)
-                    if _is_exact(walk, name):
-                        continue
-                    _refine(walk, values, name, step.node.operator, deadline, pulling, cone.get(name))
-        advance(values, step, arithmetic)
-        if forms is not None:
-            forms.push(step)
-        if known is not None and step.node.name in walk.perturbed:
-            box = known.box(step.node.name)
-            values.tighten(step.node.name, box.lower, box.upper)
-    return values
-
-
-def _is_exact(walk: Walk, name: str) -> bool:
-    """Return whether interval bounds are exact: the node is affine in inputs, each of which it reads once."""
-    step = walk.steps[name]
-    read = [_rearranged(walk, operand) for operand in step.operands if operand in walk.perturbed]
-    return step.operator.is_affine and set(read) <= set(walk.inputs) and len(set(read)) == len(read)
-
-
-def _rearranged(walk: Walk, name: str) -> str:
-    """Return the node whose elements these are, in another shape."""
-    while name in walk.steps and walk.steps[name].node.operator in RESHAPING:
-        (name,) = walk.steps[name].operands
-    return name
-
-
-def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
-    """Return the forms of the inputs where so few vary that pushing them costs little."""
-    ends = [values.box(name) for name in walk.inputs]
-    batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).any(0).sum()) for box in ends)
-    is_little = varying <= FEW_INPUTS and numbers(walk, varying) * batch <= MOST_NUMBERS
-    return Forward(walk, values) if is_little else None
-
-
-def _refine(
-    walk: Walk, values: Values, name: str, operator: str, deadline: float, pulling: Pulling, wanted: Tensor | None
-) -> None:
-    """Tighten the elements of a box that matter, of those that are wanted (flat, None: all), all samples together.
-
-    Of a Relu's input that is likely to stay below zero the upper bound comes first: where it does, the Relu does not
-    care for the lower one.
-    """
-    box = values.box(name)
-    sizes, batch, is_rectified = box.lower.shape, len(box.lower), operator == "Relu"
-    loose = (box.lower < 0) & (box.upper > 0) if is_rectified else box.lower < box.upper
-    cost = pulling.cost(name)
-    loose = loose.reshape(batch, -1).any(0)
-    loose = loose if wanted is None else loose & wanted
-    chosen = _by_pixel(_widest(cost, batch, loose, box.width.reshape(batch, -1).amax(0)), sizes)
-    if not len(chosen):
-        return
-    at_once = max(1, _coefficients_at_once(walk) // (cost.size * batch))
-    bound = partial(_bounded, pulling, name, sizes, at_once, deadline)
-    lower, upper = (end.reshape(batch, -1).clone() for end in (box.lower, box.upper))
-    is_low = (lower + upper < 0).all(0)[chosen] & is_rectified
-    low, others = chosen[is_low], chosen[~is_low]
-    up, down = lower.new_ones(1), -lower.new_ones(1)
-    both = torch.cat([up, down]).repeat(len(others))
-    _tighten(
-        lower, upper, torch.cat([low, others.repeat_interleave(2)]), torch.cat([down.expand(len(low)), both]), bound
-    )
-    risen = low[(upper[:, low] > 0).any(0)]
-    if len(risen):
-        _tighten(lower, upper, risen, up.expand(len(risen)), bound)
-    values.tighten(name, lower.reshape(sizes), upper.reshape(sizes))
-
-
-def _bounded(
-    pulling: Pulling, name: str, sizes: torch.Size, at_once: int, deadline: float, elements: Tensor, signs: Tensor
-) -> Tensor:
-    """Return lower bounds (B, R) of elements times signs, −∞ for those after the deadline."""
-    found = signs.new_full((sizes[0], len(elements)), -inf)
-    for part in torch.split(torch.arange(len(elements), device=elements.device), at_once):
-        if time.monotonic() > deadline:
-            break
-        found[:, part] = pulling.lower({name: unit_forms(elements[part], signs[part], sizes)}).T
-    return found
-
-
-def _tighten(
-    lower: Tensor, upper: Tensor, elements: Tensor, signs: Tensor, bound: Callable[[Tensor, Tensor], Tensor]
-) -> None:
-    """Tighten flat ends (B, n) in place: the lower ones of elements whose sign is 1, the upper ones where it is −1."""
-    found, rises = bound(elements, signs), signs > 0
-    up, down = elements[rises], elements[~rises]
-    lower[:, up] = torch.fmax(lower[:, up], found[:, rises])
-    upper[:, down] = torch.fmin(upper[:, down], -found[:, ~rises])
-
-
-def dense_cost(walk: Walk, name: str) -> Cost:
-    """Return what it costs to pull one form of a node back with all its coefficients."""
-    before = walk.graph.ancestors([name])
-    work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before or node == name)
-    return Cost(work, walk.largest)
-
-
-def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
-    """Return the loose elements, only the widest of them where all would be too much work."""
-    found = loose.nonzero()[:, 0]
-    most = max(1, int(MOST_WORK // max(1.0, 4 * cost.work * batch)))
-    if len(found) <= most:
-        return found
-    return found[width[found].topk(most).indices]
-
-
-def _by_pixel(elements: Tensor, sizes: torch.Size) -> Tensor:
-    """Return elements of images (B, C, H, W) pixel by pixel: those that go back together see few windows."""
-    if len(sizes) != 4:
-        return elements
-    channels, area = sizes[1], sizes[2] * sizes[3]
-    return elements[(elements % area * channels + elements // area).argsort()]
-
-
-def rows_at_once(walk: Walk, batch: int) -> int:
-    """Return how many forms go back together for a batch of boxes."""
-    return max(1, _coefficients_at_once(walk) // max(1, walk.largest * batch))
-
-
-def _coefficients_at_once(walk: Walk) -> int:
-    return MOST_COEFFICIENTS_ON_A_CPU if walk.device.type == "cpu" else MOST_COEFFICIENTS

@@ -11,7 +11,8 @@ from math import inf
 
 import torch
 
-from ibpc.bounds.crown import interval_values, refined_values, samples_at_once
+from ibpc.bounds.batching import samples_at_once
+from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk, flat
+from ibpc.bounds.values import Step, Values, Walk, flat, is_linear_here
 from ibpc.interval import Interval
-from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Operand, Plane
 
 Tensor: TypeAlias = torch.Tensor
@@ -102,8 +101,7 @@ class Encoding:
     def _result(self, step: Step) -> Expression:
         operands = tuple(self._values.known[operand] for operand in step.operands)
         rules = step.operator.rules
-        boxes = sum(isinstance(x, Interval) for x in operands)
-        if step.operator.is_affine or (isinstance(rules, BilinearRules) and boxes == 1):
+        if step.operator.is_affine or is_linear_here(step, operands):
             return self._pushed(step, operands, lambda *x: rules.nominal(step.call, *x, **step.parameters))
         if rules.kinks is not None:
             return self._pieces(step, rules.kinks(step.call, **step.parameters))

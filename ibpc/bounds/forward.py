@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.crown import in_parts, intersected, walk_of
-from ibpc.bounds.forms import MOST_NUMBERS, Forward, numbers
+from ibpc.bounds.batching import in_parts, intersected, walk_of
 from ibpc.bounds.ibp import ibp
+from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.values import advance, start
 from ibpc.interval import Interval
 from ibpc.ir import Graph

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Final, TypeAlias
 
 import torch
@@ -76,14 +75,6 @@ class Window:
     def is_small(self, image: tuple[int, ...]) -> bool:
         """Return whether this shows so little of an image C×H×W that it costs less than all of it."""
         return _MOST_SEEN * self.area < image[1] * image[2]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What pulling one form back takes: multiply-accumulates, and the numbers alive at the largest node."""
-
-    work: float
-    size: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,68 +269,3 @@ def _mixed(coefficients: Tensor, weight: Tensor, group: int) -> Tensor:
 def _summed(products: Tensor) -> Tensor:
     """Return the sum over windows and channels, (R, B)."""
     return products.sum((1, 2, 4))
-
-
-@dataclass(frozen=True)
-class Units:
-    """Forms that pick one element each (R, flat) of values (B, *shape) that are no images, times a sign (R,)."""
-
-    elements: Tensor
-    signs: Tensor
-    batch: int
-    shape: torch.Size
-
-    def __neg__(self) -> Units:
-        return replace(self, signs=-self.signs)
-
-    def dense(self) -> Tensor:
-        """Return all coefficients, (R, B, *shape)."""
-        count = len(self.elements)
-        forms = self.signs.new_zeros(count, prod(self.shape))
-        forms[torch.arange(count, device=forms.device), self.elements] = self.signs
-        return forms.reshape(count, 1, *self.shape).expand(-1, self.batch, *self.shape)
-
-    def seen(self, values: Tensor) -> Tensor:
-        """Return the elements of something that broadcasts to (B, *shape), (R, B)."""
-        return values.expand(self.batch, *self.shape).reshape(self.batch, prod(self.shape))[:, self.elements].T
-
-
-# Coefficients (R, B, *shape) at a node, or those of the windows that they see, or which element they pick.
-Form: TypeAlias = Tensor | Patches | Units
-
-
-def unit_forms(elements: Tensor, signs: Tensor, sizes: torch.Size) -> Form:
-    """Return the forms that pick one element each (R, flat) of values of sizes (B, *shape), times a sign (R)."""
-    batch, *shape = sizes
-    if len(shape) == 3:
-        return Patches.units(elements, signs, batch, (shape[0], shape[1], shape[2]))
-    return Units(elements, signs, batch, sizes[1:])
-
-
-def dense(form: Form) -> Tensor:
-    """Return all coefficients of a form, (R, B, *shape)."""
-    return form if isinstance(form, Tensor) else form.dense()
-
-
-def worthwhile(form: Patches) -> Form:
-    """Return a form, dense where its windows are not small."""
-    return form if form.window.is_small(form.shape) else form.dense()
-
-
-def zeros(form: Form) -> Tensor:
-    """Return (R, B) zeros."""
-    if isinstance(form, Patches):
-        return form.coefficients.new_zeros(form.rows, form.batch)
-    if isinstance(form, Units):
-        return form.signs.new_zeros(len(form.signs), form.batch)
-    return form.new_zeros(form.shape[:2])
-
-
-def add(pending: dict[str, Form], name: str, form: Form) -> None:
-    """Add to the form at a node: patches to patches where they can be added, and all else densely."""
-    if name not in pending:
-        pending[name] = form
-        return
-    other = pending[name]
-    joined = other.plus(form) if isinstance(form, Patches) and isinstance(other, Patches) else None
-    pending[name] = dense(other) + dense(form) if joined is None else worthwhile(joined)

@@ -8,20 +8,19 @@ of the result, they are a p above and a q below 0, so a p b − |a p| c and a q 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 
 from ibpc.bounds.coefficients import dotted, weighed
-from ibpc.bounds.patches import Form, Patches, Units, dense, zeros
-from ibpc.bounds.values import RESHAPING, Step, Steps, Values
+from ibpc.bounds.forms import Form, Units, dense, zeros
+from ibpc.bounds.patches import Patches
+from ibpc.bounds.values import RESHAPING, WIDENED, Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Operand
 
 Tensor: TypeAlias = torch.Tensor
-
-_WIDENED: Final = 1.0 + 2.0**-8
 
 
 class Payments:
@@ -117,4 +116,4 @@ def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | No
     if error is None and not slack:
         return None
     size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack
-    return size if error is None else size + error * _WIDENED
+    return size if error is None else size + error * WIDENED

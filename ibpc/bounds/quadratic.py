@@ -6,7 +6,7 @@ into the radius; any other operator is replaced by the mean of its two planes, t
 its box. So xᵀ M x is exact, where planes of its products lose Σ |Mᵢⱼ| rᵢ rⱼ (Makino and Berz 2003: Taylor models, here
 of order 2). Each box is the intersection of what the form gives and the interval rule.
 
-Arithmetic as in `ibpc.bounds.forward`: binary64, E for binary32, and for the rounding of binary64 `_SLACK` of all
+Arithmetic as in `ibpc.bounds.pushed_forms`: binary64, E for binary32, and for the rounding of binary64 `SLACK` of all
 moduli.
 """
 
@@ -20,7 +20,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Walk, advance, flat, start
+from ibpc.bounds.values import SLACK, WIDENED, Step, Walk, advance, flat, is_linear_here, start
 from ibpc.interval import Interval
 from ibpc.ops._products import BilinearRules
 from ibpc.ops.rules import Operand
@@ -28,8 +28,6 @@ from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
-_SLACK: Final = 2.0**-40
-_WIDENED: Final = 1.0 + 2.0**-8
 # How far below the computed eigenvalues the true ones are taken to be, as a share of the largest.
 _EIGEN: Final = 2.0**-30
 _DESCENT: Final = 12
@@ -49,7 +47,7 @@ class Quadratics:
 
     def weighted(self, weights: Tensor) -> Quadratics:
         """Return sums of the rows, weights ≥ 0 of shape (S, R, B)."""
-        slack = _SLACK * torch.einsum("srb,rb->sb", weights, self.size())
+        slack = SLACK * torch.einsum("srb,rb->sb", weights, self.size())
         return Quadratics(
             torch.einsum("srb,rb->sb", weights, self.constant) - slack,
             torch.einsum("srb,rbn->sbn", weights, self.slope),
@@ -80,7 +78,7 @@ class Quadratics:
             point = (point - rate * (slope + 2.0 * _applied(convex, point))).clamp(-1.0, 1.0)
         tangent = slope + 2.0 * _applied(convex, point)
         at_zero = self.constant - count * shift - (_applied(convex, point) * point).sum(-1)
-        slack = _SLACK * (self.size() + 2.0 * count * shift)
+        slack = SLACK * (self.size() + 2.0 * count * shift)
         return torch.where(finite, at_zero - tangent.abs().sum(-1) - slack, -torch.inf), tangent
 
 
@@ -94,7 +92,7 @@ def quadratics(
     pushed = _Pushed(walk, boxes, axes, arithmetic)
     (output,) = walk.graph.outputs
     form = pushed.forms[output]
-    weighed, radius = form.coefficients @ rows.T, (form.radius + _SLACK * form.size) @ rows.abs().T
+    weighed, radius = form.coefficients @ rows.T, (form.radius + SLACK * form.size) @ rows.abs().T
     count = len(axes)
     first, second = pushed.pairs
     half = torch.where(pushed.is_square, 1.0, 0.5).to(weighed)
@@ -153,18 +151,17 @@ class _Pushed:
                 slopes.append((unit * radii).reshape(radius.shape))
             nothing = torch.zeros_like(center)
             parts = [center, *slopes, *[nothing] * len(self.pairs[0])]
-            slack = _SLACK * (center.abs() + radius)
+            slack = SLACK * (center.abs() + radius)
             forms[name] = _Form(torch.stack(parts), radius * rest.reshape(radius.shape) + slack)
             first += radii.shape[1]
         return forms
 
     def _through(self, step: Step) -> _Form:
-        operands = [self._values.known[operand] for operand in step.operands]
+        operands = tuple(self._values.known[operand] for operand in step.operands)
         known = [self.forms.get(operand) for operand in step.operands]
-        products = isinstance(step.operator.rules, BilinearRules)
-        if step.operator.is_affine or (products and sum(form is not None for form in known) == 1):
+        if step.operator.is_affine or is_linear_here(step, operands):
             return _affine(step, operands, known)
-        if products:
+        if isinstance(step.operator.rules, BilinearRules):
             left, right = known
             assert left is not None
             assert right is not None
@@ -191,7 +188,7 @@ class _Pushed:
         size, length = one.abs() + spread + bend, other.abs() + width + curve
         higher = times(spread, curve) + times(bend, width) + times(bend, curve)
         off = times(left.radius, length) + times(size, right.radius) + times(left.radius, right.radius)
-        slack = _SLACK * times(left.size, right.size)
+        slack = SLACK * times(left.size, right.size)
         return _Form(torch.cat([times(one, other)[None], slope, square]), higher + off + slack)
 
     def _parts(self, form: _Form) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,19 +201,19 @@ class _Pushed:
         alone = self.is_square.reshape(-1, *_ones(mixed))
         below = torch.where(alone, mixed.clamp(max=0.0), -mixed.abs()).sum(0)
         above = torch.where(alone, mixed.clamp(min=0.0), mixed.abs()).sum(0)
-        spread = linear.abs().sum(0) + form.radius + _SLACK * form.size
+        spread = linear.abs().sum(0) + form.radius + SLACK * form.size
         return constant - spread + below, constant + spread + above
 
     def _paid(self, form: _Form, name: str) -> _Form:
         """Return a form that holds for binary32 too; what is not finite gives way to the box."""
         error, box = self._values.errors[name], self._values.box(name)
-        radius = form.radius if error is None else form.radius + error * _WIDENED
+        radius = form.radius if error is None else form.radius + error * WIDENED
         finite = form.size.isfinite() & radius.isfinite()
         if bool(finite.all()):
             return _Form(form.coefficients, radius)
         known = box.lower.isfinite() & box.upper.isfinite()
         lower, upper = (torch.where(known, end, torch.zeros_like(end)) for end in (box.lower, box.upper))
-        spread = 0.5 * upper - 0.5 * lower + _SLACK * (lower.abs() + upper.abs())
+        spread = 0.5 * upper - 0.5 * lower + SLACK * (lower.abs() + upper.abs())
         constant = torch.where(finite, form.coefficients[:1], 0.5 * lower + 0.5 * upper)
         rest = torch.where(finite, form.coefficients[1:], torch.zeros_like(form.coefficients[1:]))
         given = torch.where(known, spread, torch.full_like(spread, torch.inf))
@@ -242,7 +239,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
     offset = spread.center[:batch]
     mapped = mapped.reshape(count, batch, *mapped.shape[1:])
     coefficients = torch.cat([mapped[:1], mapped[1:] - offset])
-    return _Form(coefficients, spread.radius[:batch] + _SLACK * (spread.radius[batch:] + count * offset.abs()))
+    return _Form(coefficients, spread.radius[:batch] + SLACK * (spread.radius[batch:] + count * offset.abs()))
 
 
 def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
@@ -270,7 +267,7 @@ def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
         size = size + (below.abs() + above.abs()) * form.size
     assert total is not None
     coefficients = torch.cat([total[:1] + (0.5 * lower + 0.5 * upper), total[1:]])
-    return _Form(coefficients, radius + (0.5 * upper - 0.5 * lower).clamp(min=0.0) + _SLACK * size)
+    return _Form(coefficients, radius + (0.5 * upper - 0.5 * lower).clamp(min=0.0) + SLACK * size)
 
 
 def _each(times: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:

@@ -11,11 +11,11 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.ascent import ascend
-from ibpc.bounds.backward import is_linear_here, plain_planes
+from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.cone import EVERYTHING, Cone
-from ibpc.bounds.crown import dense_cost, refined_values
-from ibpc.bounds.patches import Cost, Form, dense
-from ibpc.bounds.values import Step, Values, Walk, flat
+from ibpc.bounds.forms import Cost, Form, dense
+from ibpc.bounds.refinement import dense_cost, refined_values
+from ibpc.bounds.values import Step, Values, Walk, flat, is_linear_here
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 

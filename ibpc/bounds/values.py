@@ -20,6 +20,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
+from ibpc.ops._products import BilinearRules
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import Call, Operand, call_of
 from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
@@ -28,6 +29,10 @@ Tensor: TypeAlias = torch.Tensor
 
 # Operators that lay the elements of their operand out in another shape, in the same order.
 RESHAPING: Final = ("Flatten", "Reshape")
+# Linear bounds pay this many times E, for what cancels in binary64.
+WIDENED: Final = 1.0 + 2.0**-8
+# The share of all moduli that enter a value which pays for its rounding in binary64 where forms are pushed forward.
+SLACK: Final = 2.0**-40
 _LARGEST: Final = float(torch.finfo(torch.float32).max)
 
 
@@ -40,6 +45,12 @@ class Step:
     call: Call
     operands: tuple[str, ...]
     parameters: Mapping[str, Tensor]
+
+
+def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
+    """Return whether the operator is linear in each operand and only one of them is not exact."""
+    boxes = sum(isinstance(x, Interval) for x in operands)
+    return isinstance(step.operator.rules, BilinearRules) and boxes == 1
 
 
 class Steps(Protocol):
@@ -63,7 +74,7 @@ class Walk:
         self.graph, self.device = graph, device
         self.inputs = graph.inputs
         self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
-        self.perturbed = graph.descendants(graph.inputs) | set(graph.inputs)
+        self.perturbed = graph.descendants(graph.inputs)
 
     @cached_property
     def largest(self) -> int:

@@ -164,7 +164,7 @@ def feature_places(graph: Graph) -> dict[str, str]:
     if not weighted:
         return {}
     last = graph.operands(weighted[-1].name)[0]
-    hidden = graph.ancestors([last]) | {last}
+    hidden = graph.ancestors([last])
     spatial = [node.name for node in graph.order() if node.name in hidden and len(node.shape) > 2]
     places = {}
     if spatial and any(_has_weights(graph, graph.node(name)) for name in spatial):

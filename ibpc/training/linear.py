@@ -92,10 +92,10 @@ class LinearGraphs:
         merged = graphs.merged
         self._output, margins = merged.outputs
         self._graphs, self._merged = graphs, merged
-        needed = merged.ancestors([self._output]) | {self._output}
+        needed = merged.ancestors([self._output])
         self._nodes = [node for node in merged.order() if node.name in needed and node.operator != INPUT]
         self._calls = {node.name: call_of(merged, node) for node in self._nodes}
-        self._perturbed = merged.descendants(merged.inputs) | set(merged.inputs)
+        self._perturbed = merged.descendants(merged.inputs)
         rules = {node.name: operators()[node.operator].rules for node in self._nodes}
         self._scaled = [name for name, rule in rules.items() if rule.scaling and name in self._perturbed]
         bent = [name for name, rule in rules.items() if rule.relaxation and name in self._perturbed]

@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.crown import refined_values
+from ibpc.bounds.refinement import refined_values
 from ibpc.verify.evidence import lines_of, packed_lines
 from ibpc.verify.goal import Goal
 from ibpc.verify.proof import Evidence, Place

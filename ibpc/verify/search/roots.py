@@ -7,8 +7,9 @@ from typing import Final, TypeAlias
 
 import torch
 
+from ibpc.bounds.batching import walk_of
 from ibpc.bounds.cone import Cone, cone_of
-from ibpc.bounds.crown import interval_values, refined_values, walk_of
+from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.sharpening import Record, sharpened_values
 from ibpc.bounds.values import Values
 from ibpc.interval import Interval

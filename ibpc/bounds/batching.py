@@ -1,0 +1,60 @@
+"""What bounding methods share: the walk over a network, how many samples and forms go together, bounds intersected."""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+import torch
+
+from ibpc.bounds.base import Bounder
+from ibpc.bounds.values import Walk
+from ibpc.interval import Interval
+from ibpc.ir import Graph
+from ibpc.passes import EVALUATION, JoinOutputs
+
+Tensor: TypeAlias = torch.Tensor
+
+# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time. On
+# a CPU they are read again sooner than its caches forget them.
+MOST_COEFFICIENTS: Final = 2**23
+MOST_COEFFICIENTS_ON_A_CPU: Final = 2**20
+# Numbers at a node that samples bounded together may take.
+MOST_VALUES: Final = 2**11
+
+
+def walk_of(graph: Graph, device: torch.device) -> Walk:
+    """Return the walk over the evaluation graph, its outputs joined into one row."""
+    folded, _ = EVALUATION.run(graph)
+    return Walk(JoinOutputs().run(folded).graph, device)
+
+
+def in_parts(bound: Bounder, size: int) -> Bounder:
+    """Return the bounder that takes `size` samples of a batch at a time: each has unstable neurons of its own."""
+
+    def parted(*boxes: Interval) -> Interval:
+        ends = [torch.split(end, size) for box in boxes for end in (box.lower, box.upper)]
+        found = [bound(*map(Interval.bounds, part[::2], part[1::2])) for part in zip(*ends, strict=True)]
+        return Interval.bounds(torch.cat([box.lower for box in found]), torch.cat([box.upper for box in found]))
+
+    return parted
+
+
+def samples_at_once(walk: Walk) -> int:
+    """Return how many samples share a backward pass: few, where the network is large."""
+    return max(1, MOST_VALUES // walk.largest)
+
+
+def rows_at_once(walk: Walk, batch: int) -> int:
+    """Return how many forms go back together for a batch of boxes."""
+    return max(1, coefficients_at_once(walk) // max(1, walk.largest * batch))
+
+
+def coefficients_at_once(walk: Walk) -> int:
+    """Return how many coefficients all forms that go back together may take at a node."""
+    return MOST_COEFFICIENTS_ON_A_CPU if walk.device.type == "cpu" else MOST_COEFFICIENTS
+
+
+def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
+    """Return the intersection of bounds in binary64; what is NaN says nothing."""
+    low, high = first.lower.double(), first.upper.double()
+    return Interval.bounds(torch.where(lower > low, lower, low), torch.where(upper < high, upper, high))

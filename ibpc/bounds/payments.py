@@ -17,8 +17,7 @@ from ibpc.bounds.forms import Form, Units, dense, zeros
 from ibpc.bounds.patches import Patches
 from ibpc.bounds.values import RESHAPING, WIDENED, Step, Steps, Values
 from ibpc.interval import Interval
-from ibpc.ops._products import BilinearRules
-from ibpc.ops.rules import Operand
+from ibpc.ops.rules import BilinearRules, Operand
 
 Tensor: TypeAlias = torch.Tensor
 

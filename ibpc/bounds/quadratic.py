@@ -22,8 +22,7 @@ import torch
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import SLACK, WIDENED, Step, Walk, advance, flat, is_linear_here, start
 from ibpc.interval import Interval
-from ibpc.ops._products import BilinearRules
-from ibpc.ops.rules import Operand
+from ibpc.ops.rules import BilinearRules, Operand
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

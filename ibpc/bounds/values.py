@@ -20,9 +20,8 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
-from ibpc.ops._products import BilinearRules
 from ibpc.ops.base import Operator
-from ibpc.ops.rules import Call, Operand, call_of
+from ibpc.ops.rules import BilinearRules, Call, Operand, call_of
 from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor

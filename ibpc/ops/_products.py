@@ -9,14 +9,20 @@ import torch
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops.combinators import Sharing, affine, apart, no_magnitude
-from ibpc.ops.rules import Call, IntervalRule, NominalRule, Operand, PairedOperand, RelaxationRule, Rules, TermsRule
+from ibpc.ops.rules import (
+    BilinearRules,
+    Call,
+    IntervalRule,
+    NominalRule,
+    Operand,
+    PairedOperand,
+    RelaxationRule,
+    Rules,
+    TermsRule,
+)
 from ibpc.rounding import FLUSHED, Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
-
-
-class BilinearRules(Rules):
-    """Rules of a product that is linear in each operand: with a single box it is affine."""
 
 
 def bilinear(

@@ -153,3 +153,7 @@ class Rules:
     rows: PullRule | None = None
     selects: bool = False
     guiding: NominalRule | None = None
+
+
+class BilinearRules(Rules):
+    """Rules of a product that is linear in each operand: with a single box it is affine."""

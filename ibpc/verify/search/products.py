@@ -17,7 +17,7 @@ import torch
 from ibpc.bounds.quadratic import Quadratics, monomials, quadratics
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-from ibpc.ops._products import BilinearRules
+from ibpc.ops.rules import BilinearRules
 from ibpc.verify.goal import Goal
 from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.roots import Roots

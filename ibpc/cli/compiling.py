@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import Seed, parse_arithmetic
+from ibpc.cli.options import ArithmeticName, Seed, parse_arithmetic
 from ibpc.errors import UsageError
 
 
@@ -73,9 +73,7 @@ def export(
     graph: Annotated[
         GraphKind, typer.Option("--graph", help="The network, its interval graph, or its certified class margins.")
     ] = GraphKind.NOMINAL,
-    arithmetic: Annotated[
-        str, typer.Option("--arithmetic", help="What exported bounds hold for: float32 or real.")
-    ] = "float32",
+    arithmetic: ArithmeticName = "float32",
 ) -> None:
     """Export a network or its bounds as ONNX or as a torch.export program."""
     from ibpc import api

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ibpc.cli.options import Data, DataRoot, Device, Download, Eps, Seed, named_dataset, pick_device
 from ibpc.errors import UsageError
+
+if TYPE_CHECKING:
+    from ibpc.training.recipe import Recipe
+
+MethodName = Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
+]
 
 
 def train(
@@ -19,12 +30,10 @@ def train(
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
-    method: Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")] = None,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
-    ] = None,
+    method: MethodName = None,
+    recipe: RecipeFile = None,
+    epochs: Epochs = None,
+    overrides: Overrides = None,
     seed: Seed = 0,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Run folder; default: the artifact itself.")
@@ -49,9 +58,8 @@ def train(
     where = own_device(pick_device(device))
     network = api.load(target).to(where)
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
-    chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
-    changes = {"eps": eps} | ({} if method is None else {"method": method}) | parse_overrides(overrides or [], epochs)
-    told, out = chosen.with_overrides(changes), output or target
+    told = chosen_recipe(method, recipe, eps, dataset.name, parse_overrides(overrides or [], epochs))
+    out = output or target
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
         if workers.is_first:
@@ -77,12 +85,10 @@ def sweep(
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
-    method: Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")] = None,
-    recipe: Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override any value of the recipe.")
-    ] = None,
+    method: MethodName = None,
+    recipe: RecipeFile = None,
+    epochs: Epochs = None,
+    overrides: Overrides = None,
     seed: Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path("sweep"),
     device: Device = "auto",
@@ -94,12 +100,10 @@ def sweep(
 
     name = named_dataset(data, api.load(target), target)
     dataset = api.load_dataset(name, data_root, download)
-    chosen = api.Recipe.load(recipe) if recipe else api.Recipe.default(method or "ibp", eps, dataset.name)
     kept = parse_overrides(overrides or [], epochs)
-    changes = {"eps": eps} | ({} if method is None else {"method": method}) | kept
     plan = api.Sweep(
         target,
-        chosen.with_overrides(changes),
+        chosen_recipe(method, recipe, eps, dataset.name, kept),
         (*(load_ranges(ranges_file) if ranges_file else ()), *map(parse_range, ranges or ())),
         name,
         output,
@@ -112,6 +116,16 @@ def sweep(
     figures.draw_front(outcomes, eps, output / "front.svg")
     figures.draw_front(outcomes, eps, output / "front.png")
     terminal.show_sweep(output, outcomes)
+
+
+def chosen_recipe(
+    method: str | None, file: Path | None, eps: float, dataset: str, changes: Mapping[str, Any]
+) -> Recipe:
+    """Return the recipe of a file, or that of the method for the data set, with what options change."""
+    from ibpc.training.recipe import Recipe
+
+    chosen = Recipe.load(file) if file else Recipe.default(method or "ibp", eps, dataset)
+    return chosen.with_overrides({"eps": eps, **({} if method is None else {"method": method}), **changes})
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:

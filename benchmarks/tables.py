@@ -51,6 +51,7 @@ class Receipt:
     attack: float
     certified: float
     searched: float | None
+    searcher: str | None
     recipe: str
 
     @classmethod
@@ -72,11 +73,12 @@ class Receipt:
                 epochs=int(recipe["epochs"]),
                 seconds=float(training["seconds"]),
                 cpu_seconds=data.get("cpu_seconds"),
-                machine=hardware["gpu"] or str(hardware["threads"]),
+                machine=hardware["gpu"] or _threads(hardware["threads"]),
                 nominal=float(proof["nominal_accuracy"]),
                 attack=float(proof["attack_accuracy"]),
                 certified=float(proof["certified_accuracy"]),
                 searched=_searched_of(data),
+                searcher=data.get("search", {}).get("method"),
                 recipe=json.dumps(recipe, sort_keys=True),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,6 +95,10 @@ class Receipt:
         known = list(TITLES)
         place = known.index(self.data) if self.data in known else len(known)
         return place, self.data, self.eps, self.parameters, self.network
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def _searched_of(data: Mapping[str, Any]) -> float | None:
@@ -162,7 +168,7 @@ def _beats(row: Row, replication: Mapping[str, Any]) -> bool:
 # ── tables ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def results_table(rows: Sequence[Row], document: Path, replication: Mapping[str, Any]) -> str:
     """Return the table of trained networks, with links that work from the document."""
-    heads = "network|data|ε|method|epochs|seconds|threads|nominal|attack|certified|by search"
+    heads = "network|data|ε|method|epochs|seconds|on|nominal|attack|certified|by search"
     lines = [_line([*heads.split("|"), "replication: nominal, certified"]), _line(["---"] * 4 + ["---:"] * 7 + ["---"])]
     for row in rows:
         one = row.first
@@ -177,13 +183,19 @@ def results_table(rows: Sequence[Row], document: Path, replication: Mapping[str,
 
 
 def methods_table(rows: Sequence[Row], document: Path) -> str:
-    """Return one table for every network, data set and ε: a row a method."""
+    """Return one table for every network, data set and ε: a row a method.
+
+    Raises ValueError where its last column would be about something else than CROWN.
+    """
+    odd = [one.path for row in rows for one in row.receipts if one.searcher not in (None, "crown")]
+    if odd:
+        raise ValueError(f"{odd[0]}: the table of methods says what CROWN proves")
     parts = []
     for _, group in groupby(rows, lambda row: row.first.task):
         found = list(group)
         one = found[0].first
         lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {one.images:,} test images:", ""]
-        heads = "method|epochs|nominal|attack|certified|by search|seconds an epoch|threads"
+        heads = "method|epochs|nominal|attack|certified|by CROWN|seconds an epoch|on"
         lines += [_line(heads.split("|")), _line(["---"] + ["---:"] * 7)]
         for row in found:
             cells = [f"[`{row.first.method}`]({_link(row.first.path, document)})", str(row.first.epochs)]

@@ -73,7 +73,7 @@ def test_a_row_says_what_its_receipt_says_beside_the_replication(tables, tmp_pat
     text = document(tables, tmp_path, "all")
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     assert (
-        "| [`mnist_small`](results/a.json) | MNIST | 0.1 | ibp | 10 | 100 | 2 | 98.50% | 96.00% | **95.00%** |  | "
+        "| [`mnist_small`](results/a.json) | MNIST | 0.1 | ibp | 10 | 100 | 2 threads | 98.50% | 96.00% | **95.00%** |  | "
         "98.23%, 96.00% |\n" in text
     )
 
@@ -109,6 +109,14 @@ def test_what_a_search_certifies_stands_beside_and_counts(tables, tmp_path):
     assert text.index("results/b.json") < text.index("results/a.json")
 
 
+def test_what_crown_certifies_stands_beside_the_methods(tables, tmp_path):
+    put(tmp_path / "results" / "methods", a=receipt(search=searched(0.97, method="crown")))
+    assert "**95.00%** | 97.00% |" in document(tables, tmp_path, "methods")
+    put(tmp_path / "results" / "methods", a=receipt(search=searched(0.97)))
+    with pytest.raises(ValueError, match="what CROWN proves"):
+        document(tables, tmp_path, "methods")
+
+
 @pytest.mark.parametrize("other", [{"n": 500}, {"eps": 0.2}, {"arithmetic": "real"}, {"data_sha256": "e"}])
 def test_a_search_of_something_else_is_refused(tables, tmp_path, other):
     put(tmp_path / "results", a=receipt(search=searched(0.97, **other)))
@@ -141,7 +149,7 @@ def test_methods_stand_in_one_table_a_task(tables, tmp_path):
     text = document(tables, tmp_path, "methods")
     assert text.index("`sabr`") < text.index("`ibp`")
     assert text.count("| seconds an epoch |") == 2
-    assert "| 15.0 | 2 |" in text and "| 10.0 | 2 |" in text
+    assert "| 15.0 | 2 threads |" in text and "| 10.0 | 2 threads |" in text
 
 
 def test_constrained_networks_stand_beside_their_plain_ones(tables, tmp_path):

@@ -1,5 +1,6 @@
-"""Checking a certificate again, trusting nothing but the model file: every claim on its own, by other means.
+"""Checking a certificate again, every claim on its own, by other means than made it.
 
+What is trusted is the ONNX file; of an artifact, or of a network with normalization put before it, its nominal export.
 Bounds are checked by `ibpc.verify.checking`, intervals and planes in binary64 on the ONNX file with none of the
 compiler's operators or passes; those of a proof in each leaf of its tree. Counterexamples are checked by ONNX Runtime
 and exact arithmetic. `check_property` and `check_data` have the claims of either kind of certificate.

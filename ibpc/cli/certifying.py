@@ -182,7 +182,7 @@ def check(
     certificate: Annotated[Path, typer.Argument(help="CERTIFICATE.json, written by certify --json.")],
     data_root: DataRoot = None,
 ) -> None:
-    """Check a certificate again, trusting nothing but the model file."""
+    """Check every claim of a certificate again, by other means, on the model file."""
     from ibpc import api
     from ibpc.report import terminal
 

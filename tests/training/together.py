@@ -34,6 +34,9 @@ BASE: dict[str, Any] = {
     "optimizer__learning_rate": 0.1,
     "augmentation": "crop-flip",
     "regularization__l1": 1e-4,
+    # Means over a batch that are no sums over its parts.
+    "regularization__tightness": 0,
+    "regularization__balance": 0,
 }
 # Each: the layers, and what the recipe changes.
 CASES: dict[str, tuple[tuple[dict[str, Any], ...], dict[str, Any]]] = {

@@ -10,7 +10,7 @@ module = nn.Sequential(nn.Linear(8, 32), nn.SiLU(), nn.Linear(32, 32), nn.ReLU()
 network = ibpc.compile(module, torch.zeros(1, 8))
 
 x = torch.rand(2, 8)
-box = ibpc.outer_ball(x, 0.05)  # [x − ε, x + ε] within [0, 1], rounded outward to float32
+box = ibpc.outer_ball(x, 0.05, clip=(0, 1))  # [x − ε, x + ε] within [0, 1], rounded outward to float32
 rows = torch.tensor([[1.0, -1.0, 0.0], [1.0, 0.0, -1.0]])  # z₀ − z₁ and z₀ − z₂
 
 print("margins at x", (module(x) @ rows.T).tolist())

@@ -67,6 +67,7 @@ class Interval:
     def ball(cls, x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Self:
         """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
 
+        That x lies in `clip` is the caller's promise: where it does not, what is returned is no part of the ball.
         `eps` is in the units of `x` (pixels in [0, 1] for images): one number, or a tensor that broadcasts to
         `x` for a radius of its own per feature. Raises UsageError for a negative or NaN radius.
         """

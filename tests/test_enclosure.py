@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 
 import pytest
@@ -13,6 +14,7 @@ from ibpc.errors import UsageError
 from ibpc.ir import BATCH, INPUT, Node
 from tests.passes.building import Net
 
+REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
 ROWS = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -2.0]])
 
 
@@ -25,7 +27,7 @@ def network() -> ibpc.Network:
 
 @pytest.fixture(scope="module")
 def box() -> ibpc.Interval:
-    return ibpc.outer_ball(torch.rand(3, 4, generator=torch.Generator().manual_seed(1)), 0.1)
+    return ibpc.outer_ball(torch.rand(3, 4, generator=torch.Generator().manual_seed(1)), 0.1, clip=(0, 1))
 
 
 def points_in(box: ibpc.Interval, count: int = 200) -> torch.Tensor:
@@ -36,11 +38,24 @@ def points_in(box: ibpc.Interval, count: int = 200) -> torch.Tensor:
 @pytest.mark.parametrize("arithmetic", ibpc.Arithmetic)
 @pytest.mark.parametrize("method", sorted(ibpc.METHODS))
 def test_every_method_holds_the_rows_at_all_points(network, box, method, arithmetic):
+    """In float32 arithmetic all that the network computes, to the last digit; else what it computes in binary64."""
     found = ibpc.bound(network, box, ROWS, method=method, arithmetic=arithmetic)
     assert found.lower.shape == (3, 2)
+    dtype = torch.float32 if arithmetic is ibpc.Arithmetic.FLOAT32 else torch.float64
+    slack = 0.0 if dtype == torch.float32 else 1e-6
+    judge = copy.deepcopy(network.nominal).to(dtype)
     for points in points_in(box):
-        values = network.nominal(points.clamp(box.lower, box.upper)).double() @ ROWS.double().T
-        assert bool(((found.lower <= values + 1e-6) & (values - 1e-6 <= found.upper)).all())
+        values = judge(points.clamp(box.lower, box.upper).to(dtype)).double() @ ROWS.double().T
+        assert bool(((found.lower - slack <= values) & (values <= found.upper + slack)).all())
+
+
+@pytest.mark.parametrize("method", sorted(ibpc.METHODS))
+def test_the_arithmetic_is_the_one_asked_for(network, box, method):
+    """A binary32 execution may leave the bounds of real arithmetic, so its own are wider at every end."""
+    real, rounded = (ibpc.bound(network, box, ROWS, method=method, arithmetic=each) for each in (REAL, FLOAT32))
+    assert bool((rounded.lower < real.lower).all() and (rounded.upper > real.upper).all())
+    usual = ibpc.bound(network, box, ROWS, method=method)
+    assert torch.equal(usual.lower, rounded.lower) and torch.equal(usual.upper, rounded.upper)
 
 
 def test_without_rows_every_output_is_bounded(network, box):
@@ -89,7 +104,30 @@ def test_an_outer_ball_holds_the_real_one():
     for value, low, high in zip(x[0].tolist(), ball.lower[0].tolist(), ball.upper[0].tolist(), strict=True):
         assert Fraction(low) <= Fraction(value) - Fraction(0.1)
         assert Fraction(high) >= Fraction(value) + Fraction(0.1)
-    assert bool((ibpc.outer_ball(x, 2.0).lower == 0).all())
+    whole = ibpc.outer_ball(x, 2.0, clip=(0, 1))
+    assert bool((whole.lower == 0).all() and (whole.upper == 1).all())
+
+
+@pytest.mark.parametrize(
+    ("x", "eps", "wanted"),
+    [
+        (2.0, 0.1, "1 elements further"),
+        (-0.2, 0.1, "further"),
+        (0.5, -0.1, "eps"),
+        (0.5, torch.nan, "eps"),
+        (0.5, torch.inf, "eps"),
+        (torch.nan, 0.1, "not finite"),
+    ],
+)
+def test_what_is_no_ball_is_refused(x, eps, wanted):
+    """Clipped, the ball around 2 would be the point 1, of which nobody asked."""
+    with pytest.raises(UsageError, match=wanted):
+        ibpc.outer_ball(torch.tensor([[x]]), eps, clip=(0, 1))
+
+
+def test_a_ball_without_a_range_is_whole():
+    ball = ibpc.outer_ball(torch.tensor([[2.0, -3.0]]), 0.5)
+    assert ball.lower.tolist() == [[1.5, -3.5]] and ball.upper.tolist() == [[2.5, -2.5]]
 
 
 HALF = torch.full((1, 4), 0.5)
@@ -97,6 +135,7 @@ BAD = {
     "another shape": (ibpc.Interval.point(torch.zeros(1, 5)), None, "box 1: shape"),
     "two boxes": ([ibpc.Interval.point(HALF)] * 2, None, "boxes: 2"),
     "ends that cross": (ibpc.Interval.bounds(HALF + 1, HALF), None, "above the upper"),
+    "no samples": (ibpc.Interval.point(torch.zeros(0, 4)), None, "no sample"),
     "no numbers": (ibpc.Interval.point(HALF * torch.nan), None, "not finite"),
     "float64": (ibpc.Interval.point(HALF.double() + 1e-12), None, "float32 does not hold"),
     "rows of two": (ibpc.Interval.point(HALF), torch.ones(1, 2), "rows: shape"),

@@ -50,6 +50,8 @@ def _misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval]) -> li
     """Return what is wrong with boxes for inputs of these shapes."""
     if len(shapes) != len(boxes):
         return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]
+    if any(box.lower.numel() == 0 for box in boxes):
+        return [Problem("boxes", "no sample", "one or more")]
     problems = []
     for number, (shape, box) in enumerate(zip(shapes, boxes, strict=True)):
         where, found = f"box {number + 1}", tuple(box.lower.shape)

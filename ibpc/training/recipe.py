@@ -174,7 +174,7 @@ class Recipe:
 
     def _of_length(self, epochs: Any) -> dict[str, Any]:
         """Return what another number of epochs changes."""
-        if not isinstance(epochs, int) or epochs < 1:
+        if not isinstance(epochs, int) or epochs < 1 or epochs == self.epochs:
             return {}
         warmups = {"schedule.warmup": self.schedule.warmup, "learning_rate.warmup": self.learning_rate.warmup}
         return {key: length * epochs / self.epochs for key, length in warmups.items()}

@@ -1113,6 +1113,27 @@ MUTATIONS = (
         "tests/test_enclosure.py",
     ),
     Mutation(
+        "bounds that leave rounding out where it was to be paid for",
+        "ibpc/bounds/enclosure.py",
+        "found = method_named(method)(graph, matrix.float(), arithmetic, device, deadline)(*moved)",
+        "found = method_named(method)(graph, matrix.float(), Arithmetic.REAL, device, deadline)(*moved)",
+        "tests/test_enclosure.py",
+    ),
+    Mutation(
+        "a ball outside its range moved into it",
+        "ibpc/api.py",
+        "    if outside:\n",
+        "    if outside < 0:\n",
+        "tests/test_enclosure.py",
+    ),
+    Mutation(
+        "a ball rounded to the nearest numbers",
+        "ibpc/api.py",
+        "return Interval.bounds(*rounding.outer_ball(x, eps, clip))",
+        "return Interval.ball(x, eps, clip)",
+        "tests/test_enclosure.py",
+    ),
+    Mutation(
         "boxes that float32 rounds inward",
         "ibpc/bounds/enclosure.py",
         "elif any(not torch.equal(end.float().to(end.dtype), end) for end in (box.lower, box.upper)):",

@@ -1121,14 +1121,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a ball outside its range moved into it",
-        "ibpc/api.py",
+        "ibpc/bounds/enclosure.py",
         "    if outside:\n",
         "    if outside < 0:\n",
         "tests/test_enclosure.py",
     ),
     Mutation(
         "a ball rounded to the nearest numbers",
-        "ibpc/api.py",
+        "ibpc/bounds/enclosure.py",
         "return Interval.bounds(*rounding.outer_ball(x, eps, clip))",
         "return Interval.ball(x, eps, clip)",
         "tests/test_enclosure.py",

@@ -9,22 +9,16 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import nn
 
-from ibpc import artifact, rounding
-from ibpc.artifact import Source
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
+from ibpc.bounds.enclosure import enclose, outer_ball
 from ibpc.data import Dataset, load_dataset
-from ibpc.errors import ModelError, UsageError
+from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
-from ibpc.frontends.onnx import import_onnx
-from ibpc.frontends.spec import load_spec
-from ibpc.frontends.torch import load_module
 from ibpc.interval import Interval
 from ibpc.network import Network
-from ibpc.passes import COMPILE, RecognizeActivations
-from ibpc.passes.normalize_input import normalize_input
+from ibpc.opening import compile, load, normalized, open_network
 from ibpc.rounding import Arithmetic
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import TrainingRun, train
@@ -90,35 +84,6 @@ __all__ = [
 _ATTACK: Final = Attack()
 
 
-def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None, seed: int = 0) -> Network:
-    """Compile a JSON spec, an ONNX file (`.onnx`, `.onnx.gz`) or an nn.Module into a network.
-
-    A spec's weights are fresh, drawn with `seed`. A module needs an `example` input of shape (B, …); its weights are
-    copied. Raises SpecError, ModelError or UsageError.
-    """
-    if isinstance(source, nn.Module):
-        if example is None:
-            raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
-        graph, _ = COMPILE.run(load_module(source, example))
-        return Network(graph, Source("module", type(source).__name__))
-    path = Path(source)
-    if path.name.endswith((".onnx", ".onnx.gz")):
-        imported = import_onnx(path)
-        graph, reports = COMPILE.run(imported.graph)
-        recognized = (
-            change for report in reports if report.name == RecognizeActivations.name for change in report.changes
-        )
-        agreements = (
-            f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
-            for found in imported.validation.judgements
-        )
-        notes = (*imported.notes, *recognized, *agreements, *imported.validation.notes)
-        return Network(graph, Source.of_file("onnx", path), notes)
-    if path.suffix == ".json":
-        return Network(load_spec(path, seed), Source.of_file("spec", path))
-    raise UsageError.at(path, "not a model that ibpc reads", "SPEC.json, MODEL.onnx or MODEL.onnx.gz")
-
-
 def export(
     network: Network,
     path: str | Path,
@@ -144,29 +109,6 @@ def export(
         export_nominal(snapshot, path)
     else:
         export_bounds(snapshot, path, claimed, arithmetic)
-
-
-def load(path: str | Path) -> Network:
-    """Load an artifact. Raises ArtifactError if it is missing or damaged."""
-    return Network.load(Path(path))
-
-
-def open_network(path: str | Path, seed: int = 0) -> Network:
-    """Return the network of an artifact, a spec or an ONNX file, whichever `path` is."""
-    found = Path(path)
-    if found.is_dir() or artifact.is_artifact(found):
-        return load(found)
-    if not found.exists():
-        raise ModelError.at(found, "no such file or folder", "an artifact, SPEC.json or MODEL.onnx")
-    return compile(found, seed=seed)
-
-
-def normalized(network: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """Return the network with (x − mean) / std, per channel or one number, put before it.
-
-    For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Raises UsageError.
-    """
-    return Network(normalize_input(network.snapshot(), mean, std), network.source, network.notes)
 
 
 def write_verdicts(
@@ -241,26 +183,7 @@ def bound(
     there is a box for each. `outer_ball` makes boxes that hold the real ball. See `ibpc.bounds.enclosure`. Raises
     UsageError for an unknown method, and for boxes and rows that do not fit.
     """
-    from ibpc.bounds.enclosure import enclose
-
     return enclose(network, [box] if isinstance(box, Interval) else box, rows, method, arithmetic, timeout)
-
-
-def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Interval:
-    """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32.
-
-    Raises UsageError for a radius or a point that is no number, a negative radius, and a ball that lies outside `clip`.
-    """
-    radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
-    if not bool((radius >= 0).all() and radius.isfinite().all()):
-        raise UsageError.at("eps", f"found {eps}", "numbers of at least 0")
-    if not bool(x.isfinite().all()):
-        raise UsageError.at("x", "numbers that are not finite", "a point")
-    low, high = (-inf, inf) if clip is None else clip
-    outside = int(((x + radius < low) | (x - radius > high)).sum())
-    if outside:
-        raise UsageError.at("x", f"{outside:,} elements further than eps from {clip}", "points of that range")
-    return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
 def decide(
@@ -302,7 +225,7 @@ def write_certificate(
     from ibpc.verify.proof import Names
 
     about = ModelFile.of(Path(model), mean, std)
-    names = Names(judged_model(about, open_network)) if decision.margins and decision.proofs else None
+    names = Names(judged_model(about)) if decision.margins and decision.proofs else None
     write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
 
 
@@ -320,7 +243,7 @@ def check(
     """
     from ibpc.verify.check import check_certificate
 
-    return check_certificate(path, open_network, data_root, progress)
+    return check_certificate(path, data_root, progress)
 
 
 def certify(

@@ -27,6 +27,7 @@ ORDER = (
     "lowering",
     "artifact",
     "network",
+    "opening",
     "bounds",
     "data",
     "workers",

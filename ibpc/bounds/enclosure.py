@@ -8,6 +8,7 @@ from math import inf, prod
 
 import torch
 
+from ibpc import rounding
 from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import Problem, UsageError, raise_all
@@ -44,6 +45,23 @@ def enclose(
     unknown = torch.tensor([doubt is not None for doubt in doubts], device=lower.device)
     lower[unknown], upper[unknown] = -inf, inf
     return Interval.bounds(lower, upper)
+
+
+def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Interval:
+    """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32.
+
+    Raises UsageError for a radius or a point that is no number, a negative radius, and a ball that lies outside `clip`.
+    """
+    radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
+    if not bool((radius >= 0).all() and radius.isfinite().all()):
+        raise UsageError.at("eps", f"found {eps}", "numbers of at least 0")
+    if not bool(x.isfinite().all()):
+        raise UsageError.at("x", "numbers that are not finite", "a point")
+    low, high = (-inf, inf) if clip is None else clip
+    outside = int(((x + radius < low) | (x - radius > high)).sum())
+    if outside:
+        raise UsageError.at("x", f"{outside:,} elements further than eps from {clip}", "points of that range")
+    return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
 def _misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval]) -> list[Problem]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
 
 import onnx
 
@@ -18,19 +17,16 @@ from ibpc.artifact import is_artifact
 from ibpc.data import load_dataset
 from ibpc.exports import nominal_model
 from ibpc.network import Network
-from ibpc.passes.normalize_input import normalize_input
+from ibpc.opening import normalized, open_network
 from ibpc.verify.certificate import Claim, ModelFile, fingerprint
 from ibpc.verify.certificate_schema import read_certificate
 from ibpc.verify.check_data import DataCheck
 from ibpc.verify.check_property import check_property
 from ibpc.verify.replay import runnable_model
 
-# What returns the network of a file or an artifact, as `ibpc.open_network` does.
-Opener: TypeAlias = Callable[[str], Network]
-
 
 def check_certificate(
-    path: str | Path, opener: Opener, data_root: str | Path | None = None, progress: Callable[[int], object] = int
+    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = int
 ) -> tuple[Claim, ...]:
     """Return every claim of a certificate, judged; `progress` is told how many examples of data were begun.
 
@@ -41,28 +37,27 @@ def check_certificate(
     same = _check_model(about)
     if not same.holds:
         return (same,)
-    model = judged_model(about, opener)
+    model = judged_model(about)
     if data["kind"] == "property":
         return (same, *check_property(data, model, str(path)))
-    network = _as_certified(about, opener)
+    network = _as_certified(about)
     dataset = load_dataset(data["data"], data_root)
     return (same, *DataCheck(data, model, dataset, network.input_shape, network.pixel_range).claims(progress))
 
 
-def judged_model(about: ModelFile, opener: Opener) -> onnx.ModelProto:
+def judged_model(about: ModelFile) -> onnx.ModelProto:
     """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
     if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
         return runnable_model(Path(about.path))
-    return nominal_model(_as_certified(about, opener).snapshot())
+    return nominal_model(_as_certified(about).snapshot())
 
 
-def _as_certified(about: ModelFile, opener: Opener) -> Network:
+def _as_certified(about: ModelFile) -> Network:
     """Return the network of a model file with the normalization put before it."""
-    network = opener(about.path)
+    network = open_network(about.path)
     if about.mean is None and about.std is None:
         return network
-    graph = normalize_input(network.snapshot(), about.mean or [0.0], about.std or [1.0])
-    return Network(graph, network.source, network.notes)
+    return normalized(network, about.mean or [0.0], about.std or [1.0])
 
 
 def _check_model(about: ModelFile) -> Claim:

@@ -1,0 +1,70 @@
+"""From what people have to a network: a spec, an ONNX file, a PyTorch module or an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ibpc.artifact import Source, is_artifact
+from ibpc.errors import ModelError, UsageError
+from ibpc.frontends.onnx import import_onnx
+from ibpc.frontends.spec import load_spec
+from ibpc.frontends.torch import load_module
+from ibpc.network import Network
+from ibpc.passes import COMPILE, RecognizeActivations
+from ibpc.passes.normalize_input import normalize_input
+
+
+def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None, seed: int = 0) -> Network:
+    """Compile a JSON spec, an ONNX file (`.onnx`, `.onnx.gz`) or an nn.Module into a network.
+
+    A spec's weights are fresh, drawn with `seed`. A module needs an `example` input of shape (B, …); its weights are
+    copied. Raises SpecError, ModelError or UsageError.
+    """
+    if isinstance(source, nn.Module):
+        if example is None:
+            raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
+        graph, _ = COMPILE.run(load_module(source, example))
+        return Network(graph, Source("module", type(source).__name__))
+    path = Path(source)
+    if path.name.endswith((".onnx", ".onnx.gz")):
+        imported = import_onnx(path)
+        graph, reports = COMPILE.run(imported.graph)
+        recognized = (
+            change for report in reports if report.name == RecognizeActivations.name for change in report.changes
+        )
+        agreements = (
+            f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
+            for found in imported.validation.judgements
+        )
+        notes = (*imported.notes, *recognized, *agreements, *imported.validation.notes)
+        return Network(graph, Source.of_file("onnx", path), notes)
+    if path.suffix == ".json":
+        return Network(load_spec(path, seed), Source.of_file("spec", path))
+    raise UsageError.at(path, "not a model that ibpc reads", "SPEC.json, MODEL.onnx or MODEL.onnx.gz")
+
+
+def load(path: str | Path) -> Network:
+    """Load an artifact. Raises ArtifactError if it is missing or damaged."""
+    return Network.load(Path(path))
+
+
+def open_network(path: str | Path, seed: int = 0) -> Network:
+    """Return the network of an artifact, a spec or an ONNX file, whichever `path` is."""
+    found = Path(path)
+    if found.is_dir() or is_artifact(found):
+        return load(found)
+    if not found.exists():
+        raise ModelError.at(found, "no such file or folder", "an artifact, SPEC.json or MODEL.onnx")
+    return compile(found, seed=seed)
+
+
+def normalized(network: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
+    """Return the network with (x − mean) / std, per channel or one number, put before it.
+
+    For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Raises UsageError.
+    """
+    return Network(normalize_input(network.snapshot(), mean, std), network.source, network.notes)

@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
+from onnx import helper
 
 import ibpc
 from ibpc.errors import IbpcError
+from ibpc.verify.certificate import ModelFile
+from tests.onnx_models import model
 
 LIMIT = 24
 EPS = 0.002
@@ -117,6 +121,15 @@ def test_what_was_forged_is_not_confirmed(certificate, name):
     path = certificate.with_name("forged.json")
     path.write_text(json.dumps(data))
     assert any(wanted in text for text in failing(path)), failing(path)
+
+
+def test_a_model_of_two_inputs_takes_no_images(certificate, tmp_path):
+    nodes = [helper.make_node("Add", ["x", "z"], ["s"]), helper.make_node("Flatten", ["s"], ["y"])]
+    onnx.save(model(nodes, {"x": (1, 1, 8, 8), "z": (1, 1, 8, 8)}), tmp_path / "two.onnx")
+    data = json.loads(certificate.read_text()) | ModelFile.of(tmp_path / "two.onnx").to_json()
+    path = tmp_path / "forged.json"
+    path.write_text(json.dumps(data))
+    assert any("2 inputs" in text for text in failing(path))
 
 
 @pytest.mark.parametrize("share", ["nominal_accuracy", "attack_accuracy", "certified_accuracy"])

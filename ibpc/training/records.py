@@ -123,4 +123,5 @@ def _values(lines: Iterable[str], key: str) -> Any:
 def command() -> str:
     """Return the command line of this process."""
     program, *arguments = sys.argv
-    return shlex.join([Path(program).name, *arguments])
+    path = Path(program)
+    return shlex.join([path.parent.name if path.name == "__main__.py" else path.name, *arguments])

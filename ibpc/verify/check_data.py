@@ -72,7 +72,9 @@ class DataCheck:
     # ── what is listed ──────────────────────────────────────────────────────────────────────────────────────────
     def _misplaced(self) -> str | None:
         """Return what is wrong with the list of examples, None if they are the first of the data, with their labels."""
-        examples = self._examples
+        examples, count = self._examples, len(self._replay.input_sizes)
+        if count != 1:
+            return f"the model has {count:,} inputs, an image is one"
         classes = len(self._replay([self._images[0]])) if examples else 0
         for place, example in enumerate(examples):
             if example["index"] != place:

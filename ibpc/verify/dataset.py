@@ -108,10 +108,10 @@ class DataCertification:
         """Return the example with what the rest of the plan finds out."""
         assert self.rest is not None
         decision = self.rest.run(network, Ball(image, example.label).within(eps, network))
-        others = [other for other in range(network.classes) if other != example.label]
         if decision.counterexample is not None:
             point = decision.counterexample.inputs
             return replace(example, verdict=decision.verdict, method=ATTACKED, counterexample=point)
+        others = [other for other in range(network.classes) if other != example.label]
         margins = list(example.margin_lower)
         for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):
             if isfinite(margin):

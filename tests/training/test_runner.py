@@ -25,7 +25,7 @@ from ibpc.report import terminal
 from ibpc.training.checkpoint import Checkpoint
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import EpochRecord
+from ibpc.training.records import EpochRecord, command
 from ibpc.training.reporting import Silent
 from ibpc.training.runner import train
 from ibpc.training.schedules import Moment, Timeline
@@ -589,3 +589,11 @@ def test_data_that_do_not_fit_the_network(tmp_path):
 def test_a_batch_larger_than_the_data_is_all_of_them(tmp_path):
     run = train(tiny.network(), tiny.recipe(batch_size=1000), tiny.blobs(), tmp_path / "run")
     assert [record.step for record in run.records] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("program", "shown"), [("/home/me/bin/ibpc", "ibpc"), ("/lib/ibpc/__main__.py", "ibpc"), ("run.py", "run.py")]
+)
+def test_receipts_name_the_program_and_no_folder_of_ours(monkeypatch, program, shown):
+    monkeypatch.setattr("sys.argv", [program, "train", "a b"])
+    assert command() == f"{shown} train 'a b'"

@@ -19,7 +19,7 @@ _MOST_LISTED: Final = 5
 
 
 def advice(graph: Graph) -> tuple[str, ...]:
-    """Say where no BatchNormalization stands in front of a rectifier (Shi et al. 2021, section 3.3)."""
+    """Say where no BatchNormalization stands in front of a rectifier (Shi et al. 2021)."""
     bare = unnormalized_values(graph)
     if not bare:
         return ()

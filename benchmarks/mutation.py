@@ -1155,6 +1155,27 @@ MUTATIONS = (
         "tests/test_rows.py",
     ),
     Mutation(
+        "a verified example whose bounds do not show it",
+        "ibpc/verify/check_data.py",
+        " and not is_open\n",
+        "\n",
+        "tests/test_check_data.py",
+    ),
+    Mutation(
+        "a margin in float32 granted what real arithmetic is",
+        "ibpc/verify/check_data.py",
+        "UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0",
+        "UNACCOUNTED",
+        "tests/test_check_data.py",
+    ),
+    Mutation(
+        "a counterexample of a data set taken at its word",
+        "ibpc/verify/check_data.py",
+        "if not bool((outputs[label] <= others).any()):",
+        "if False:",
+        "tests/test_check_data.py",
+    ),
+    Mutation(
         "a model of two inputs given one image",
         "ibpc/verify/check_data.py",
         "        if count != 1:\n",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -14,7 +15,10 @@ from onnx import helper
 
 import ibpc
 from ibpc.errors import IbpcError
+from ibpc.exports import nominal_model
 from ibpc.verify.certificate import ModelFile
+from ibpc.verify.checking import Checker
+from ibpc.verify.examples import packed_point
 from tests.onnx_models import model
 
 LIMIT = 24
@@ -74,6 +78,14 @@ def renamed(data: dict[str, Any]) -> None:
     example.update(label=example["predicted"], verdict="unknown", counterexample=None)
 
 
+def counterfeited(data: dict[str, Any]) -> None:
+    """Claim that the image itself, which is classified as its label, is a counterexample."""
+    example = of_verdict(data, "verified")
+    image = ibpc.load_dataset("digits").test.floats()[example["index"]]
+    point = packed_point(tuple(image.flatten().tolist()))
+    example.update(verdict="falsified", method="attack", margin_lower=[None] * 10, counterexample=point)
+
+
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "one image many times": (repeated, "is number"),
     "images that suit": (only_verified, "is number"),
@@ -105,10 +117,21 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda data: of_verdict(data, "verified").update(verdict="unknown", margin_lower=[99.0] * 10),
         "least margin",
     ),
-    "a verdict": (lambda data: of_verdict(data, "falsified").update(verdict="verified"), "example"),
+    "a verdict": (
+        lambda data: of_verdict(data, "falsified").update(verdict="verified", method="ibp", counterexample=None),
+        "bounds its least margin",
+    ),
+    "a verdict by a method that chooses": (
+        lambda data: of_verdict(data, "falsified").update(verdict="verified", method="bab", counterexample=None),
+        "chose how to bound it",
+    ),
+    "a counterexample that is none": (counterfeited, "classifies its counterexample as"),
     "a falsified one without its point": (lambda data: of_verdict(data, "falsified").pop("counterexample"), "its box"),
-    "a greater margin": (lambda data: of_verdict(data, "verified")["margin_lower"].__setitem__(3, 9.0), "example"),
-    "a wider ball": (lambda data: data.update(eps=0.3), "example"),
+    "a greater margin": (
+        lambda data: of_verdict(data, "verified")["margin_lower"].__setitem__(3, 9.0),
+        "bounds its least margin",
+    ),
+    "a wider ball": (lambda data: data.update(eps=0.3), "bounds its least margin"),
 }
 
 
@@ -121,6 +144,23 @@ def test_what_was_forged_is_not_confirmed(certificate, name):
     path = certificate.with_name("forged.json")
     path.write_text(json.dumps(data))
     assert any(wanted in text for text in failing(path)), failing(path)
+
+
+def test_margins_in_float32_get_nothing_for_rounding(certificate):
+    """Real arithmetic, whose rounding nobody accounts for, is granted 10⁻⁴ above the checker's own bound."""
+    data = json.loads(certificate.read_text())
+    example = of_verdict(data, "verified")
+    image = ibpc.load_dataset("digits").test.floats()[example["index"]].double().flatten().numpy()
+    box = [(image - EPS).clip(0, 1)], [(image + EPS).clip(0, 1)]
+    checker, other = Checker(nominal_model(ibpc.load(certificate.with_name("model")).snapshot())), example["label"] - 1
+    row = np.eye(10)[[example["label"]]] - np.eye(10)[[other]]
+    path, found = certificate.with_name("forged.json"), {}
+    for arithmetic in ("float32", "real"):
+        bound = float(checker.bound_rows(*box, row, arithmetic)[0][0])
+        example["margin_lower"] = [bound + 5e-5 if index == other % 10 else None for index in range(10)]
+        path.write_text(json.dumps(data | {"arithmetic": arithmetic}))
+        found[arithmetic] = [text for text in failing(path) if text.startswith(f"example {example['index']}:")]
+    assert found["float32"] and not found["real"]
 
 
 def test_a_model_of_two_inputs_takes_no_images(certificate, tmp_path):
@@ -157,5 +197,10 @@ def test_every_method_writes_what_is_confirmed(certificate, method):
     ibpc.write_verdicts(path, certificate.with_name("model"), net, data, result)
     assert failing(path) == []
     assert any(example.verdict is ibpc.Verdict.FALSIFIED for example in result.examples)
+    written = json.loads(path.read_text())["examples"]
+    for found, claimed in zip(result.examples, written, strict=True):
+        if found.verdict is ibpc.Verdict.FALSIFIED and method == "crown":
+            lowered = [margin - 1e-6 * max(1.0, abs(margin)) for margin in found.margin_lower]
+            assert claimed["margin_lower"] == lowered
     verified = {example.method for example in result.examples if example.verdict is ibpc.Verdict.VERIFIED}
     assert verified == {"crown" if method == "crown" else "ibp"}

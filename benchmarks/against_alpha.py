@@ -26,6 +26,7 @@ import torch
 import ibpc
 from benchmarks.hierarchy import SMOOTH, drawn_boxes, random_module, reached
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
@@ -76,7 +77,7 @@ def ours(module: torch.nn.Sequential, low: Tensor, high: Tensor) -> dict[str, Wi
     graph, box = ibpc.compile(module, low).snapshot(), Interval.bounds(low, high)
 
     def widths(method: str) -> Widths:
-        bound = METHODS[method](graph, torch.eye(2), Arithmetic.REAL, torch.device("cpu"))
+        bound = METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)
 
         def width() -> Tensor:
             found = bound(box)

@@ -39,10 +39,9 @@ import ibpc
 from benchmarks.nets import listed
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.crown import bounds_of
 from ibpc.bounds.refinement import refined_values
-from ibpc.bounds.values import Values
+from ibpc.bounds.values import Values, walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
@@ -178,8 +177,8 @@ class Ours:
         network.parameters.eval()
         graph = network.snapshot()
         rows = torch.eye(sum(prod(graph.node(name).shape[1:]) for name in graph.outputs))
-        self._box, self._walk, self._rows = Interval.bounds(task.lower, task.upper), walk_of(graph, CPU), rows.double()
-        self._method = METHODS["crown"](graph, rows, Arithmetic.REAL, CPU)
+        self._box, self._walk, self._rows = Interval.bounds(task.lower, task.upper), walk_of(graph), rows.double()
+        self._method = METHODS["crown"](walk_of(graph), rows, Arithmetic.REAL)
 
     @torch.no_grad()
     def boxes(self) -> Values:

@@ -158,13 +158,14 @@ def our_preparation(name: str, size: int, device: torch.device) -> Step:
 
 def our_bounds(name: str, device: torch.device) -> tuple[Any, Callable[[], Any]]:
     from ibpc.bounds import method_named
+    from ibpc.bounds.values import walk_of
     from ibpc.margins import class_differences
     from ibpc.rounding import Arithmetic
 
     network = our_network(name, device)
     network.parameters.eval()
     differences = class_differences(network.classes)
-    return network, lambda: method_named("ibp")(network.snapshot(), differences, Arithmetic.REAL, device)
+    return network, lambda: method_named("ibp")(walk_of(network.snapshot(), device), differences, Arithmetic.REAL)
 
 
 # ── auto_LiRPA ──────────────────────────────────────────────────────────────────────────────────────────────────

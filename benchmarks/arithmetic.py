@@ -11,6 +11,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS, Bounder
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.margins import class_differences
 
@@ -38,7 +39,7 @@ def milliseconds(network: ibpc.Network, batch: int, rounds: int) -> tuple[float,
     """Return the median milliseconds of a batch of boxes in real and in float32 arithmetic, taken in turns."""
     matrix = class_differences(network.classes)
     bounders = [
-        METHODS["ibp"](network.snapshot(), matrix, arithmetic, torch.device("cpu"))
+        METHODS["ibp"](walk_of(network.snapshot()), matrix, arithmetic)
         for arithmetic in (ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32)
     ]
     box = Interval.ball(torch.rand(batch, *network.input_shape), 2 / 255, (0, 1))

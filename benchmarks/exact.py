@@ -20,6 +20,7 @@ import torch
 import ibpc
 from ibpc.api import load_dataset, open_network
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.cli.options import parse_eps
 from ibpc.data import fit_images, to_unit
 from ibpc.interval import Interval
@@ -71,7 +72,7 @@ def least_margin(
     matrix = rows[label] - rows[[other for other in range(network.classes) if other != label]]
 
     def lower(matrix: torch.Tensor, name: str) -> list[float]:
-        bounder = METHODS[name](network.snapshot(), matrix, Arithmetic.REAL, torch.device("cpu"), started + timeout)
+        bounder = METHODS[name](walk_of(network.snapshot()), matrix, Arithmetic.REAL, started + timeout)
         return [float(end) for end in bounder(Interval.ball(image[None], eps, (0.0, 1.0))).lower[0]]
 
     if method != "mip":

@@ -22,6 +22,7 @@ import torch
 import ibpc
 from ibpc.bounds import METHODS
 from ibpc.bounds.mip import program_bounds
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
@@ -116,7 +117,7 @@ def bounds_of(module: torch.nn.Sequential, seed: int, low: Tensor, high: Tensor)
         methods["exact"] = program_bounds
     found = {}
     for name, method in methods.items():
-        bound = method(graph, torch.eye(2), arithmetic, torch.device("cpu"))
+        bound = method(walk_of(graph), torch.eye(2), arithmetic)
         box = bound(Interval.bounds(low, high))
         found[name] = (box.lower.double(), box.upper.double())
     return found

@@ -1108,15 +1108,15 @@ MUTATIONS = (
     Mutation(
         "a value that may be no number bounded all the same",
         "ibpc/bounds/enclosure.py",
-        "lower[unknown], upper[unknown] = -inf, inf",
-        "lower[unknown] = -inf",
+        "lower, upper = found.lower.masked_fill(unknown, -inf), found.upper.masked_fill(unknown, inf)",
+        "lower, upper = found.lower.masked_fill(unknown, -inf), found.upper",
         "tests/test_enclosure.py",
     ),
     Mutation(
         "bounds that leave rounding out where it was to be paid for",
         "ibpc/bounds/enclosure.py",
-        "found = method_named(method)(graph, matrix.float(), arithmetic, device, deadline)(*moved)",
-        "found = method_named(method)(graph, matrix.float(), Arithmetic.REAL, device, deadline)(*moved)",
+        "method_named(method)(walk_of(graph, device), matrix.float(), arithmetic, deadline)",
+        "method_named(method)(walk_of(graph, device), matrix.float(), Arithmetic.REAL, deadline)",
         "tests/test_enclosure.py",
     ),
     Mutation(

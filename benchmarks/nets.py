@@ -20,6 +20,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.errors import IbpcError
 from ibpc.interval import Interval
 from ibpc.verify.properties import Property
@@ -147,7 +148,9 @@ def soundness(folder: Path, instances: Sequence[Instance], points: int) -> Itera
 def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float = 60.0) -> tuple[int, int]:
     """Return how many points of the boxes were sampled, at most for `seconds`, and how many outputs left the bounds."""
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
-    bound = METHODS["ibp"](network.snapshot(), torch.eye(prop.output_count), ibpc.Arithmetic.FLOAT32, network.device)
+    bound = METHODS["ibp"](
+        walk_of(network.snapshot(), network.device), torch.eye(prop.output_count), ibpc.Arithmetic.FLOAT32
+    )
     replay, generator = Replay.of(network), torch.Generator().manual_seed(0)
     started, done, bad = time.monotonic(), 0, 0
     while done < points and time.monotonic() - started < seconds:

@@ -16,6 +16,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.margins import class_differences
 from ibpc.ops import operators
@@ -52,7 +53,7 @@ def check(network: ibpc.Network, points: int, generator: torch.Generator) -> tup
     x = torch.rand(BOXES, *network.input_shape, generator=generator)
     box = Interval.ball(x, EPS, (0, 1))
     matrix = class_differences(network.classes)
-    bounds = METHODS["ibp"](network.snapshot(), matrix, Arithmetic.FLOAT32, torch.device("cpu"))(box)
+    bounds = METHODS["ibp"](walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
     lower, upper = bounds.lower.double(), bounds.upper.double()
     done = outside = number = 0
     while done < points:

@@ -15,7 +15,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ibpc.api import AUTO as AUTO
     from ibpc.api import METHODS as METHODS
+    from ibpc.api import QUICK as QUICK
     from ibpc.api import Arithmetic as Arithmetic
     from ibpc.api import Attack as Attack
     from ibpc.api import Ball as Ball
@@ -31,12 +33,16 @@ if TYPE_CHECKING:
     from ibpc.api import Sweep as Sweep
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
+    from ibpc.api import bake as bake
     from ibpc.api import ball as ball
     from ibpc.api import ball_property as ball_property
     from ibpc.api import bound as bound
+    from ibpc.api import bounder as bounder
     from ibpc.api import certify as certify
     from ibpc.api import check as check
     from ibpc.api import compile as compile
+    from ibpc.api import constrain as constrain
+    from ibpc.api import dataset as dataset
     from ibpc.api import decide as decide
     from ibpc.api import export as export
     from ibpc.api import load as load
@@ -50,6 +56,7 @@ if TYPE_CHECKING:
     from ibpc.api import train as train
     from ibpc.api import write_certificate as write_certificate
     from ibpc.api import write_report as write_report
+    from ibpc.api import write_result as write_result
     from ibpc.api import write_verdicts as write_verdicts
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 
 from ibpc.bounds import AUTO, METHODS, QUICK, method_named
-from ibpc.bounds.enclosure import enclose, outer_ball
-from ibpc.data import Dataset, load_dataset
-from ibpc.errors import UsageError
+from ibpc.bounds.enclosure import Encloser, outer_ball
+from ibpc.data import Dataset, dataset_of, load_dataset, to_unit
+from ibpc.errors import UsageError, nearest
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.opening import compile, load, normalized, open_network
 from ibpc.rounding import Arithmetic
+from ibpc.training.constraints import bake, constrain
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
@@ -35,6 +38,7 @@ from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.robustness import Certification
+from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 from ibpc.workers import present
 
@@ -57,12 +61,16 @@ __all__ = [
     "Sweep",
     "TrainingRun",
     "Verdict",
+    "bake",
     "ball",
     "ball_property",
     "bound",
+    "bounder",
     "certify",
     "check",
     "compile",
+    "constrain",
+    "dataset",
     "decide",
     "export",
     "load",
@@ -88,7 +96,7 @@ def export(
     network: Network,
     path: str | Path,
     graph: str = "nominal",
-    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
 ) -> None:
     """Write a graph of the network to FILE.onnx (opset 18) or, by `torch.export`, to FILE.pt2; batch symbolic.
 
@@ -96,7 +104,7 @@ def export(
     z_i − z_j out); `arithmetic` is what the bounds hold for. Raises UsageError for an unknown graph or suffix,
     ModelError where ONNX Runtime computes something else, ArtifactError where the file cannot be written.
     """
-    path, snapshot = Path(path), network.snapshot()
+    path, snapshot, arithmetic = Path(path), network.snapshot(), _arithmetic(arithmetic)
     claims = {claimed.value: claimed for claimed in Claimed}
     if graph not in ("nominal", *claims):
         raise UsageError.at("graph", f"found {graph!r}", "nominal, interval or margins")
@@ -129,6 +137,17 @@ def write_verdicts(
     remove_journals(Path(path))
 
 
+def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "data") -> Dataset:
+    """Return a data set of arrays or tensors: images (N, H, W) or (N, H, W, C), and integer labels (N,).
+
+    Images are uint8, or floats in [0, 1].
+
+    Raises DataError where they do not fit together.
+    """
+    given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    return dataset_of(name, name, {key: np.asarray(value) for key, value in given.items()}, None)
+
+
 def load_vnnlib(path: str | Path) -> Property:
     """Return the property in a VNN-LIB file (1.0 or 2.0, `.gz` too). Raises PropertyError."""
     from ibpc.verify.vnnlib import load_vnnlib
@@ -151,7 +170,7 @@ def radius(
     most: float = 0.5,
     tolerance: float = 0.001,
     method: str = AUTO,
-    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     timeout: float = 10.0,
     seed: int = 0,
 ) -> Radius:
@@ -160,10 +179,10 @@ def radius(
     Each radius that is tried may take `timeout` seconds. Raises PropertyError where the input does not fit, UsageError
     for an unknown method or an impossible range.
     """
+    how, subject = _deciding(plan_named(method), arithmetic, timeout, seed), Subject(network)
 
     def verdict_at(eps: float) -> Verdict:
-        prop = around.within(eps, network)
-        return decide(network, prop, method=method, arithmetic=arithmetic, timeout=timeout, seed=seed).verdict
+        return how.run(subject, around.within(eps, network)).verdict
 
     return largest_radius(verdict_at, most, tolerance)
 
@@ -174,16 +193,33 @@ def bound(
     rows: torch.Tensor | None = None,
     *,
     method: str = "crown",
-    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     timeout: float = inf,
 ) -> Interval:
-    """Return bounds (B, R) of `rows` (R, K) · outputs over boxes (B, …) of inputs, by any bounding method.
+    """Return bounds (B, R) of `rows` · outputs over boxes (B, …) of inputs, by any bounding method; no gradients.
 
-    Without rows they are bounds of every output, all K of them flat and one after the other; with several inputs
-    there is a box for each. `outer_ball` makes boxes that hold the real ball. See `ibpc.bounds.enclosure`. Raises
-    UsageError for an unknown method, and for boxes and rows that do not fit.
+    `rows` are (R, K) for all samples or (B, R, K); without them every output is bounded, all K of them flat and one
+    after the other. With several inputs there is a box for each. `outer_ball` makes boxes that hold the real ball.
+    Methods that go on tightening stop after `timeout` seconds. Raises UsageError for an unknown method, and for boxes
+    and rows that do not fit.
     """
-    return enclose(network, [box] if isinstance(box, Interval) else box, rows, method, arithmetic, timeout)
+    deadline = time.monotonic() + _seconds(timeout)
+    boxes = [box] if isinstance(box, Interval) else box
+    return Encloser(network, rows, method, _arithmetic(arithmetic), deadline)(*boxes)
+
+
+def bounder(
+    network: Network,
+    rows: torch.Tensor | None = None,
+    *,
+    method: str = "crown",
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
+) -> Encloser:
+    """Return the function boxes → bounds that `bound` computes, made ready once from the network's present weights.
+
+    Raises UsageError for an unknown method, and for rows that do not fit.
+    """
+    return Encloser(network, rows, method, _arithmetic(arithmetic))
 
 
 def decide(
@@ -191,7 +227,7 @@ def decide(
     prop: Property | str | Path,
     *,
     method: str = AUTO,
-    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     timeout: float = 60.0,
     seed: int = 0,
     progress: Callable[[str], object] = str,
@@ -202,12 +238,27 @@ def decide(
     """
     wanted = prop if isinstance(prop, Property) else load_vnnlib(prop)
     how = _deciding(plan_named(method), arithmetic, timeout, seed)
-    return how.run(network, wanted, progress)
+    return how.run(Subject(network), wanted, progress)
 
 
-def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic, timeout: float, seed: int) -> Deciding:
-    """Return how a property is decided by a plan of methods, the attack drawing with `seed`."""
-    how = Deciding(plan, arithmetic, timeout=timeout)
+def _arithmetic(named: Arithmetic | str) -> Arithmetic:
+    """Return an arithmetic, given as such or by its name. Raises UsageError."""
+    try:
+        return Arithmetic(named)
+    except ValueError as error:
+        known = [arithmetic.value for arithmetic in Arithmetic]
+        raise UsageError.at("arithmetic", f"found {named!r}", remedy=nearest(str(named), known)) from error
+
+
+def _seconds(timeout: float) -> float:
+    if not timeout >= 0:
+        raise UsageError.at("timeout", f"found {timeout}", "a number of seconds of at least 0")
+    return timeout
+
+
+def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic | str, timeout: float, seed: int) -> Deciding:
+    """Return how a property is decided by a plan of methods, the attack drawing with `seed`. Raises UsageError."""
+    how = Deciding(plan, _arithmetic(arithmetic), timeout=_seconds(timeout))
     return replace(how, attack=replace(how.attack, seed=seed))
 
 
@@ -252,7 +303,7 @@ def certify(
     eps: float,
     *,
     method: str = QUICK,
-    arithmetic: Arithmetic = Arithmetic.FLOAT32,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     attack: Attack = _ATTACK,
     limit: int | None = None,
     batch: int = 250,
@@ -270,14 +321,17 @@ def certify(
     missing data, PropertyError for data that do not fit and for journals of another job, UsageError for an unknown
     method.
     """
+    if limit is not None and limit < 1:
+        raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
     dataset = load_dataset(data) if isinstance(data, str) else data
     first, *rest = image_plan(method)
+    how = _deciding(tuple(rest), arithmetic, timeout, seed)
     certification = DataCertification(
         method,
-        Certification(first, method_named(first), arithmetic, replace(attack, seed=attack.seed + seed), batch),
-        _deciding(tuple(rest), arithmetic, timeout, seed) if rest else None,
+        Certification(first, method_named(first), how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
+        how if rest else None,
     )
-    images, labels = dataset.test.floats()[:limit], dataset.test.labels[:limit]
+    images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
     workers, job = present(), certification.identity(network, dataset, eps, len(images))
     journal = Journal(None if report is None else Path(report), job, workers.rank)
     return certification.run(network, images, labels, eps, journal, workers, progress)

@@ -28,6 +28,7 @@ from safetensors.torch import save as save_safetensors
 
 from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
 from ibpc.files import MOST_TEXT, beside, json_bytes, read_regular, sha256_of, write_durably
+from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
 from ibpc.ir import Graph
 from ibpc.locking import briefly_locked
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
@@ -109,9 +110,10 @@ def save(
 
     An artifact that is there is replaced; files of others in it go over into the new one, and so does its `training/`
     folder unless `old_run` says otherwise.
-    `notes` are further manifest entries (JSON values). Raises ArtifactError if something else is in the way or the
-    folder cannot be written.
+    `notes` are further manifest entries (JSON values). Raises ArtifactError for weights that are no finite numbers, if
+    something else is in the way, or where the folder cannot be written.
     """
+    raise_all(ArtifactError, _state_problems(graph, path / _WEIGHTS))
     files = _contents(graph)
     manifest = {
         "format": FORMAT_VERSION,
@@ -144,8 +146,16 @@ def is_artifact(path: Path) -> bool:
 
 
 def is_trained(path: Path) -> bool:
-    """Return whether `path` is an artifact that a training run has written to."""
-    return is_artifact(path) and (path / TRAINING).is_dir()
+    """Return whether `path` is an artifact that a training run has written to, or of weights that were changed."""
+    if not is_artifact(path):
+        return False
+    if (path / TRAINING).is_dir():
+        return True
+    try:
+        hints = _read_manifest(path).get("hints")
+    except ArtifactError:
+        return False
+    return isinstance(hints, dict) and hints.get(WEIGHTS_HINT) == TRAINED
 
 
 def _contents(graph: Graph) -> dict[str, bytes]:

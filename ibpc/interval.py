@@ -71,7 +71,10 @@ class Interval:
         `eps` is in the units of `x` (pixels in [0, 1] for images): one number, or a tensor that broadcasts to
         `x` for a radius of its own per feature. Raises UsageError for a negative or NaN radius.
         """
-        if isinstance(eps, float | int) and not eps >= 0:
+        if not x.is_floating_point():
+            raise UsageError.at("x", f"{x.dtype}", "floating-point numbers", "images of uint8 are divided by 255")
+        is_radius = bool((eps >= 0).all()) if isinstance(eps, torch.Tensor) else eps >= 0
+        if not is_radius:
             raise UsageError.at("eps", f"found {eps}", "a number of at least 0")
         lower, upper = x - eps, x + eps
         if clip is not None:

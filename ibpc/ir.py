@@ -24,6 +24,8 @@ import networkx as nx
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 
 BATCH: Final = -1
+# Operators that keep the elements of their operand in row-major order.
+VIEWS: Final = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 INPUT: Final = "Input"
 FORMAT_VERSION: Final = 1
 
@@ -76,6 +78,10 @@ class Node:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", MappingProxyType(dict(self.attributes)))
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Any, ...]]:
+        """Copy and pickle by what a node is made of: a view of attributes can be neither."""
+        return type(self), (self.name, self.operator, dict(self.attributes), self.shape, self.constraints)
 
 
 @dataclass(frozen=True)
@@ -340,6 +346,10 @@ class Graph:
         lines = [f"  {name:<{left}} = {text:<{middle}} : {shape}" for name, text, shape in rows]
         head = f"graph {self.name} ({', '.join(self.inputs)}) -> ({', '.join(self.outputs)}) {{"
         return "\n".join([head, *lines, "}", ""])
+
+    def structure(self) -> str:
+        """Return the graph without its state as text: equal for graphs that compute the same from the same state."""
+        return self.to_text() + "".join(f"{key} = {source}\n" for key, source in sorted(self.ties.items()))
 
     def _application(self, node: Node) -> str:
         attributes = ", ".join(f"{key}={json.dumps(value)}" for key, value in sorted(node.attributes.items()))

@@ -14,9 +14,10 @@ from torch import fx
 
 from ibpc import artifact
 from ibpc.artifact import OldRun, Source
-from ibpc.errors import GraphError
+from ibpc.errors import GraphError, Problem, nearest, raise_all
+from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
 from ibpc.interval import Interval
-from ibpc.ir import Graph
+from ibpc.ir import Graph, format_shape
 from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
 from ibpc.passes.normalize_input import PIXELS
@@ -45,7 +46,16 @@ class Network:
 
     def save(self, path: str | Path, old_run: OldRun = OldRun.KEEP) -> None:
         """Write the network with its present weights as an artifact; see `artifact.save`. Raises ArtifactError."""
-        artifact.save(self.snapshot(), Path(path), self.source, {"notes": list(self.notes)}, old_run)
+        graph = self.snapshot()
+        if self.is_changed:
+            graph.hints[WEIGHTS_HINT] = TRAINED
+        artifact.save(graph, Path(path), self.source, {"notes": list(self.notes)}, old_run)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a weight is not what it was when the network was compiled or loaded."""
+        made = self.graph.state.items()
+        return any(not torch.equal(self._value(key), torch.as_tensor(value)) for key, value in made)
 
     @property
     def name(self) -> str:
@@ -57,7 +67,9 @@ class Network:
         """The number of logits. Raises GraphError unless the first output is (N, K)."""
         shape = self.graph.node(self.graph.outputs[0]).shape
         if len(shape) != 2:
-            raise GraphError.at(f"output {self.graph.outputs[0]}", f"shape {shape}", "one row of logits a sample")
+            raise GraphError.at(
+                f"output {self.graph.outputs[0]}", f"shape {format_shape(shape)}", "one row of logits a sample"
+            )
         return shape[1]
 
     @property
@@ -128,14 +140,25 @@ class Network:
     def fingerprint(self) -> str:
         """Return the SHA-256 of the structure and of the present weights."""
         snapshot = self.snapshot()
-        digest = sha256(snapshot.to_text().encode())
-        for key in sorted(snapshot.state):
-            digest.update(torch.as_tensor(snapshot.state[key]).contiguous().numpy().tobytes())
+        digest = sha256(snapshot.structure().encode())
+        for key, value in sorted(snapshot.state.items()):
+            digest.update(f"{key} {value.dtype}".encode() + value.numpy().tobytes())
         return digest.hexdigest()
 
     @torch.no_grad()
     def assign(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Copy values into the parameters and buffers, in place, by state entry ("node.role")."""
+        """Copy values into the parameters and buffers, in place, by state entry ("node.role").
+
+        Raises GraphError, and copies nothing, for entries that are unknown or of another shape.
+        """
+        problems = []
+        for key, value in state.items():
+            if key not in self.graph.state:
+                problems.append(Problem(f"state {key}", "no such entry", remedy=nearest(key, self.graph.state)))
+            elif value.shape != entry_of(self.parameters, key).shape:
+                shapes = (format_shape(tuple(each.shape)) for each in (value, entry_of(self.parameters, key)))
+                problems.append(Problem(f"state {key}", *shapes))
+        raise_all(GraphError, problems)
         for key, value in state.items():
             entry_of(self.parameters, key).copy_(value)
 

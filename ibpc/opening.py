@@ -18,17 +18,22 @@ from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
 
 
-def compile(source: str | Path | nn.Module, example: torch.Tensor | None = None, seed: int = 0) -> Network:
+def compile(
+    source: str | Path | nn.Module, example: torch.Tensor | Sequence[torch.Tensor] | None = None, seed: int = 0
+) -> Network:
     """Compile a JSON spec, an ONNX file (`.onnx`, `.onnx.gz`) or an nn.Module into a network.
 
-    A spec's weights are fresh, drawn with `seed`. A module needs an `example` input of shape (B, …); its weights are
-    copied. Raises SpecError, ModelError or UsageError.
+    A spec's weights are fresh, drawn with `seed`. A module needs an `example` input of shape (B, …), or one for each
+    argument of its `forward`; its weights are copied. Raises SpecError, ModelError or UsageError.
     """
     if isinstance(source, nn.Module):
         if example is None:
             raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
         graph, _ = COMPILE.run(load_module(source, example))
         return Network(graph, Source("module", type(source).__name__))
+    if not isinstance(source, str | Path):
+        found = f"a {type(source).__name__}"
+        raise UsageError.at("compile", found, "a path to SPEC.json or MODEL.onnx, or an nn.Module")
     path = Path(source)
     if path.name.endswith((".onnx", ".onnx.gz")):
         imported = import_onnx(path)
@@ -52,14 +57,14 @@ def load(path: str | Path) -> Network:
     return Network.load(Path(path))
 
 
-def open_network(path: str | Path, seed: int = 0) -> Network:
+def open_network(path: str | Path) -> Network:
     """Return the network of an artifact, a spec or an ONNX file, whichever `path` is."""
     found = Path(path)
     if found.is_dir() or is_artifact(found):
         return load(found)
     if not found.exists():
         raise ModelError.at(found, "no such file or folder", "an artifact, SPEC.json or MODEL.onnx")
-    return compile(found, seed=seed)
+    return compile(found)
 
 
 def normalized(network: Network, mean: Sequence[float], std: Sequence[float]) -> Network:

@@ -125,7 +125,7 @@ def outer_ball(
     lower, upper = _sum_toward(x.double(), -radius, -torch.inf), _sum_toward(x.double(), radius, torch.inf)
     if clip is not None:
         lower, upper = lower.clamp(*clip), upper.clamp(*clip)
-    return _toward(lower, -torch.inf), _toward(upper, torch.inf)
+    return toward(lower, -torch.inf), toward(upper, torch.inf)
 
 
 def _sum_toward(a: torch.Tensor, b: torch.Tensor, end: float) -> torch.Tensor:
@@ -137,9 +137,12 @@ def _sum_toward(a: torch.Tensor, b: torch.Tensor, end: float) -> torch.Tensor:
     return torch.where(missed, torch.nextafter(total, torch.full_like(total, end)), total)
 
 
-def _toward(value: torch.Tensor, end: float) -> torch.Tensor:
-    """Return the binary32 number nearest to the binary64 `value` that does not lie on the other side from `end`."""
-    rounded = value.float()
+def toward(value: torch.Tensor, end: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return the number of `dtype` nearest to the binary64 `value` that does not lie on the other side from `end`.
+
+    `end` is −∞ or ∞.
+    """
+    rounded = value.to(dtype)
     limit = torch.full_like(rounded, end)
     missed = rounded.double() > value if end < 0 else rounded.double() < value
     return torch.where(missed, torch.nextafter(rounded, limit), rounded)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.frontends.onnx import translate
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -454,7 +455,7 @@ def bounds_by_method(
     for name in methods:
         method = METHODS[name]
         with plain_products():
-            box = method(graph, torch.eye(count), Arithmetic.FLOAT32, torch.device("cpu"))(*boxes)
+            box = method(walk_of(graph), torch.eye(count), Arithmetic.FLOAT32)(*boxes)
         found[name] = (box.lower, box.upper)
     return found
 

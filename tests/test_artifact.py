@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from safetensors.torch import load, save
 
 import ibpc
 from ibpc import artifact
-from ibpc.errors import ArtifactError
+from ibpc.errors import ArtifactError, GraphError
 from ibpc.files import sha256_of
 
 SPEC = Path(__file__).parents[1] / "specs" / "digits_small.json"
@@ -42,6 +43,38 @@ def test_a_round_trip_gives_the_same_network(network, saved):
     x = torch.rand(3, *network.input_shape)
     assert torch.equal(again.nominal(x), network.nominal(x))
     assert again.source == network.source and again.source.kind == "spec"
+
+
+def test_weights_that_were_changed_count_as_trained(network, tmp_path):
+    """Nothing is to overwrite or to draw anew what a loop of one's own has trained."""
+    network.save(tmp_path / "fresh")
+    assert not network.is_changed and not artifact.is_trained(tmp_path / "fresh")
+    with torch.no_grad():
+        next(network.parameters.parameters()).add_(0.5)
+    network.save(tmp_path / "changed")
+    assert network.is_changed and artifact.is_trained(tmp_path / "changed")
+    assert not ibpc.load(tmp_path / "changed").is_changed
+
+
+def test_weights_that_are_no_numbers_are_not_saved(network, saved):
+    before = ibpc.load(saved).fingerprint()
+    with torch.no_grad():
+        next(network.parameters.parameters()).fill_(torch.nan)
+    with pytest.raises(ArtifactError, match="NaN or infinity"):
+        network.save(saved)
+    assert ibpc.load(saved).fingerprint() == before
+
+
+def test_a_network_is_copied_and_pickled(network):
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert other.fingerprint() == network.fingerprint()
+
+
+def test_entries_that_do_not_fit_are_not_assigned(network):
+    before, name = network.fingerprint(), next(iter(network.graph.state))
+    with pytest.raises(GraphError, match="1×1×1; expected(.*)\n(.*)no such entry"):
+        network.assign({name: torch.zeros(1, 1, 1), "nothing.weight": torch.zeros(1)})
+    assert network.fingerprint() == before
 
 
 def test_ties_survive(network, tmp_path):

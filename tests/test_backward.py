@@ -12,11 +12,10 @@ import ibpc
 from ibpc.bounds import METHODS, backward, coefficients
 from ibpc.bounds.ascent import Ends, Start, ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.crown import bounds_of
 from ibpc.bounds.forms import dense, unit_forms
 from ibpc.bounds.refinement import interval_values, refined_values
-from ibpc.bounds.values import Values
+from ibpc.bounds.values import Values, walk_of
 from ibpc.interval import Interval
 from ibpc.ops.rules import Plane
 from ibpc.rounding import Arithmetic
@@ -40,7 +39,7 @@ class Residual(nn.Module):
 def network():
     torch.manual_seed(3)
     x = torch.rand(2, 2, 8, 8)
-    walk = walk_of(ibpc.compile(Residual().eval(), x).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(Residual().eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
     forms = {walk.graph.outputs[0]: torch.randn(4, 1, 3, dtype=torch.float64).expand(-1, 2, -1)}
     return walk, values, forms
@@ -90,7 +89,7 @@ class Smooth(nn.Module):
 def test_both_planes_at_once_give_what_each_gives_by_itself(module, arithmetic, monkeypatch):
     torch.manual_seed(3)
     x = torch.rand(2, 2, 8, 8)
-    walk = walk_of(ibpc.compile(module().eval(), x).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(module().eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), arithmetic)
     forms = {walk.graph.outputs[0]: torch.randn(4, 1, 3, dtype=torch.float64).expand(-1, 2, -1)}
     once = pulled(walk, values, forms)
@@ -122,7 +121,7 @@ class Attention(nn.Module):
 def attention():
     torch.manual_seed(3)
     x = torch.rand(2, 10, 6)
-    walk = walk_of(ibpc.compile(Attention().eval(), x).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(Attention().eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
     return walk, values, {walk.graph.outputs[0]: torch.randn(4, 1, 6, dtype=torch.float64).expand(-1, 2, -1)}
 
@@ -157,7 +156,7 @@ def test_multipliers_of_any_ends_prove_no_more_than_is_so(ends):
     """At all samples where a value lies between its ends a form is at least what any multipliers say."""
     torch.manual_seed(4)
     module = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3)).double().eval()
-    walk = walk_of(ibpc.compile(module.float(), torch.zeros(1, 2)).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(module.float(), torch.zeros(1, 2)).snapshot())
     values = interval_values(walk, (Interval.bounds(-torch.ones(1, 2), torch.ones(1, 2)),), Arithmetic.REAL)
     front, (output,) = next(iter(walk.steps)), walk.graph.outputs
     points = torch.rand(4000, 2, dtype=torch.float64) * 2 - 1
@@ -288,7 +287,7 @@ def test_values_without_dimensions_are_bounded(method, few, worth, monkeypatch):
     monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "FEW_INPUTS", few)
     module, x = Scalars().eval(), torch.rand(4, 3)
     graph = ibpc.compile(module, x).snapshot()
-    bound = METHODS[method](graph, torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
+    bound = METHODS[method](walk_of(graph), torch.eye(1), Arithmetic.FLOAT32)
     box = bound(Interval.bounds(x - 0.2, x + 0.2))
     with torch.no_grad():
         y = module(x + 0.4 * torch.rand(500, 4, 3) - 0.2)
@@ -310,7 +309,7 @@ class Exponential(nn.Module):
 
 def bounds_of_each_output(module, arithmetic):
     x = torch.ones(1, 2)
-    walk = walk_of(ibpc.compile(module.eval(), x).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(module.eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), arithmetic)
     (output,) = walk.graph.outputs
     count = values.box(output).lower.shape[1]
@@ -363,7 +362,7 @@ def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sig
     nn.init.constant_(module[0].weight, 2.0)
     nn.init.constant_(module[0].bias, -1.0)
     ends = [torch.full((1, 1, 4, 4), end) for end in (low, high)]
-    walk = walk_of(ibpc.compile(module.eval(), ends[0]).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(module.eval(), ends[0]).snapshot())
     values = interval_values(walk, (Interval.bounds(*ends),), Arithmetic.REAL)
     inner, outer = list(walk.steps)[:2]
     for name, error in ((inner, 0.5), (outer, 0.25)):
@@ -419,7 +418,7 @@ def test_whoever_adds_to_a_form_pays_for_the_node_as_it_would_itself(module, is_
     """Constants are the same; what rounding takes is, of a sum of forms, that of each of them: no less."""
     torch.manual_seed(5)
     x = torch.rand(2, 2, 4, 4)
-    walk = walk_of(ibpc.compile(module().eval(), x).snapshot(), torch.device("cpu"))
+    walk = walk_of(ibpc.compile(module().eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.3, x + 0.3),), Arithmetic.REAL)
     for name in walk.steps.keys() & walk.perturbed if error else ():
         values.errors[name] = error * torch.rand_like(values.box(name).lower)
@@ -458,8 +457,7 @@ def test_where_there_is_nothing_to_choose_an_ascent_stays_where_it_is():
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
     bounds = [
-        METHODS[method](graph, torch.eye(2), Arithmetic.REAL, torch.device("cpu"))(box)
-        for method in ("crown", "alpha-crown")
+        METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)(box) for method in ("crown", "alpha-crown")
     ]
     weight = (module[2].weight @ module[0].weight).clamp(min=0.0).sum(1)
     point = module(torch.zeros(1, 3))
@@ -478,8 +476,7 @@ def test_slopes_of_curves_that_are_chosen_bound_more_closely(activation):
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     box = Interval.bounds(torch.full((1, 3), -0.4), torch.full((1, 3), 0.6))
     plain, chosen = (
-        METHODS[method](graph, torch.eye(2), Arithmetic.REAL, torch.device("cpu"))(box)
-        for method in ("crown", "alpha-crown")
+        METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)(box) for method in ("crown", "alpha-crown")
     )
     assert bool((chosen.upper - chosen.lower < 0.97 * (plain.upper - plain.lower)).all())
     points = torch.rand(20000, 3) * (box.upper - box.lower) + box.lower

@@ -14,6 +14,7 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.errors import UsageError
 from ibpc.interval import Interval
 from ibpc.report.terminal import show_decision
@@ -64,7 +65,7 @@ def at_least(bound: float, inputs: int = 3) -> Property:
 
 
 def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching:
-    branching = Branching(Roots(network.snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
+    branching = Branching(Roots(walk_of(network.snapshot()), prop, Arithmetic.FLOAT32), 0, 0)
     branching.run(time.monotonic() + seconds)
     return branching
 
@@ -99,7 +100,7 @@ def test_operators_other_than_relu_are_cut_too(kind, steepness, share, monkeypat
     monkeypatch.setattr(branching, "MOST_VARIABLES", 0)
     network = curved_network(getattr(torch.nn, kind), steepness)
     most = greatest(network, 2)
-    bound = METHODS["alpha-crown"](network.snapshot(), torch.ones(1, 1), Arithmetic.FLOAT32, torch.device("cpu"))
+    bound = METHODS["alpha-crown"](walk_of(network.snapshot()), torch.ones(1, 1), Arithmetic.FLOAT32)
     above = float(bound(Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))).upper)
     assert searched(network, at_least(most + share * (above - most), 2), 120).is_refuted
     assert not searched(network, at_least(most - 1e-3, 2), 1).is_refuted
@@ -115,7 +116,7 @@ def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cu
         monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     network = random_network(seed)
     most = greatest(network)
-    roots = Roots(network.snapshot(), at_least(most - 0.01), Arithmetic.FLOAT32, torch.device("cpu"))
+    roots = Roots(walk_of(network.snapshot()), at_least(most - 0.01), Arithmetic.FLOAT32)
     parts = Branching(roots, 0, 0)._first_part()
     waited = 0
     with torch.no_grad():
@@ -132,7 +133,7 @@ def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cu
 def test_halves_of_boxes_that_nothing_refutes_all_wait(seed, monkeypatch):
     """No part is refuted where all of the box is unsafe: each that was bounded left two in its place."""
     monkeypatch.setattr(boxes, "_MOST_BOXES", 3)
-    roots = Roots(random_network(seed).snapshot(), at_least(-1e3), Arithmetic.FLOAT32, torch.device("cpu"))
+    roots = Roots(walk_of(random_network(seed).snapshot()), at_least(-1e3), Arithmetic.FLOAT32)
     parts, bounded = Branching(roots, 0, 0)._first_part(), 0
     with torch.no_grad():
         for _ in range(20):
@@ -184,7 +185,7 @@ def test_each_method_is_at_least_as_tight_as_the_one_before(seed, arithmetic):
     most = greatest(network)
     box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
     found = {
-        name: METHODS[name](network.snapshot(), torch.eye(1), arithmetic, torch.device("cpu"))(box)
+        name: METHODS[name](walk_of(network.snapshot()), torch.eye(1), arithmetic)(box)
         for name in ("ibp", "crown-ibp", "crown", "alpha-crown")
     }
     uppers = [float(bounds.upper) for bounds in found.values()]
@@ -251,7 +252,7 @@ def test_no_part_of_a_box_is_left_out(cut, monkeypatch):
         monkeypatch.setattr(branching, "MOST_INPUTS", 0)
     for top in ((0.03, 0.56), (0.29, 0.97), (0.56, 0.8), (0.8, 0.03), (0.97, 0.29)):
         prop = at_least(0.9, inputs=2)
-        found = Branching(Roots(tent(list(top), 0.02).snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), 0, 0)
+        found = Branching(Roots(walk_of(tent(list(top), 0.02).snapshot()), prop, Arithmetic.FLOAT32), 0, 0)
         while found.bounded < 60 and not found.is_over:
             found.run(time.monotonic() + 0.02)
         assert not found.is_refuted
@@ -270,7 +271,7 @@ def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[1e30, -1e30]]), torch.zeros(1)
     network = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2))
-    method = METHODS[name](network.snapshot(), torch.eye(1), Arithmetic.FLOAT32, torch.device("cpu"))
+    method = METHODS[name](walk_of(network.snapshot()), torch.eye(1), Arithmetic.FLOAT32)
     box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
     assert not (box.lower > -torch.inf).any() and not (box.upper < torch.inf).any()
 
@@ -337,7 +338,7 @@ def test_a_search_over_values_suggests_the_corners_where_its_forms_are_least(see
     prop = at_least(best)
     (case,) = prop.cases
     goal = Goal(case, case.disjuncts[0], prop.output_count, torch.device("cpu"))
-    parts = ValueParts(Roots(network.snapshot(), prop, Arithmetic.FLOAT32, torch.device("cpu")), goal, 0, Place())
+    parts = ValueParts(Roots(walk_of(network.snapshot()), prop, Arithmetic.FLOAT32), goal, 0, Place())
     assert not len(parts.suspects())
     seen, bounded = [], 0
     while bounded < 8 and parts.waiting:

@@ -51,6 +51,24 @@ def test_what_was_certified_is_confirmed(certificate):
     assert failing(certificate) == []
 
 
+def test_counterexamples_on_the_border_of_their_ball_are_in_it(tmp_path):
+    """1/16 is what pixels of 1/16 differ by: rounded or not, such distances are ε itself, and no further."""
+    data, border = ibpc.load_dataset("digits"), 0
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    net = ibpc.compile(module, torch.zeros(1, 1, 8, 8))
+    net.save(tmp_path / "model")
+    result = ibpc.certify(net, data, 1 / 16, limit=LIMIT)
+    for example in result.examples:
+        if example.counterexample is not None:
+            point = torch.tensor(example.counterexample).double()
+            distance = (point - data.test.floats()[example.index].flatten().double()).abs()
+            border += int((distance == 1 / 16).sum())
+    assert border
+    ibpc.write_verdicts(tmp_path / "c.json", tmp_path / "model", net, data, result)
+    assert failing(tmp_path / "c.json") == []
+
+
 def of_verdict(data: dict[str, Any], verdict: str) -> dict[str, Any]:
     return next(example for example in data["examples"] if example["verdict"] == verdict)
 

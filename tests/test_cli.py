@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from ibpc.cli import app, main
+from ibpc.cli import app, main, options
 from ibpc.files import write_json
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -228,7 +228,7 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
         (("--std", "inf"), ("--std", "numbers")),
         (("--std", "1e-60"), ("--std", "float32")),
         (("--mean", "1e39"), ("--mean", "float32")),
-        (("--method", ""), ("--method", "found ''")),
+        (("--method", ""), ("method", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),
         (("--json", "compiled"), ("--json", "folder")),
@@ -303,6 +303,14 @@ def test_an_unknown_command_and_option(ibpc):
 
 
 # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_help_names_every_method():
+    from ibpc.training.methods import methods
+    from ibpc.verify.decide import PLANS
+
+    assert sorted(options.BOUNDING.split(", ")) == sorted(PLANS)
+    assert sorted(options.TRAINING.split(", ")) == sorted(methods())
+
+
 def test_help_loads_nothing_heavy():
     """What makes `ibpc --help` slow is importing torch: it must not happen."""
     script = (

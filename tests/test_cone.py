@@ -10,10 +10,10 @@ from torch import nn
 
 import ibpc
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.cone import cone_of, read_by
 from ibpc.bounds.crown import bounds_of
 from ibpc.bounds.refinement import interval_values, refined_values
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
@@ -42,7 +42,7 @@ def detector():
     torch.manual_seed(3)
     module = Detector().eval()
     x = torch.rand(2, 2, 12, 12)
-    walk = walk_of(ibpc.compile(module, x[:1]).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(module, x[:1]).snapshot())
     return module, x, walk, (Interval.bounds(x - 0.03, x + 0.03),)
 
 
@@ -98,7 +98,7 @@ def test_all_outputs_have_no_cone_but_what_everybody_sees(detector):
 def test_an_operator_that_mixes_elements_reads_all_of_them():
     module = nn.Sequential(nn.Linear(4, 6), nn.Softmax(1), nn.Linear(6, 6), nn.ReLU()).eval()
     x = torch.rand(1, 4)
-    walk = walk_of(ibpc.compile(module, x).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(module, x).snapshot())
     cone = cone_of(walk, interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.REAL), one_of(6, 2))
     relu, softmax = (
         next(step for step in walk.steps.values() if step.node.operator == operator) for operator in ("Relu", "Softmax")
@@ -113,7 +113,7 @@ def test_a_search_tightens_what_its_property_reads(detector):
     case = Case(Box(*ends), ((Row(((7, Fraction(1)),), (), Fraction(0)),),))
     prop = Property("one", (Tensor("x", (2, 12, 12)),), (Tensor("y", (72,)),), (case,))
     assert prop.read_outputs().nonzero().flatten().tolist() == [7]
-    roots = Roots(ibpc.compile(module, x[:1]).snapshot(), prop, Arithmetic.REAL, CPU)
+    roots = Roots(walk_of(ibpc.compile(module, x[:1]).snapshot()), prop, Arithmetic.REAL)
     assert roots.cone
     with torch.no_grad():
         plain, tight = roots.plain(0), roots.values(0)
@@ -132,6 +132,6 @@ def test_values_without_features_are_in_the_cone_or_not():
             return torch.stack([torch.relu(y), torch.relu(x[:, 0])], 1)
 
     x = torch.rand(1, 3)
-    walk = walk_of(ibpc.compile(Numbers().eval(), x).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(Numbers().eval(), x).snapshot())
     cone = cone_of(walk, interval_values(walk, (Interval.bounds(x - 0.4, x + 0.4),), Arithmetic.REAL), one_of(2, 1))
     assert any(len(mark) == 1 and not bool(mark.any()) for mark in cone.values())

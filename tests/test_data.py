@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import os
 import struct
 import zipfile
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ibpc
 from ibpc.data import (
     DIGITS_TRAINING,
     Augmentation,
@@ -156,6 +158,26 @@ def only_line(error: pytest.ExceptionInfo[DataError]) -> str:
     assert len(error.value.problems) == 1, error.value
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
+def test_images_of_more_than_8_bits_are_refused(tmp_path, kind, mode):
+    """Pillow would cut their values off at 255."""
+    for split, label in itertools.product(("train", "test"), ("a", "b")):
+        folder = tmp_path / split / label
+        folder.mkdir(parents=True)
+        Image.fromarray(np.full((4, 4), 1000, kind)).save(folder / "1.tiff")
+    with pytest.raises(DataError, match=f"an image of mode {mode}"):
+        load_dataset(tmp_path)
+
+
+def test_arrays_become_a_data_set():
+    images, labels = torch.rand(6, 5, 4), torch.tensor([0, 1, 2] * 2)
+    data = ibpc.dataset(images, labels, images.numpy(), labels.numpy(), name="mine")
+    assert (data.name, data.classes, data.image_shape, len(data.train)) == ("mine", 3, (1, 5, 4), 6)
+    assert torch.equal(data.test.images[:, 0], images)
+    with pytest.raises(DataError, match="mine: y_train"):
+        ibpc.dataset(images, labels[:2], images, labels, name="mine")
 
 
 def test_missing_data_say_where_and_how(tmp_path):

@@ -48,6 +48,12 @@ def whole(artifact) -> ibpc.Robustness:
     return ibpc.certify(ibpc.load(artifact), "digits", EPS, **OPTIONS)
 
 
+@pytest.mark.parametrize("limit", [0, -490])
+def test_no_images_are_no_limit(artifact, limit):
+    with pytest.raises(UsageError, match="limit"):
+        ibpc.certify(ibpc.load(artifact), "digits", EPS, limit=limit)
+
+
 def test_the_plan_goes_on_where_intervals_end(artifact, whole):
     quick = ibpc.certify(ibpc.load(artifact), "digits", EPS, limit=LIMIT)
     assert quick.method == "ibp"

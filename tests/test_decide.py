@@ -20,7 +20,9 @@ from ibpc.verify.attack import Attack
 from ibpc.verify.certificate_reading import property_of
 from ibpc.verify.certificate_schema import read_certificate
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.replay import Replay
 from ibpc.verify.rows import whole_scale
+from ibpc.verify.subject import Subject
 from tests.onnx_models import chain
 
 
@@ -82,7 +84,7 @@ def test_the_last_method_has_all_the_time_and_others_a_third(distance, monkeypat
         return True
 
     monkeypatch.setattr(decide._Decider, "_is_refuted", refuses)
-    assert decide.Deciding(plan, timeout=100).run(distance, at_least("3")).verdict is ibpc.Verdict.VERIFIED
+    assert decide.Deciding(plan, timeout=100).run(Subject(distance), at_least("3")).verdict is ibpc.Verdict.VERIFIED
     assert least <= left[0] <= most
 
 
@@ -133,7 +135,7 @@ def test_every_case_and_disjunct_counts(distance):
 
 
 def test_falsified_needs_onnx_runtime(distance, monkeypatch):
-    monkeypatch.setattr(falsifying.Replay, "__call__", lambda *_: torch.zeros(1, dtype=torch.float64))
+    monkeypatch.setattr(Replay, "__call__", lambda *_: torch.zeros(1, dtype=torch.float64))
     assert ibpc.decide(distance, at_least("0.5"), timeout=1).verdict in (ibpc.Verdict.UNKNOWN, ibpc.Verdict.TIMEOUT)
 
 
@@ -211,7 +213,9 @@ def test_a_ball_around_an_input(tmp_path):
         (b"", "cannot be read"),
         (b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }\n", "cannot be read"),
         (np.array([1.0, np.nan]), "not all finite"),
-        (np.array(["a"]), "not all finite"),
+        (np.array(["a"]), "real numbers"),
+        (np.array([200, 3], np.uint8), "divided by 255"),
+        (np.array([0.5, 1.05]), "values from 0.5 to 1.05"),
         (np.zeros(3), "one input of shape 2"),
         (
             b"\x93NUMPY\x01\x00v\x00"
@@ -457,7 +461,7 @@ def test_attacks_have_a_share_of_a_search_and_no_more(monkeypatch, distance):
     clock = [0.0]
     monkeypatch.setattr(falsifying.time, "monotonic", lambda: clock[0])
     prop = at_least("100")
-    search = falsifying.Falsification(Attack(steps=1, restarts=1), distance, prop, [(2,)], torch.device("cpu"))
+    search = falsifying.Falsification(Attack(steps=1, restarts=1), Subject(distance), prop, [(2,)])
     begun = []
 
     def round_of_ten_seconds(self, deadline):

@@ -14,6 +14,7 @@ import torch
 import ibpc
 from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
+from ibpc.bounds.values import Walk
 from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
@@ -185,7 +186,7 @@ def test_boxes_are_tightened_before_a_doubt_is_raised() -> None:
             return torch.sigmoid(torch.log(x - 0.9 * torch.relu(x)))
 
     graph = ibpc.compile(Difference().eval(), torch.ones(1, 3)).snapshot()
-    definedness = Definedness(graph, Arithmetic.FLOAT32, torch.device("cpu"))
+    definedness = Definedness(Walk(graph, torch.device("cpu")), Arithmetic.FLOAT32)
     low = torch.tensor([[1.0, 1.0, 1.0], [1.0, -1.0, 1.0]])
     fine, bad = definedness.doubts((Interval.bounds(low, low + 1.0),))
     assert fine is None

@@ -14,6 +14,7 @@ import ibpc
 from benchmarks.hierarchy import ACTIVATIONS, faults, random_module
 from ibpc.bounds import METHODS
 from ibpc.bounds.mip import program_bounds
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
@@ -50,7 +51,7 @@ def least_by_patterns(module: torch.nn.Sequential, low: np.ndarray, high: np.nda
 @pytest.mark.parametrize("seed", range(6))
 def test_mip_is_the_best_of_all_activation_patterns(seed):
     module = relu_module(seed)
-    box = program_bounds(ibpc.compile(module, torch.zeros(1, 2)).snapshot(), torch.eye(1), Arithmetic.REAL, CPU)(
+    box = program_bounds(walk_of(ibpc.compile(module, torch.zeros(1, 2)).snapshot()), torch.eye(1), Arithmetic.REAL)(
         Interval.bounds(-torch.ones(1, 2), torch.ones(1, 2))
     )
     ends = -np.ones(2), np.ones(2)
@@ -73,7 +74,7 @@ def test_alpha_crown_is_not_what_waits_for_time(monkeypatch):
     for name in ("alpha_crown", "program_bounds"):
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     graph, ends = ibpc.compile(relu_module(0), torch.zeros(1, 2)).snapshot(), torch.ones(1, 2)
-    METHODS["mip"](graph, torch.eye(1), Arithmetic.REAL, CPU)(Interval.bounds(-ends, ends))
+    METHODS["mip"](walk_of(graph), torch.eye(1), Arithmetic.REAL)(Interval.bounds(-ends, ends))
     assert begun == ["alpha_crown", "program_bounds"]
 
 
@@ -90,7 +91,7 @@ def test_the_binary32_bounds_of_mip_pay_for_rounding():
     graph = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2)).snapshot()
     x = torch.tensor([[0.7, 0.7]])
     real, float32 = (
-        METHODS["mip"](graph, torch.eye(1), arithmetic, CPU)(Interval.bounds(x, x)) for arithmetic in Arithmetic
+        METHODS["mip"](walk_of(graph), torch.eye(1), arithmetic)(Interval.bounds(x, x)) for arithmetic in Arithmetic
     )
     assert float(float32.upper) > float(real.upper) + 1e-4
     assert float(float32.lower) < float(real.lower) - 1e-4

@@ -11,6 +11,7 @@ from onnx import helper
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.errors import IbpcError
 from ibpc.exports import Claimed, bounding_module, export_bounds, export_program
 from ibpc.exports.bounds import _compare
@@ -76,7 +77,7 @@ def test_the_margin_graph_gives_the_margins_that_certification_uses(network, tmp
     _, lower, upper = ball(network, 3)
     (found,) = session(tmp_path / "m.onnx").run(None, {"lower": lower.numpy(), "upper": upper.numpy()})
     classes = network.classes
-    bound = METHODS["ibp"](network.snapshot(), class_differences(classes), Arithmetic.FLOAT32, torch.device("cpu"))
+    bound = METHODS["ibp"](walk_of(network.snapshot()), class_differences(classes), Arithmetic.FLOAT32)
     box = bound(Interval.bounds(lower, upper))
     index = margin_index(classes)
     for label in range(classes):

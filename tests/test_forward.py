@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 import ibpc
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.forms import dense
 from ibpc.bounds.pushed_forms import Forward
 from ibpc.bounds.refinement import refined_values
-from ibpc.bounds.values import advance, start
+from ibpc.bounds.values import advance, start, walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from tests.networks import faults, models
@@ -41,7 +40,7 @@ def test_sampled_points_lie_inside_and_intervals_are_no_tighter(activation, arit
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     center = torch.randn(5, 3)
     box = Interval.bounds(center - 0.4, center + 0.4)
-    linear, plain = (METHODS[name](graph, torch.eye(2), arithmetic, CPU)(box) for name in ("forward", "ibp"))
+    linear, plain = (METHODS[name](walk_of(graph), torch.eye(2), arithmetic)(box) for name in ("forward", "ibp"))
     points = center + 0.8 * (torch.rand(20000, 5, 3) - 0.5)
     with torch.no_grad():
         y = module.double()(points.double())
@@ -58,7 +57,9 @@ def test_inputs_that_do_not_vary_are_constants(arithmetic):
     module = torch.nn.Sequential(*layers).eval()
     center, radius = torch.randn(5, 4), torch.tensor([0.3, 0.0, 0.2, 0.0])
     graph = ibpc.compile(module, torch.zeros(1, 4)).snapshot()
-    found = METHODS["forward"](graph, torch.eye(2), arithmetic, CPU)(Interval.bounds(center - radius, center + radius))
+    found = METHODS["forward"](walk_of(graph), torch.eye(2), arithmetic)(
+        Interval.bounds(center - radius, center + radius)
+    )
     with torch.no_grad():
         y = module.double()(center.double() + radius.double() * (2 * torch.rand(20000, 5, 4, dtype=torch.float64) - 1))
     assert bool((y >= found.lower).all() and (y <= found.upper).all())
@@ -71,7 +72,7 @@ def test_forms_of_few_inputs_leave_backward_bounds_less_to_do_and_lose_nothing(s
     torch.manual_seed(seed)
     layers = [module for _ in range(4) for module in (torch.nn.Linear(12, 12), torch.nn.ReLU())]
     module = torch.nn.Sequential(torch.nn.Linear(3, 12), *layers, torch.nn.Linear(12, 1)).eval()
-    walk = walk_of(ibpc.compile(module, torch.zeros(1, 3)).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(module, torch.zeros(1, 3)).snapshot())
     boxes, rows = (Interval.bounds(torch.zeros(2, 3), torch.ones(2, 3)),), []
 
     class Counting(Backward):
@@ -95,7 +96,7 @@ def test_boxes_that_intervals_bound_exactly_are_not_bounded_again(monkeypatch):
     torch.manual_seed(0)
     layers = [torch.nn.Flatten(), torch.nn.Linear(70, 9), torch.nn.ReLU(), torch.nn.Linear(9, 8), torch.nn.ReLU()]
     module = torch.nn.Sequential(*layers, torch.nn.Linear(8, 2)).eval()
-    walk = walk_of(ibpc.compile(module, torch.zeros(1, 7, 10)).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(module, torch.zeros(1, 7, 10)).snapshot())
     boxes, names = (Interval.bounds(-torch.ones(1, 7, 10), torch.ones(1, 7, 10)),), []
 
     class Counting(Backward):
@@ -119,7 +120,7 @@ def test_a_node_that_reads_an_input_twice_is_not_taken_for_exact():
         def forward(self, x):
             return torch.relu(x - x.reshape(1, 70)) + 0.0
 
-    walk = walk_of(ibpc.compile(Twice().eval(), torch.zeros(1, 70)).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(Twice().eval(), torch.zeros(1, 70)).snapshot())
     values = refined_values(walk, (Interval.bounds(-torch.ones(1, 70), torch.ones(1, 70)),), Arithmetic.REAL)
     relu = next(step for step in walk.steps.values() if step.node.operator == "Relu")
     assert float(values.box(relu.operands[0]).width.max()) < 1e-9
@@ -130,7 +131,7 @@ def test_a_linear_network_is_bounded_exactly():
     first, second = torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False)
     first.weight.data, second.weight.data = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0, -1.0]])
     graph = ibpc.compile(torch.nn.Sequential(first, second).eval(), torch.zeros(1, 1)).snapshot()
-    box = METHODS["forward"](graph, torch.eye(1), Arithmetic.REAL, CPU)(
+    box = METHODS["forward"](walk_of(graph), torch.eye(1), Arithmetic.REAL)(
         Interval.bounds(-torch.ones(1, 1), torch.ones(1, 1))
     )
     assert float(box.upper) == pytest.approx(0.0, abs=1e-9)
@@ -145,7 +146,7 @@ def test_an_affine_operator_pays_for_the_rounding_of_all_that_it_adds(monkeypatc
     monkeypatch.setattr(sys.modules["ibpc.bounds.pushed_forms"], "SLACK", 2.0**-4)
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[2.0, -3.0]]), torch.tensor([1.0])
-    walk = walk_of(ibpc.compile(layer.eval(), torch.zeros(1, 2)).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(layer.eval(), torch.zeros(1, 2)).snapshot())
     values = start(walk, (Interval.bounds(-torch.ones(1, 2), torch.ones(1, 2)),))
     forms = Forward(walk, values)
     for step in walk.steps.values():
@@ -173,7 +174,7 @@ def test_inputs_far_from_zero_are_paid_for_beside_large_constants(arithmetic, me
     x = torch.full((1, 4), size)
     graph = ibpc.compile(torch.nn.Sequential(first, torch.nn.ReLU(), last).eval(), x).snapshot()
     ends = x - radius, x + radius
-    found = METHODS[method](graph, torch.eye(2), arithmetic, CPU)(Interval.bounds(*ends))
+    found = METHODS[method](walk_of(graph), torch.eye(2), arithmetic)(Interval.bounds(*ends))
 
     def applied(layer, values):
         rows = [[Fraction(float(w)) for w in row] for row in layer.weight.tolist()]

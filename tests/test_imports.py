@@ -47,7 +47,7 @@ ONLY = {
 }
 
 # What operators are made of, in order: each module knows those before it.
-SHARED = ("rules.py", "onnx.py", "base.py", "combinators.py")
+SHARED = ("rules.py", "onnx.py", "element_types.py", "base.py", "combinators.py")
 
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 

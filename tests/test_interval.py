@@ -139,6 +139,11 @@ class TestBall:
         assert problem.expected
         assert isinstance(caught.value, IbpcError)
 
+    @pytest.mark.parametrize("eps", [-1e-9, float("nan")])
+    def test_a_negative_radius_among_others_is_refused(self, eps: float) -> None:
+        with pytest.raises(UsageError):
+            Interval.ball(torch.zeros(2), torch.tensor([0.1, eps]))
+
     @given(st.floats(-1, 2), st.floats(0, 1))
     def test_a_clipped_ball_lies_in_range_and_is_no_larger(self, x: float, eps: float) -> None:
         point = torch.tensor([x], dtype=torch.float64)

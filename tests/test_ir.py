@@ -176,6 +176,15 @@ class TestTies:
         graph.tie("fifth.weight", "fourth.weight")
         return graph
 
+    def test_the_structure_tells_what_is_tied_to_what(self) -> None:
+        graph, other = self.tied(), self.tied()
+        assert graph.structure() == other.structure()
+        graph.state["second.weight"] = graph.state["first.weight"]
+        other.state["second.weight"] = other.state["first.weight"]
+        other.ties["fifth.weight"] = "second.weight"
+        assert graph.to_text() == other.to_text()
+        assert graph.structure() != other.structure()
+
     def test_tied_entries_stand_for_one_array(self) -> None:
         graph = self.tied()
         graph.verify(operators())

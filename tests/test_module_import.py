@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -98,6 +99,22 @@ class Choice(nn.Module):
         return torch.relu(x) if x.sum() > 0 else -x
 
 
+class Far(nn.Module):
+    """Does another thing where its values are great, which no sample of its range shows."""
+
+    def forward(self, x):
+        return x if x.norm() < 1e6 else -x
+
+
+class Shaped(nn.Module):
+    """Chooses by shapes alone, which a trace may freeze: they are static."""
+
+    def forward(self, x):
+        batch, width = x.shape
+        assert x.numel() == batch * 4
+        return x.reshape(batch, -1) if x.size(1) / 2 < width else -x
+
+
 class Mixing(nn.Module):
     """Lets the samples of a batch depend on each other."""
 
@@ -140,7 +157,8 @@ class Mapping(nn.Module):
     [
         (nn.Linear(4, 2), torch.ones(1, 4), "Linear is in training mode; expected a module in evaluation"),
         (nn.Sequential(nn.Linear(4, 2).eval(), nn.Dropout()), torch.ones(1, 4), "in training mode"),
-        (Choice().eval(), torch.ones(1, 4), "does something else at batch 3"),
+        (Choice().eval(), torch.ones(1, 4), "may have frozen a choice that values make"),
+        (Far().eval(), torch.ones(1, 4), "may have frozen a choice that values make"),
         (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
         (Determinant().eval(), torch.ones(1, 4), "the operator is not supported"),
         (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
@@ -154,6 +172,7 @@ class Mapping(nn.Module):
         "training",
         "half training",
         "choice",
+        "choice far away",
         "mixing",
         "operator",
         "dict",
@@ -168,6 +187,12 @@ def test_modules_that_cannot_be_imported(module, example, reason):
     with pytest.raises(ModelError) as caught:
         load_module(module, example)
     assert reason in str(caught.value)
+
+
+def test_choices_by_shapes_are_none(capsys):
+    graph = load_module(Shaped().eval(), torch.ones(1, 4))
+    assert graph.node(graph.outputs[0]).shape == (-1, 4)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_module_that_takes_one_sample_at_a_time_is_imported():
@@ -231,3 +256,5 @@ def test_every_name_of_the_api_is_reachable_from_the_package():
 
     for name in api.__all__:
         assert getattr(ibpc, name) is getattr(api, name), name
+    typed = set(re.findall(r"^    from ibpc\.api import (\w+) as \1$", Path(ibpc.__file__).read_text(), re.MULTILINE))
+    assert typed == set(api.__all__)

@@ -11,10 +11,10 @@ from torch import nn
 
 import ibpc
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.forms import dense, unit_forms
 from ibpc.bounds.patches import Patches, Span, Window
 from ibpc.bounds.refinement import dense_cost, interval_values, refined_values
+from ibpc.bounds.values import walk_of
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import BATCH
@@ -80,7 +80,7 @@ def network(request):
     module = request.param().eval()
     channels = next(module.parameters()).shape[1]
     x = torch.rand(2, channels, *((8, 10) if request.param is Mixed else (24, 26)))
-    return module, x, walk_of(ibpc.compile(module, x[:1]).snapshot(), CPU)
+    return module, x, walk_of(ibpc.compile(module, x[:1]).snapshot())
 
 
 def images(walk, values):
@@ -117,7 +117,7 @@ def test_patches_bound_what_all_coefficients_bound(network, arithmetic, batch, k
 def test_the_least_value_over_a_box_pays_for_its_rounding(form):
     """Of one element with center c and radius r: c − r, less the slack of what is summed, |c| + r."""
     low, high = torch.full((1, 1, 4, 4), -3.0), torch.full((1, 1, 4, 4), 1.0)
-    walk = walk_of(ibpc.compile(nn.Conv2d(1, 1, 1).eval(), low).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(nn.Conv2d(1, 1, 1).eval(), low).snapshot())
     values = interval_values(walk, (Interval.bounds(low, high),), Arithmetic.REAL)
     (name,) = walk.inputs
     found = Coarse(walk, values).lower(
@@ -192,7 +192,7 @@ def test_a_form_that_ignores_what_overflows_is_not_lost():
     with torch.no_grad():
         module[0].weight[1] = 3e38
     x = torch.rand(1, 1, 16, 16)
-    walk = walk_of(ibpc.compile(module.eval(), x).snapshot(), CPU)
+    walk = walk_of(ibpc.compile(module.eval(), x).snapshot())
     values = interval_values(walk, (Interval.bounds(x - 0.1, x + 0.1),), Arithmetic.FLOAT32)
     name = next(iter(walk.steps))
     forms = unit_forms(torch.arange(4), torch.ones(4).double(), values.box(name).lower.shape)
@@ -218,7 +218,7 @@ def test_what_an_operator_says_it_sees_is_what_it_computes(seed):
     ]
     seen = set()
     for graph in graphs:
-        for step in walk_of(graph, CPU).steps.values():
+        for step in walk_of(graph).steps.values():
             if step.operator.rules.local is None or len(step.call.output) != 4:
                 continue
             seen.add(step.node.operator)

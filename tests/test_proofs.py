@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 import ibpc
 from ibpc.bounds import METHODS, ascent
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.refinement import interval_values
+from ibpc.bounds.values import walk_of
 from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
@@ -82,7 +82,7 @@ def below(net: ibpc.Network, size: int, gap: float) -> Property:
 
 def gap_of(net: ibpc.Network, size: int, method: str, arithmetic: Arithmetic) -> float:
     """Return a gap that a bounding method just proves."""
-    bound = METHODS[method](net.snapshot(), torch.tensor([[-1.0, 1.0]]), arithmetic, torch.device("cpu"))
+    bound = METHODS[method](walk_of(net.snapshot()), torch.tensor([[-1.0, 1.0]]), arithmetic)
     box = Interval.bounds(torch.zeros(1, *net.input_shape), torch.ones(1, *net.input_shape))
     reached = -below(net, size, 0.0).cases[0].disjuncts[0][0].bound
     return 1e-3 - float(bound(box).lower) - float(reached)
@@ -425,7 +425,7 @@ def test_ends_hold_samples_whatever_is_picked(family):
 @torch.no_grad()
 def test_choices_are_made_as_proofs_say_them():
     assert ascent.LEVELS == LEVELS
-    walk = walk_of(network(0, flat_curves, (4,)).snapshot(), torch.device("cpu"))
+    walk = walk_of(network(0, flat_curves, (4,)).snapshot())
     box = Interval.bounds(torch.zeros(1, 4), torch.ones(1, 4))
     values = interval_values(walk, (box,), Arithmetic.REAL)
     (output,) = walk.graph.outputs

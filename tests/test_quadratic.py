@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import helper
 
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.quadratic import Quadratics, monomials, quadratics
+from ibpc.bounds.values import walk_of
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.network import Network
@@ -91,7 +91,7 @@ def test_no_point_of_a_box_is_below_its_form(axes, width, arithmetic):
     for seed in range(2):
         net = network(seed)
         lower, upper = boxes(20, width, seed)
-        forms = quadratics(walk_of(net.graph, CPU), (Interval.bounds(lower, upper),), axes, arithmetic, rows)
+        forms = quadratics(walk_of(net.graph), (Interval.bounds(lower, upper),), axes, arithmetic, rows)
         center, radius = (0.5 * (upper + sign * lower)[:, None] for sign in (1, -1))
         inputs = (center + radius * points(100, INPUTS, seed)).float().double()
         inputs = torch.maximum(torch.minimum(inputs, upper[:, None]), lower[:, None])
@@ -112,7 +112,7 @@ def test_a_convex_form_is_bounded_by_its_minimum(seed):
     net = quadratic(matrix)
     lower, upper = (torch.tensor([[end - 0.3] * 4], dtype=torch.float64) for end in (0.0, 1.0))
     rows = torch.ones(1, 1, dtype=torch.float64)
-    forms = quadratics(walk_of(net.graph, CPU), (Interval.bounds(lower, upper),), range(4), Arithmetic.REAL, rows)
+    forms = quadratics(walk_of(net.graph), (Interval.bounds(lower, upper),), range(4), Arithmetic.REAL, rows)
     number, _ = forms.least()
     assert -0.01 * np.abs(matrix).sum() <= float(number) <= 0.0
     found = forms.constant + forms.radius
@@ -157,7 +157,7 @@ def unsafe(bound: float, reach: float) -> Property:
 
 
 def searched(net: Network, prop: Property, parts: int) -> Branching:
-    branching = Branching(Roots(net.snapshot(), prop, Arithmetic.FLOAT32, CPU), 0, 0)
+    branching = Branching(Roots(walk_of(net.snapshot()), prop, Arithmetic.FLOAT32), 0, 0)
     while branching.bounded < parts and not branching.is_over:
         branching.run(time.monotonic() + 0.01)
     assert isinstance(branching._parts, ProductParts)

@@ -10,14 +10,16 @@ import torch
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.data import fit_images
 from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic, outer_ball
-from ibpc.verify import margin_attack, robustness
+from ibpc.verify import margin_attack
 from ibpc.verify.attack import Attack
 from ibpc.verify.margin_attack import margin
+from ibpc.verify.replay import Replay
 from ibpc.verify.robustness import Certification
 from ibpc.verify.verdicts import Verdict
 
@@ -51,9 +53,9 @@ def test_a_network_whose_output_is_called_margins_is_bounded(method, linear):
         name = "margins" if node == last else node.name
         named.add(replace(node, name=name), graph.operands(node.name), graph.parameters_of(node.name))
     named.outputs = ("margins",)
-    rows, cpu = torch.tensor([[1.0, -1.0]]), torch.device("cpu")
+    rows = torch.tensor([[1.0, -1.0]])
     box = Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))
-    found, wanted = (METHODS[method](each, rows, Arithmetic.REAL, cpu)(box) for each in (named, graph))
+    found, wanted = (METHODS[method](walk_of(each), rows, Arithmetic.REAL)(box) for each in (named, graph))
     assert torch.equal(found.lower, wanted.lower) and torch.equal(found.upper, wanted.upper)
 
 
@@ -275,5 +277,5 @@ def test_falsified_means_that_onnx_runtime_agrees(linear, monkeypatch):
     def other(_):
         return lambda _: torch.tensor([1.0, 0.0])
 
-    monkeypatch.setattr(robustness.Replay, "of", other)
+    monkeypatch.setattr(Replay, "of", other)
     assert judged(linear, [[0.1, 0.9]], [0], 0.1).examples[0].verdict is Verdict.UNKNOWN

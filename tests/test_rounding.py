@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ibpc.api import compile
 from ibpc.bounds import METHODS
-from ibpc.bounds.values import Step, Values, advance
+from ibpc.bounds.values import Step, Values, advance, walk_of
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Node
@@ -463,6 +463,4 @@ class TestCancellation:
 
     def _bounds(self, network: Network, points: torch.Tensor, name: str, arithmetic: Arithmetic) -> Interval:
         matrix = torch.tensor([[1.0, -1.0]])
-        return METHODS[name](network.snapshot(), matrix, arithmetic, torch.device("cpu"))(
-            Interval.bounds(points, points)
-        )
+        return METHODS[name](walk_of(network.snapshot()), matrix, arithmetic)(Interval.bounds(points, points))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.margins import class_differences
 from ibpc.rounding import Arithmetic
@@ -66,7 +67,7 @@ def test_sampled_and_attacked_points_lie_inside(path, method):
     x = images(network, 2)
     box = Interval.ball(x, EPS, (0, 1))
     matrix = class_differences(network.classes)
-    bounds = METHODS[method](network.snapshot(), matrix, Arithmetic.FLOAT32, torch.device("cpu"))(box)
+    bounds = METHODS[method](walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
     for points in (*corners(box, 40), *attacked(network, box, matrix)):
         with torch.no_grad():
             logits = network.nominal(points)
@@ -100,7 +101,7 @@ def test_elision_is_tighter_than_bounds_of_the_logits():
     network = compiled(SPECS / "mnist_small.json")
     box = Interval.ball(images(network, 4), EPS, (0, 1))
     matrix = class_differences(network.classes)
-    merged = METHODS["ibp"](network.snapshot(), matrix, Arithmetic.REAL, torch.device("cpu"))(box)
+    merged = METHODS["ibp"](walk_of(network.snapshot()), matrix, Arithmetic.REAL)(box)
     with torch.no_grad():
         logits = network.interval(box)
     loose = F.linear(logits.radius, matrix.abs())
@@ -112,8 +113,6 @@ def test_float32_bounds_contain_real_bounds_and_stay_close():
     network = compiled(SPECS / "mnist_small.json")
     box = Interval.ball(images(network, 4), EPS, (0, 1))
     matrix = class_differences(network.classes)
-    real, float32 = (
-        METHODS["ibp"](network.snapshot(), matrix, arithmetic, torch.device("cpu"))(box) for arithmetic in Arithmetic
-    )
+    real, float32 = (METHODS["ibp"](walk_of(network.snapshot()), matrix, arithmetic)(box) for arithmetic in Arithmetic)
     assert (float32.lower <= real.lower).all() and (float32.upper >= real.upper).all()
     assert (float32.width <= real.width * 1.005).all()

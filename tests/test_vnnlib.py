@@ -319,7 +319,7 @@ def test_files_gzipped_or_not_and_damaged(tmp_path):
     bomb.write_bytes(gzip.compress(bytes(2**28), 1))
     binary = tmp_path / "b.vnnlib"
     binary.write_bytes(b"(assert \xff)")
-    for path, what in ((cut, "damaged"), (bomb, "unpacks"), (binary, "UTF-8"), (tmp_path / "none.vnnlib", "no such")):
+    for path, what in ((cut, "damaged"), (bomb, "unpack"), (binary, "UTF-8"), (tmp_path / "none.vnnlib", "no such")):
         with pytest.raises(PropertyError, match=what):
             ibpc.load_vnnlib(path)
 

@@ -22,7 +22,7 @@ QUICK: Final = "ibp"
 def method_named(name: str) -> Method:
     """Return a bounding method. Raises UsageError for an unknown name."""
     if name not in METHODS:
-        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, METHODS))
+        raise UsageError.at("method", f"found {name!r}", "a bounding method", nearest(name, METHODS))
     return METHODS[name]
 
 

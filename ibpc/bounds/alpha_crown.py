@@ -14,29 +14,26 @@ import torch
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once, walk_of
+from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import cone_of, read_by
 from ibpc.bounds.crown import bounds_of, crown_ibp
 from ibpc.bounds.refinement import values_for
 from ibpc.bounds.sharpening import sharpened_values
+from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 STEPS: Final = 20
 
 
-def alpha_crown(
-    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def alpha_crown(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `Method`. The bounds of CROWN count as well, so it is never looser.
 
     Of the time until a deadline the boxes in between may take half.
     """
-    walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
-    rows = matrix.to(device, torch.float64)
-    quick, wanted = crown_ibp(graph, matrix, arithmetic, device, deadline), read_by(rows)
+    rows = matrix.to(walk.device, torch.float64)
+    quick, wanted = crown_ibp(walk, matrix, arithmetic, deadline), read_by(rows)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:

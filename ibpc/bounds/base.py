@@ -8,8 +8,8 @@ from typing import Protocol, TypeAlias
 
 import torch
 
+from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 Bounder: TypeAlias = Callable[..., Interval]
@@ -23,16 +23,15 @@ class Method(Protocol):
 
     def __call__(
         self,
-        graph: Graph,
+        walk: Walk,
         matrix: torch.Tensor,
         arithmetic: Arithmetic,
-        device: torch.device,
         deadline: float = inf,
     ) -> Bounder:
         """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows).
 
-        `graph` carries its weights (a snapshot), `matrix` is (rows, K) over all outputs, flat and one after
-        the other. After `deadline` (of `time.monotonic`) the function stops tightening and returns what it has: looser
-        bounds, and as sound.
+        `walk` goes over the network made ready (`walk_of`), on the device of the boxes; `matrix` is (rows, K) over
+        all outputs, flat and one after the other. After `deadline` (of `time.monotonic`) the function stops tightening
+        and returns what it has: looser bounds, and as sound.
         """
         ...

@@ -1,4 +1,4 @@
-"""What bounding methods share: the walk over a network, how many samples and forms go together, bounds intersected."""
+"""What bounding methods share: how many samples and forms go together, and bounds intersected."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import torch
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
-from ibpc.passes import EVALUATION, JoinOutputs
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -20,12 +18,6 @@ MOST_COEFFICIENTS: Final = 2**23
 MOST_COEFFICIENTS_ON_A_CPU: Final = 2**20
 # Numbers at a node that samples bounded together may take.
 MOST_VALUES: Final = 2**11
-
-
-def walk_of(graph: Graph, device: torch.device) -> Walk:
-    """Return the walk over the evaluation graph, its outputs joined into one row."""
-    folded, _ = EVALUATION.run(graph)
-    return Walk(JoinOutputs().run(folded).graph, device)
 
 
 def in_parts(bound: Bounder, size: int) -> Bounder:
@@ -55,6 +47,10 @@ def coefficients_at_once(walk: Walk) -> int:
 
 
 def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
-    """Return the intersection of bounds in binary64; what is NaN says nothing."""
+    """Return the intersection of bounds in binary64; what is NaN says nothing.
+
+    Bounds in real arithmetic may miss each other by their own rounding: then both count.
+    """
     low, high = first.lower.double(), first.upper.double()
-    return Interval.bounds(torch.where(lower > low, lower, low), torch.where(upper < high, upper, high))
+    low, high = torch.where(lower > low, lower, low), torch.where(upper < high, upper, high)
+    return Interval.bounds(torch.minimum(low, high), torch.maximum(low, high))

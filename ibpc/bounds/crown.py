@@ -15,35 +15,30 @@ import torch
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once, walk_of
+from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.refinement import interval_values, values_for
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[tuple[Interval, ...]], Values]
 
 
-def crown_ibp(
-    graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def crown_ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder with interval bounds in between; see `Method`."""
-    quick, walk = ibp(graph, matrix, arithmetic, device), walk_of(graph, device)
-    rows = matrix.to(device, torch.float64)
+    quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
     return _bounder(walk, rows, deadline, lambda boxes: interval_values(walk, boxes, arithmetic), quick)
 
 
-def crown(graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf) -> Bounder:
+def crown(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder with backward bounds in between; see `Method`.
 
     Tighter boxes choose other slopes, which may bound the end less tightly: the bounds of `crown_ibp` count as well.
     """
-    quick, walk = crown_ibp(graph, matrix, arithmetic, device, deadline), walk_of(graph, device)
-    rows = matrix.to(device, torch.float64)
+    quick, rows = crown_ibp(walk, matrix, arithmetic, deadline), matrix.to(walk.device, torch.float64)
     wanted = read_by(rows)
     return _bounder(walk, rows, deadline, lambda boxes: values_for(wanted, walk, boxes, arithmetic, deadline), quick)
 

@@ -15,15 +15,14 @@ from ibpc.bounds.batching import samples_at_once
 from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 
 class Definedness:
-    """Looks for values of a network, a snapshot with its weights, that may be no numbers."""
+    """Looks for values that may be no numbers, on a walk over a network before any pass."""
 
-    def __init__(self, graph: Graph, arithmetic: Arithmetic, device: torch.device) -> None:
-        self._walk, self._arithmetic = Walk(graph, device), arithmetic
+    def __init__(self, walk: Walk, arithmetic: Arithmetic) -> None:
+        self._walk, self._arithmetic = walk, arithmetic
 
     @torch.no_grad()
     def doubts(self, boxes: tuple[Interval, ...], deadline: float = inf) -> list[str | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from math import inf, prod
 
@@ -11,6 +10,7 @@ import torch
 from ibpc import rounding
 from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
+from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import Problem, UsageError, raise_all
 from ibpc.interval import Interval
 from ibpc.ir import format_shape
@@ -18,33 +18,55 @@ from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 
 
-def enclose(
-    network: Network,
-    boxes: Sequence[Interval],
-    rows: torch.Tensor | None,
-    method: str,
-    arithmetic: Arithmetic,
-    timeout: float = inf,
-) -> Interval:
-    """Return bounds (B, R) of rows (R, K) · outputs over boxes (B, …), one for each input; K counts all outputs, flat.
+class Encloser:
+    """Bounds of rows of a network's outputs by one method, made ready once for any number of boxes.
 
-    Without rows they are bounds of every output. A sample of which some value may be no number has [−∞, ∞]. Methods
-    that go on tightening stop after `timeout` seconds. Raises UsageError for an unknown method, and for boxes and rows
-    that do not fit.
+    Whoever changes the network's weights afterwards needs another one. Raises UsageError for an unknown method, and
+    for rows that do not fit.
     """
-    deadline = time.monotonic() + timeout
-    graph, device = network.snapshot(), network.device
-    outputs = sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))
-    matrix = torch.eye(outputs) if rows is None else rows
-    raise_all(UsageError, [*_misfits(graph.shapes_of(graph.inputs), boxes), *_bad_rows(matrix, outputs)])
-    moved = tuple(Interval.bounds(box.lower.float().to(device), box.upper.float().to(device)) for box in boxes)
-    with plain_products():
-        found = method_named(method)(graph, matrix.float(), arithmetic, device, deadline)(*moved)
-        doubts = Definedness(graph, arithmetic, device).doubts(moved, deadline)
-    lower, upper = found.lower.clone(), found.upper.clone()
-    unknown = torch.tensor([doubt is not None for doubt in doubts], device=lower.device)
-    lower[unknown], upper[unknown] = -inf, inf
-    return Interval.bounds(lower, upper)
+
+    def __init__(
+        self,
+        network: Network,
+        rows: torch.Tensor | None,
+        method: str,
+        arithmetic: Arithmetic,
+        deadline: float = inf,
+    ) -> None:
+        graph, device = network.snapshot(), network.device
+        outputs = sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))
+        wanted = torch.eye(outputs) if rows is None else torch.as_tensor(rows).detach()
+        raise_all(UsageError, _bad_rows(wanted, outputs))
+        matrix, self._places = _distinct(wanted)
+        self._shapes, self._device, self._deadline = graph.shapes_of(graph.inputs), device, deadline
+        with plain_products():
+            self._bound = method_named(method)(walk_of(graph, device), matrix.float(), arithmetic, deadline)
+        self._definedness = Definedness(Walk(graph, device), arithmetic)
+
+    def __call__(self, *boxes: Interval) -> Interval:
+        """Return bounds (B, R) over boxes (B, …), one for each input.
+
+        A sample of which some value may be no number has [−∞, ∞]. Raises UsageError for boxes that do not fit.
+        """
+        raise_all(UsageError, _misfits(self._shapes, boxes, self._places))
+        moved = tuple(Interval.bounds(*(end.float().to(self._device) for end in (x.lower, x.upper))) for x in boxes)
+        with plain_products():
+            found = self._bound(*moved)
+            doubts = self._definedness.doubts(moved, self._deadline)
+        unknown = torch.tensor([doubt is not None for doubt in doubts], device=found.lower.device)[:, None]
+        lower, upper = found.lower.masked_fill(unknown, -inf), found.upper.masked_fill(unknown, inf)
+        if self._places is not None:
+            places = self._places.to(lower.device)
+            lower, upper = lower.gather(1, places), upper.gather(1, places)
+        return Interval.bounds(lower, upper)
+
+
+def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return rows (R, K) as they are; of rows for each sample (B, R, K) the distinct ones, and their places (B, R)."""
+    if rows.dim() == 2:
+        return rows, None
+    distinct, places = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)
+    return distinct, places.reshape(rows.shape[:2])
 
 
 def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Interval:
@@ -52,6 +74,9 @@ def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, fl
 
     Raises UsageError for a radius or a point that is no number, a negative radius, and a ball that lies outside `clip`.
     """
+    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
+        found = str(x.dtype) if isinstance(x, torch.Tensor) else type(x).__name__
+        raise UsageError.at("x", found, "a tensor of floating-point numbers", "images of uint8 are divided by 255")
     radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
     if not bool((radius >= 0).all() and radius.isfinite().all()):
         raise UsageError.at("eps", f"found {eps}", "numbers of at least 0")
@@ -64,12 +89,16 @@ def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, fl
     return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
-def _misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval]) -> list[Problem]:
-    """Return what is wrong with boxes for inputs of these shapes."""
+def _misfits(
+    shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: torch.Tensor | None
+) -> list[Problem]:
+    """Return what is wrong with boxes for inputs of these shapes, and for rows of so many samples."""
     if len(shapes) != len(boxes):
         return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]
     if any(box.lower.numel() == 0 for box in boxes):
         return [Problem("boxes", "no sample", "one or more")]
+    if places is not None and len(places) != len(boxes[0].lower):
+        return [Problem("boxes", f"{len(boxes[0].lower)} samples", f"{len(places)}, of which there are rows")]
     problems = []
     for number, (shape, box) in enumerate(zip(shapes, boxes, strict=True)):
         where, found = f"box {number + 1}", tuple(box.lower.shape)
@@ -84,8 +113,9 @@ def _misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval]) -> li
 
 def _bad_rows(rows: torch.Tensor, outputs: int) -> list[Problem]:
     """Return what is wrong with rows for so many outputs."""
-    if rows.dim() != 2 or rows.shape[1] != outputs:
-        return [Problem("rows", f"shape {format_shape(tuple(rows.shape))}", f"(rows, {outputs})")]
+    if rows.dim() not in (2, 3) or rows.shape[-1] != outputs:
+        expected = f"(rows, {outputs}), or (samples, rows, {outputs})"
+        return [Problem("rows", f"shape {format_shape(tuple(rows.shape))}", expected)]
     if not torch.equal(rows.float().double(), rows.double()) or not bool(rows.isfinite().all()):
         return [Problem("rows", "coefficients that float32 does not hold", "finite float32 numbers")]
     return []

@@ -12,26 +12,21 @@ from typing import TypeAlias
 import torch
 
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.batching import in_parts, intersected, walk_of
+from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
-from ibpc.bounds.values import advance, start
+from ibpc.bounds.values import Walk, advance, start
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
 
-def forward(
-    graph: Graph, matrix: Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `Method`. Nothing waits for the deadline."""
-    walk = walk_of(graph, device)
     (output,) = walk.graph.outputs
-    rows = matrix.to(device, torch.float64)
-    quick = ibp(graph, matrix, arithmetic, device)
-    at_once = MOST_NUMBERS // numbers(walk, sum(prod(graph.node(name).shape[1:]) for name in graph.inputs))
+    quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
+    at_once = MOST_NUMBERS // numbers(walk, sum(prod(shape[1:]) for shape in walk.graph.shapes_of(walk.inputs)))
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:

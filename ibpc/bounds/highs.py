@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -12,14 +11,6 @@ import numpy as np
 from ibpc.errors import UsageError
 
 _FEASIBILITY: Final = 1e-9
-
-
-@dataclass(frozen=True)
-class Least:
-    """The least value of a form: what was proved of it (`bound`), and the columns where it was attained, if any."""
-
-    bound: float
-    columns: np.ndarray[Any, np.dtype[np.float64]] | None
 
 
 def imported_highspy() -> Any:
@@ -72,21 +63,20 @@ class Solver:
         model.a_matrix_.start_, model.a_matrix_.index_, model.a_matrix_.value_ = rows.indptr, rows.indices, rows.data
         return model
 
-    def least(self, costs: np.ndarray[Any, np.dtype[np.float64]], deadline: float = inf) -> Least:
-        """Return the least value of costs · columns; −∞ where nothing was proved in time."""
+    def least(self, costs: np.ndarray[Any, np.dtype[np.float64]], deadline: float = inf) -> float:
+        """Return a lower bound of costs · columns, the least value but for tolerances; −∞ where time ran out."""
         full = np.zeros(self._count)
         full[: len(costs)] = costs
         left = deadline - time.monotonic()
         if left <= 0:
-            return Least(-inf, None)
+            return -inf
         highs, status = self._highs, self._highspy.HighsModelStatus
         highs.setOptionValue("time_limit", highs.getRunTime() + left if left < inf else inf)
         highs.changeColsCost(self._count, np.arange(self._count, dtype=np.int32), full)
         highs.clearSolver()
         highs.run()
         found, info = highs.getModelStatus(), highs.getInfo()
-        point = np.asarray(highs.getSolution().col_value) if info.primal_solution_status == 2 else None
         if not self._is_linear:
             useful = found in (status.kOptimal, status.kTimeLimit)
-            return Least(float(info.mip_dual_bound) if useful else -inf, point)
-        return Least(float(info.objective_function_value) if found == status.kOptimal else -inf, point)
+            return float(info.mip_dual_bound) if useful else -inf
+        return float(info.objective_function_value) if found == status.kOptimal else -inf

@@ -8,22 +8,21 @@ import torch
 from torch import fx
 
 from ibpc.bounds.base import Bounder
+from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
-from ibpc.passes import EVALUATION, EliminateDeadCode, JoinOutputs
+from ibpc.passes import EliminateDeadCode
 from ibpc.passes.merge_specification import merge_specification
 from ibpc.rounding import Arithmetic
 
 
-def ibp(
-    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `Method`.
 
-    BatchNormalization is folded, |W| and the merged specification are computed once. Nothing waits for the deadline.
+    |W| and the merged specification are computed once. Nothing waits for the deadline.
     """
-    lowered = lower_margins(graph, matrix, arithmetic).to(device)
+    lowered = lower_margins(walk.graph, matrix, arithmetic).to(walk.device)
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
@@ -34,10 +33,8 @@ def ibp(
 
 
 def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
-    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · outputs."""
-    folded, _ = EVALUATION.run(graph)
-    joined = JoinOutputs().run(folded).graph
-    merged = merge_specification(joined, matrix, name=joined.fresh_name("margins")).graph
+    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output, if `evaluated`."""
+    merged = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph
     return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))

@@ -16,26 +16,24 @@ import torch
 
 from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder
-from ibpc.bounds.batching import in_parts, intersected, walk_of
+from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.highs import Solver, imported_highspy
 from ibpc.bounds.refinement import values_for
+from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 
 TOLERANCE: Final = 1e-6
 
 
-def mip(
-    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `Method`. Raises UsageError without the package highspy.
 
     Never looser than α-CROWN, which is first; the programs get what time it leaves.
     """
-    exact = program_bounds(graph, matrix, arithmetic, device, deadline)
-    quick = alpha_crown(graph, matrix, arithmetic, device, deadline)
+    exact = program_bounds(walk, matrix, arithmetic, deadline)
+    quick = alpha_crown(walk, matrix, arithmetic, deadline)
 
     def bound(*boxes: Interval) -> Interval:
         first, found = quick(*boxes), exact(*boxes)
@@ -44,15 +42,12 @@ def mip(
     return bound
 
 
-def program_bounds(
-    graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic, device: torch.device, deadline: float = inf
-) -> Bounder:
+def program_bounds(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder that knows the program alone: the judge of all other methods; see `Method`."""
     imported_highspy()
     from ibpc.bounds.encoding import Encoding
 
-    walk = walk_of(graph, device)
-    (output,) = walk.graph.outputs
+    (output,), device = walk.graph.outputs, walk.device
     wanted, rows = read_by(matrix.to(device)), matrix.double().cpu().numpy()
 
     @torch.no_grad()
@@ -68,7 +63,7 @@ def program_bounds(
         for side in (1.0, -1.0):
             forms = [side * row @ result.matrix for row in rows]
             rests = side * (rows @ result.constant) - np.abs(rows) @ result.error
-            found = [rest + solver.least(_dense(form), deadline).bound for form, rest in zip(forms, rests, strict=True)]
+            found = [rest + solver.least(_dense(form), deadline) for form, rest in zip(forms, rests, strict=True)]
             ends.append([side * (end - TOLERANCE * (1.0 + abs(end))) for end in found])
         return Interval.bounds(*(torch.tensor([end], dtype=torch.float64, device=device) for end in ends))
 

@@ -15,8 +15,9 @@ import torch
 from ibpc.bounds.coefficients import dotted, weighed
 from ibpc.bounds.forms import Form, Units, dense, zeros
 from ibpc.bounds.patches import Patches
-from ibpc.bounds.values import RESHAPING, WIDENED, Step, Steps, Values
+from ibpc.bounds.values import WIDENED, Step, Steps, Values
 from ibpc.interval import Interval
+from ibpc.ir import VIEWS
 from ibpc.ops.rules import BilinearRules, Operand
 
 Tensor: TypeAlias = torch.Tensor
@@ -74,7 +75,7 @@ class Payments:
         """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
         if name not in self._charges:
             error, box = self._values.errors[name], self._values.box(name)
-            is_exact = error is None and self._walk.steps[name].node.operator in RESHAPING
+            is_exact = error is None and self._walk.steps[name].node.operator in VIEWS
             self._charges[name] = None if is_exact else _charge_of(box, error, self._slack)
         return self._charges[name]
 

@@ -15,8 +15,9 @@ from ibpc.bounds.batching import coefficients_at_once
 from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
 from ibpc.bounds.forms import Cost, Form, unit_forms
 from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
-from ibpc.bounds.values import RESHAPING, Values, Walk, advance, is_linear_here, start
+from ibpc.bounds.values import Values, Walk, advance, is_linear_here, start
 from ibpc.interval import Interval
+from ibpc.ir import VIEWS
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
@@ -42,8 +43,8 @@ class Pulling(Protocol):
 Pull: TypeAlias = Callable[[Walk, Values], Pulling]
 
 
-def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf) -> Values:
-    """Return the values by interval bounds alone, whatever the deadline."""
+def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic) -> Values:
+    """Return the values by interval bounds alone."""
     values = start(walk, boxes)
     for step in walk.steps.values():
         advance(values, step, arithmetic)
@@ -104,7 +105,7 @@ def _is_exact(walk: Walk, name: str) -> bool:
 
 def _rearranged(walk: Walk, name: str) -> str:
     """Return the node whose elements these are, in another shape."""
-    while name in walk.steps and walk.steps[name].node.operator in RESHAPING:
+    while name in walk.steps and walk.steps[name].node.operator in VIEWS:
         (name,) = walk.steps[name].operands
     return name
 

@@ -22,16 +22,16 @@ from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import BilinearRules, Call, Operand, call_of
-from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic
+from ibpc.passes import EVALUATION, JoinOutputs
+from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic, toward
 
 Tensor: TypeAlias = torch.Tensor
 
-# Operators that lay the elements of their operand out in another shape, in the same order.
-RESHAPING: Final = ("Flatten", "Reshape")
 # Linear bounds pay this many times E, for what cancels in binary64.
 WIDENED: Final = 1.0 + 2.0**-8
 # The share of all moduli that enter a value which pays for its rounding in binary64 where forms are pushed forward.
 SLACK: Final = 2.0**-40
+_CPU: Final = torch.device("cpu")
 _LARGEST: Final = float(torch.finfo(torch.float32).max)
 
 
@@ -72,8 +72,13 @@ class Walk:
     def __init__(self, graph: Graph, device: torch.device) -> None:
         self.graph, self.device = graph, device
         self.inputs = graph.inputs
-        self.steps = {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
         self.perturbed = graph.descendants(graph.inputs)
+
+    @cached_property
+    def steps(self) -> dict[str, Step]:
+        """The steps by node, operands first."""
+        graph, device = self.graph, self.device
+        return {node.name: self._step(graph, node, device) for node in graph.order() if node.operator != INPUT}
 
     @cached_property
     def largest(self) -> int:
@@ -97,6 +102,17 @@ class Walk:
         }
         call = call_of(graph, node, Arithmetic.REAL)
         return Step(node, operators()[node.operator], call, graph.operands(node.name), parameters)
+
+
+def walk_of(graph: Graph, device: torch.device = _CPU) -> Walk:
+    """Return the walk over a network, a snapshot with its weights, made ready for bounding."""
+    return Walk(evaluated(graph), device)
+
+
+def evaluated(graph: Graph) -> Graph:
+    """Return the evaluation graph of a network: BatchNormalization folded, its outputs joined into one row."""
+    folded, _ = EVALUATION.run(graph)
+    return JoinOutputs().run(folded).graph
 
 
 def _parameters(graph: Graph, name: str, device: torch.device) -> dict[str, Tensor]:
@@ -190,12 +206,7 @@ def _stays_inside(step: Step, operands: list[Operand]) -> Tensor:
 
 def _outward(box: Interval) -> Interval:
     """Return the least box in binary32 that holds one in binary64."""
-    lower, upper = box.lower.float(), box.upper.float()
-    down, up = torch.full_like(lower, -torch.inf), torch.full_like(upper, torch.inf)
-    return Interval.bounds(
-        torch.where(lower.double() > box.lower, torch.nextafter(lower, down), lower),
-        torch.where(upper.double() < box.upper, torch.nextafter(upper, up), upper),
-    )
+    return Interval.bounds(toward(box.lower, -torch.inf), toward(box.upper, torch.inf))
 
 
 def _in_range(box: Interval, error: Tensor) -> tuple[Interval, Tensor | None]:

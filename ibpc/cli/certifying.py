@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ibpc.cli.options import (
+    BOUNDING,
     ArithmeticName,
     Data,
     DataRoot,
     Device,
     Download,
     Label,
+    Mean,
     Proving,
     Seed,
+    Std,
     named_dataset,
+    normalized,
     parse_arithmetic,
     parse_eps,
     parse_numbers,
@@ -44,12 +48,13 @@ MaybeEps = Annotated[
     typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")]
-Method = Annotated[str | None, typer.Option("--method", help="Bounding method; default: auto, and ibp for a data set.")]
+Method = Annotated[
+    str | None,
+    typer.Option("--method", metavar="NAME", help=f"How: {BOUNDING}. Default: auto, and ibp for a data set."),
+]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property, or one image.")
 ]
-Mean = Annotated[str | None, typer.Option("--mean", help="Mean per channel, if the network wants (x − mean) / std.")]
-Std = Annotated[str | None, typer.Option("--std", help="Standard deviation per channel.")]
 Output = Annotated[
     Path | None,
     typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
@@ -87,10 +92,8 @@ def certify(
     check_files(output, result)
     if vnnlib or point:
         check_no_data(data_root, download, limit)
-    network = api.open_network(target)
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    if any(normalization):
-        network = api.normalized(network, normalization[0] or [0.0], normalization[1] or [1.0])
+    network = normalized(api.open_network(target), *normalization)
     where = own_device(pick_device(device))
     if method is None:
         method = api.AUTO if vnnlib or point else api.QUICK

@@ -9,16 +9,21 @@ import typer
 
 from ibpc.cli.options import (
     ArithmeticName,
+    Bounding,
     Data,
     DataRoot,
     Device,
     Download,
     Label,
+    Mean,
     Proving,
     Seed,
+    Std,
     named_dataset,
+    normalized,
     parse_arithmetic,
     parse_eps,
+    parse_numbers,
     pick_device,
 )
 from ibpc.errors import UsageError
@@ -40,12 +45,14 @@ def radius(
     tolerance: Annotated[
         float, typer.Option("--tolerance", parser=parse_eps, metavar="E", help="How exact the answer has to be.")
     ] = 0.001,
-    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    method: Bounding = "auto",
     arithmetic: ArithmeticName = "float32",
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one radius of one input.")
     ] = 10.0,
     seed: Seed = 0,
+    mean: Mean = None,
+    std: Std = None,
     device: Device = "auto",
 ) -> None:
     """Find the largest radius at which inputs are certified, and the smallest at which they are falsified."""
@@ -56,7 +63,8 @@ def radius(
         raise UsageError.at("radius", "found --input and --data", "one of them")
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --label K")
-    network = api.open_network(target).to(pick_device(device))
+    normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    network = normalized(api.open_network(target), *normalization).to(pick_device(device))
     how = Proving(method=method, arithmetic=parse_arithmetic(arithmetic), timeout=timeout, seed=seed)
     if point is not None:
         balls = [("input", api.ball(network, point, label))]

@@ -57,9 +57,29 @@ DataRoot = Annotated[
 Label = Annotated[
     int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
 ]
+Mean = Annotated[
+    str | None,
+    typer.Option("--mean", metavar="M,…", help="Mean, one or one a channel, if the network wants (x − mean) / std."),
+]
+Std = Annotated[
+    str | None, typer.Option("--std", metavar="S,…", help="Standard deviation, one or one a channel: 0.2,0.2,0.3.")
+]
 ArithmeticName = Annotated[str, typer.Option("--arithmetic", help="What the bounds hold for: float32 or real.")]
 Download = Annotated[bool, typer.Option("--download", help="Fetch the data set if it is not on disk.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
+
+
+def normalized(network: Network, mean: list[float] | None, std: list[float] | None) -> Network:
+    """Return the network with (x − mean) / std before it, where one of them is given."""
+    from ibpc import api
+
+    return api.normalized(network, mean or [0.0], std or [1.0]) if mean or std else network
+
+
+# Written out, for help is shown without what the methods themselves import.
+BOUNDING: Final = "auto, bab, ibp, forward, crown-ibp, crown, alpha-crown, mip"
+TRAINING: Final = "standard, pgd, ibp, fast-ibp, crown-ibp, convex-polygon, sabr, mtl-ibp, cc-ibp, exp-ibp, taps, staps"
+Bounding = Annotated[str, typer.Option("--method", metavar="NAME", help=f"How to bound: {BOUNDING}.")]
 
 
 class Proving(TypedDict):

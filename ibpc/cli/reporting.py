@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import Data, DataRoot, Download, Seed, parse_eps
+from ibpc.cli.options import Bounding, Data, DataRoot, Download, Seed, parse_eps
 
 
 def report(
@@ -22,7 +22,7 @@ def report(
         float | None,
         typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius; default: the largest of the recipes."),
     ] = None,
-    method: Annotated[str, typer.Option("--method", help="Bounding method.")] = "auto",
+    method: Bounding = "auto",
     limit: Annotated[int, typer.Option("--limit", min=1, help="Only N test images, evenly spread.")] = 200,
 ) -> None:
     """Write a page on training runs, side by side: curves, accuracies, bounds, margins, images, maps."""

@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpc.cli.options import Data, DataRoot, Device, Download, Eps, Seed, named_dataset, pick_device
+from ibpc.cli.options import TRAINING, Data, DataRoot, Device, Download, Eps, Seed, named_dataset, pick_device
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
 
-MethodName = Annotated[str | None, typer.Option("--method", help="Training method; default: ibp.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help=f"Training method: {TRAINING}. Default: ibp.")
+]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
 Overrides = Annotated[

@@ -5,7 +5,8 @@ batch on the device that trains; augmentation happens there too.
 """
 
 from ibpc.data.arrays import read_array
-from ibpc.data.datasets import Dataset, Split
+from ibpc.data.checks import dataset_of
+from ibpc.data.datasets import Dataset, Split, evenly
 from ibpc.data.finding import data_root, load_dataset
 from ibpc.data.images import Augmentation, augment, crop_and_flip, fit_images, shift, to_unit
 from ibpc.data.known import DIGITS_TRAINING
@@ -18,6 +19,8 @@ __all__ = [
     "augment",
     "crop_and_flip",
     "data_root",
+    "dataset_of",
+    "evenly",
     "fit_images",
     "load_dataset",
     "read_array",

@@ -79,6 +79,8 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError.at(path, f"it cannot be read: {first_line(error)}", "a .npy file of numbers") from error
-    if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+    if array.dtype.kind not in "fiub":
+        raise DataError.at(path, f"values of type {array.dtype}", "real numbers")
+    if not np.isfinite(array).all():
         raise DataError.at(path, f"{array.dtype} values that are not all finite numbers", "finite numbers")
     return array if array.dtype == np.float32 else array.astype(np.float64)

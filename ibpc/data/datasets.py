@@ -68,3 +68,9 @@ class Dataset:
         order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(seed))
         held, kept = order[:images].sort().values, order[images:].sort().values
         return self.train.take(kept), self.train.take(held)
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """Return `count` indices (at most all) spread evenly over `total`: a test split may be sorted by class."""
+    count = min(count, total)
+    return [number * total // count for number in range(count)]

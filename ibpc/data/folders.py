@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from ibpc.files import expect_regular
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+# Modes of Pillow with 16 or 32 bits a channel.
+_DEEPER: Final = ("I", "F")
 
 
 def read_folder(path: Path) -> Mapping[str, Any]:
@@ -60,8 +64,12 @@ def _expect_no_cycle(folder: Path) -> None:
 
 
 def _image_mode(path: Path) -> str:
+    """Return the mode of an image. Raises DataError for one of other than 8 bits, which a conversion would cut off."""
     with _opened(path) as image:
-        return image.mode
+        mode = image.mode
+    if mode.startswith(_DEEPER):
+        raise DataError.at(path, f"an image of mode {mode}", "8 bits a channel", "scale it, or store arrays as .npz")
+    return mode
 
 
 def _read_images(paths: list[Path], mode: str) -> np.ndarray[Any, Any]:

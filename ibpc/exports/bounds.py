@@ -23,6 +23,7 @@ from torch import nn
 
 from ibpc.artifact import tool_versions
 from ibpc.bounds.ibp import lower_margins
+from ibpc.bounds.values import evaluated
 from ibpc.errors import ArtifactError, ModelError, UsageError
 from ibpc.exports.nominal import OPSET
 from ibpc.files import write_atomically
@@ -73,7 +74,7 @@ def bounding_module(graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> n
     if len(shapes) != 1 or len(shapes[0]) != 2:
         raise UsageError.at("--graph margins", f"{len(shapes)} outputs, the first of rank {len(shapes[0])}", "logits")
     classes = int(shapes[0][1])
-    return _Margins(lower_margins(graph, class_differences(classes), arithmetic), classes).eval()
+    return _Margins(lower_margins(evaluated(graph), class_differences(classes), arithmetic), classes).eval()
 
 
 def export_bounds(

@@ -16,7 +16,7 @@ from ibpc.errors import ArtifactError
 from ibpc.files import write_atomically
 from ibpc.ir import BATCH, INPUT, Graph, Node, Shape
 from ibpc.ops import operators
-from ibpc.ops.rules import Call, Tensor
+from ibpc.ops.rules import Tensor, call_of
 
 OPSET: Final = 18
 
@@ -100,8 +100,7 @@ class _Writer:
         parameters = {
             role: self._state[graph.source_of(f"{node.name}.{role}")] for role in graph.parameters_of(node.name)
         }
-        shapes = {role: tuple(value.shape) for role, value in parameters.items()}
-        call = Call(node.attributes, graph.shapes_of(names), shapes, node.shape)
+        call = call_of(graph, node)
         self._wish, self._count = node.name, 0
         first = len(self.nodes)
         result = operators()[node.operator].writes(call, self, tuple(self._values[name] for name in names), parameters)

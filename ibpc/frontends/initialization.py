@@ -18,6 +18,7 @@ from ibpc.ops.base import Fill, Operator
 
 WEIGHTS_HINT: Final = "weights"
 FRESH: Final = "fresh"
+TRAINED: Final = "trained"
 
 Scheme: TypeAlias = Callable[[Fill, Shape, int, torch.Generator], torch.Tensor]
 

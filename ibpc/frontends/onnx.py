@@ -19,7 +19,7 @@ import torch
 from onnx import numpy_helper
 
 from ibpc.errors import GraphError, ModelError, Problem, first_line, raise_all
-from ibpc.frontends.onnx_batch import LIFTS, RESHAPES, Form, Sizes, preferred_form, reshaping
+from ibpc.frontends.onnx_batch import LIFTS, Form, Sizes, preferred_form, reshaping
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
 from ibpc.frontends.onnx_fold import Tracer
@@ -29,9 +29,9 @@ from ibpc.frontends.onnx_types import may_wrap, unfit_type
 from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
-from ibpc.ir import Graph
+from ibpc.ir import VIEWS, Graph
 from ibpc.ops import operators
-from ibpc.ops._element_types import NAMES
+from ibpc.ops.element_types import NAMES
 from ibpc.ops.onnx import OnnxNode, Value
 
 
@@ -188,7 +188,7 @@ class _Importer:
         unread = frozenset(slot for slot, name in enumerate(node.output) if name not in self._needed)
         version, attributes = self._support.version(node), self._attributes(node)
         seen = OnnxNode(node.name, node.op_type, version, attributes, inputs, len(node.output), types, unread)
-        if form is Form.SAMPLE and node.op_type in RESHAPES:
+        if form is Form.SAMPLE and node.op_type in VIEWS:
             form = preferred_form(outputs[0])
             source = self._values.entries[node.input[0]].made
             seen = reshaping(replace(seen, inputs=(source,)), self._builder, form.shape(outputs[0])[1:])

@@ -23,7 +23,7 @@ import onnx
 import torch
 
 from ibpc.errors import GraphError
-from ibpc.ir import BATCH
+from ibpc.ir import BATCH, VIEWS
 from ibpc.ops._einsums import explicit
 from ibpc.ops.onnx import Builder, OnnxNode, Value
 
@@ -275,7 +275,6 @@ def _target(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> Onn
 
 
 _SEQUENCE_AXES: Final = {"time_axis": 0, "batch_axis": 1}
-RESHAPES: Final = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 
 _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _same: (
@@ -313,7 +312,7 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
     _equation: ("Einsum",),
     _product: ("MatMul",),
     _affine: ("Gemm",),
-    _target: tuple(sorted(RESHAPES)),
+    _target: VIEWS,
 }
 
 LIFTS: Final[Mapping[str, Lift]] = {name: lift for lift, names in _TABLE.items() for name in names}

@@ -13,7 +13,7 @@ from torch import fx, nn
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.ir import INPUT, Attributes, Graph, Node, Shape
 from ibpc.ops import operators
-from ibpc.ops._element_types import floating
+from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
 from ibpc.ops.rules import Call, Tensor
 

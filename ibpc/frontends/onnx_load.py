@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import os
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from ibpc.errors import ModelError
+from ibpc.files import Packable
 
 _MOST_BYTES: Final = 2**31 - 1
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_GZIP_GROWTH: Final = 100
-# Sparse networks pack well: one of VNN-COMP unpacks to 159 MB, 172 times its size.
-_GZIP_ALLOWANCE: Final = 512 * 2**20
-_CHUNK: Final = 2**20
+_FILE: Final = Packable(".onnx", "a serialized ModelProto", _MOST_BYTES, ModelError)
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -28,7 +22,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
     Raises ModelError where the file is missing, too large, damaged, or reaches outside its folder.
     """
-    data = _read_bytes(path)
+    data = _FILE.read(path)
     if not data:
         raise ModelError.at(path, "it is empty", "a serialized ModelProto")
     model = onnx.ModelProto()
@@ -38,36 +32,6 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise ModelError.at(path, "it is damaged or not an ONNX model", "a serialized ModelProto") from error
     _load_external_data(model, path)
     return model
-
-
-def _read_bytes(path: Path) -> bytes:
-    if not path.is_file():
-        found = "it is no regular file" if path.exists() else "there is no such file"
-        raise ModelError.at(path, found, "an .onnx or .onnx.gz file")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _MOST_BYTES:
-                raise ModelError.at(path, f"{size:,} bytes", f"at most {_MOST_BYTES:,}")
-            compressed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            return _decompress(file, size, path) if compressed else file.read(_MOST_BYTES)
-    except OSError as error:
-        raise ModelError.at(path, f"it cannot be read: {error.strerror or error}") from error
-
-
-def _decompress(file: IO[bytes], size: int, path: Path) -> bytes:
-    limit = min(_MOST_BYTES, max(_GZIP_ALLOWANCE, _GZIP_GROWTH * size))
-    data = bytearray()
-    try:
-        with gzip.GzipFile(fileobj=file) as stream:
-            while chunk := stream.read(_CHUNK):
-                data += chunk
-                if len(data) > limit:
-                    raise ModelError.at(path, f"{size:,} bytes unpack to more than {limit:,}", "a gzipped model")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ModelError.at(path, f"it is damaged: {error}", "a gzipped model") from error
-    return bytes(data)
 
 
 def _load_external_data(model: onnx.ModelProto, path: Path) -> None:

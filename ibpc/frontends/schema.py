@@ -170,7 +170,7 @@ def common_options() -> dict[str, Any]:
             "maxItems": MOST_LAYERS,
         },
         "init": {"description": "Initialisation of weight and bias", **_scheme()},
-        "constraint": {"description": "Keeps the weight ≥ 0, in training and after", "enum": list(CONSTRAINTS)},
+        "constraint": {"description": "The weight that is trained and used is ≥ 0", "enum": list(CONSTRAINTS)},
         "norm": {"description": "Divides the weight by its largest singular value", "enum": list(NORMS)},
     }
 

@@ -7,9 +7,12 @@ validated like any ONNX file, and against the module itself.
 
 from __future__ import annotations
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -95,18 +98,48 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
     for name, options in exporters.items():
         try:
             with stranger():
-                _run_exporter(module, inputs, path, options)
+                is_doubtful = _run_exporter(module, inputs, path, options)
         except StrangerError as error:
             reasons.append(f"{name}: {error}")
-        else:
-            return
+            continue
+        if is_doubtful:
+            _expect_no_choices(module, inputs, where)
+        return
     raise ModelError.at(where, f"torch.onnx cannot export it, {'; '.join(reasons)}", remedy=remedy)
 
 
-def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+@contextmanager
+def _quietly() -> Iterator[list[warnings.WarningMessage]]:
+    """Keep what torch's exporters print, log and warn of from the terminal; yield the warnings as they come."""
+    disabled = logging.root.manager.disable
+    logging.disable()
+    try:
+        with warnings.catch_warnings(record=True) as seen, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            warnings.simplefilter("always")
+            yield seen
+    finally:
+        logging.disable(disabled)
+
+
+def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> bool:
+    """Export; return whether a trace may have frozen a choice that values make."""
+    with _quietly() as seen:
         torch.onnx.export(module, inputs, path, input_names=_names(len(inputs)), **options)
+    return any(warning.category.__name__ == "TracerWarning" for warning in seen)
+
+
+def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> None:
+    """Raise ModelError unless torch.export, which follows values through Python, finds no choice that they make."""
+    try:
+        with stranger(), _quietly():
+            torch.export.export(module, inputs)
+    except StrangerError as error:
+        raise ModelError.at(
+            where,
+            f"its trace may have frozen a choice that values make: {error}",
+            "a module without such choices",
+            "torch.where chooses value by value; if the trace is right, export it to ONNX yourself and compile that",
+        ) from error
 
 
 def _names(count: int) -> list[str]:

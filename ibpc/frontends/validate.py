@@ -25,7 +25,7 @@ from ibpc.errors import ModelError, StrangerError, stranger
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
-from ibpc.ops.rules import Call, Tensor
+from ibpc.ops.rules import Tensor, call_of
 from ibpc.runtime import session
 
 RELATIVE: Final = 1e-4
@@ -150,12 +150,10 @@ def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         for node in graph.order():
             if node.operator == INPUT:
                 continue
-            names, arrays = graph.operands(node.name), graph.parameters_of(node.name)
-            parameters = {role: torch.as_tensor(array) for role, array in arrays.items()}
-            shapes = {role: tuple(array.shape) for role, array in parameters.items()}
-            call = Call(node.attributes, graph.shapes_of(names), shapes, node.shape)
+            operands = [values[name] for name in graph.operands(node.name)]
+            parameters = {role: torch.as_tensor(array) for role, array in graph.parameters_of(node.name).items()}
             rule = operators()[node.operator].rules.nominal
-            values[node.name] = rule(call, *(values[name] for name in names), **parameters)
+            values[node.name] = rule(call_of(graph, node), *operands, **parameters)
     return values
 
 

@@ -5,7 +5,7 @@ from pkgutil import iter_modules
 
 from ibpc.ops.base import operators
 
-_SHARED = ("base", "combinators", "onnx", "rules")
+_SHARED = ("base", "combinators", "element_types", "onnx", "rules")
 
 for _module in iter_modules(__path__):
     if not _module.name.startswith("_") and _module.name not in _SHARED:

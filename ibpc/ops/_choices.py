@@ -8,12 +8,12 @@ from functools import reduce
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._element_types import number
 from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._steps import box_of
 from ibpc.ops.base import Operator
 from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import NominalRule, Operand, Plane, Planes, RelaxationRule
 

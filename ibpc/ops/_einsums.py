@@ -18,8 +18,8 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH
-from ibpc.ops._element_types import number
 from ibpc.ops._gathers import positions_of, taken
+from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxNode, Value
 
 _ELLIPSIS: Final = "".join(chr(0x2460 + place) for place in range(16))

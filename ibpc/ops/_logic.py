@@ -8,11 +8,11 @@ from typing import TypeAlias
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._element_types import BOOL, FLOAT, number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._steps import elementwise_range, flushed
 from ibpc.ops.base import Operator
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.element_types import BOOL, FLOAT, number
 from ibpc.ops.onnx import Builder, OnnxExport, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand
 

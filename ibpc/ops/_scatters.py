@@ -15,9 +15,9 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Shape, format_shape
-from ibpc.ops._element_types import number
 from ibpc.ops._gathers import elements_at, slices_at
 from ibpc.ops._shapes import positive_axis
+from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxNode, Value
 from ibpc.ops.rules import Tensor
 

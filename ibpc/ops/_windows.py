@@ -149,12 +149,12 @@ def torch_pads(pads: Sequence[int]) -> list[int]:
     return [pads[axis + side] for axis in reversed(range(dimensions)) for side in (0, dimensions)]
 
 
-def split_padding(x: torch.Tensor, pads: Sequence[int], fill: float = 0.0) -> tuple[torch.Tensor, list[int]]:
+def split_padding(x: torch.Tensor, pads: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
     """Return the input and the symmetric padding left for the operator: asymmetric pads are applied at once."""
     dimensions = len(pads) // 2
     if list(pads[:dimensions]) == list(pads[dimensions:]):
         return x, list(pads[:dimensions])
-    return torch.nn.functional.pad(x, torch_pads(pads), value=fill), [0] * dimensions
+    return torch.nn.functional.pad(x, torch_pads(pads)), [0] * dimensions
 
 
 def spatial_sizes(shape: Shape, dimensions: int, where: str) -> Shape:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._element_types import DOUBLE, FLOAT, NAMES, NUMBERS, RANGES, holds, name_of, number
 from ibpc.ops._logic import truth, verdict
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import flushed, range_planes, sloped_planes, straight_through
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.element_types import DOUBLE, FLOAT, NAMES, NUMBERS, RANGES, holds, name_of, number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 

@@ -8,10 +8,10 @@ import torch
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, defined_planes
-from ibpc.ops._element_types import RANGES
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.element_types import RANGES
 from ibpc.ops.onnx import Writer
 from ibpc.ops.rules import Call, Plane, Planes
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._element_types import number
 from ibpc.ops._logic import export_logical, truth, verdict
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops._steps import elementwise_range
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call
 

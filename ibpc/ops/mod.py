@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 
 from ibpc.interval import Interval
-from ibpc.ops._element_types import number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._steps import elementwise_range, flushed
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand
 

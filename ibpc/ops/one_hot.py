@@ -9,11 +9,11 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
-from ibpc.ops._element_types import NUMBERS
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops._steps import flushed, range_planes
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.element_types import NUMBERS
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 

@@ -10,12 +10,12 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve
 from ibpc.ops._curves import defined, defined_planes, nonnegative, spared, substituted, unbroken
-from ibpc.ops._element_types import NAMES, RANGES, number
 from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
 from ibpc.ops._products import corners
 from ibpc.ops._steps import range_planes
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.element_types import NAMES, RANGES, number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic

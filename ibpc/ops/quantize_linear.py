@@ -9,11 +9,11 @@ import torch
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
-from ibpc.ops._element_types import NUMBERS, RANGES, name_of
 from ibpc.ops._quantization import AXIS, ROLES, VERSIONS, along_axis, read_parameters, shape
 from ibpc.ops._steps import range_planes
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.element_types import NUMBERS, RANGES, name_of
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 

@@ -9,12 +9,12 @@ import torch
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import format_shape
-from ibpc.ops._element_types import BOOL, number
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._logic import Verdict, truth
 from ibpc.ops._steps import box_of
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.element_types import BOOL, number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 

@@ -14,12 +14,12 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.ir import BATCH, Graph, Node, Shape
+from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape
 from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW, add_fused_roundings, fused_roundings
 from ibpc.passes.base import listed
+from ibpc.rounding import toward
 
 LINEAR: Final = ("Conv", "ConvTranspose", "Gemm")
-VIEWS: Final = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 # Sums, products and quotients round each term once, and so does what a pass computes from them.
 _ELEMENTWISE_ROUNDINGS: Final = 2
 # Up to ten in the scale, three more in y = (x − mean) · scale + bias, one in the folded weight.
@@ -286,7 +286,7 @@ def _take_in(graph: Graph, node: Node, scaling: Scaling, compose: Callable[[_Lin
         return f"the weights of {node.name} would leave the normal range"
     rounded = {role: value.to(weight.dtype).contiguous() for role, value in exact.items()}
     if bool((composed.magnitude != composed.bias.abs()).any()):
-        rounded["bias_magnitude"] = _rounded_up(composed.magnitude, weight.dtype)
+        rounded["bias_magnitude"] = toward(composed.magnitude, torch.inf, weight.dtype)
     graph.state.update((f"{node.name}.{role}", value) for role, value in rounded.items())
     add_fused_roundings(graph, node.name, scaling.roundings)
     return None
@@ -336,9 +336,3 @@ def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], d
     ends = [end for value in values if value.numel() for end in torch.aminmax(value)]
     is_finite = all(bool(end.to(dtype).isfinite()) for end in ends)
     return is_finite and all(bool(((factor == 0) | (factor.abs() >= least)).all()) for factor in factors)
-
-
-def _rounded_up(value: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    rounded = value.to(dtype)
-    above = torch.nextafter(rounded, torch.full_like(rounded, torch.inf))
-    return torch.where(rounded.double() < value, above, rounded)

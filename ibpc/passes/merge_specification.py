@@ -16,13 +16,12 @@ from typing import ClassVar, Final
 import torch
 
 from ibpc.errors import GraphError
-from ibpc.ir import BATCH, Graph, Node, Shape, format_shape
+from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape, format_shape
 from ibpc.passes._roundings import copy_fused_roundings
 from ibpc.passes.base import Log, Pass, PassResult
 
 _TIED: Final = ("weight", "bias", "bias_magnitude")
 _COPIES: Final = ("Identity", "Dropout")
-_VIEWS: Final = ("Flatten", "Reshape")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class MergeSpecification(Pass):
 
     `matrix` is (rows, K) for an output …×K; `output` names the output that is meant (None: the first one), `node`
     the node to add. The output itself stays where it is. If the output is a Gemm, possibly behind an Identity, a
-    Dropout (which is the identity in evaluation) or a Flatten of N×1×K to N×K, the matrix becomes the `specification`
+    Dropout (which is the identity in evaluation) or a view of N×1×K as N×K, the matrix becomes the `specification`
     of a second Gemm with tied parameters. A specification that is already there is composed: matrix · S₀.
     Otherwise a MatMul by the matrix is put on top: the same values, looser bounds.
     """
@@ -113,7 +112,7 @@ def _producer(graph: Graph, output: Node) -> Node:
 
 def _drops_ones(graph: Graph, node: Node) -> bool:
     """Whether the node turns N×1×…×K into N×K."""
-    if node.operator not in _VIEWS or len(node.shape) != 2 or node.shape[0] != BATCH:
+    if node.operator not in VIEWS or len(node.shape) != 2 or node.shape[0] != BATCH:
         return False
     operand = graph.node(graph.operands(node.name)[0]).shape
     return len(operand) >= 2 and operand[0] == BATCH and operand[-1] == node.shape[1] == prod(operand[1:])

@@ -55,7 +55,7 @@ class NormalizeInput(Pass):
         for option, numbers in (("--mean", self.mean), ("--std", self.std)):
             if len(numbers) not in (1, channels):
                 found = f"{len(numbers)} numbers for an input of shape {format_shape(source.shape)}"
-                problems.append(Problem(option, found, f"1 or {channels}"))
+                problems.append(Problem(option, found, "one number" if channels == 1 else f"1 or {channels}"))
         mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
         if not bool(mean.isfinite().all()):
             problems.append(Problem("--mean", f"found {list(self.mean)}", "numbers that float32 holds"))

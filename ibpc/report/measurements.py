@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from ibpc.bounds import AUTO, method_named
-from ibpc.data import Dataset, fit_images
+from ibpc.data import Dataset, evenly, fit_images
 from ibpc.interval import Interval
-from ibpc.ir import INPUT, Graph, Node
+from ibpc.ir import Graph, Node
 from ibpc.lowering import lower_interval, lower_nominal
 from ibpc.network import Network
 from ibpc.ops import operators
@@ -101,12 +101,6 @@ class Measuring:
         return Measurement(run, tuple(chosen), result, tuple(curve), widths, maps)
 
 
-def evenly(count: int, total: int) -> list[int]:
-    """Return `count` indices (at most all) spread evenly over `total`: a test split may be sorted by class."""
-    count = min(count, total)
-    return [number * total // count for number in range(count)]
-
-
 # ── widths ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Width, ...]:
     """Return the widths of the boxes at each layer that computes something, in order, the input first.
@@ -115,7 +109,8 @@ def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Wi
     input. A layer whose activations do not vary has no relative width (NaN).
     """
     graph = network.graph
-    names = [graph.inputs[0], *(node.name for node in graph.order() if _computes(graph, node))]
+    behind = graph.descendants(graph.inputs[:1]) - set(graph.inputs)
+    names = [graph.inputs[0], *(node.name for node in graph.order() if node.name in behind and _computes(graph, node))]
     bounded = lower_interval(graph, network.parameters, outputs=names)
     nominal = lower_nominal(graph, network.parameters, outputs=names)
     fitted = fit_images(images, network.input_shape).to(network.device)
@@ -136,8 +131,6 @@ def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Wi
 
 def _computes(graph: Graph, node: Node) -> bool:
     """Return whether a node has weights of its own or bends its input: what only moves numbers is no layer."""
-    if node.operator == INPUT or node.name not in graph.descendants(graph.inputs[:1]):
-        return False
     return bool(graph.parameters_of(node.name)) or not operators()[node.operator].is_affine
 
 

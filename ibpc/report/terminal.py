@@ -177,8 +177,8 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
         out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
     if margins:
         refuted = sum(margin > 0 for margin in margins)
-        # A search that excluded all says that there is no counterexample, not by how far.
-        least = f", least margin {min(margins):.6g}" if isfinite(min(margins)) else ""
+        # Where a search excluded a disjunct it says that there is no counterexample, not by how far.
+        least = f", least margin {min(margins):.6g}" if all(map(isfinite, margins)) else ""
         out.print(
             f"  {refuted:,} of {len(margins):,} disjuncts excluded{least} "
             f"({decision.method}, {decision.arithmetic.value} arithmetic)",

@@ -23,7 +23,7 @@ from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
 from ibpc.files import write_json
-from ibpc.frontends.initialization import WEIGHTS_HINT
+from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
 from ibpc.locking import take
 from ibpc.memory import kept_memory
 from ibpc.network import Network
@@ -36,7 +36,6 @@ from ibpc.training.reporting import Reporter, Silent
 from ibpc.training.trainer import Trainer
 from ibpc.workers import present
 
-TRAINED: Final = "trained"
 _LOCK: Final = ".lock"
 # What answers as often as chance, times this, has learned nothing.
 _CHANCE: Final = 1.2

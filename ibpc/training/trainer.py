@@ -151,7 +151,7 @@ class Trainer:
 
     def identity(self) -> Identity:
         """Return what must not change when the run is resumed."""
-        graph = hashlib.sha256(self.network.graph.to_text().encode()).hexdigest()
+        graph = hashlib.sha256(self.network.graph.structure().encode()).hexdigest()
         return Identity(self.recipe.to_json(), self.seed, self.dataset.sha256, graph)
 
     def checkpoint(self) -> Checkpoint:
@@ -287,7 +287,8 @@ def _initialize(network: Network, recipe: Recipe, seed: int) -> None:
     """Draw fresh weights where the recipe says so."""
     scheme = recipe.initialization
     if scheme == AUTO:
-        scheme = _FRESH_SCHEME if network.graph.hints.get(WEIGHTS_HINT) == FRESH else KEEP
+        is_fresh = network.graph.hints.get(WEIGHTS_HINT) == FRESH and not network.is_changed
+        scheme = _FRESH_SCHEME if is_fresh else KEEP
     if scheme != KEEP:
         network.assign(initialize(network.graph, scheme, seed).state)
 

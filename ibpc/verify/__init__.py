@@ -1,1 +1,1 @@
-"""Proving and falsifying: attacks, and the certification of data sets."""
+"""Proving and falsifying: properties, attacks, searches, data sets, certificates and their checker."""

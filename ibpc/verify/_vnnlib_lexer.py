@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import gzip
-import os
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from ibpc.errors import PropertyError
+from ibpc.files import Packable
 
 MOST_BYTES: Final = 2**27
 LONGEST_WORD: Final = 1000
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_CHUNK: Final = 2**20
+_FILE: Final = Packable(".vnnlib", "a property", MOST_BYTES, PropertyError)
 _SHOWN: Final = 40
 
 # The lexical grammar: blanks and comments are skipped, a word is anything without blanks and punctuation.
@@ -84,7 +81,7 @@ def read_source(path: Path) -> Source:
 
     Raises PropertyError where the file is missing, unpacks to more than `MOST_BYTES`, is damaged, or is not UTF-8.
     """
-    data = _read(path)
+    data = _FILE.read(path)
     zero = data.find(b"\0")
     if zero >= 0:
         raise PropertyError.at(_byte_position(path, data, zero), "a NUL byte", "text")
@@ -93,35 +90,6 @@ def read_source(path: Path) -> Source:
     except UnicodeDecodeError as error:
         found = f"the byte 0x{data[error.start]:02x}"
         raise PropertyError.at(_byte_position(path, data, error.start), found, "text in UTF-8") from error
-
-
-def _read(path: Path) -> bytes:
-    if not path.is_file():
-        found = "it is no regular file" if path.exists() else "there is no such file"
-        raise PropertyError.at(path, found, "a .vnnlib or .vnnlib.gz file")
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MOST_BYTES:
-                raise PropertyError.at(path, f"{size:,} bytes", f"at most {MOST_BYTES:,}")
-            compressed = file.read(2) == _GZIP_MAGIC
-            file.seek(0)
-            return _decompress(file, path) if compressed else file.read(MOST_BYTES)
-    except OSError as error:
-        raise PropertyError.at(path, f"it cannot be read: {error.strerror or error}") from error
-
-
-def _decompress(file: IO[bytes], path: Path) -> bytes:
-    data = bytearray()
-    try:
-        with gzip.GzipFile(fileobj=file) as stream:
-            while chunk := stream.read(_CHUNK):
-                data += chunk
-                if len(data) > MOST_BYTES:
-                    raise PropertyError.at(path, f"it unpacks to more than {MOST_BYTES:,} bytes", "a property")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise PropertyError.at(path, f"it is damaged: {error}", "a gzipped property") from error
-    return bytes(data)
 
 
 def _byte_position(path: Path, data: bytes, offset: int) -> str:

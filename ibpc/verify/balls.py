@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ibpc.data import Dataset, fit_images, read_array
+from ibpc.data import Dataset, evenly, fit_images, read_array
 from ibpc.errors import PropertyError
 from ibpc.ir import format_shape, same_order
 from ibpc.network import Network
@@ -44,6 +44,10 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
         wanted = " and ".join(format_shape(shape) for shape in shapes)
         expected = f"one input of shape {wanted}, {classes} classes"
         raise PropertyError.at(path, f"an array of shape {format_shape(x.shape)}", expected)
+    low, high = network.pixel_range
+    if not low <= x.min() <= x.max() <= high:
+        found, expected = f"values from {x.min():g} to {x.max():g}", f"values of the input's range, [{low:g}, {high:g}]"
+        raise PropertyError.at(path, found, expected, "images of uint8 are divided by 255")
     point = torch.from_numpy(x).reshape(shapes[0])
     if label is None:
         with torch.no_grad():
@@ -53,8 +57,7 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
 
 def spread_balls(network: Network, data: Dataset, limit: int) -> list[Ball]:
     """Return `limit` test images, spread evenly over the data set. Raises DataError where they do not fit."""
-    count = len(data.test)
-    chosen = [number * count // min(limit, count) for number in range(min(limit, count))]
+    chosen = evenly(limit, len(data.test))
     images = fit_images(data.test.floats()[chosen], network.input_shape)
     labels = data.test.labels[chosen].tolist()
     return [Ball(image, label, index) for image, label, index in zip(images, labels, chosen, strict=True)]

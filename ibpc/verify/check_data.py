@@ -6,6 +6,7 @@ import base64
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -131,12 +132,14 @@ class DataCheck:
     def _in_ball(self, point: NDArray[np.float32], x: NDArray[np.float64]) -> bool:
         """Return whether the point lies in the exact ball around x and within the limits.
 
-        A distance is rounded to binary64, which is not beyond ε if it is below it afterwards; one that equals ε then
-        may be, and counts as outside but for the image itself.
+        A distance is rounded to binary64, which is not beyond ε if it is below it afterwards; those that equal ε then
+        are compared exactly.
         """
-        wide, (least, most) = point.astype(np.float64), self.limits
-        near = (np.abs(wide - x) < self.certificate["eps"]) | (wide == x)
-        return bool(np.all(near & (wide >= least) & (wide <= most)))
+        wide, (least, most), eps = point.astype(np.float64), self.limits, self.certificate["eps"]
+        distance = np.abs(wide - x)
+        pairs = zip(wide[distance == eps].tolist(), x[distance == eps].tolist(), strict=True)
+        edge = all(abs(Fraction(here) - Fraction(there)) <= Fraction(eps) for here, there in pairs)
+        return edge and bool(np.all((distance <= eps) & (wide >= least) & (wide <= most)))
 
     # ── by the checker ──────────────────────────────────────────────────────────────────────────────────────────
     def _bounds(self, progress: Callable[[int], object]) -> Iterator[Claim]:
@@ -218,4 +221,4 @@ def _linear_bounds(
         region = checker.tightened(Region(lower, upper), arithmetic)
     except EmptyError:
         return np.full(len(rows), np.inf)
-    return np.array([checker.lower_bound(region, row, arithmetic) for row in rows])
+    return checker.lower_bounds(region, rows, arithmetic)

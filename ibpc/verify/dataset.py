@@ -22,6 +22,7 @@ from ibpc.verify.decide import Deciding
 from ibpc.verify.examples import ATTACKED, Example, Robustness
 from ibpc.verify.journal import Journal
 from ibpc.verify.robustness import Certification
+from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 from ibpc.workers import ALONE, Workers
 
@@ -71,7 +72,7 @@ class DataCertification:
         images = fit_images(images, network.input_shape)
         self.first.check(network, images, labels, eps)
         started = time.monotonic()
-        for example in self._judged(network, images, labels, eps, journal, workers):
+        for example in self._judged(Subject(network), images, labels, eps, journal, workers):
             journal.add(example)
             progress(len(journal.examples))
         found = dict(sorted(pair for part in workers.gathered(journal.examples) for pair in part.items()))
@@ -82,7 +83,7 @@ class DataCertification:
 
     def _judged(
         self,
-        network: Network,
+        subject: Subject,
         images: torch.Tensor,
         labels: torch.Tensor,
         eps: float,
@@ -96,18 +97,19 @@ class DataCertification:
             if number % workers.count == workers.rank and not all(index in journal.examples for index in batch)
         ]
         waiting: list[Example] = []
-        for examples in self.first.judge(network, images, labels, eps, mine):
+        for examples in self.first.judge(subject, images, labels, eps, mine):
             new = [example for example in examples if example.index not in journal.examples]
             still = [example for example in new if self.rest is not None and example.verdict is Verdict.UNKNOWN]
             waiting += still
             yield [example for example in new if example not in still]
         for example in waiting:
-            yield [self._decided(network, images[example.index], eps, example)]
+            yield [self._decided(subject, images[example.index], eps, example)]
 
-    def _decided(self, network: Network, image: torch.Tensor, eps: float, example: Example) -> Example:
+    def _decided(self, subject: Subject, image: torch.Tensor, eps: float, example: Example) -> Example:
         """Return the example with what the rest of the plan finds out."""
         assert self.rest is not None
-        decision = self.rest.run(network, Ball(image, example.label).within(eps, network))
+        network = subject.network
+        decision = self.rest.run(subject, Ball(image, example.label).within(eps, network))
         if decision.counterexample is not None:
             point = decision.counterexample.inputs
             return replace(example, verdict=decision.verdict, method=ATTACKED, counterexample=point)

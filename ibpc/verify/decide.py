@@ -17,7 +17,6 @@ from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.memory import kept_memory
-from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Until
 from ibpc.verify.bound_proofs import SELF_EVIDENT, place_of
@@ -27,6 +26,7 @@ from ibpc.verify.properties import Property
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
+from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 
 _FIRST_TURN: Final = 1.0
@@ -44,10 +44,11 @@ ATTACK: Final = "attack"
 class Decision:
     """What is known of a property.
 
-    `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met, −∞ where nothing is known;
-    verified means that bounds refuted all of them. `proofs[c][d]` says how, or how that bound was come by; None where
-    nothing is known. `method` is the one that decided, "attack" for a counterexample. `undefined` is a node of which a
-    value may be no number somewhere in the region, so that bounds say nothing; None where there is none.
+    `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met, −∞ where nothing is known,
+    and ∞ where a search excluded it, which does not say how far; verified means that all of them were refuted.
+    `proofs[c][d]` says how, or how that bound was come by; None where nothing is known. `method` is the one that
+    decided, "attack" for a counterexample. `undefined` is a node of which a value may be no number somewhere in the
+    region, so that bounds say nothing; None where there is none.
     """
 
     verdict: Verdict
@@ -74,7 +75,7 @@ _SLOW: Final = ("alpha-crown", "mip")
 def plan_named(name: str) -> tuple[str, ...]:
     """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
     if name not in PLANS:
-        raise UsageError.at("--method", f"found {name!r}", "a bounding method", nearest(name, PLANS))
+        raise UsageError.at("method", f"found {name!r}", "a bounding method", nearest(name, PLANS))
     return PLANS[name]
 
 
@@ -96,24 +97,29 @@ class Deciding:
     attack: Attack = Attack(steps=40, restarts=1, goal=Until.ONE)
     timeout: float = 60.0
 
-    def run(self, network: Network, prop: Property, progress: Callable[[str], object] = str) -> Decision:
-        """Return the verdict on a property. `progress` is told what is being tried.
+    @property
+    def is_quick(self) -> bool:
+        """Whether the plan only looks: then what it leaves open is left at once, not attacked until time is over."""
+        return self.plan[-1] in METHODS and self.plan[-1] not in _SLOW
+
+    def run(self, subject: Subject, prop: Property, progress: Callable[[str], object] = str) -> Decision:
+        """Return the verdict on a property of a network. `progress` is told what is being tried.
 
         Raises PropertyError where the property does not fit the network. For a seed of the attack the verdict is
         deterministic up to what the time limit cuts off.
         """
-        with kept_memory(network.device):
-            return _Decider(self, network, prop, progress).decide()
+        with kept_memory(subject.device):
+            return _Decider(self, subject, prop, progress).decide()
 
 
 class _Decider:
-    def __init__(self, options: Deciding, network: Network, prop: Property, progress: Callable[[str], object]) -> None:
+    def __init__(self, options: Deciding, subject: Subject, prop: Property, progress: Callable[[str], object]) -> None:
         self._started = time.monotonic()
-        self._options, self._network, self._property, self._progress = options, network, prop, progress
-        graph = network.graph
+        self._options, self._subject, self._property, self._progress = options, subject, prop, progress
+        graph = subject.graph
         self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
         prop.check(self._shapes, [graph.node(name).shape[1:] for name in graph.outputs])
-        self._device = network.device
+        self._device = subject.device
         self._margins: tuple[tuple[float, ...], ...] = ()
         self._open: list[tuple[int, int]] = []
         self._method = options.plan[0]
@@ -124,7 +130,7 @@ class _Decider:
         if self._property.is_vacuous:
             return self._decision(Verdict.VERIFIED)
         with plain_products():
-            search = Falsification(self._options.attack, self._network, self._property, self._shapes, self._device)
+            search = Falsification(self._options.attack, self._subject, self._property, self._shapes)
             self._progress("attack")
             found = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
             if found is not None:
@@ -146,6 +152,8 @@ class _Decider:
                     return decision
             elif self._is_refuted(name, deadline if name == self._options.plan[-1] else _share_of(deadline)):
                 return self._decision(Verdict.VERIFIED)
+        if self._options.is_quick:
+            return self._decision(Verdict.UNKNOWN)
         self._progress("attack")
         while time.monotonic() < deadline and not search.is_exhausted:
             found = search.round(deadline)
@@ -156,8 +164,7 @@ class _Decider:
     def _branch(self, search: Falsification, deadline: float) -> Decision | None:
         """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
         options = self._options
-        graph = self._network.snapshot()
-        roots = Roots(graph, self._property, options.arithmetic, self._device, _shares(deadline))
+        roots = Roots(self._subject.walk, self._property, options.arithmetic, _shares(deadline))
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
@@ -203,8 +210,7 @@ class _Decider:
 
     def _undefined(self) -> str | None:
         """Return a node of which a value may be no number in one of the cases."""
-        graph, arithmetic = self._network.snapshot(), self._options.arithmetic
-        definedness = Definedness(graph, arithmetic, self._device)
+        definedness = Definedness(self._subject.original, self._options.arithmetic)
         deadline = self._started + self._options.timeout
         ends = [torch.stack(side) for side in zip(*(case.box.outer for case in self._property.cases), strict=True)]
         lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends)
@@ -229,14 +235,14 @@ class _Decider:
     @cached_property
     def _roots(self) -> Roots:
         """What proofs of bounds share; nothing waits for them."""
-        return Roots(self._network.snapshot(), self._property, self._options.arithmetic, self._device)
+        return Roots(self._subject.walk, self._property, self._options.arithmetic)
 
     def _searched(self, case: int, disjunct: int) -> Place | None:
         """Return a search's proof of what another method found, None if it takes too long."""
         started = time.monotonic()
         deadlines = (started + _PROOF / 4, started + _PROOF / 2)
-        graph, arithmetic = self._network.snapshot(), self._options.arithmetic
-        search = Branching(Roots(graph, self._property, arithmetic, self._device, deadlines), case, disjunct)
+        roots = Roots(self._subject.walk, self._property, self._options.arithmetic, deadlines)
+        search = Branching(roots, case, disjunct)
         search.run(started + _PROOF)
         return search.proof if search.is_refuted else None
 
@@ -244,11 +250,11 @@ class _Decider:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
         method, options, cases = METHODS[name], self._options, self._property.cases
         specification = Specification.of(self._property)
-        bound = method(self._network.snapshot(), specification.matrix, options.arithmetic, self._device, deadline)
+        bound = method(self._subject.walk, specification.matrix, options.arithmetic, deadline)
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
         waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
         still_open: list[tuple[int, int]] = []
-        for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), points_at_once(self._network)):
+        for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), points_at_once(self._subject.network)):
             ends = torch.stack([torch.stack(cases[case].box.outer) for case in chunk.tolist()])
             lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends.unbind(1))
             found = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))

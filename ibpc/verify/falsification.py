@@ -14,8 +14,8 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.verify.attack import Attack, Descent, Points
 from ibpc.verify.properties import Property, check_names
-from ibpc.verify.replay import Replay
 from ibpc.verify.specification import Objective
+from ibpc.verify.subject import Subject
 
 _ACTIVATIONS: Final = 2**24
 _MOST_ITEMS: Final = 1024
@@ -46,21 +46,20 @@ class Falsification:
     def __init__(
         self,
         attack: Attack,
-        network: Network,
+        subject: Subject,
         prop: Property,
         shapes: Sequence[tuple[int, ...]],
-        device: torch.device,
     ) -> None:
-        self._attack, self._network, self._property, self._shapes, self._device = attack, network, prop, shapes, device
-        self._objective = Objective(prop, device)
-        self._replay = Replay.of(network)
+        self._attack, self._property, self._shapes = attack, prop, shapes
+        self._network, self._device, self._replay = subject.network, subject.device, subject.replay
+        self._objective = Objective(prop, self._device)
         check_names("input", prop.inputs, self._replay.input_names)
         check_names("output", prop.outputs, self._replay.output_names)
         self._rounds = 0
         self._began, self._spent = time.monotonic(), 0.0
         self._slack = 0.0
         reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]
-        repeats = max(1, min(points_at_once(network), 64) // max(1, len(reachable)))
+        repeats = max(1, min(points_at_once(subject.network), 64) // max(1, len(reachable)))
         self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
         ends = [prop.cases[case].box.inner for case, _ in self._objective.items]
         self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))

@@ -153,12 +153,12 @@ class Row:
             return None
         return sum((factor * Fraction(value) for factor, value in pairs), -self.bound)
 
-    def holds(self, x: Sequence[float], y: Sequence[float], tolerance: Fraction) -> bool:
-        """Return whether the constraint holds at (x, y), exactly, with `tolerance` added to its bound."""
+    def holds(self, x: Sequence[float], y: Sequence[float]) -> bool:
+        """Return whether the constraint holds at (x, y), exactly."""
         excess = self.excess(x, y)
         if excess is None:
             return False
-        return excess < tolerance if self.strict else excess <= tolerance
+        return excess < 0 if self.strict else excess <= 0
 
 
 Conjunction: TypeAlias = tuple[Row, ...]
@@ -246,24 +246,14 @@ class Property:
         """Whether there is no counterexample for any network."""
         return not self.cases
 
-    def witness(self, x: torch.Tensor, y: torch.Tensor, tolerance: float = 0.0) -> tuple[int, int] | None:
-        """Return the case and the disjunct of it that hold at inputs `x` and outputs `y`, or None.
+    def violated(self, x: torch.Tensor, y: torch.Tensor) -> bool:
+        """Return whether inputs `x`, a float32 point (n,), and outputs `y`, any floats (K,), are a counterexample.
 
-        `x` is a float32 point (n,), `y` any float tensor (K,); both are taken exactly. The box has no tolerance, every
-        row is granted `tolerance`.
+        Both are taken exactly.
         """
-        point, outputs, slack = x.detach().tolist(), y.detach().tolist(), Fraction(tolerance)
-        for number, case in enumerate(self.cases):
-            if not case.box.inside(x):
-                continue
-            for index, rows in enumerate(case.disjuncts):
-                if all(row.holds(point, outputs, slack) for row in rows):
-                    return number, index
-        return None
-
-    def violated(self, x: torch.Tensor, y: torch.Tensor, tolerance: float = 0.0) -> bool:
-        """Return whether (x, y) is a counterexample; see `witness`."""
-        return self.witness(x, y, tolerance) is not None
+        point, outputs = x.detach().tolist(), y.detach().tolist()
+        disjuncts = (rows for case in self.cases if case.box.inside(x) for rows in case.disjuncts)
+        return any(all(row.holds(point, outputs) for row in rows) for rows in disjuncts)
 
     def split(self, flat: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
         """Return flat inputs (B, n) as one tensor (B, *shape) for each input of a network."""

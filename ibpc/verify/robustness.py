@@ -22,7 +22,7 @@ from ibpc.rounding import Arithmetic, outer_ball, plain_products
 from ibpc.verify.attack import Attack
 from ibpc.verify.examples import ATTACKED, Example, Robustness
 from ibpc.verify.margin_attack import inner_box, margin, worst_points
-from ibpc.verify.replay import Replay
+from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 
 # Parts that few images are split into at least, so that several processes have work.
@@ -57,7 +57,7 @@ class Certification:
         self.check(network, images, labels, eps)
         started = time.monotonic()
         examples: list[Example] = []
-        for found in self.judge(network, images, labels, eps, self.batches(len(images))):
+        for found in self.judge(Subject(network), images, labels, eps, self.batches(len(images))):
             examples += found
             progress(len(examples))
         seconds = time.monotonic() - started
@@ -81,14 +81,14 @@ class Certification:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def judge(
-        self, network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float, batches: Sequence[range]
+        self, subject: Subject, images: torch.Tensor, labels: torch.Tensor, eps: float, batches: Sequence[range]
     ) -> Iterator[list[Example]]:
         """Yield the examples of each batch of images (B, …) that fit the network."""
         if not batches:
             return
-        device = network.device
+        device = subject.device
         with kept_memory(device):
-            judge = _Judge(self, network, device, _hull(network, images, eps))
+            judge = _Judge(self, subject, _hull(subject.network, images, eps))
             for batch in batches:
                 part = slice(batch.start, batch.stop)
                 yield list(judge.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
@@ -101,16 +101,15 @@ class _Judge:
     `everything` is a box around those of all images: where each value is a number all over it, no image needs a look.
     """
 
-    def __init__(self, options: Certification, network: Network, device: torch.device, everything: Interval) -> None:
+    def __init__(self, options: Certification, subject: Subject, everything: Interval) -> None:
         self._options = options
-        self._network = network
-        differences = class_differences(network.classes)
-        self._definedness = Definedness(network.snapshot(), options.arithmetic, device)
+        self._network, self._replay = subject.network, subject.replay
+        differences = class_differences(self._network.classes)
+        self._definedness = Definedness(subject.original, options.arithmetic)
         with plain_products():
-            self._bound = options.method(network.snapshot(), differences, options.arithmetic, device)
+            self._bound = options.method(subject.walk, differences, options.arithmetic)
             self._is_defined = self._definedness.doubts((everything,)) == [None]
-        self._index = margin_index(network.classes).to(device)
-        self._replay = Replay.of(network)
+        self._index = margin_index(self._network.classes).to(subject.device)
 
     def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
         lower, upper = outer_ball(x, eps, self._network.pixel_range)

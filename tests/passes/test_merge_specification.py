@@ -123,6 +123,17 @@ def test_a_flatten_of_single_rows_is_looked_through() -> None:
     torch.testing.assert_close(margins, flat @ matrix.double().T, rtol=1e-12, atol=1e-12)
 
 
+def test_a_squeeze_of_single_rows_is_looked_through() -> None:
+    net = Net(1, 4)
+    net.add("logits", "Gemm", "x", weight=torch.randn(3, 4, generator=seeded()), bias=torch.ones(3))
+    net.add("row", "Squeeze", "logits", {"axes": [1]})
+    matrix = torch.randn(2, 3, generator=seeded(1))
+    result = merge_specification(net.finish("row"), matrix)
+    assert result.changes == ("margins: 2×3 specification merged into logits",)
+    row, margins = nominal(result.graph, torch.randn(5, 1, 4, generator=seeded(2)))
+    torch.testing.assert_close(margins, row @ matrix.double().T, rtol=1e-12, atol=1e-12)
+
+
 def test_a_flatten_that_merges_rows_is_not() -> None:
     net = Net(2, 4)
     net.add("rows", "Gemm", "x", weight=torch.randn(3, 4, generator=seeded()))

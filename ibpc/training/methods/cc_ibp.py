@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
 
 import torch
 
-from ibpc.training.bounding import Bounding
-from ibpc.training.draws import Draws
-from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
-from ibpc.training.objectives import blend, convex_combination_loss, margins_at, nominal_loss, robust_loss
-from ibpc.training.schedules import Moment
-
-if TYPE_CHECKING:
-    from ibpc.training.recipe import Recipe
+from ibpc.training.methods._combined import combined
+from ibpc.training.methods.base import WARM_UP, Method, register
+from ibpc.training.objectives import convex_combination_loss, margins_at
 
 
-def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
-    bounding = Bounding(graphs, recipe)
-
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
-        points = graphs.adversarial(x, labels, moment.eps, recipe.attack, draws)
-        found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
-        nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
-        adversarial = graphs.logits_of(points)
-        joint = convex_combination_loss(
-            margins_at(adversarial, labels), found.margins, labels, recipe.combination.alpha
-        )
-        parts = found.parts(
-            nominal_loss=nominal, adversarial_loss=nominal_loss(adversarial, labels), robust_loss=robust
-        )
-        return Terms(found.regularized(blend(nominal, joint, moment.kappa)), found.logits, found.margins, parts)
-
-    return objective
+def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return the loss at (1 − α) · adversarial + α · IBP margins."""
+    return convex_combination_loss(margins_at(attacked, labels), margins, labels, alpha)
 
 
-METHOD = register(Method("cc-ibp", "Loss at a mean of adversarial and certified margins", build, WARM_UP))
+METHOD = register(
+    Method("cc-ibp", "Loss at a mean of adversarial and certified margins", partial(combined, join), WARM_UP)
+)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 
 from ibpc.margins import margins_of
-from ibpc.training.bounding import Bounding, final_eps
+from ibpc.training.bounding import Bounded, Bounding, final_eps
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.linear import LOSS, MARGINS, LinearGraphs, Propagated, fused_losses, margin_bounds
@@ -46,11 +46,9 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
         robust, margins = robust_of(found, certain, labels, graphs.index, beta)
         nominal = nominal_loss(found.logits, labels)
         warm_up = bounding.regularization(box, [found.boxes[name] for name in graphs.rectified], moment)
-        loss = blend(nominal, robust, moment.kappa)
-        parts = {"nominal_loss": nominal, "robust_loss": robust}
-        if warm_up is None:
-            return Terms(loss, found.logits, margins, parts)
-        return Terms(loss + warm_up, found.logits, margins, {**parts, "warm_up_loss": warm_up})
+        bounded = Bounded(found.logits, margins, warm_up)
+        loss = bounded.regularized(blend(nominal, robust, moment.kappa))
+        return Terms(loss, found.logits, margins, bounded.parts(nominal_loss=nominal, robust_loss=robust))
 
     return objective
 

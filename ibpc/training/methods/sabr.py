@@ -35,7 +35,11 @@ def region(
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
-    graphs = shrunk(graphs, recipe.box.shrinking)
+    return over(shrunk(graphs, recipe.box.shrinking), recipe)
+
+
+def over(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
+    """Return the objective over graphs as they are."""
     bounding = Bounding(graphs, recipe)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     """Return the objective."""
-    climbing = sabr.build(graphs, recipe)
     graphs = shrunk(graphs, recipe.box.shrinking)
-    halves = CutGraphs(graphs, recipe.cut)
+    climbing, halves = sabr.over(graphs, recipe), CutGraphs(graphs, recipe.cut)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         if moment.eps < final_eps(recipe):

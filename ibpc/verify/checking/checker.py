@@ -118,6 +118,16 @@ class Checker:
             self._walk(region, MACHINES[arithmetic], prepare)
         return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in done.items()}})
 
+    def lower_bounds(self, region: Region, rows: Array, arithmetic: str) -> Array:
+        """Return lower bounds (m,) of `rows` (m, outputs) · outputs in a region, infinite where nothing is in it."""
+        with np.errstate(all="ignore"):
+            values = self._inhabited(region, arithmetic)
+            if values is None:
+                return np.full(len(rows), np.inf)
+            parts = self._by_output(values, np.asarray(rows, np.float64))
+            linear = linear_bounds(values, dict(parts), self._shaped(values, region.choices, 1))
+            return np.maximum(affine_bounds(values, parts)[0], linear)
+
     def lower_bound(
         self,
         region: Region,
@@ -134,10 +144,7 @@ class Checker:
         fit.
         """
         with np.errstate(all="ignore"):
-            try:
-                values = None if region.is_empty else self.values(region, arithmetic)
-            except EmptyError:
-                values = None
+            values = self._inhabited(region, arithmetic)
             if values is None:
                 return np.inf
             rows = self._by_output(values, np.asarray(row, np.float64)[None])
@@ -149,6 +156,15 @@ class Checker:
                 products.append((multiplier * side, at))
             bound = linear_bounds(values, rows, self._shaped(values, {**region.choices, **choices}, 1))[0]
             return float(max(plain[0], lower_sum(bound, products)))
+
+    def _inhabited(self, region: Region, arithmetic: str) -> dict[str, Value] | None:
+        """Return what all values can be in a region, None where there is nothing in it."""
+        if region.is_empty:
+            return None
+        try:
+            return self.values(region, arithmetic)
+        except EmptyError:
+            return None
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array], rows: int) -> dict[str, Array]:
         """Return choices of rows, for each value one number an element or two."""
@@ -225,7 +241,9 @@ class Checker:
         """Return the values of a node's outputs by the rule of its type, or by evaluation where all is constant."""
         node, memory = self._file.nodes[number], self._memory[number]
         operands = tuple(values[name] if name else None for name in node.input)
-        evaluate = memory.setdefault("evaluate", evaluator(node, self._file.opset))
+        if "evaluate" not in memory:
+            memory["evaluate"] = evaluator(node, self._file.opset)
+        evaluate = memory["evaluate"]
         constants = [None if value is None else value.array for value in operands if not isinstance(value, Box)]
         if len(constants) == len(operands):
             return [Constant(np.asarray(array)) for array in evaluate(constants)]

@@ -42,7 +42,7 @@ _DATA: Final[dict[str, tuple[int, ...]]] = {
 @rule(*_DATA, "Concat")
 def move(step: Step) -> list[Box]:
     """Move the elements."""
-    if step.attributes.get("reduction", b"none") not in (b"none", ""):
+    if step.attributes.get("reduction", b"none") != b"none":
         step.fail("it computes with what it scatters")
     data = _DATA.get(step.node.op_type, tuple(range(len(step.operands))))
     if "indices" not in step.memory:

@@ -167,14 +167,17 @@ def _ordered(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.Node
 
     Raises ModelError where an operand is nobody's result.
     """
-    ordered, waiting = [], list(nodes)
+    ordered: list[onnx.NodeProto] = []
+    waiting = list(nodes)
     while waiting:
-        ready = [node for node in waiting if known.issuperset(name for name in node.input if name)]
-        if not ready:
-            node = waiting[0]
-            raise ModelError.at(f"node {node.name or node.output[0]}", "an input that nothing computes")
-        for node in ready:
-            known.update(node.output)
-        ordered += ready
-        waiting = [node for node in waiting if not known.issuperset(node.output)]
+        left = []
+        for node in waiting:
+            if known.issuperset(name for name in node.input if name):
+                known.update(node.output)
+                ordered.append(node)
+            else:
+                left.append(node)
+        if len(left) == len(waiting):
+            raise ModelError.at(f"node {left[0].name or left[0].output[0]}", "an input that nothing computes")
+        waiting = left
     return ordered

@@ -7,13 +7,11 @@ from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.batching import walk_of
 from ibpc.bounds.cone import Cone, cone_of
 from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.sharpening import Record, sharpened_values
-from ibpc.bounds.values import Values
+from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
-from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Property
 
@@ -27,16 +25,14 @@ class Roots:
 
     def __init__(
         self,
-        graph: Graph,
+        walk: Walk,
         prop: Property,
         arithmetic: Arithmetic,
-        device: torch.device,
         deadlines: tuple[float, float] = (inf, inf),
     ) -> None:
         """Prepare; tightening boxes ends at the first deadline, sharpening them at the second."""
-        self.walk = walk_of(graph, device)
-        self.prop, self.arithmetic, self.device = prop, arithmetic, device
-        self._shapes = [graph.node(name).shape[1:] for name in graph.inputs]
+        self.walk, self.prop, self.arithmetic, self.device = walk, prop, arithmetic, walk.device
+        self._shapes = [shape[1:] for shape in walk.graph.shapes_of(walk.inputs)]
         self._deadlines = deadlines
         self._cone: Cone | None = None
         self._values: dict[int, Values] = {}

@@ -7,7 +7,6 @@ the margin that PyTorch computes, and bounds without rounding around it, say not
 import torch
 
 import ibpc
-from ibpc.bounds import METHODS
 from ibpc.verify.replay import Replay
 
 WIDTH, SEED = 128, 2
@@ -34,5 +33,5 @@ logits = Replay.of(network)([x[0]])
 print("z0 - z1 at one point")
 print(f"  computed by ONNX Runtime  {float(logits[0] - logits[1]):+.6f}")
 for arithmetic in (ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32):
-    bound = METHODS["ibp"](network.snapshot(), margin, arithmetic, torch.device("cpu"))(point)
+    bound = ibpc.bound(network, point, margin, method="ibp", arithmetic=arithmetic)
     print(f"  bounds, {arithmetic.value + ' arithmetic':<18} [{float(bound.lower):+.6f}, {float(bound.upper):+.6f}]")

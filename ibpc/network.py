@@ -17,7 +17,7 @@ from ibpc.artifact import OldRun, Source
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
 from ibpc.interval import Interval
-from ibpc.ir import Graph, format_shape
+from ibpc.ir import INEXACT, Graph, format_shape
 from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
 from ibpc.passes.normalize_input import PIXELS
@@ -49,6 +49,7 @@ class Network:
         graph = self.snapshot()
         if self.is_changed:
             graph.hints[WEIGHTS_HINT] = TRAINED
+            graph.hints.pop(INEXACT, None)
         artifact.save(graph, Path(path), self.source, {"notes": list(self.notes)}, old_run)
 
     @property

@@ -352,6 +352,8 @@ def tampered(path, change):
         ("falsified", lambda data: data["counterexample"].update(inputs=[0.1]), "counterexample"),
         ("falsified", lambda data: data["counterexample"]["inputs"].__setitem__(0, 1e300), "lies in the box"),
         ("falsified", lambda data: data["region"]["outputs"][0].update(shape=[9]), "outputs"),
+        ("falsified", lambda data: data["counterexample"].update(outputs=[777.0]), "the outputs that are claimed"),
+        ("falsified", lambda data: data["counterexample"].update(outputs=[]), "the outputs that are claimed"),
         ("falsified", lambda data: data.update(region={**data["region"], "cases": []}), "lies in the box"),
         ("verified", lambda data: data.update(model="/dev/zero"), "model"),
         ("verified", lambda data: data.update(model="."), "model"),
@@ -366,7 +368,7 @@ def test_a_claim_that_is_false_fails_by_name(certified, name, change, failing):
 def test_where_nothing_is_known_nothing_is_claimed(certified):
     """A counterexample found after bounding leaves margins of −∞ behind, and no proof of them."""
     claims = tampered(certified["falsified"], lambda data: data.update(margin_lower=[[None]], method="attack"))
-    assert len(claims) == 3
+    assert len(claims) == 4
     assert all(claim.holds for claim in claims)
 
 

@@ -15,6 +15,7 @@ from ibpc.bounds.batching import samples_at_once
 from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
+from ibpc.ir import INEXACT
 from ibpc.rounding import Arithmetic
 
 
@@ -28,10 +29,13 @@ class Definedness:
     def doubts(self, boxes: tuple[Interval, ...], deadline: float = inf) -> list[str | None]:
         """Return for each sample of boxes (B, …) the first node of which a value may be no number, None if all are.
 
+        A constant that executions may not share is no number in float32 arithmetic: what it is there is not known.
         Intervals over the hull of all samples come first, then over each sample; of those that leave a doubt the
         boxes are tightened as `crown` does, until the deadline.
         """
         count = len(boxes[0].lower)
+        if self._arithmetic is Arithmetic.FLOAT32 and INEXACT in self._walk.graph.hints:
+            return [str(self._walk.graph.hints[INEXACT])] * count
         if self._first(self._plain(_hull(boxes)))[0] is None:
             return [None] * count
         found: list[str | None] = []

@@ -29,7 +29,7 @@ from ibpc.frontends.onnx_types import may_wrap, unfit_type
 from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
-from ibpc.ir import VIEWS, Graph
+from ibpc.ir import INEXACT, VIEWS, Graph
 from ibpc.ops import operators
 from ibpc.ops.element_types import NAMES
 from ibpc.ops.onnx import OnnxNode, Value
@@ -117,7 +117,7 @@ class _Importer:
         raise_all(ModelError, self._problems())
         self._graph.outputs = tuple(self._output(value.name) for value in graph.output)
         self._finish()
-        notes = (*self._model.repairs, *self._rounding(), *self._settle_outputs())
+        notes = (*self._model.repairs, *self._rounding(), *self._inexact(), *self._settle_outputs())
         return Translation(self._graph, self._model.proto, self._node_names(), notes)
 
     def _parts(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
@@ -265,6 +265,16 @@ class _Importer:
         computed = {known.elem_type for known in self._tracer.values.values() if known.constant is None}
         double = onnx.TensorProto.DOUBLE in computed
         return ["it computes in double precision; the network rounds its weights to float32"] if double else []
+
+    def _inexact(self) -> Iterator[str]:
+        """Hint at a constant that executions may not share, and yield a note on it."""
+        name = self._tracer.doubtful or self._tracer.inexact(each.name for each in self._model.proto.graph.output)
+        if name is not None:
+            self._graph.hints[INEXACT] = name
+            yield (
+                f"{name} is a constant that runtimes may round differently: nothing is proved in float32 arithmetic; "
+                "store it as a number (constant folding, such as onnxsim's), or claim real arithmetic"
+            )
 
     def _settle_outputs(self) -> Iterator[str]:
         """Declare the outputs of the model as what they are, without a shape; yield what was declared wrongly."""

@@ -7,7 +7,7 @@ constants like any other: they fold by evaluation, node by node, with the ONNX r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -44,6 +44,45 @@ _OF_SAME_SHAPE: Final = frozenset({"GroupNormalization", "MeanVarianceNormalizat
 _COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
 # Shape inference leaves these open although their other inputs decide the shape, when they are known.
 _SHAPED_BY_CONSTANTS: Final = frozenset({"Compress"})
+# What is the same in every IEEE-754 execution: moves, choices, and operations that round once. All else rounds sums, or
+# curves, as the runtime pleases.
+_DETERMINED: Final = frozenset(
+    (
+        *("Abs", "Add", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Compress", "Concat", "Constant"),
+        *("ConstantOfShape", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Equal", "Expand", "EyeLike"),
+        *("Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "IsInf"),
+        *(
+            "IsNaN",
+            "LeakyRelu",
+            "Less",
+            "LessOrEqual",
+            "Max",
+            "MaxPool",
+            "Min",
+            "Mul",
+            "Neg",
+            "NonZero",
+            "Not",
+            "OneHot",
+        ),
+        *("OneHot", "PRelu", "Pad", "QuantizeLinear", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round"),
+        *(
+            "ScatterElements",
+            "ScatterND",
+            "Shape",
+            "Sign",
+            "Size",
+            "Slice",
+            "SpaceToDepth",
+            "Split",
+            "Sqrt",
+            "Squeeze",
+            "Sub",
+            "Tile",
+        ),
+        *("TopK", "Transpose", "Trilu", "Unique", "Unsqueeze", "Where"),
+    )
+)
 _SUBGRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -62,6 +101,8 @@ class Tracer:
     def __init__(self, proto: onnx.ModelProto, opset: int, where: str) -> None:
         """Take the inputs and the initializers of a clean model. Raises ModelError for all that are unusable."""
         self.values: dict[str, Known] = {}
+        self.doubtful: str | None = None
+        self._inexact: set[str] = set()
         self._opset = opset
         self._imports = list(proto.opset_import)
         self._folded = 0
@@ -109,6 +150,27 @@ class Tracer:
         if missing and not (constant and node.op_type in _COUNTING):
             raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
+        self._judge(node, constant)
+
+    def _judge(self, node: onnx.NodeProto, constant: bool) -> None:
+        """Note which constants runtimes may compute differently, and the first of them that the network reads."""
+        doubtful = self.inexact(node.input)
+        if not constant:
+            self.doubtful = self.doubtful or doubtful
+        elif node.op_type not in _OF_SHAPE and (doubtful or not self._is_determined(node)):
+            self._inexact.update(name for name in node.output if name)
+
+    def inexact(self, names: Iterable[str]) -> str | None:
+        """Return the first constant among values that runtimes may compute differently, or float32 does not hold."""
+        return next((name for name in names if name in self._inexact or _is_rounded(self.values, name)), None)
+
+    def _is_determined(self, node: onnx.NodeProto) -> bool:
+        """Return whether every execution computes the same from the same constants: integers always do."""
+        values = [self.values[name] for name in (*node.input, *node.output) if name]
+        if all(known.constant is None or known.constant.dtype.kind != "f" for known in values):
+            return True
+        reduces = any(each.name == "reduction" and each.s not in (b"", b"none") for each in node.attribute)
+        return node.op_type in _DETERMINED and not reduces
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
         """Return the outputs whose shape ONNX shape inference finds, given small constants."""
@@ -178,6 +240,15 @@ class Tracer:
         """Return a constant, or for an operator that only asks for a shape an array of zeros without memory."""
         known = self.values[name]
         return np.broadcast_to(np.float32(0), known.shape) if known.constant is None else known.constant
+
+
+def _is_rounded(values: Mapping[str, Known], name: str) -> bool:
+    """Return whether a value is a constant of numbers that float32 does not hold, as those of double precision."""
+    array = values[name].constant if name else None
+    if array is None or array.dtype != np.float64:
+        return False
+    with np.errstate(all="ignore"):
+        return not np.array_equal(array.astype(np.float32).astype(np.float64), array)
 
 
 def batch_symbols(graph: onnx.GraphProto) -> frozenset[str]:

@@ -11,6 +11,7 @@ from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops.base import Fill, Role
+from ibpc.ops.element_types import FLOAT
 from ibpc.ops.onnx import OnnxNode
 from ibpc.ops.rules import Call
 
@@ -44,6 +45,8 @@ def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, torch.Tensor]
     where = f"node {node.name}"
     if int(node.attributes.get("block_size", 0)):
         raise GraphError.at(where, f"blocks of {node.attributes['block_size']}", "one scale a tensor or an axis")
+    if not {node.type_of(1), int(node.attributes.get("precision", 0))} <= {0, FLOAT}:
+        raise GraphError.at(where, "a scale, or a quotient, of another type than FLOAT", "binary32")
     scale = node.known(1).float()
     zero = torch.zeros_like(scale) if node.optional(2) is None else node.known(2).float()
     if not bool(((scale > 0) & (scale < torch.inf)).all()):

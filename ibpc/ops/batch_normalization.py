@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch.fx.node import has_side_effect
@@ -14,10 +14,15 @@ from torch.overrides import wrap_torch_function
 from ibpc.errors import GraphError
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._curves import defined
 from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import affine, no_macs
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, PairedOperand, Rules
+from ibpc.rounding import Arithmetic
+
+# A little below the largest number of binary32.
+_GREATEST: Final = 2.0**127
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -227,6 +232,29 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
 
 _EVALUATION = affine(nominal, absolute, terms, magnitude)
 
+
+def interval(
+    call: Call,
+    x: Interval,
+    *,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+) -> Interval:
+    """Bound as affine operators do, by nothing where x − mean, or it times either factor, may leave binary32's range.
+
+    (|x| + |mean|) (1 + |weight|) (1 + 1 / √(var + ε)) is above each of these.
+    """
+    parameters = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
+    box = _EVALUATION.interval(call, x, **parameters)
+    if call.arithmetic is Arithmetic.REAL:
+        return box
+    factor = (1.0 + weight.abs()) * (1.0 + torch.rsqrt(running_var + call["epsilon"]))
+    far = torch.maximum(x.lower.abs(), x.upper.abs()) + _broadcast(call, running_mean.abs())
+    return defined(far * _broadcast(call, factor) < _GREATEST, box)
+
+
 OPERATOR = register(
     Operator(
         name="BatchNormalization",
@@ -244,7 +272,7 @@ OPERATOR = register(
         ),
         shape=shape,
         macs=no_macs,
-        rules=Rules(nominal, _EVALUATION.interval, paired, None, training, scaling=scaling),
+        rules=Rules(nominal, interval, paired, None, training, scaling=scaling),
         reads=(OnnxImport("BatchNormalization", (1, 6, 7, 9, 14, 15), read),),
         writes=write,
         layers=(

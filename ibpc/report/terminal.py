@@ -187,7 +187,7 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
 
 
 def _undefined(node: str) -> str:
-    return f"values of {node} may be NaN or beyond the range of their type, so bounds say nothing"
+    return f"{node} may be NaN, beyond the range of its type, or rounded as runtimes please, so bounds say nothing"
 
 
 def show_claims(path: Path, claims: Sequence[Claim]) -> None:

@@ -24,6 +24,7 @@ from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import TrainingError
 from ibpc.files import write_json
 from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
+from ibpc.ir import INEXACT
 from ibpc.locking import take
 from ibpc.memory import kept_memory
 from ibpc.network import Network
@@ -110,6 +111,7 @@ def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> Training
     network = trainer.network
     bake(network)
     network.graph.hints[WEIGHTS_HINT] = TRAINED
+    network.graph.hints.pop(INEXACT, None)
     receipt = _receipt(trainer, records)
     if trainer.workers.is_first:
         network.save(out)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import inf, isfinite, prod
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -25,6 +25,9 @@ from ibpc.verify.properties import Case, Conjunction, Property, Row
 from ibpc.verify.replay import Replay
 from ibpc.verify.rows import weighted, whole_coefficients, whole_scale, with_sum
 from ibpc.verify.verdicts import Verdict
+
+# What outputs may differ by from one machine to another, as a share and by itself.
+_TOLERANCE: Final = 1e-3
 
 
 def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) -> Iterator[Claim]:
@@ -53,6 +56,9 @@ def _check_counterexample(prop: Property, found: Counterexample | None, model: o
         yield Claim("outputs", False, f"the property has {prop.output_count:,}, the model {len(outputs):,}")
         return
     yield Claim("ONNX Runtime computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist()))
+    claimed = torch.tensor(found.outputs, dtype=torch.float64)
+    alike = claimed.shape == outputs.shape and torch.allclose(claimed, outputs, _TOLERANCE, _TOLERANCE)
+    yield Claim("it computes the outputs that are claimed", alike, _listed(found.outputs))
 
 
 def _listed(values: Sequence[float]) -> str:
@@ -80,7 +86,7 @@ class _Excess:
 class _Replayed:
     """What a proof shows: the least margin of its leaves, how many there are, and how many do not refute."""
 
-    margin: float
+    margin: Fraction | float
     leaves: int
     open_leaves: int
 
@@ -119,15 +125,15 @@ class _Bounds:
         excesses = iter(self._excesses(case, [row for rows in tried for row in rows]))
         for index, (rows, margin) in enumerate(zip(tried, margins, strict=True)):
             found = [next(excesses) for _ in rows]
-            best = max((float(excess.least) for excess in found if excess.least is not None), default=-inf)
+            best = max((excess.least for excess in found if excess.least is not None), default=-inf)
             slack = self._slack(max((excess.scale for excess in found), default=1.0))
             place = f"{name}, disjunct {index + 1}"
             if isfinite(margin):
-                bounded = f"the checker bounds it by {best:.6g}"
-                yield Claim(f"{place}: margin ≥ {margin:.6g}", margin <= best + slack, bounded)
+                bounded = f"the checker bounds it by {float(best):.6g}"
+                yield Claim(f"{place}: margin ≥ {margin:.6g}", Fraction(margin) <= best + slack, bounded)
             if self.decision.verdict is Verdict.VERIFIED:
                 refuted = any(excess.refutes for excess in found)
-                yield Claim(f"{place}: cannot be met", refuted, f"the checker bounds the margin by {best:.6g}")
+                yield Claim(f"{place}: cannot be met", refuted, f"the checker bounds the margin by {float(best):.6g}")
 
     def _excesses(self, case: Case, rows: Sequence[Row]) -> list[_Excess]:
         """Bound the excess of all rows over a case's box at once."""
@@ -168,19 +174,20 @@ class _Bounds:
                 continue
             if isfinite(margin):
                 slack = self._slack(max(1.0, abs(margin)))
-                found = f"its {replayed.leaves:,} leaves are bounded by {replayed.margin:.6g}"
-                yield Claim(f"{place}: margin ≥ {margin:.6g}", margin <= replayed.margin + slack, found)
+                found = f"its {replayed.leaves:,} leaves are bounded by {float(replayed.margin):.6g}"
+                yield Claim(f"{place}: margin ≥ {margin:.6g}", Fraction(margin) <= replayed.margin + slack, found)
             if is_verified:
                 found = f"{replayed.open_leaves:,} of {replayed.leaves:,} leaves are open, the least margin is "
-                yield Claim(f"{place}: cannot be met", not replayed.open_leaves, f"{found}{replayed.margin:.6g}")
+                yield Claim(f"{place}: cannot be met", not replayed.open_leaves, f"{found}{float(replayed.margin):.6g}")
 
     def _replayed(self, steps: Sequence[Any], case: Case, rows: Conjunction, memory: Memory) -> _Replayed:
-        margin, count, unrefuted = inf, 0, 0
+        margin: Fraction | float = inf
+        count, unrefuted = 0, 0
         lower, upper = (side.double().numpy() for side in case.box.outer)
         for leaf in leaves(steps, self.checker, lower, upper, self.decision.arithmetic.value, memory):
             row = weighted(rows, leaf.weights)
             bound = self._leaf_excess(leaf, row)
-            count, margin = count + 1, min(margin, float(bound))
+            count, margin = count + 1, min(margin, bound)
             unrefuted += not _refutes(row, bound)
         return _Replayed(margin, count, unrefuted)
 
@@ -198,9 +205,9 @@ class _Bounds:
         least = sum((a * Fraction(float((lower if a > 0 else upper)[i])) for i, a in row.inputs), Fraction())
         return Fraction(bound) / scale + least - row.bound
 
-    def _slack(self, scale: float) -> float:
-        """Return how far a claim may lie above the checker's bound."""
-        return UNACCOUNTED * scale if self.decision.arithmetic is Arithmetic.REAL else 0.0
+    def _slack(self, scale: float) -> Fraction:
+        """Return how far a claim may lie above the checker's bound: exact, for a sum of floats would be rounded."""
+        return Fraction(UNACCOUNTED * scale if self.decision.arithmetic is Arithmetic.REAL else 0)
 
 
 def _refutes(row: Row, least: Fraction | float) -> bool:

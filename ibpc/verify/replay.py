@@ -24,7 +24,7 @@ from ibpc.runtime import Run, refused, session
 
 
 class Replay:
-    """One ONNX model in ONNX Runtime, one sample at a time.
+    """One ONNX model in ONNX Runtime, one sample at a time. Raises ModelError for inputs that would round a sample.
 
     `of(network)` takes the file that the network was imported from while it still holds its weights.
     """
@@ -34,6 +34,8 @@ class Replay:
         self.input_names = [value.name for value in model.graph.input]
         self.output_names = [value.name for value in model.graph.output]
         self._types = [onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.input]
+        if not set(self._types) <= {np.dtype(np.float32), np.dtype(np.float64)}:
+            raise ModelError.at(self._where, "an input of other numbers than FLOAT and DOUBLE", "floating numbers")
         self.input_sizes = [tuple(sizes) for sizes in input_sizes(model.graph)]
 
     @classmethod

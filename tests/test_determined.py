@@ -1,0 +1,149 @@
+"""Constants that a file computes: what every execution shares is a number, of all else nothing is proved."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+import ibpc
+from ibpc.errors import ModelError
+from ibpc.ir import INEXACT
+from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.replay import Replay
+from tests.onnx_models import model, normal
+
+REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
+
+
+def saved(proto: onnx.ModelProto, folder: Path) -> ibpc.Network:
+    onnx.save(proto, folder / "m.onnx")
+    return ibpc.compile(folder / "m.onnx")
+
+
+def at_most(bound: float, inputs: int = 1) -> Property:
+    """The unsafe outputs are those at most `bound`, over [0, 1/8]."""
+    box = Box((Fraction(0),) * inputs, (Fraction(1, 8),) * inputs)
+    row = Row(((0, Fraction(1)),), (), Fraction(bound), False)
+    return Property("p", (Tensor("x", (inputs,)),), (Tensor("y", (1,)),), (Case(box, ((row,),)),))
+
+
+A, B = normal(1, 300), normal(300, 1)
+DIFFERENT = {
+    "a curve": ([helper.make_node("Exp", ["k"], ["c"])], {"k": np.float32([[2.2408931]])}),
+    "a sum": ([helper.make_node("MatMul", ["a", "b"], ["c"])], {"a": A, "b": B}),
+    "a norm": ([helper.make_node("ReduceL2", ["a"], ["c"], axes=[1])], {"a": A}),
+    "what such a constant goes into": (
+        [helper.make_node("Exp", ["k"], ["e"]), helper.make_node("Neg", ["e"], ["c"])],
+        {"k": np.float32([[2.2408931]])},
+    ),
+}
+SHARED = {
+    "a sum of two": ([helper.make_node("Add", ["k", "k"], ["c"])], {"k": np.float32([[0.1]])}),
+    "a root": ([helper.make_node("Sqrt", ["k"], ["c"])], {"k": np.float32([[0.1]])}),
+    "a move": ([helper.make_node("Transpose", ["k"], ["c"])], {"k": np.float32([[0.1]])}),
+    "a quotient": ([helper.make_node("Div", ["k", "d"], ["c"])], {"k": np.float32([[1]]), "d": np.float32([[3]])}),
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_constants_that_executions_round_as_they_please_prove_nothing(name, tmp_path):
+    nodes, constants = DIFFERENT[name]
+    network = saved(
+        model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
+    )
+    assert network.graph.hints[INEXACT] == "c"
+    assert any("runtimes may round differently" in note for note in network.notes)
+    decision = ibpc.decide(network, at_most(-1e3), method="crown", arithmetic=FLOAT32)
+    assert decision.verdict is ibpc.Verdict.UNKNOWN and decision.undefined == "c"
+    assert ibpc.decide(network, at_most(-1e3), method="crown", arithmetic=REAL).verdict is ibpc.Verdict.VERIFIED
+    bounds = ibpc.bound(network, ibpc.Interval.point(torch.zeros(1, 1)))
+    assert bounds.lower.item() == -torch.inf and bounds.upper.item() == torch.inf
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_constants_that_every_execution_shares_are_numbers(name, tmp_path):
+    nodes, constants = SHARED[name]
+    network = saved(
+        model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
+    )
+    assert INEXACT not in network.graph.hints
+    assert ibpc.decide(network, at_most(-1e3), method="crown").verdict is ibpc.Verdict.VERIFIED
+
+
+def test_what_nothing_reads_does_no_harm(tmp_path):
+    nodes = [helper.make_node("Exp", ["k"], ["c"]), helper.make_node("Relu", ["x"], ["y"])]
+    network = saved(model(nodes, {"x": [1, 1]}, constants={"k": np.float32([[2.0]])}), tmp_path)
+    assert INEXACT not in network.graph.hints
+
+
+@pytest.mark.parametrize(("number", "is_held"), [(0.1, False), (0.5, True)])
+def test_double_constants_count_if_float32_holds_them(number, is_held, tmp_path):
+    """Compared in double precision, the float32 number next to 0.1 is greater than 0.1."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("LessOrEqual", ["d", "k"], ["less"]),
+        helper.make_node("Cast", ["less"], ["y"], to=TensorProto.FLOAT),
+    ]
+    network = saved(model(nodes, {"x": [1, 1]}, constants={"k": np.float64([[number]])}), tmp_path)
+    assert (INEXACT not in network.graph.hints) is is_held
+
+
+def test_a_network_of_its_own_weights_has_numbers_for_constants(tmp_path):
+    """What is claimed after training is claimed of the export, and so is what is claimed of a module."""
+    nodes, constants = DIFFERENT["a sum"]
+    network = saved(
+        model([*nodes, helper.make_node("Mul", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
+    )
+    with torch.no_grad():
+        next(value for value in network.parameters.buffers() if value.is_floating_point()).add_(1.0)
+    network.save(tmp_path / "changed")
+    assert INEXACT not in ibpc.load(tmp_path / "changed").graph.hints
+
+
+# ── rules that looked away ──────────────────────────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize(("value", "is_bounded"), [(2e38, False), (1e37, True)])
+def test_a_difference_beyond_the_range_has_no_bounds(value, is_bounded, tmp_path):
+    """x − mean of BatchNormalization overflows where the folded product does not."""
+    statistics = {"s": [1e-3], "b": [0.0], "mean": [-value], "var": [1.0]}
+    node = helper.make_node("BatchNormalization", ["x", *statistics], ["y"])
+    constants = {name: np.float32(numbers) for name, numbers in statistics.items()}
+    network = saved(model([node], {"x": [1, 1, 1]}, constants=constants), tmp_path)
+    found = ibpc.bound(network, ibpc.Interval.point(torch.full((1, 1, 1), value)))
+    assert bool(found.upper.isfinite().all()) is is_bounded
+
+
+@pytest.mark.parametrize(("scale", "attributes"), [(np.float16(1), {}), (np.float32(1), {"precision": 10})])
+def test_quotients_of_other_types_are_refused(scale, attributes, tmp_path):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attributes),
+        helper.make_node("Cast", ["q"], ["y"], to=TensorProto.FLOAT),
+    ]
+    proto = model(nodes, {"x": [1, 2]}, constants={"s": scale, "z": np.uint16(0)}, opset=23)
+    proto.ir_version = 10
+    with pytest.raises(ModelError, match="of another type than FLOAT"):
+        saved(proto, tmp_path)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT16, TensorProto.INT64])
+def test_points_that_would_be_rounded_are_not_replayed(kind):
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)],
+        "g",
+        [helper.make_tensor_value_info("x", kind, [1, 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+    )
+    with pytest.raises(ModelError, match="FLOAT and DOUBLE"):
+        Replay(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def test_initializers_of_half_precision_are_numbers(tmp_path):
+    nodes = [helper.make_node("Cast", ["k"], ["c"], to=TensorProto.FLOAT), helper.make_node("Max", ["x", "c"], ["y"])]
+    proto = model(nodes, {"x": [1, 1]}, constants={"k": np.float16([[0.1]])})
+    assert numpy_helper.to_array(proto.graph.initializer[0]).dtype == np.float16
+    assert INEXACT not in saved(proto, tmp_path).graph.hints

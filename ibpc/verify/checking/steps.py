@@ -10,7 +10,7 @@ from ibpc.verify.checking.choices import Truth, known, verdict
 from ibpc.verify.checking.linear import scaled
 from ibpc.verify.checking.products import corners
 from ibpc.verify.checking.rules import Step, careful, rule
-from ibpc.verify.checking.values import INTEGERS, Array, Box
+from ibpc.verify.checking.values import INTEGERS, LAST_WHOLE, Array, Box
 
 _BOOLEAN = 9
 _FLOAT, _DOUBLE = 1, 11
@@ -91,7 +91,8 @@ def _converted(step: Step, to: int) -> Box:
         step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
     least, greatest = INTEGERS[to]
     inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
-    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), greatest))
+    most = greatest if greatest < LAST_WHOLE else np.inf  # of 64 bits the greatest is no binary64 number
+    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), most))
 
 
 # ── remainders and quantization ─────────────────────────────────────────────────────────────────────────────────

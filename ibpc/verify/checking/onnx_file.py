@@ -17,6 +17,7 @@ _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
 _LAST_VERSION: Final = 28
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+_GRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _ALIASES: Final = ("Identity", "Dropout")
 _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -54,6 +55,8 @@ class OnnxFile:
 
 def _opset(model: onnx.ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
+    if len(set(versions)) > 1:
+        raise ModelError.at("checker", f"operator sets {sorted(versions)} of one domain", "one")
     if not versions or not _FIRST_VERSION <= max(versions) <= _LAST_VERSION:
         wanted = f"one from {_FIRST_VERSION} to {_LAST_VERSION}, whose types it knows"
         raise ModelError.at("checker", f"operator set {max(versions, default=0)}", wanted)
@@ -106,10 +109,12 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:
-    """Raise ModelError for operators of other domains, for random ones, and for functions."""
+    """Raise ModelError for operators of other domains, random ones, those with graphs of their own, and functions."""
     for node in model.graph.node:
         if node.op_type in _RANDOM:
             raise ModelError.at(f"node {node.name}", f"{node.op_type} is random", "a function of the inputs")
+        if any(attribute.type in _GRAPHS for attribute in node.attribute):
+            raise ModelError.at(f"node {node.name}", f"{node.op_type} has a graph of its own", "plain operators")
         if node.domain not in _DOMAINS:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:

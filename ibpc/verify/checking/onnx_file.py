@@ -87,25 +87,39 @@ def _told_of(value: onnx.ValueInfoProto) -> Told:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the types of its values.
 
-    Inference stops behind a GroupNormalization of version 21, whose result has the type of its operand.
+    Inference stops behind types without it, as Compress was before version 11; the result of most has the type of an
+    operand.
     """
-    inferred = shape_inference.infer_shapes(model)
+    opset, inferred = _opset(model), shape_inference.infer_shapes(model)
     while True:
         graph = inferred.graph
         known = {value.name: value for value in (*graph.input, *graph.value_info)}
         told = {*known, *(value.name for value in graph.output)}
         stopped = [
-            node
+            (node, known[like])
             for node in graph.node
-            if node.op_type == "GroupNormalization" and node.input[0] in known and node.output[0] not in told
+            if node.output[0] not in told and (like := _like(node, opset)) in known
         ]
         if not stopped:
             return inferred
-        for node in stopped:
+        for node, operand in stopped:
             value = onnx.ValueInfoProto(name=node.output[0])
-            value.type.CopyFrom(known[node.input[0]].type)
+            if node.op_type == "GroupNormalization":  # it has the shape of its operand, too
+                value.type.CopyFrom(operand.type)
+            else:
+                value.type.tensor_type.elem_type = operand.type.tensor_type.elem_type
             graph.value_info.append(value)
         inferred = shape_inference.infer_shapes(inferred)
+
+
+def _like(node: onnx.NodeProto, opset: int) -> str:
+    """Return the operand that has the element type of a node's first result by its schema, "" for none."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return ""
+    alike = [slot for slot, entry in enumerate(schema.inputs) if entry.type_str == schema.outputs[0].type_str]
+    return next((node.input[slot] for slot in alike if slot < len(node.input)), "")
 
 
 def _refuse_unknown(model: onnx.ModelProto) -> None:

@@ -21,6 +21,7 @@ Pull: TypeAlias = Callable[[Array], Array]
 
 # Up to it binary64 has all integers.
 LAST_WHOLE: Final = 2.0**53
+_UNDEFINED: Final = 0
 # The least and the greatest number of the integer types, as binary64 has them; beyond them results wrap around.
 INTEGERS: Final = {
     2: (0.0, 2.0**8 - 1),
@@ -32,6 +33,7 @@ INTEGERS: Final = {
     12: (0.0, 2.0**32 - 1),
     13: (0.0, 2.0**64 - 2.0**11),
 }
+_IN_ALL: Final = (0.0, 2.0**7 - 1)
 
 
 def is_whole(values: Array) -> bool:
@@ -164,10 +166,13 @@ def unknown(box: Box) -> NDArray[np.bool_]:
 
 
 def unwrapped(box: Box, element_type: int) -> Box:
-    """Return the box with nothing known of integers that may lie beyond those of their type."""
-    if element_type not in INTEGERS:
+    """Return the box with nothing known of integers that may lie beyond those of their type.
+
+    Of an unknown type there is nothing but what all have.
+    """
+    if element_type not in INTEGERS and element_type != _UNDEFINED:
         return box
-    least, greatest = INTEGERS[element_type]
+    least, greatest = INTEGERS.get(element_type, _IN_ALL)
     beyond = ~((box.lower >= least) & (box.upper <= greatest))
     return replace(unless(beyond, box), affine=box.affine, bend=box.bend) if beyond.any() else box
 

@@ -63,6 +63,7 @@ def test_an_elementary_function_of_a_constant_is_no_constant():
 def test_a_sum_of_constants_holds_every_order():
     rng = np.random.RandomState(0)
     left, right = rng.randn(1, 512).astype(np.float32), rng.randn(512, 1).astype(np.float32)
+    right[-1, 0] -= np.float32((left.astype(np.float64) @ right.astype(np.float64))[0, 0] / left[0, -1])  # cancels
     exact = float(sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(left[0], right[:, 0], strict=True)))
     model = network([node("MatMul", "a b", "w"), node("MatMul", "x w")], (1, 1), (1, 1), {"a": left, "b": right})
     one = np.float32(0)
@@ -142,17 +143,20 @@ def test_two_versions_of_the_default_domain_are_refused():
             {name: np.float32([number]) for name, number in zip("sbmv", (1e-3, 0, -2e38, 1), strict=True)},
             id="BatchNormalization",
         ),
-        pytest.param([node("LRN", "x", size=1, alpha=1e-38)], (1, 1, 1), (1, 1, 1), {}, id="LRN"),
     ],
 )
 def test_what_overflows_before_it_is_made_smaller_is_unknown(nodes, shape, output, constants):
     assert_unknown(network(nodes, shape, output, constants, 13), np.full(shape, _LARGE))
 
 
+def test_squares_that_overflow_before_they_are_made_smaller_are_unknown():
+    assert_unknown(network([node("LRN", "x", size=1, alpha=1e-38)], (1, 1, 1), (1, 1, 1)), [3e19])
+
+
 # ── no numbers ──────────────────────────────────────────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("kind", ["Sin", "Cos"])
 def test_waves_at_infinity_are_unknown(kind):
-    assert_unknown(network([node("Exp", "x", "e"), node(kind, "e")], (1, 1), (1, 1)), [100])
+    assert_unknown(network([node("Exp", "x", "e"), node(kind, "e")], (1, 1), (1, 1)), [0], [100])
 
 
 def test_the_remainder_of_no_number_is_unknown():
@@ -215,8 +219,3 @@ def test_half_pixels_for_neighbours_of_scale_1_are_refused():
 def test_quantization_in_another_precision_is_refused():
     nodes = [node("QuantizeLinear", "x s z", "q", precision=TensorProto.FLOAT16), node("Cast", "q", to=_FLOAT)]
     assert_refused(network(nodes, (1, 1), (1, 1), {"s": np.float32(1), "z": np.uint16(0)}, 23), 2049.25)
-
-
-def test_a_product_of_constants_and_a_computed_sum_is_refused():
-    constants = {"a": np.ones((1, 2), np.float32), "b": np.ones((2, 1), np.float32)}
-    assert_refused(network([node("Gemm", "a b x")], (1, 1), (1, 1), constants), 1)

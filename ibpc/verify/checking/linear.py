@@ -45,8 +45,6 @@ def gemm(step: Step) -> Box:
     if isinstance(left, Box) and isinstance(right, Box):
         step.fail("both factors depend on the network's inputs")
     beta = float(step.attributes.get("beta", 1.0))
-    if not isinstance(left, Box) and not isinstance(right, Box):
-        step.fail("both factors are constant, and what is added is not")
     bias = Constant(step.constant(2).wide * beta) if step.has(2) else Constant(np.zeros(()))
     alpha, scale = abs(float(step.attributes.get("alpha", 1.0))), max(1.0, abs(beta))
     return _product(step, left, right, bias, max(alpha, scale), alpha)

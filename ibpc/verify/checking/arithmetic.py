@@ -33,11 +33,12 @@ class Machine:
     smallest: float
     largest: float
 
-    def sum_error(self, roundings: int, magnitude: Array, factor: float = 0.0) -> Array:
+    def sum_error(self, roundings: int, magnitude: Array, factor: float = 0.0, before: Array | float = 0.0) -> Array:
         """Return how far sums of products may be off in which a term passes at most `roundings` roundings.
 
         `magnitude` is the sum of the moduli, `factor` the largest modulus that multiplies a constant which may be
-        flushed to zero. Infinite where a partial sum may overflow. The checker's own error is part of it.
+        flushed to zero. Infinite where a partial sum may overflow, or what is as large as `before`, that is before a
+        quotient or a factor makes it smaller. The checker's own error is part of it.
         """
         if roundings * self.unit >= 0.25:
             return np.full_like(magnitude, np.inf)
@@ -45,7 +46,7 @@ class Machine:
         own = (roundings + OWN_ROUNDINGS) * 2.0 * OWN_UNIT
         vanished = (roundings + 4) * self.smallest * (1.0 + factor) if self.smallest else 0.0
         error = (gamma + own) * magnitude + (vanished + _OWN_SMALLEST)
-        return np.where(magnitude * (1.0 + 2.0 * gamma) < self.largest, error, np.inf)
+        return np.where(np.maximum(magnitude, before) * (1.0 + 2.0 * gamma) < self.largest, error, np.inf)
 
     def whole_ends(self, box: Box, weight: Constant, bias: Constant, magnitude: Array) -> NDArray[np.bool_]:
         """Return where the ends of weight · box + bias are exact: sums of integers that no order of summation rounds.

@@ -16,12 +16,13 @@ from ibpc.errors import ModelError, PropertyError
 from ibpc.verify.checking.arithmetic import MACHINES, Machine
 from ibpc.verify.checking.backward import Picked, affine_bounds, linear_bounds, sharpened, tightened
 from ibpc.verify.checking.evaluator import evaluator
+from ibpc.verify.checking.exact import is_exact, may_be_exact
 from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.planes import PLANES, bent
 from ibpc.verify.checking.positions import is_cut, written
 from ibpc.verify.checking.regions import EmptyError, Region, not_empty
 from ibpc.verify.checking.rules import RULES, Step
-from ibpc.verify.checking.values import Array, Box, Constant, Value, unwrapped
+from ibpc.verify.checking.values import INTEGERS, LAST_WHOLE, Array, Box, Constant, Value, is_whole, unwrapped
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
 # A narrower box of a value in front of a node, None for the one that it has.
@@ -34,8 +35,8 @@ _KINKED: Final = ("Relu", "LeakyRelu", "PRelu", "Abs")
 class Checker:
     """Bounds of one ONNX model at batch 1, from nothing but its file.
 
-    Nodes whose operands are constants are evaluated once, in the types of the file, by the ONNX reference evaluator;
-    their values count as what every execution computes.
+    Nodes whose operands are constants are evaluated by the ONNX reference evaluator, in the types of the file, if every
+    execution computes the same; otherwise their rules bound them, as those of a box of one point.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -205,7 +206,7 @@ class Checker:
                 if not name:
                     continue
                 if isinstance(value, Constant):
-                    self._constants[name] = values[name] = value
+                    values[name] = value
                 else:
                     keep(name, unwrapped(value, self._type(name)))
         for output in self._file.outputs:
@@ -238,24 +239,57 @@ class Checker:
         return found
 
     def _bounded(self, number: int, values: Mapping[str, Value], machine: Machine) -> Sequence[Constant | Box]:
-        """Return the values of a node's outputs by the rule of its type, or by evaluation where all is constant."""
+        """Return the values of a node's outputs by the rule of its type, or by evaluation where that is exact."""
         node, memory = self._file.nodes[number], self._memory[number]
         operands = tuple(values[name] if name else None for name in node.input)
         if "evaluate" not in memory:
             memory["evaluate"] = evaluator(node, self._file.opset)
-        evaluate = memory["evaluate"]
-        constants = [None if value is None else value.array for value in operands if not isinstance(value, Box)]
-        if len(constants) == len(operands):
-            return [Constant(np.asarray(array)) for array in evaluate(constants)]
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         names, element_type = tuple(node.input), self._type(node.output[0])
-        step = Step(node, self._file.opset, names, operands, attributes, machine, element_type, evaluate, memory)
-        if node.op_type not in RULES:
+        step = Step(
+            node, self._file.opset, names, operands, attributes, machine, element_type, memory["evaluate"], memory
+        )
+        if not any(isinstance(value, Box) for value in operands):
+            found = self._evaluated(step)
+            return self._of_one_point(step) if found is None else found
+        return self._by_rule(step)
+
+    def _by_rule(self, step: Step) -> Sequence[Constant | Box]:
+        """Return what the rule of its type says of a node."""
+        type = step.node.op_type
+        if type not in RULES:
             step.fail("it does not know the type")
-        found = RULES[node.op_type](step)
-        if isinstance(found, Box) and found.affine is None and node.op_type in PLANES:
+        found = RULES[type](step)
+        if isinstance(found, Box) and found.affine is None and type in PLANES:
             return [replace(found, bend=cache(partial(bent, step, found)))]
         return [found] if isinstance(found, Constant | Box) else found
+
+    def _evaluated(self, step: Step) -> Sequence[Constant] | None:
+        """Return what a node of constants computes, None where executions may differ in it."""
+        node = step.node
+        if not may_be_exact(node.op_type, step.attributes):
+            return None
+        arrays = [None if value is None else step.constant(slot).array for slot, value in enumerate(step.operands)]
+        results = [np.asarray(array) for array in step.evaluate(arrays)]
+        types = zip(map(self._type, node.output), results, strict=False)
+        as_told = all(not told or helper.tensor_dtype_to_np_dtype(told) == result.dtype for told, result in types)
+        if not as_told or not is_exact(node.op_type, [array for array in arrays if array is not None], results):
+            return None
+        found = [Constant(result) for result in results]
+        if self._constants.keys() >= set(filter(None, node.input)):
+            self._constants.update((name, value) for name, value in zip(node.output, found, strict=False) if name)
+        return found
+
+    def _of_one_point(self, step: Step) -> Sequence[Constant | Box]:
+        """Return the rule's bounds at constants; integers that it leaves no choice are constants again."""
+        if not step.operands:
+            step.fail("executions may differ in what it computes")
+        point = step.box(0)
+        found = self._by_rule(replace(step, operands=(point, *step.operands[1:])))
+        return [
+            value if isinstance(value, Constant) else _whole(Box(value.lower, value.upper), self._type(name))
+            for name, value in zip(step.node.output, found, strict=False)
+        ]
 
     def _type(self, name: str) -> int:
         return self._file.types.get(name, onnx.TensorProto.UNDEFINED)
@@ -269,6 +303,16 @@ class Checker:
         for name, part in zip(self._file.outputs, np.split(rows, np.cumsum(sizes)[:-1], axis=1), strict=True):
             result[name] = result[name] + part if name in result else part
         return result
+
+
+def _whole(box: Box, element_type: int) -> Constant | Box:
+    """Return a box of integers as a constant of their type, if each is a single number."""
+    kept = unwrapped(box, element_type)
+    if element_type not in INTEGERS or not is_whole(kept.lower) or bool((kept.lower != kept.upper).any()):
+        return box
+    if bool((kept.magnitude > LAST_WHOLE).any()):
+        return box
+    return Constant(kept.lower.astype(helper.tensor_dtype_to_np_dtype(element_type)))
 
 
 def lower_sum(bound: float, products: Sequence[tuple[float, float]]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper
@@ -18,10 +19,33 @@ Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
 
 def evaluator(node: onnx.NodeProto, opset: int) -> Evaluate:
     """Return the node alone as a function on arrays, one for each operand, by the ONNX reference evaluator."""
+    if node.op_type == "GatherElements":
+        return _gathering(node)
     run = running(_alone(node, opset), f"node {node.name or node.output[0]} ({node.op_type})")
 
     def evaluate(arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
         return run({f"operand{slot}": array for slot, array in enumerate(arrays) if array is not None})
+
+    return evaluate
+
+
+def _gathering(node: onnx.NodeProto) -> Evaluate:
+    """Return GatherElements, of which the reference evaluator errs where there are many rows."""
+    along = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+
+    def evaluate(arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+        data, indices = (np.asarray(array) for array in arrays)
+        axis = along % max(1, data.ndim)
+        fits = data.ndim == indices.ndim > 0 and all(
+            given <= size or place == axis
+            for place, (given, size) in enumerate(zip(indices.shape, data.shape, strict=True))
+        )
+        size = data.shape[axis] if fits else 0
+        if not fits or bool(((indices < -size) | (indices >= size)).any()):
+            where = f"node {node.name or node.output[0]} (GatherElements)"
+            raise ModelError.at(where, f"indices {indices.shape} of data {data.shape}", "ones that fit")
+        kept = tuple(slice(None) if place == axis else slice(given) for place, given in enumerate(indices.shape))
+        return [np.take_along_axis(data[kept], indices, axis)]
 
     return evaluate
 

@@ -46,8 +46,8 @@ def gemm(step: Step) -> Box:
         step.fail("both factors depend on the network's inputs")
     beta = float(step.attributes.get("beta", 1.0))
     bias = Constant(step.constant(2).wide * beta) if step.has(2) else Constant(np.zeros(()))
-    scale = max(1.0, *(abs(float(step.attributes.get(name, 1.0))) for name in ("alpha", "beta")))
-    return _product(step, left, right, bias, scale)
+    alpha, scale = abs(float(step.attributes.get("alpha", 1.0))), max(1.0, abs(beta))
+    return _product(step, left, right, bias, max(alpha, scale), alpha)
 
 
 def _factor(step: Step, slot: int, attribute: str) -> Box | Constant:
@@ -74,8 +74,13 @@ def matmul(step: Step) -> Box:
     return _product(step, left, right, Constant(np.zeros(())))
 
 
-def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Constant, scale: float = 1.0) -> Box:
-    """Bound the product of a box and a constant, plus a bias; `scale` is what multiplies a sum that underflowed."""
+def _product(
+    step: Step, left: Box | Constant, right: Box | Constant, bias: Constant, scale: float = 1.0, alpha: float = 1.0
+) -> Box:
+    """Bound the product of a box and a constant, plus a bias; `scale` is what multiplies a sum that underflowed.
+
+    The weight has been multiplied by something of modulus `alpha`; the rest may overflow without that, or by it alone.
+    """
     slot = 0 if isinstance(left, Box) else 1
     box, weight = (left, right) if isinstance(left, Box) else (right, left)
     assert isinstance(box, Box)
@@ -92,9 +97,10 @@ def _product(step: Step, left: Box | Constant, right: Box | Constant, bias: Cons
     turned = box is not step.operands[slot]
     pulls = [(step.names[slot], _matrix_pull(weight, shape, lower.shape, slot, turned))]
     lower, upper, moduli = (np.squeeze(side, axis=missing) for side in (lower, upper, moduli))
+    before = np.maximum(moduli / min(1.0, alpha), max(1.0, alpha) * largest(box))
     moduli = moduli + bias.magnitude
     # A product, n − 1 sums, alpha, beta and the bias.
-    error = step.machine.sum_error(inner + 4, moduli, scale * (1.0 + largest(box)))
+    error = step.machine.sum_error(inner + 4, moduli, scale * (1.0 + largest(box)), before)
     plain = all(step.attributes.get(name, 1.0) == 1.0 for name in ("alpha", "beta"))
     exact = step.machine.whole_ends(box, weight, bias, moduli) & plain
     return step.affine_box((lower + bias.wide, upper + bias.wide), error, moduli, pulls, bias.wide, exact)
@@ -180,7 +186,7 @@ def _sum(step: Step, signs: Sequence[float], extra: int = 0) -> Box:
             offset = offset + sign * operand.wide
     # A single rounding is relative to the result, which may be far less than its terms.
     ends = np.maximum(np.abs(lower), np.abs(upper)) if len(signs) == 2 else magnitude
-    error = step.machine.sum_error(len(signs) - 1 + extra, ends)
+    error = step.machine.sum_error(len(signs) - 1 + extra, ends, before=magnitude / min(map(abs, signs)))
     return step.affine_box((lower, upper), error, magnitude, pulls, offset)
 
 
@@ -192,14 +198,25 @@ def negative(step: Step) -> Box:
     return Box(-x.upper, -x.lower, Affine(((step.names[0], np.negative),), nothing, nothing))
 
 
-def scaled(step: Step, slot: int, scale: Array, shift: Array, roundings: int, parts: Array | float = 0.0) -> Box:
-    """Bound scale · x + shift with constants that broadcast; `parts` is the sum of the moduli that make the shift."""
+def scaled(
+    step: Step,
+    slot: int,
+    scale: Array,
+    shift: Array,
+    roundings: int,
+    parts: Array | float = 0.0,
+    before: Array | float = 0.0,
+) -> Box:
+    """Bound scale · x + shift with constants that broadcast; `parts` is the sum of the moduli that make the shift.
+
+    `before` is as large as what may be computed on the way.
+    """
     x = step.box(slot)
     output = np.broadcast_shapes(x.shape, scale.shape, shift.shape)
     one, other = scale * x.lower, scale * x.upper
     lower, upper = np.minimum(one, other) + shift, np.maximum(one, other) + shift
     moduli = np.broadcast_to(np.abs(scale) * x.magnitude + parts, output)
-    error = step.machine.sum_error(roundings, moduli, largest(x))
+    error = step.machine.sum_error(roundings, moduli, largest(x), before)
     pull = broadcast_pull(x.shape, output, scale)
     return step.affine_box((lower, upper), error, moduli, [(step.names[slot], pull)], shift)
 
@@ -212,14 +229,18 @@ def batch_normalization(step: Step) -> Box:
     """
     if step.attributes.get("training_mode", 0):
         step.fail("it is in training mode")
+    if not step.attributes.get("spatial", 1):
+        step.fail("it is not spatial", "statistics of channels")
     channels = (-1, *[1] * (len(step.value(0).shape) - 2))
     scale, shift, mean_, variance = (step.constant(slot).wide.reshape(channels) for slot in (1, 2, 3, 4))
     inverse = 1.0 / np.sqrt(variance + float(step.attributes.get("epsilon", 1e-5)))
     factor = scale * inverse
     # What underflows before the quotient is scaled by it.
-    vanished = _UNDERFLOW * (inverse + np.abs(factor)) * (1.0 + np.abs(mean_) + step.box(0).magnitude)
+    apart = np.abs(mean_) + step.box(0).magnitude
+    vanished = _UNDERFLOW * (inverse + np.abs(factor)) * (1.0 + apart)
+    before = apart * np.maximum(1.0, np.maximum(inverse, np.abs(scale)))
     parts = np.abs(shift) + np.abs(factor * mean_) + vanished
-    return scaled(step, 0, factor, shift - factor * mean_, 24, parts)
+    return scaled(step, 0, factor, shift - factor * mean_, 24, parts, before)
 
 
 # ── along axes ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,7 +264,7 @@ def reduce_sum(step: Step) -> Box:
     count = prod(x.shape[axis] for axis in axes)
     divisor = float(count) if step.node.op_type == "ReduceMean" else 1.0
     lower, upper, magnitude = (side.sum(axes, keepdims=keep) / divisor for side in (x.lower, x.upper, x.magnitude))
-    error = step.machine.sum_error(count + 2, np.asarray(magnitude))
+    error = step.machine.sum_error(count + 2, np.asarray(magnitude), before=magnitude * divisor)
     kept = tuple(1 if axis in axes else size for axis, size in enumerate(x.shape))
 
     def pull(rows: Array) -> Array:

@@ -73,6 +73,7 @@ def local_response(step: Step) -> Box:
     relative = (1.0 - np.minimum(lost, 0.5)) ** -beta * (1.0 + (64.0 + 90.0 * beta) * machine.unit) - 1.0
     relative = relative + (response.count + 32.0) * (1.0 + beta) * 2.0**-50
     known = (lost < 0.5) & ((4.0 * everything) ** max(1.0, beta) * (1.0 + x.magnitude) < machine.largest)
+    known &= 4.0 * np.square(x.magnitude).sum(1, keepdims=True) < machine.largest
     ends = -response.greatest(-x.upper, -x.lower, least, most), response.greatest(x.lower, x.upper, least, most)
     slack = [np.abs(end) * relative + 16.0 * machine.smallest * (1.0 + bias**-beta) for end in ends]
     return unless(~known, Box(ends[0] - slack[0], ends[1] + slack[1]))

@@ -38,8 +38,10 @@ _DATA: Final[dict[str, tuple[int, ...]]] = {
     "ReverseSequence": (0,),
 }
 
+MOVES: Final = (*_DATA, "Concat")
 
-@rule(*_DATA, "Concat")
+
+@rule(*MOVES)
 def move(step: Step) -> list[Box]:
     """Move the elements."""
     if step.attributes.get("reduction", b"none") != b"none":

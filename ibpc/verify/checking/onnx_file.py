@@ -17,6 +17,7 @@ _DOMAINS: Final = ("", "ai.onnx")
 _FIRST_VERSION: Final = 7
 _LAST_VERSION: Final = 28
 _RANDOM: Final = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+_GRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _ALIASES: Final = ("Identity", "Dropout")
 _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
@@ -54,6 +55,8 @@ class OnnxFile:
 
 def _opset(model: onnx.ModelProto) -> int:
     versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
+    if len(set(versions)) > 1:
+        raise ModelError.at("checker", f"operator sets {sorted(versions)} of one domain", "one")
     if not versions or not _FIRST_VERSION <= max(versions) <= _LAST_VERSION:
         wanted = f"one from {_FIRST_VERSION} to {_LAST_VERSION}, whose types it knows"
         raise ModelError.at("checker", f"operator set {max(versions, default=0)}", wanted)
@@ -84,32 +87,48 @@ def _told_of(value: onnx.ValueInfoProto) -> Told:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the types of its values.
 
-    Inference stops behind a GroupNormalization of version 21, whose result has the type of its operand.
+    Inference stops behind types without it, as Compress was before version 11; the result of most has the type of an
+    operand.
     """
-    inferred = shape_inference.infer_shapes(model)
+    opset, inferred = _opset(model), shape_inference.infer_shapes(model)
     while True:
         graph = inferred.graph
         known = {value.name: value for value in (*graph.input, *graph.value_info)}
         told = {*known, *(value.name for value in graph.output)}
         stopped = [
-            node
+            (node, known[like])
             for node in graph.node
-            if node.op_type == "GroupNormalization" and node.input[0] in known and node.output[0] not in told
+            if node.output[0] not in told and (like := _like(node, opset)) in known
         ]
         if not stopped:
             return inferred
-        for node in stopped:
+        for node, operand in stopped:
             value = onnx.ValueInfoProto(name=node.output[0])
-            value.type.CopyFrom(known[node.input[0]].type)
+            if node.op_type == "GroupNormalization":  # it has the shape of its operand, too
+                value.type.CopyFrom(operand.type)
+            else:
+                value.type.tensor_type.elem_type = operand.type.tensor_type.elem_type
             graph.value_info.append(value)
         inferred = shape_inference.infer_shapes(inferred)
 
 
+def _like(node: onnx.NodeProto, opset: int) -> str:
+    """Return the operand that has the element type of a node's first result by its schema, "" for none."""
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return ""
+    alike = [slot for slot, entry in enumerate(schema.inputs) if entry.type_str == schema.outputs[0].type_str]
+    return next((node.input[slot] for slot in alike if slot < len(node.input)), "")
+
+
 def _refuse_unknown(model: onnx.ModelProto) -> None:
-    """Raise ModelError for operators of other domains, for random ones, and for functions."""
+    """Raise ModelError for operators of other domains, random ones, those with graphs of their own, and functions."""
     for node in model.graph.node:
         if node.op_type in _RANDOM:
             raise ModelError.at(f"node {node.name}", f"{node.op_type} is random", "a function of the inputs")
+        if any(attribute.type in _GRAPHS for attribute in node.attribute):
+            raise ModelError.at(f"node {node.name}", f"{node.op_type} has a graph of its own", "plain operators")
         if node.domain not in _DOMAINS:
             raise ModelError.at(f"node {node.name}", f"the checker does not know {node.domain}.{node.op_type}")
     if model.functions:

@@ -89,7 +89,6 @@ def modulus(step: Step) -> Box:
 
 # ── waves ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Sin", "Cos")
-@careful
 def wave(step: Step) -> Box:
     """Bound a sine or cosine: 1 and −1 where a crest or trough may lie between the ends, else the values there.
 
@@ -102,7 +101,8 @@ def wave(step: Step) -> Box:
     upper = np.where(_meets(x, crest), 1.0, np.maximum(*ends))
     bounds = step.near(lower, upper, absolute=8.0)
     known = x.magnitude < 2.0**20
-    return Box(np.where(known, bounds.lower, -1.0 - 2.0**-20), np.where(known, bounds.upper, 1.0 + 2.0**-20))
+    found = Box(np.where(known, bounds.lower, -1.0 - 2.0**-20), np.where(known, bounds.upper, 1.0 + 2.0**-20))
+    return unless(~np.isfinite(x.magnitude), found)  # at infinity they are NaN
 
 
 def _meets(x: Box, place: float) -> Truth:

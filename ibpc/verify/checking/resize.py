@@ -141,12 +141,22 @@ def _axes(step: Step) -> dict[int, Axis]:
         found = _sized(step, [shape[axis] for axis in given], mode, sides)
     if len(found) != len(given):
         step.fail(f"{len(found)} scales or sizes", f"{len(given)}, one for each axis")
-    return {axis: plan for axis, plan in zip(given, found, strict=True) if not _is_nothing(plan)}
+    kept = {axis: plan for axis, plan in zip(given, found, strict=True) if not _is_nothing(plan)}
+    if any(_is_left_alone(plan) for plan in kept.values()):
+        step.fail(f"{mode} with an axis of scale 1", "another scale, for runtimes copy such an axis")
+    return kept
 
 
 def _is_nothing(axis: Axis) -> bool:
     """Return whether each result is the element at its own place."""
     return axis.before == axis.after and bool((axis.places(_WIDE) == np.arange(axis.before)).all())
+
+
+def _is_left_alone(axis: Axis) -> bool:
+    """Return whether runtimes may copy an axis, for its scale is 1, of which the coordinates say something else."""
+    cropped = axis.before * (axis.region[1] - axis.region[0])
+    is_one = axis.scale == 1.0 or axis.after == axis.before or abs(axis.after - cropped) < 1e-3
+    return axis.mode in ("tf_crop_and_resize", "tf_half_pixel_for_nn") and axis.before > 1 and is_one
 
 
 def _scaled(step: Step, size: int, scale: float, mode: str, region: tuple[float, float]) -> Axis:

@@ -40,7 +40,7 @@ def layer_normalization(step: Step) -> list[Box]:
 def _means(step: Step, x: Box) -> Box:
     """Bound the mean of each group."""
     lower, upper, magnitude = (side.mean(-1) for side in (x.lower, x.upper, x.magnitude))
-    error = step.machine.sum_error(x.shape[-1] + 2, magnitude)
+    error = step.machine.sum_error(x.shape[-1] + 2, magnitude, before=magnitude * x.shape[-1])
     return Box(lower - error, upper + error)
 
 

@@ -10,7 +10,7 @@ from ibpc.verify.checking.choices import Truth, known, verdict
 from ibpc.verify.checking.linear import scaled
 from ibpc.verify.checking.products import corners
 from ibpc.verify.checking.rules import Step, careful, rule
-from ibpc.verify.checking.values import INTEGERS, Array, Box
+from ibpc.verify.checking.values import INTEGERS, LAST_WHOLE, Array, Box, unless
 
 _BOOLEAN = 9
 _FLOAT, _DOUBLE = 1, 11
@@ -37,7 +37,8 @@ def shrink(step: Step) -> Box:
     """Bound x + bias where x < −lambd, else x − bias where x > lambd, else 0: one rounding, the ends being limits."""
     x = step.box(0)
     bias, lambd = (float(step.attributes.get(name, value)) for name, value in (("bias", 0.0), ("lambd", 0.5)))
-    right = max(lambd, -lambd)
+    if lambd < 0:
+        step.fail(f"lambd {lambd:g}", "a number of at least 0")
 
     def shifted(lower: Array, upper: Array, by: float) -> Box:
         return step.near(lower + by, upper + by, ulps=1) if by else Box(lower, upper)
@@ -45,8 +46,8 @@ def shrink(step: Step) -> Box:
     return _hull(
         [
             (x.lower < -lambd, shifted(x.lower, np.minimum(x.upper, -lambd), bias)),
-            (x.upper > right, shifted(np.maximum(x.lower, right), x.upper, -bias)),
-            ((x.lower <= lambd) & (x.upper >= -lambd) & (lambd >= 0), _nothing(x)),
+            (x.upper > lambd, shifted(np.maximum(x.lower, lambd), x.upper, -bias)),
+            ((x.lower <= lambd) & (x.upper >= -lambd), _nothing(x)),
         ]
     )
 
@@ -91,7 +92,8 @@ def _converted(step: Step, to: int) -> Box:
         step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
     least, greatest = INTEGERS[to]
     inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
-    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), greatest))
+    most = greatest if greatest < LAST_WHOLE else np.inf  # of 64 bits the greatest is no binary64 number
+    return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), most))
 
 
 # ── remainders and quantization ─────────────────────────────────────────────────────────────────────────────────
@@ -114,12 +116,14 @@ def remainder(step: Step) -> Box:
     low, high = function(x.lower, y), function(x.upper, y)
     smooth = ((x.upper - x.lower) * (1.0 + 2.0**-40) < size) & (low < high) | (x.lower == x.upper)
     lower, upper = np.where(smooth, low, least), np.where(smooth, high, most)
-    return Box(lower, upper) if fmod else step.near(lower, upper, ulps=1)
+    found = Box(lower, upper) if fmod else step.near(lower, upper, ulps=1)
+    return unless(~np.isfinite(x.magnitude), found)  # at infinity it is NaN
 
 
 @rule("QuantizeLinear")
 def quantize(step: Step) -> Box:
     """Bound saturate(round(x / scale) + zero point): the quotient within two roundings, all else exact."""
+    _require_binary32(step, "precision")
     x = step.box(0)
     scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
     to = int(step.attributes.get("output_dtype", 0)) or step.element_type or 2
@@ -155,8 +159,15 @@ def quantize_dynamically(step: Step) -> list[Box]:
 @rule("DequantizeLinear")
 def dequantize(step: Step) -> Box:
     """Bound (x − zero point) · scale."""
+    _require_binary32(step, "output_dtype")
     scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
     return scaled(step, 0, scale, -zero * scale, 3, np.abs(zero * scale))
+
+
+def _require_binary32(step: Step, attribute: str) -> None:
+    """Fail unless the node computes in floats of 32 bits."""
+    if step.attributes.get(attribute, 0) not in (0, _FLOAT) or step.constant(1).array.dtype != np.float32:
+        step.fail("its scale or its precision", "floats of 32 bits")
 
 
 def _along_axis(step: Step, slot: int) -> Array:

@@ -14,20 +14,26 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpc.errors import ModelError
+
 Array: TypeAlias = NDArray[np.float64]
 Pull: TypeAlias = Callable[[Array], Array]
 
-# The least and the greatest number of the integer types; beyond them results wrap around.
+# Up to it binary64 has all integers.
+LAST_WHOLE: Final = 2.0**53
+_UNDEFINED: Final = 0
+# The least and the greatest number of the integer types, as binary64 has them; beyond them results wrap around.
 INTEGERS: Final = {
     2: (0.0, 2.0**8 - 1),
     3: (-(2.0**7), 2.0**7 - 1),
     4: (0.0, 2.0**16 - 1),
     5: (-(2.0**15), 2.0**15 - 1),
     6: (-(2.0**31), 2.0**31 - 1),
-    7: (-(2.0**63), 2.0**63),
+    7: (-(2.0**63), 2.0**63 - 2.0**10),
     12: (0.0, 2.0**32 - 1),
-    13: (0.0, 2.0**64),
+    13: (0.0, 2.0**64 - 2.0**11),
 }
+_IN_ALL: Final = (0.0, 2.0**7 - 1)
 
 
 def is_whole(values: Array) -> bool:
@@ -48,8 +54,11 @@ class Constant:
 
     @cached_property
     def wide(self) -> Array:
-        """The values in binary64."""
-        return np.asarray(self.array, dtype=np.float64)
+        """The values in binary64. Raises ModelError for integers that it may not have."""
+        wide = np.asarray(self.array, dtype=np.float64)
+        if self.array.dtype.kind in "iu" and bool((np.abs(wide) >= LAST_WHOLE).any()):
+            raise ModelError.at("checker", "an integer constant of 2⁵³ or more", "less")
+        return wide
 
     @cached_property
     def positive(self) -> Array:
@@ -157,10 +166,13 @@ def unknown(box: Box) -> NDArray[np.bool_]:
 
 
 def unwrapped(box: Box, element_type: int) -> Box:
-    """Return the box with nothing known of integers that may lie beyond those of their type."""
-    if element_type not in INTEGERS:
+    """Return the box with nothing known of integers that may lie beyond those of their type.
+
+    Of an unknown type there is nothing but what all have.
+    """
+    if element_type not in INTEGERS and element_type != _UNDEFINED:
         return box
-    least, greatest = INTEGERS[element_type]
+    least, greatest = INTEGERS.get(element_type, _IN_ALL)
     beyond = ~((box.lower >= least) & (box.upper <= greatest))
     return replace(unless(beyond, box), affine=box.affine, bend=box.bend) if beyond.any() else box
 

@@ -281,7 +281,7 @@ def global_average_pool(step: Step) -> Box:
     x = step.box(0)
     lower, upper = (np.mean(side, axis=axes, keepdims=True) for side, axes in _planes(step))
     magnitude = np.mean(x.magnitude, axis=tuple(range(2, x.magnitude.ndim)), keepdims=True)
-    error = step.machine.sum_error(prod(x.shape[2:]) + 2, magnitude)
+    error = step.machine.sum_error(prod(x.shape[2:]) + 2, magnitude, before=magnitude * prod(x.shape[2:]))
 
     def pull(rows: Array) -> Array:
         share = rows.reshape(len(rows), *magnitude.shape) / prod(x.shape[2:])
@@ -314,7 +314,7 @@ def average_pool(step: Step) -> Box:
         placed = _placed(columns[None], 3, windows.strides, windows.dilations, windows.before, x.shape[2:])
         return placed.reshape(len(rows), -1)
 
-    error = step.machine.sum_error(prod(windows.kernel) + 2, magnitude)
+    error = step.machine.sum_error(prod(windows.kernel) + 2, magnitude, before=magnitude * counts)
     return step.affine_box((lower, upper), error, magnitude, [(step.names[0], pull)])
 
 
@@ -323,6 +323,8 @@ def _counted(step: Step, windows: Windows, spatial: Sequence[int]) -> Array:
     if not step.attributes.get("count_include_pad", 0):
         return windows.padded(np.ones(tuple(spatial)), 0.0)
     pads = list(step.attributes.get("pads") or [0] * 2 * len(spatial))
-    after = windows.after if step.attributes.get("auto_pad", b"NOTSET") != b"NOTSET" else pads[len(spatial) :]
+    mode = step.attributes.get("auto_pad", b"NOTSET")
+    given = pads[len(spatial) :] if mode == b"NOTSET" else [0] * len(spatial)
+    after = windows.after if mode in (b"SAME_UPPER", b"SAME_LOWER") else given
     plane = np.ones([b + size + a for b, size, a in zip(windows.before, spatial, after, strict=True)])
     return np.pad(plane, [(0, max(full - a, 0)) for full, a in zip(windows.after, after, strict=True)])

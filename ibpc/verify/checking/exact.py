@@ -1,0 +1,84 @@
+"""Which nodes compute the same from constants whoever runs them: what they give is a constant again.
+
+That are moves, integers from integers, and single operations that IEEE 754 rounds correctly, on floats that nobody
+flushes to zero. An elementary function or a sum of many floats differs from one execution to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ibpc.verify.checking.moves import MOVES
+
+# Copies of elements, and what only shapes and attributes decide; scattering may compute as well.
+_COPIES: Final = frozenset({*MOVES, "Constant", "ConstantOfShape", "EyeLike", "Pad", "Shape", "Size", "Trilu", "Where"})
+# On floats one correctly rounded operation for each element, or a choice among the elements.
+_ROUNDED: Final = frozenset(
+    {
+        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Div", "Equal", "Floor", "Greater"),
+        *("GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "NonZero", "Not", "Or", "ReduceMax"),
+        *("ReduceMin", "Relu", "Round", "Sign", "Sqrt", "Sub", "Xor"),
+    }
+)
+_INTEGERS_ONLY: Final = frozenset(
+    {
+        *("ArgMax", "ArgMin", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CumSum", "MatMul", "Mod"),
+        *("OneHot", "Range", "ReduceProd", "ReduceSum", "Sum"),
+    }
+)
+WHOLE_TYPES: Final = _COPIES | _ROUNDED | _INTEGERS_ONLY
+_CASTS: Final = ("Cast", "CastLike")
+_LEAST_NORMAL: Final = 2.0**-126
+_LAST_WHOLE: Final = 2**24
+
+Arrays = Sequence[NDArray[Any]]
+
+
+def may_be_exact(op_type: str, attributes: Mapping[str, Any]) -> bool:
+    """Return whether there are constants on which nodes of a type are exact."""
+    if attributes.get("reduction", b"none") != b"none":
+        return False
+    return op_type in WHOLE_TYPES or op_type == "DequantizeLinear"
+
+
+def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
+    """Return whether every execution of a node that may be exact has these results."""
+    arrays = (*operands, *results)
+    if op_type in _COPIES:
+        return True
+    if any(array.dtype.kind not in "biuf" for array in arrays):
+        return False
+    if op_type == "DequantizeLinear":
+        return _is_one_product(operands, results)
+    if all(array.dtype.kind in "biu" for array in arrays):
+        return True
+    if op_type not in _ROUNDED or not all(_is_plain(array) for array in arrays):
+        return False
+    # A number that is not one of an integer type becomes anything.
+    return op_type not in _CASTS or results[0].dtype.kind not in "iu" or _is_kept(operands[0], results[0])
+
+
+def _is_plain(array: NDArray[Any]) -> bool:
+    """Return whether all numbers are finite, none so small that it may be flushed to zero."""
+    if array.dtype.kind != "f":
+        return True
+    size = np.abs(array)
+    return array.dtype.itemsize >= 4 and bool((np.isfinite(array) & ((size == 0) | (size >= _LEAST_NORMAL))).all())
+
+
+def _is_kept(number: NDArray[Any], converted: NDArray[Any]) -> bool:
+    return number.dtype.kind != "f" or bool((np.trunc(number.astype(np.float64)) == converted.astype(np.float64)).all())
+
+
+def _is_one_product(operands: Arrays, results: Arrays) -> bool:
+    """Return whether (x − zero point) · scale is one product of binary32 numbers."""
+    x, scale, *zero = operands
+    if any(array.dtype.kind not in "iu" for array in (x, *zero)):
+        return False
+    moduli = [int(np.abs(array.astype(np.int64)).max(initial=0)) for array in (x, *zero)]
+    floats = (scale, *results)
+    return sum(moduli) <= _LAST_WHOLE and all(array.dtype == np.float32 and _is_plain(array) for array in floats)

@@ -219,3 +219,12 @@ def test_half_pixels_for_neighbours_of_scale_1_are_refused():
 def test_quantization_in_another_precision_is_refused():
     nodes = [node("QuantizeLinear", "x s z", "q", precision=TensorProto.FLOAT16), node("Cast", "q", to=_FLOAT)]
     assert_refused(network(nodes, (1, 1), (1, 1), {"s": np.float32(1), "z": np.uint16(0)}, 23), 2049.25)
+
+
+def test_celu_by_the_formula_of_the_standard_rounds_twice_above_zero():
+    x = np.random.default_rng(0).random(500).astype(np.float32)
+    alpha = np.float32(3.0)
+    computed = (x / alpha) * alpha
+    assert (computed != x).any()
+    lower, upper = bounds(network([node("Celu", "x", alpha=3.0)], (1, 500), (1, 500)), x)
+    assert bool(((lower <= computed) & (computed <= upper)).all())

@@ -256,11 +256,11 @@ class Checker:
 
     def _by_rule(self, step: Step) -> Sequence[Constant | Box]:
         """Return what the rule of its type says of a node."""
-        type = step.node.op_type
-        if type not in RULES:
+        kind = step.node.op_type
+        if kind not in RULES:
             step.fail("it does not know the type")
-        found = RULES[type](step)
-        if isinstance(found, Box) and found.affine is None and type in PLANES:
+        found = RULES[kind](step)
+        if isinstance(found, Box) and found.affine is None and kind in PLANES:
             return [replace(found, bend=cache(partial(bent, step, found)))]
         return [found] if isinstance(found, Constant | Box) else found
 

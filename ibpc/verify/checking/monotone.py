@@ -183,15 +183,16 @@ def elu(step: Step) -> Box:
 def celu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, for a positive alpha.
 
-    The quotient t rounds too, which changes eᵗ by |t| eᵗ ≤ 0.37 u. Not below 0 nothing but zeros is added to x.
+    The quotient t rounds too, which changes eᵗ by |t| eᵗ ≤ 0.37 u. Not below 0 the formula of the standard, alpha
+    Elu(t), rounds x twice.
     """
     alpha = float(step.attributes.get("alpha", 1.0))
     if not alpha > step.machine.smallest:
         step.fail(f"alpha {alpha}", "a positive number")
     x = step.box(0)
     below = [alpha * np.expm1(np.minimum(side, 0.0) / alpha) for side in (x.lower, x.upper)]
-    wide = step.near(below[0], below[1], absolute=20.0 * alpha)
-    return Box(np.where(x.lower >= 0, x.lower, wide.lower), np.where(x.upper >= 0, x.upper, wide.upper))
+    wide, same = step.near(below[0], below[1], absolute=20.0 * alpha), step.near(x.lower, x.upper, ulps=3)
+    return Box(np.where(x.lower >= 0, same.lower, wide.lower), np.where(x.upper >= 0, same.upper, wide.upper))
 
 
 @rule("Selu")

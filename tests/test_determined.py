@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import ibpc
 from ibpc.errors import ModelError
+from ibpc.frontends import onnx_determined
 from ibpc.ir import INEXACT
+from ibpc.verify.checking import exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.replay import Replay
 from tests.onnx_models import model, normal
@@ -147,3 +150,89 @@ def test_initializers_of_half_precision_are_numbers(tmp_path):
     proto = model(nodes, {"x": [1, 1]}, constants={"k": np.float16([[0.1]])})
     assert numpy_helper.to_array(proto.graph.initializer[0]).dtype == np.float16
     assert INEXACT not in saved(proto, tmp_path).graph.hints
+
+
+# ── what is determined ──────────────────────────────────────────────────────────────────────────────────────────
+def test_compiler_and_checker_agree_on_what_is_determined():
+    """Two lists by two hands: a type that only one of them has must be one of those that are named here."""
+    compiler = onnx_determined._COPIES | onnx_determined._ROUNDED
+    checker = exact._COPIES | exact._ROUNDED
+    integers = {"And", "Or", "Xor", "Not"}
+    assert checker - compiler <= integers | {"ReverseSequence"}
+    assert compiler - checker <= {"ArgMax", "ArgMin", "IsInf", "IsNaN", "OneHot", "Dropout", "Identity"}
+
+
+NARROW = {
+    "flushed to zero": ([helper.make_node("Mul", ["k", "k"], ["c"])], {"k": np.float32([[1e-20]])}),
+    "a difference of great integers": (
+        [helper.make_node("DequantizeLinear", ["q", "s"], ["c"])],
+        {"q": np.int32([[2**24 + 1]]), "s": np.float32(0.1)},
+    ),
+    "half precision": (
+        [helper.make_node("Add", ["k", "k"], ["h"]), helper.make_node("Cast", ["h"], ["c"], to=TensorProto.FLOAT)],
+        {"k": np.float16([[0.1]])},
+    ),
+    "an integer beyond its type": (
+        [
+            helper.make_node("Cast", ["k"], ["i"], to=TensorProto.INT32),
+            helper.make_node("Cast", ["i"], ["c"], to=TensorProto.FLOAT),
+        ],
+        {"k": np.float32([[3e9]])},
+    ),
+    "added while scattered": (
+        [helper.make_node("ScatterND", ["k", "i", "u"], ["c"], reduction="add")],
+        {"k": np.float32([[0.1]]), "i": np.int64([[0, 0], [0, 0]]), "u": np.float32([0.3, 0.7])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_what_rounds_once_and_yet_differs_is_not_determined(name, tmp_path):
+    nodes, constants = NARROW[name]
+    proto = model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants)
+    assert saved(proto, tmp_path).graph.hints[INEXACT] == "c"
+
+
+def test_quantized_weights_of_eight_bits_are_determined(tmp_path):
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["c"]), helper.make_node("Max", ["x", "c"], ["y"])]
+    constants = {"q": np.int8([[-128]]), "s": np.float32(0.1), "z": np.int8(127)}
+    assert INEXACT not in saved(model(nodes, {"x": [1, 1]}, constants=constants), tmp_path).graph.hints
+
+
+# ── the hint goes wherever the network goes ─────────────────────────────────────────────────────────────────────
+@pytest.fixture
+def doubtful(tmp_path) -> ibpc.Network:
+    nodes, constants = DIFFERENT["a curve"]
+    nodes = [*nodes, helper.make_node("Mul", ["x", "c"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    weight = normal(64, 10)
+    return saved(model(nodes, {"x": ["N", 64]}, constants={**constants, "w": weight}), tmp_path)
+
+
+def moved(network: ibpc.Network, how: str, folder: Path) -> ibpc.Network:
+    if how == "normalized":
+        return ibpc.normalized(network, [0.5], [0.5])
+    if how == "copied":
+        return copy.deepcopy(network)
+    network.save(folder / "kept")
+    return ibpc.load(folder / "kept")
+
+
+@pytest.mark.parametrize("how", ["an artifact", "normalized", "copied"])
+def test_a_doubtful_network_stays_one(doubtful, how, tmp_path):
+    box = ibpc.Interval.point(torch.zeros(1, 64))
+    assert bool(ibpc.bound(moved(doubtful, how, tmp_path), box).lower.isneginf().all())
+
+
+def test_no_image_is_certified_by_a_doubtful_network(doubtful):
+    data = ibpc.load_dataset("digits")
+    for arithmetic, wanted in ((FLOAT32, 0), (REAL, 1)):
+        result = ibpc.certify(doubtful, data, 1e-6, limit=20, arithmetic=arithmetic)
+        verified = sum(example.verdict is ibpc.Verdict.VERIFIED for example in result.examples)
+        assert verified >= wanted and (wanted or not verified)
+        assert wanted or all(np.isnan(example.margin_lower).all() for example in result.examples)
+
+
+def test_bounds_of_a_doubtful_network_are_not_exported_for_binary32(doubtful, tmp_path):
+    with pytest.raises(ModelError, match="real"):
+        ibpc.export(doubtful, tmp_path / "m.onnx", "margins", FLOAT32)
+    ibpc.export(doubtful, tmp_path / "m.onnx", "margins", REAL)

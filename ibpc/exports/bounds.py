@@ -27,7 +27,7 @@ from ibpc.bounds.values import evaluated
 from ibpc.errors import ArtifactError, ModelError, UsageError
 from ibpc.exports.nominal import OPSET
 from ibpc.files import write_atomically
-from ibpc.ir import Graph
+from ibpc.ir import INEXACT, Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.margins import class_differences, margin_index
 from ibpc.passes import EVALUATION
@@ -65,8 +65,12 @@ class _Margins(nn.Module):
 def bounding_module(graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> nn.Module:
     """Return the frozen graph (lower, upper per input) → (lower, upper per output), or → margins (B, K, K).
 
-    Raises UsageError for the margins of a network that is no classifier.
+    Raises UsageError for the margins of a network that is no classifier, ModelError for bounds in binary32 of one that
+    reads a constant which executions may compute differently.
     """
+    if arithmetic is Arithmetic.FLOAT32 and INEXACT in graph.hints:
+        found = "a constant that runtimes may round differently"
+        raise ModelError.at(str(graph.hints[INEXACT]), found, "a number", "--arithmetic real leaves rounding out")
     if claimed is Claimed.OUTPUTS:
         folded, _ = EVALUATION.run(graph)
         return freeze(lower_interval(folded, parameter_tree(folded), arithmetic)).eval()

@@ -20,6 +20,7 @@ from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
+from ibpc.frontends.onnx_determined import is_determined
 
 Array = NDArray[Any]
 
@@ -44,45 +45,6 @@ _OF_SAME_SHAPE: Final = frozenset({"GroupNormalization", "MeanVarianceNormalizat
 _COUNTING: Final = frozenset({"Compress", "NonZero", "Unique"})
 # Shape inference leaves these open although their other inputs decide the shape, when they are known.
 _SHAPED_BY_CONSTANTS: Final = frozenset({"Compress"})
-# What is the same in every IEEE-754 execution: moves, choices, and operations that round once. All else rounds sums, or
-# curves, as the runtime pleases.
-_DETERMINED: Final = frozenset(
-    (
-        *("Abs", "Add", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Compress", "Concat", "Constant"),
-        *("ConstantOfShape", "DepthToSpace", "DequantizeLinear", "Div", "Dropout", "Equal", "Expand", "EyeLike"),
-        *("Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "IsInf"),
-        *(
-            "IsNaN",
-            "LeakyRelu",
-            "Less",
-            "LessOrEqual",
-            "Max",
-            "MaxPool",
-            "Min",
-            "Mul",
-            "Neg",
-            "NonZero",
-            "Not",
-            "OneHot",
-        ),
-        *("OneHot", "PRelu", "Pad", "QuantizeLinear", "ReduceMax", "ReduceMin", "Relu", "Reshape", "Round"),
-        *(
-            "ScatterElements",
-            "ScatterND",
-            "Shape",
-            "Sign",
-            "Size",
-            "Slice",
-            "SpaceToDepth",
-            "Split",
-            "Sqrt",
-            "Squeeze",
-            "Sub",
-            "Tile",
-        ),
-        *("TopK", "Transpose", "Trilu", "Unique", "Unsqueeze", "Where"),
-    )
-)
 _SUBGRAPHS: Final = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 
 
@@ -165,12 +127,12 @@ class Tracer:
         return next((name for name in names if name in self._inexact or _is_rounded(self.values, name)), None)
 
     def _is_determined(self, node: onnx.NodeProto) -> bool:
-        """Return whether every execution computes the same from the same constants: integers always do."""
-        values = [self.values[name] for name in (*node.input, *node.output) if name]
-        if all(known.constant is None or known.constant.dtype.kind != "f" for known in values):
-            return True
-        reduces = any(each.name == "reduction" and each.s not in (b"", b"none") for each in node.attribute)
-        return node.op_type in _DETERMINED and not reduces
+        """Return whether every execution computes the same from the same constants."""
+        operands, results = (
+            [array for name in names if name and (array := self.values[name].constant) is not None]
+            for names in (node.input, node.output)
+        )
+        return is_determined(node, operands, results)
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
         """Return the outputs whose shape ONNX shape inference finds, given small constants."""

@@ -1,0 +1,72 @@
+"""Which nodes compute the same from constants in every IEEE-754 execution, so that what they give is a number again.
+
+Moves and choices do, integers from integers, and single operations that are rounded once, to a number that no machine
+flushes to zero. Sums, curves and half precision, which runtimes may carry on in more digits, do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+Arrays = Sequence[NDArray[Any]]
+
+_COPIES: Final = frozenset(
+    (
+        *("Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "EyeLike"),
+        *("Flatten", "Gather", "GatherElements", "GatherND", "Identity", "OneHot", "Pad", "Reshape"),
+        *("ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+        *("Transpose", "Trilu", "Unsqueeze", "Where"),
+    )
+)
+_ROUNDED: Final = frozenset(
+    (
+        *("Abs", "Add", "ArgMax", "ArgMin", "Cast", "CastLike", "Ceil", "Clip", "Div", "Equal", "Floor", "Greater"),
+        *("GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual", "Max", "Min", "Mul", "Neg", "NonZero"),
+        *("ReduceMax", "ReduceMin", "Relu", "Round", "Sign", "Sqrt", "Sub"),
+    )
+)
+_CASTS: Final = ("Cast", "CastLike")
+_DEQUANTIZE: Final = "DequantizeLinear"
+_LEAST_NORMAL: Final = 2.0**-126
+_LAST_WHOLE: Final = 2**24
+
+
+def is_determined(node: onnx.NodeProto, operands: Arrays, results: Arrays) -> bool:
+    """Return whether every execution of a node has these results, from these constants."""
+    arrays = (*operands, *results)
+    if any(each.name == "reduction" and each.s not in (b"", b"none") for each in node.attribute):
+        return all(array.dtype.kind != "f" for array in arrays)
+    if node.op_type in _COPIES or all(array.dtype.kind != "f" for array in arrays):
+        return True
+    if node.op_type == _DEQUANTIZE:
+        return _is_one_product(operands) and all(map(_is_plain, results))
+    if node.op_type in _CASTS:
+        return _is_plain(results[0]) and _is_kept(operands[0], results[0])
+    return node.op_type in _ROUNDED and all(map(_is_plain, arrays))
+
+
+def _is_plain(array: NDArray[Any]) -> bool:
+    """Return whether numbers are integers, or floats of 32 bits or more in the normal range."""
+    if array.dtype.kind != "f":
+        return True
+    size = np.abs(array)
+    return array.dtype.itemsize >= 4 and bool(((size == 0) | (size >= _LEAST_NORMAL)).all())
+
+
+def _is_kept(number: NDArray[Any], converted: NDArray[Any]) -> bool:
+    """Return whether a conversion to integers has them: of a number beyond their range runtimes make what they like."""
+    if number.dtype.kind != "f" or converted.dtype.kind == "f":
+        return True
+    return bool((np.trunc(number.astype(np.float64)) == converted.astype(np.float64)).all())
+
+
+def _is_one_product(operands: Arrays) -> bool:
+    """Return whether (x − zero point) · scale takes one rounding: binary32 has the difference."""
+    x, scale, *zero = operands
+    most = sum(int(np.abs(array.astype(np.int64)).max(initial=0)) for array in (x, *zero))
+    return most <= _LAST_WHOLE and _is_plain(scale)

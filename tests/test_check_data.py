@@ -17,6 +17,7 @@ import ibpc
 from ibpc.errors import IbpcError
 from ibpc.exports import nominal_model
 from ibpc.verify.certificate import ModelFile
+from ibpc.verify.check_data import DataCheck
 from ibpc.verify.checking import Checker
 from ibpc.verify.examples import packed_point
 from tests.onnx_models import model
@@ -67,6 +68,18 @@ def test_counterexamples_on_the_border_of_their_ball_are_in_it(tmp_path):
     assert border
     ibpc.write_verdicts(tmp_path / "c.json", tmp_path / "model", net, data, result)
     assert failing(tmp_path / "c.json") == []
+
+
+def test_a_point_that_is_beyond_its_ball_by_less_than_a_rounding_is_not_in_it(certificate):
+    """In binary64 both distances round to ε; one is above it, one below."""
+    eps = 1 / 16 - 2.0**-57
+    claims = {**json.loads(certificate.read_text()), "eps": eps}
+    model = nominal_model(ibpc.load(certificate.with_name("model")).graph)
+    judge = DataCheck(claims, model, ibpc.load_dataset("digits"), (1, 8, 8), (0.0, 1.0))
+    x = np.array([1 / 16])
+    for point, is_inside in ((1.5 * 2.0**-58, False), (2.5 * 2.0**-58, True), (0.0, False), (2.0**-50, True)):
+        assert abs(point - x[0]) <= 1 / 16
+        assert judge._in_ball(np.float32([point]), x) is is_inside
 
 
 def of_verdict(data: dict[str, Any], verdict: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
@@ -86,6 +87,45 @@ def test_the_last_method_has_all_the_time_and_others_a_third(distance, monkeypat
     monkeypatch.setattr(decide._Decider, "_is_refuted", refuses)
     assert decide.Deciding(plan, timeout=100).run(Subject(distance), at_least("3")).verdict is ibpc.Verdict.VERIFIED
     assert least <= left[0] <= most
+
+
+@pytest.mark.parametrize("method", ["ibp", "forward", "crown-ibp", "crown"])
+def test_what_a_quick_plan_leaves_open_is_left_at_once(distance, method):
+    """Five hours are there to attack in."""
+    assert ibpc.decide(distance, at_least("1.0001"), method=method, timeout=18000).verdict in (
+        ibpc.Verdict.UNKNOWN,
+        ibpc.Verdict.VERIFIED,
+    )
+
+
+def test_weights_of_now_decide(tmp_path):
+    """Nothing that one decision makes ready is there for the next, whose weights may be others."""
+    network = ibpc.compile(torch.nn.Linear(1, 1).eval(), torch.zeros(1, 1))
+    prop = Property.from_ball(torch.zeros(1), 0.1, 0, 1)
+    box = ibpc.Interval.point(torch.ones(1, 1))
+    seen = []
+    for weight in (1.0, 2.0):
+        with torch.no_grad():
+            for parameter in network.parameters.parameters():
+                parameter.fill_(weight)
+        seen.append(ibpc.bound(network, box).lower.item())
+        assert ibpc.decide(network, prop).verdict is ibpc.Verdict.VERIFIED
+    assert seen == pytest.approx([2.0, 4.0], abs=1e-4)
+
+
+@pytest.mark.parametrize(("margin", "holds"), [(0.2, False), (np.nextafter(0.2, 0.0), True)])
+def test_a_margin_is_compared_exactly(margin, holds, tmp_path):
+    """The excess is 1/5; the number 0.2 of binary64 is above it, and a rounded comparison would let it pass."""
+    onnx.save(chain(("Identity",), start=[1, 1], constants={}), tmp_path / "m.onnx")
+    network = ibpc.compile(tmp_path / "m.onnx")
+    row = Row(((0, Fraction(1)),), (), Fraction(4, 5))
+    prop = Property(
+        "p", (Tensor("x", (1,)),), (Tensor("y", (1,)),), (Case(Box((Fraction(1),), (Fraction(1),)), ((row,),)),)
+    )
+    decision = ibpc.decide(network, prop, method="ibp")
+    ibpc.write_certificate(tmp_path / "c.json", tmp_path / "m.onnx", network, prop, decision)
+    claims = tampered(tmp_path / "c.json", lambda data: data.update(margin_lower=[[float(margin)]]))
+    assert all(claim.holds for claim in claims) is holds
 
 
 @pytest.mark.parametrize("number", ["1e400", "1e-300"])

@@ -1295,6 +1295,13 @@ MUTATIONS = (
         "tests/test_decide.py -k exactly",
     ),
     Mutation(
+        "margins of proofs compared after rounding",
+        "ibpc/verify/check_property.py",
+        "count, margin = count + 1, min(margin, bound)",
+        "count, margin = count + 1, min(margin, Fraction(float(bound)))",
+        "tests/test_decide.py -k exactly",
+    ),
+    Mutation(
         "a ball outside its range moved into it",
         "ibpc/bounds/enclosure.py",
         "    if outside:\n",

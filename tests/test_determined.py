@@ -116,7 +116,7 @@ def test_a_network_of_its_own_weights_has_numbers_for_constants(tmp_path):
         (2e38, -2e38, 1e-3, 1.0, False),
         (1e37, -3e38, 1e-3, 1.0, False),  # the mean alone is too far
         (2e38, 0.0, 1e-3, 1.0, False),  # x alone
-        (1e37, 0.0, 1e-3, 1e-8, False),  # over the deviation, before the weight
+        (1e34, 0.0, 1e-3, 1e-10, False),  # over the deviation, before the weight
         (1e36, 0.0, 1e3, 1e8, False),  # times the weight, before the deviation
         (1e37, -1e37, 1e-3, 1.0, True),
     ],
@@ -125,7 +125,7 @@ def test_a_network_of_its_own_weights_has_numbers_for_constants(tmp_path):
 def test_a_difference_beyond_the_range_has_no_bounds(x, mean, weight, variance, is_bounded, sign, tmp_path):
     """x − mean of BatchNormalization, or it times a factor, overflows where the folded product does not."""
     statistics = {"s": weight, "b": 0.0, "mean": sign * mean, "var": variance}
-    node = helper.make_node("BatchNormalization", ["x", *statistics], ["y"])
+    node = helper.make_node("BatchNormalization", ["x", *statistics], ["y"], epsilon=1e-12)
     constants = {name: np.float32([number]) for name, number in statistics.items()}
     network = saved(model([node], {"x": [1, 1, 1]}, constants=constants), tmp_path)
     found = ibpc.bound(network, ibpc.Interval.point(torch.full((1, 1, 1), sign * x)))

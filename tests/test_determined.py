@@ -16,6 +16,7 @@ import ibpc
 from ibpc.errors import ModelError
 from ibpc.frontends import onnx_determined
 from ibpc.ir import INEXACT
+from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.replay import Replay
@@ -232,6 +233,11 @@ def moved(network: ibpc.Network, how: str, folder: Path) -> ibpc.Network:
 def test_a_doubtful_network_stays_one(doubtful, how, tmp_path):
     box = ibpc.Interval.point(torch.zeros(1, 64))
     assert bool(ibpc.bound(moved(doubtful, how, tmp_path), box).lower.isneginf().all())
+
+
+def test_whoever_compiles_it_is_told(doubtful, capsys):
+    show_compiled(doubtful, Path("out"))
+    assert "c is a constant that runtimes may round differently" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_image_is_certified_by_a_doubtful_network(doubtful):

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ibpc.data import Dataset
-from ibpc.ir import format_shape
+from ibpc.ir import INEXACT, format_shape
 from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.rules import call_of
@@ -87,10 +87,14 @@ def show_compilation(network: Network) -> None:
 
 
 def show_compiled(network: Network, path: Path) -> None:
-    """Print one line about an artifact that was written."""
+    """Print one line about an artifact that was written, and the note on a constant that takes its verdicts away."""
     count = network.parameter_count()
     size = f" → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
     console().print(Text.assemble("compiled ", (network.name, "bold"), size))
+    doubtful = network.graph.hints.get(INEXACT)
+    for note in network.notes if doubtful is not None else ():
+        if note.startswith(f"{doubtful} "):
+            console().print(Text(f"  {note}", style="yellow"))
 
 
 def show_radii(model: Path, method: str, found: Sequence[tuple[str, Radius]]) -> None:

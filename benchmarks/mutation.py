@@ -1129,8 +1129,29 @@ MUTATIONS = (
     Mutation(
         "what such a constant goes into taken for a number",
         "ibpc/frontends/onnx_fold.py",
-        "elif node.op_type not in _OF_SHAPE and (doubtful or not self._is_determined(node)):",
-        "elif node.op_type not in _OF_SHAPE and not self._is_determined(node):",
+        "node.op_type not in _OF_SHAPE and (self.inexact(node.input) or not self._is_determined(node)):",
+        "node.op_type not in _OF_SHAPE and not self._is_determined(node):",
+        "tests/test_determined.py",
+    ),
+    Mutation(
+        "a doubtful constant that a rule needs forgotten",
+        "ibpc/frontends/onnx.py",
+        "self._doubtful = self._doubtful or self._inexact_number(node.input)",
+        "self._doubtful = self._inexact_number(node.input)",
+        "tests/test_determined.py",
+    ),
+    Mutation(
+        "constants bounded that are computed in half precision",
+        "ibpc/frontends/onnx.py",
+        "if self._inexact_number(node.output) is None or self._inexact_number(node.input) is not None:",
+        "if self._inexact_number(node.output) is None:",
+        "tests/test_determined.py",
+    ),
+    Mutation(
+        "a constant that is read by its number in the end counted as bounded",
+        "ibpc/frontends/onnx_values.py",
+        "            del self.entries[name]",
+        "            self.entries[name].forms.clear()",
         "tests/test_determined.py",
     ),
     Mutation(

@@ -77,6 +77,17 @@ class Draft:
     def weights(self, *shape: int, scale: float = 1.0) -> str:
         return self.constant(self.generator.normal(size=shape) * scale)
 
+    def factor(self, *shape: int, scale: float = 1.0) -> str:
+        """Return weights, now and then what the file computes from others, which executions may round differently."""
+        name = self.weights(*shape, scale=scale)
+        kind = self.choose(None, None, "Tanh", "Exp", "Softmax", "MatMul")
+        if kind is None or not shape:
+            return name
+        inputs = [name, self.weights(shape[-1], shape[-1])] if kind == "MatMul" else [name]
+        computed = f"k{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [computed], computed))
+        return computed
+
     def add(self, kind: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> str:
         """Append a node whose result has a shape. Raises UnfitError for a result that is too large or empty."""
         if not 0 < prod(shape) <= LARGEST or len(shape) > 4 or kind not in READ:
@@ -184,7 +195,7 @@ def broadcast_partner(draft: Draft, x: str) -> tuple[str, Shape]:
         y = draft.choose(*fitting)
         return y, broadcast(shape, draft.shapes[y])
     sizes = [size if draft.choose(True, False) else 1 for size in shape][draft.number(0, len(shape)) :]
-    return draft.weights(*sizes), shape
+    return draft.factor(*sizes), shape
 
 
 def broadcasts(x: Shape, y: Shape) -> bool:
@@ -219,7 +230,7 @@ def gemm(draft: Draft) -> None:
 def product_with_constant(draft: Draft) -> None:
     name, rows = draft.value(1, 2, 3), draft.number(1, 6)
     shape = draft.shapes[name]
-    weight = draft.weights(shape[-1], rows, scale=shape[-1] ** -0.5)
+    weight = draft.factor(shape[-1], rows, scale=shape[-1] ** -0.5)
     draft.add("MatMul", [name, weight], (*shape[:-1], rows))
 
 

@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import ibpc
 from ibpc.errors import ModelError
@@ -20,7 +21,7 @@ from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.replay import Replay
-from tests.onnx_models import model, normal
+from tests.onnx_models import model, normal, runtime
 
 REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
 
@@ -55,19 +56,141 @@ SHARED = {
 }
 
 
+def evaluations(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray]) -> list[float]:
+    """The constant c as several executions compute it: in double precision, and sums of binary32 in many orders."""
+    found = []
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(300) if seed else np.arange(300)
+        feed = {
+            name: value[..., order] if name == "a" else value[order] if name == "b" else value
+            for name, value in constants.items()
+        }
+        wide = {name: value.astype(np.float64) for name, value in feed.items()}
+        for given in (feed, wide):
+            kind = TensorProto.FLOAT if given is feed else TensorProto.DOUBLE
+            inputs = [helper.make_tensor_value_info(name, kind, value.shape) for name, value in given.items()]
+            outputs = [helper.make_tensor_value_info("c", kind, None)]
+            graph = helper.make_graph(nodes, "g", inputs, outputs)
+            proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+            found += [float(each) for each in ReferenceEvaluator(proto).run(None, given)[0].flatten()]
+        proto = model([*nodes, helper.make_node("Add", ["c", "x"], ["y"])], {"x": [1, 1]}, constants=feed)
+        found.append(float(runtime(proto).run(None, {"x": np.zeros((1, 1), np.float32)})[0].item()))
+    return found
+
+
 @pytest.mark.parametrize("name", DIFFERENT)
-def test_constants_that_executions_round_as_they_please_prove_nothing(name, tmp_path):
+def test_constants_that_executions_round_as_they_please_are_bounded(name, tmp_path):
     nodes, constants = DIFFERENT[name]
     network = saved(
-        model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
+        model([*nodes, helper.make_node("Add", ["c", "x"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
     )
-    assert network.graph.hints[INEXACT] == "c"
-    assert any("runtimes may round differently" in note for note in network.notes)
-    decision = ibpc.decide(network, at_most(-1e3), method="crown", arithmetic=FLOAT32)
-    assert decision.verdict is ibpc.Verdict.UNKNOWN and decision.undefined == "c"
-    assert ibpc.decide(network, at_most(-1e3), method="crown", arithmetic=REAL).verdict is ibpc.Verdict.VERIFIED
+    assert INEXACT not in network.graph.hints
+    assert not any("runtimes may round differently" in note for note in network.notes)
+    found = evaluations(nodes, constants)
     bounds = ibpc.bound(network, ibpc.Interval.point(torch.zeros(1, 1)))
-    assert bounds.lower.item() == -torch.inf and bounds.upper.item() == torch.inf
+    lower, upper = bounds.lower.item(), bounds.upper.item()
+    assert lower < min(found) <= max(found) < upper
+    assert upper - lower <= 1e-3 * max(1.0, abs(max(found)))
+
+
+@pytest.mark.parametrize("method", ["ibp", "crown", "crown-ibp", "forward", "alpha-crown", "bab", "mip"])
+def test_nothing_is_proved_that_one_execution_may_miss(method, tmp_path):
+    """The greatest number that some execution gives is no bound, one a little above what all may give is."""
+    nodes, constants = DIFFERENT["a sum"]
+    proto = model([*nodes, helper.make_node("Add", ["c", "x"], ["y"])], {"x": [1, 1]}, constants=constants)
+    network = saved(proto, tmp_path)
+    least, greatest = min(evaluations(nodes, constants)), max(evaluations(nodes, constants))
+    width = 300 * 2.0**-21 * (np.abs(A) @ np.abs(B)).item()
+    for bound, wanted in ((least, ibpc.Verdict.UNKNOWN), (least - width, ibpc.Verdict.VERIFIED)):
+        decision = ibpc.decide(network, at_most(bound), method=method, arithmetic=FLOAT32, timeout=5.0)
+        assert decision.verdict is wanted or (wanted is ibpc.Verdict.UNKNOWN and decision.counterexample is not None)
+    assert greatest > least
+
+
+def test_proofs_over_bounded_constants_are_confirmed(tmp_path):
+    nodes, constants = DIFFERENT["what such a constant goes into"]
+    tail = [
+        helper.make_node("Mul", ["x", "c"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Add", ["r", "c"], ["y"]),
+    ]
+    network = saved(model([*nodes, *tail], {"x": [1, 1]}, constants=constants), tmp_path)
+    prop = at_most(-9.41)
+    decision = ibpc.decide(network, prop, method="bab")
+    assert decision.verdict is ibpc.Verdict.VERIFIED
+    ibpc.write_certificate(tmp_path / "c.json", tmp_path / "m.onnx", network, prop, decision)
+    assert all(claim.holds for claim in ibpc.check(tmp_path / "c.json"))
+
+
+NUMBERS = {
+    "a kernel": (
+        [helper.make_node("Tanh", ["k"], ["c"]), helper.make_node("Conv", ["x", "c"], ["y"])],
+        {"k": normal(1, 1, 2, 2)},
+    ),
+    "scales": (
+        [helper.make_node("Exp", ["k"], ["c"]), helper.make_node("Resize", ["x", "", "c"], ["y"])],
+        {"k": np.float32([0.0, 0.0, 0.6931472, 0.6931472])},
+    ),
+    "a shape": (
+        [
+            helper.make_node("Exp", ["k"], ["e"]),
+            helper.make_node("Round", ["e"], ["r"]),
+            helper.make_node("Cast", ["r"], ["c"], to=TensorProto.INT64),
+            helper.make_node("Reshape", ["x", "c"], ["y"]),
+        ],
+        {"k": np.float32([0.0, 2.7725887])},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_where_a_rule_needs_the_number_nothing_is_proved(name, tmp_path):
+    nodes, constants = NUMBERS[name]
+    network = saved(model(nodes, {"x": [1, 1, 4, 4]}, constants=constants), tmp_path)
+    assert network.graph.hints[INEXACT] == "c"
+    box = ibpc.Interval.point(torch.zeros(1, 1, 4, 4))
+    assert bool(ibpc.bound(network, box).lower.isneginf().all())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_reader_of_bounds_does_not_hide_one_that_needs_the_number(is_first, tmp_path):
+    (curve, kernel), constants = NUMBERS["a kernel"]
+    other, total = helper.make_node("ReduceSum", ["c"], ["s"], keepdims=0), helper.make_node("Add", ["y", "s"], ["z"])
+    nodes = [curve, other, kernel, total] if is_first else [curve, kernel, other, total]
+    proto = model(nodes, {"x": [1, 1, 4, 4]}, outputs=["z"], constants=constants)
+    assert saved(proto, tmp_path).graph.hints[INEXACT] == "c"
+
+
+def test_great_constants_are_not_bounded_one_by_one(tmp_path, monkeypatch):
+    nodes, constants = DIFFERENT["a curve"]
+    proto = model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants)
+    monkeypatch.setattr("ibpc.frontends.onnx._MOST_BOUNDED", 0)
+    assert saved(proto, tmp_path).graph.hints[INEXACT] == "c"
+
+
+def test_an_output_that_is_a_constant_has_bounds(tmp_path):
+    nodes, constants = DIFFERENT["a curve"]
+    proto = model(
+        [*nodes, helper.make_node("Neg", ["x"], ["y"])], {"x": [1, 1]}, outputs=["y", "c"], constants=constants
+    )
+    bounds = ibpc.bound(saved(proto, tmp_path), ibpc.Interval.point(torch.ones(1, 1)))
+    exact = float(np.exp(np.float64(constants["k"].item())))
+    assert bounds.lower[0, 1] < exact < bounds.upper[0, 1]
+
+
+def test_what_is_computed_from_a_weight_moves_with_it(tmp_path):
+    constants = {"k": normal(1, 64), "w": normal(64, 10)}
+    nodes = [
+        helper.make_node("MatMul", ["k", "w"], ["c"]),
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Sub", ["h", "c"], ["y"]),
+    ]
+    network = saved(model(nodes, {"x": ["N", 64]}, constants=constants), tmp_path)
+    (weight,) = network.parameters.parameters()
+    with torch.no_grad():
+        weight.neg_().add_(1.0)
+        found = network.nominal(torch.as_tensor(constants["k"]))
+    assert torch.allclose(found, torch.zeros(1, 10), atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SHARED)
@@ -198,11 +321,23 @@ NARROW = {
 }
 
 
+# Those that rules bound, and what executions may compute.
+BOUNDED = {"flushed to zero": (0.0, 1e-40), "added while scattered": (1.1, float(np.float32(1.1)))}
+
+
 @pytest.mark.parametrize("name", NARROW)
 def test_what_rounds_once_and_yet_differs_is_not_determined(name, tmp_path):
     nodes, constants = NARROW[name]
-    proto = model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants)
-    assert saved(proto, tmp_path).graph.hints[INEXACT] == "c"
+    network = saved(
+        model([*nodes, helper.make_node("Max", ["x", "c"], ["y"])], {"x": [1, 1]}, constants=constants), tmp_path
+    )
+    if name in BOUNDED:
+        low, high = BOUNDED[name]
+        bounds = ibpc.bound(network, ibpc.Interval.point(torch.full((1, 1), -1.0)))
+        assert INEXACT not in network.graph.hints
+        assert bounds.lower.item() <= low < high <= bounds.upper.item()
+    else:
+        assert network.graph.hints[INEXACT] == "c"
 
 
 def test_quantized_weights_of_eight_bits_are_determined(tmp_path):
@@ -214,8 +349,8 @@ def test_quantized_weights_of_eight_bits_are_determined(tmp_path):
 # ── the hint goes wherever the network goes ─────────────────────────────────────────────────────────────────────
 @pytest.fixture
 def doubtful(tmp_path) -> ibpc.Network:
-    nodes, constants = DIFFERENT["a curve"]
-    nodes = [*nodes, helper.make_node("Mul", ["x", "c"], ["h"]), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    nodes, constants = NARROW["half precision"]
+    nodes = [*nodes, helper.make_node("Mul", ["x", "c"], ["m"]), helper.make_node("MatMul", ["m", "w"], ["y"])]
     weight = normal(64, 10)
     return saved(model(nodes, {"x": ["N", 64]}, constants={**constants, "w": weight}), tmp_path)
 

@@ -5,22 +5,26 @@
 
 Each node comes in through the `reads` of an operator record, by the operator version that the file's opset decides.
 The batch is found as `ibpc.frontends.onnx_batch` says. All nodes that cannot be imported are reported together.
+
+What depends on no input is a number, except where runtimes may round it differently: that is computed in the network,
+from a Spread on, so that it has bounds. Where a rule needs the number, the graph's hint INEXACT says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import onnx
-import torch
 from onnx import numpy_helper
 
 from ibpc.errors import GraphError, ModelError, Problem, first_line, raise_all
 from ibpc.frontends.onnx_batch import LIFTS, Form, Sizes, preferred_form, reshaping
-from ibpc.frontends.onnx_build import GraphBuilder, Traced
+from ibpc.frontends.onnx_build import GraphBuilder
 from ibpc.frontends.onnx_clean import CleanModel, clean, schema_of
 from ibpc.frontends.onnx_fold import Tracer
 from ibpc.frontends.onnx_load import read_model
@@ -33,6 +37,16 @@ from ibpc.ir import INEXACT, VIEWS, Graph
 from ibpc.ops import operators
 from ibpc.ops.element_types import NAMES
 from ibpc.ops.onnx import OnnxNode, Value
+
+# Constants with more elements are not bounded.
+_MOST_BOUNDED: Final = 2**16
+
+
+class Constants(Enum):
+    """What a constant is that runtimes may compute differently: bounded, or the number that it is here."""
+
+    BOUNDED = "bounded"
+    GIVEN = "given"
 
 
 @dataclass(frozen=True)
@@ -69,27 +83,29 @@ def import_onnx(path: str | Path) -> Imported:
     return import_model(read_model(path), str(path))
 
 
-def graph_from_onnx(model: onnx.ModelProto, where: str) -> Graph:
+def graph_from_onnx(model: onnx.ModelProto, where: str, constants: Constants = Constants.BOUNDED) -> Graph:
     """Return the network of a model in memory. `where` names it in errors. Raises ModelError."""
-    return import_model(model, where).graph
+    return import_model(model, where, constants).graph
 
 
-def import_model(model: onnx.ModelProto, where: str) -> Imported:
+def import_model(model: onnx.ModelProto, where: str, constants: Constants = Constants.BOUNDED) -> Imported:
     """Return the network of a model in memory, validated. Raises ModelError."""
-    found = translate(model, where)
+    found = translate(model, where, constants)
     return Imported(found.graph, found.notes, validate(found.model, found.graph, where, values=found.values))
 
 
-def translate(model: onnx.ModelProto, where: str) -> Translation:
+def translate(model: onnx.ModelProto, where: str, constants: Constants = Constants.BOUNDED) -> Translation:
     """Return the network of a model without validating it. Raises ModelError with every node that does not fit."""
-    return _Importer(clean(model, where), where).run()
+    return _Importer(clean(model, where), where, constants).run()
 
 
 # ── the importer ────────────────────────────────────────────────────────────────────────────────────────────────
 class _Importer:
-    def __init__(self, model: CleanModel, where: str) -> None:
+    def __init__(self, model: CleanModel, where: str, constants: Constants) -> None:
         self._model = model
         self._where = where
+        self._constants = constants
+        self._doubtful: str | None = None
         self._graph = Graph(_network_name(where))
         self._builder = GraphBuilder(self._graph)
         self._tracer = Tracer(model.proto, model.opset, where)
@@ -144,7 +160,9 @@ class _Importer:
             fault = fault or str(error)
         if fault is not None:
             self._refusals.add(node, fault)
-        elif not constant and all(name in self._values for name in node.input if name):
+        elif constant:
+            self._bound(node)
+        elif all(name in self._values for name in node.input if name):
             self._read(node)
 
     def _problems(self) -> Iterator[Problem]:
@@ -157,7 +175,17 @@ class _Importer:
 
     # ── one node ────────────────────────────────────────────────────────────────────────────────────────────────
     def _read(self, node: onnx.NodeProto) -> None:
-        """Import the node in the first form that fits its operands and results."""
+        """Import a node that depends on an input. Where it must know a constant, that is a number and not bounded."""
+        reasons = self._try(node)
+        if reasons and self._values.settle(node.input):
+            reasons = self._try(node)
+        if reasons:
+            self._refusals.add(node, "; or ".join(reasons))
+        else:
+            self._doubtful = self._doubtful or self._inexact_number(node.input)
+
+    def _try(self, node: onnx.NodeProto) -> list[str]:
+        """Import a node in the first form that fits its operands and results; return why none does, if so."""
         outputs = tuple(self._tracer.values[name].shape for name in node.output if name)
         reasons: list[str] = []
         for form in self._forms(node, outputs):
@@ -170,8 +198,8 @@ class _Importer:
                 continue
             for name, entry in zip((name for name in node.output if name), results, strict=True):
                 self._values.entries[name] = entry
-            return
-        self._refusals.add(node, "; or ".join(reasons) or "it needs a batch in dimension 0 of its inputs and outputs")
+            return []
+        return reasons or ["it needs a batch in dimension 0 of its inputs and outputs"]
 
     def _forms(self, node: onnx.NodeProto, outputs: tuple[Sizes, ...]) -> list[Form]:
         """Return the forms to try: the one that more operands already have comes first."""
@@ -220,33 +248,53 @@ class _Importer:
         given = [default for default in defaults if default.type != onnx.AttributeProto.UNDEFINED]
         return {attribute.name: _plain(attribute) for attribute in [*given, *node.attribute]}
 
+    # ── constants that runtimes may compute differently ─────────────────────────────────────────────────────────────
+    def _bound(self, node: onnx.NodeProto) -> None:
+        """Import a node of constants, if runtimes may compute it differently, as one that the network computes.
+
+        One operand at least must be a value of the network: if none is, the first is made one for this node alone. What
+        cannot be imported stays a number.
+        """
+        if self._inexact_number(node.output) is None or self._inexact_number(node.input) is not None:
+            return
+        if self._support.lacking(node) is not None or not all(map(self._may_be_bounded, filter(None, node.output))):
+            return
+        if any(name in self._values.entries for name in node.input):
+            self._try(node)
+        elif node.input and node.input[0] and self._may_be_bounded(node.input[0]):
+            self._bound_from(node, node.input[0])
+
+    def _bound_from(self, node: onnx.NodeProto, operand: str) -> None:
+        """Import a node of constants, one of which every sample has here."""
+        self._builder.start(node.name, ())
+        spread = self._values.entries[operand] = self._values.spread(operand)
+        reasons = self._try(node)
+        del self._values.entries[operand]
+        if reasons:
+            self._graph.remove(spread.made.node)
+
+    def _may_be_bounded(self, name: str) -> bool:
+        """Return whether a constant may be bounded element by element."""
+        known = self._tracer.values[name]
+        return known.elem_type == onnx.TensorProto.FLOAT and prod(known.shape) <= _MOST_BOUNDED
+
+    def _inexact_number(self, names: Iterable[str]) -> str | None:
+        """Return the first of some values that is a number here, which runtimes may compute differently."""
+        if self._constants is Constants.GIVEN:
+            return None
+        return self._tracer.inexact(name for name in names if name not in self._values.entries)
+
     # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────
     def _output(self, name: str) -> str:
         self._builder.start(name, ())
         try:
-            if self._values.is_constant(name):
-                return self._spread(name)
-            entry = self._values.entries[name]
+            entry = self._values.spread(name) if self._values.is_constant(name) else self._values.entries[name]
             preferred = preferred_form(entry.sizes)
             return (self._values.in_form(name, preferred) if preferred is Form.BATCHED else entry.made).node
         except GraphError as error:
             raise ModelError(
                 replace(problem, where=f"{self._where}: output {name}") for problem in error.problems
             ) from error
-
-    def _spread(self, name: str) -> str:
-        """Return a node that has a constant for every sample: 0·x + c, since what leaves the network has the batch."""
-        constant = self._values.constant(name)
-        assert constant.constant is not None
-        value = self._values.entries[self._model.proto.graph.input[0].name].made
-        flat = self._builder.add("Flatten", [value])
-        bias = constant.constant.flatten().float()
-        weight = torch.zeros(bias.numel(), flat.shape[1])
-        row = self._builder.add("Gemm", [flat], {}, {"weight": weight, "bias": bias})
-        shape = preferred_form(constant.shape).shape(constant.shape)
-        result = row if row.shape == shape else self._builder.add("Reshape", [row], {"shape": list(shape[1:])})
-        assert isinstance(result, Traced)
-        return result.node
 
     def _finish(self) -> None:
         """State what the network's hints are and verify the graph."""
@@ -268,7 +316,7 @@ class _Importer:
 
     def _inexact(self) -> Iterator[str]:
         """Hint at a constant that executions may not share, and yield a note on it."""
-        name = self._tracer.doubtful or self._tracer.inexact(each.name for each in self._model.proto.graph.output)
+        name = self._doubtful or self._inexact_number(each.name for each in self._model.proto.graph.output)
         if name is not None:
             self._graph.hints[INEXACT] = name
             yield (

@@ -63,7 +63,6 @@ class Tracer:
     def __init__(self, proto: onnx.ModelProto, opset: int, where: str) -> None:
         """Take the inputs and the initializers of a clean model. Raises ModelError for all that are unusable."""
         self.values: dict[str, Known] = {}
-        self.doubtful: str | None = None
         self._inexact: set[str] = set()
         self._opset = opset
         self._imports = list(proto.opset_import)
@@ -112,14 +111,7 @@ class Tracer:
         if missing and not (constant and node.op_type in _COUNTING):
             raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
-        self._judge(node, constant)
-
-    def _judge(self, node: onnx.NodeProto, constant: bool) -> None:
-        """Note which constants runtimes may compute differently, and the first of them that the network reads."""
-        doubtful = self.inexact(node.input)
-        if not constant:
-            self.doubtful = self.doubtful or doubtful
-        elif node.op_type not in _OF_SHAPE and (doubtful or not self._is_determined(node)):
+        if constant and node.op_type not in _OF_SHAPE and (self.inexact(node.input) or not self._is_determined(node)):
             self._inexact.update(name for name in node.output if name)
 
     def inexact(self, names: Iterable[str]) -> str | None:

@@ -18,7 +18,7 @@ from ibpc.ops.rules import Tensor
 
 @dataclass
 class Entry:
-    """An ONNX value that depends on an input: its ONNX shape at batch 1 and its IR values by form."""
+    """An ONNX value that the network computes: its ONNX shape at batch 1 and its IR values by form."""
 
     sizes: Sizes
     forms: dict[Form, Traced]
@@ -44,7 +44,10 @@ class Entry:
 
 
 class BuiltValues:
-    """Values by their ONNX names; what depends on an input is reshaped where another form of it is asked for."""
+    """Values by their ONNX names; what the network computes is reshaped where another form of it is asked for.
+
+    That is what depends on an input, and what runtimes may compute differently from constants.
+    """
 
     def __init__(self, builder: GraphBuilder, tracer: Tracer) -> None:
         self._builder = builder
@@ -61,9 +64,28 @@ class BuiltValues:
         form = preferred_form(sizes)
         self.entries[name] = Entry(sizes, {form: self._builder.input(name, form.shape(sizes))})
 
+    def spread(self, name: str) -> Entry:
+        """Build a constant as a value that every sample has; by its name it stays a number."""
+        constant = self.constant(name)
+        assert constant.constant is not None
+        first = next(iter(self.entries.values())).made
+        form = preferred_form(constant.shape)
+        value = constant.constant.float().reshape(form.shape(constant.shape)[1:])
+        return Entry.of(self._builder.add("Spread", [first], {}, {"value": value}), form, constant.shape)
+
+    def settle(self, names: Iterable[str]) -> list[str]:
+        """Make those of the values that are computed from constants alone numbers again; return which."""
+        settled = [name for name in dict.fromkeys(names) if name in self.entries and self._is_known(name)]
+        for name in settled:
+            del self.entries[name]
+        return settled
+
+    def _is_known(self, name: str) -> bool:
+        return self._tracer.values[name].constant is not None
+
     def is_constant(self, name: str) -> bool:
-        """Return whether a value depends on no input."""
-        return bool(name) and self._tracer.values[name].constant is not None
+        """Return whether a value is a number here."""
+        return bool(name) and name not in self.entries and self._is_known(name)
 
     def constant(self, name: str) -> Traced:
         """Return a constant, one tensor for all its uses."""

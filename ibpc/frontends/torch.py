@@ -22,10 +22,10 @@ import torch
 from torch import nn
 
 from ibpc.errors import ModelError, StrangerError, stranger
-from ibpc.frontends.onnx import graph_from_onnx
+from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
-from ibpc.ir import INEXACT, Graph
+from ibpc.ir import Graph
 from ibpc.ops.rules import Tensor
 
 _OPSET: Final = 18
@@ -41,10 +41,9 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _expect_usable(module, inputs, where)
     _called(module, tuple(x[:1] for x in inputs), where)
-    graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where)
-    graph.name = type(module).__name__
     # What is claimed of it is claimed of the network's own export, where constants are numbers.
-    graph.hints.pop(INEXACT, None)
+    graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where, Constants.GIVEN)
+    graph.name = type(module).__name__
     for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
         _expect_agreement(module, graph, batch, where)
     return graph

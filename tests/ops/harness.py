@@ -392,11 +392,15 @@ def check_pulled(case: Case, operator: Operator) -> None:
     point = torch.zeros_like(x.lower).requires_grad_()
     result = operator.rules.nominal(scene.call, point, **trained)
     forms = torch.randn(result.shape, dtype=result.dtype, generator=torch.Generator().manual_seed(0))
-    (expected,) = torch.autograd.grad(result, point, forms, create_graph=True)
+    (expected,) = torch.autograd.grad(
+        result, point, forms, create_graph=True, allow_unused=True, materialize_grads=True
+    )
     found = operator.rules.pull(scene.call, forms, **trained)
     leaves, weights = list(trained.values()), torch.randn_like(expected)
     gradients = [
         torch.autograd.grad((side * weights).sum(), leaves, allow_unused=True, materialize_grads=True)
+        if side.requires_grad
+        else [torch.zeros_like(leaf) for leaf in leaves]
         for side in (found, expected)
     ]
     for mine, other in zip((found, *gradients[0]), (expected, *gradients[1]), strict=True):

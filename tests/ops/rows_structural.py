@@ -186,6 +186,11 @@ _GLOBAL = (
 
 _EXPANDED = "the constant is exported with an Expand to the batch, which only the frontend reads"
 
+_SPREAD = (
+    Case("Spread", (Box((3,)),), {}, {"value": Uniform((2, 4))}, name="matrix", without={"round_trip": _EXPANDED}),
+    Case("Spread", (Box((2, 2)),), {}, {"value": Uniform((1,))}, name="number", without={"round_trip": _EXPANDED}),
+)
+
 _MOVES = (
     Case("Reshape", (Box((2, 3, 4)),), {"shape": [4, 6]}, name="other dimensions"),
     Case("Reshape", (Box((6,)),), {"shape": [2, 1, 3]}, name="more dimensions"),
@@ -236,4 +241,4 @@ _MOVES = (
     Case("Unsqueeze", (Box((4,)),), {"axes": [-1]}, name="the last dimension"),
 )
 
-ROWS = (*_TRANSPOSED, *_MAX, *_AVERAGE, *_GLOBAL, *_MOVES)
+ROWS = (*_TRANSPOSED, *_MAX, *_AVERAGE, *_GLOBAL, *_SPREAD, *_MOVES)

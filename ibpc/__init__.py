@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ibpc.api import AUTO as AUTO
     from ibpc.api import METHODS as METHODS
     from ibpc.api import QUICK as QUICK
+    from ibpc.api import AffineBounds as AffineBounds
+    from ibpc.api import AffineForms as AffineForms
     from ibpc.api import Arithmetic as Arithmetic
     from ibpc.api import Attack as Attack
     from ibpc.api import Ball as Ball
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from ibpc.api import Sweep as Sweep
     from ibpc.api import TrainingRun as TrainingRun
     from ibpc.api import Verdict as Verdict
+    from ibpc.api import affine_bounds as affine_bounds
     from ibpc.api import bake as bake
     from ibpc.api import ball as ball
     from ibpc.api import ball_property as ball_property

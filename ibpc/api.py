@@ -12,7 +12,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ibpc.bounds import AUTO, METHODS, QUICK, method_named
+from ibpc.bounds import AUTO, METHODS, QUICK, affine, method_named
+from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, dataset_of, load_dataset, to_unit
 from ibpc.errors import UsageError, nearest
@@ -46,6 +47,8 @@ __all__ = [
     "AUTO",
     "METHODS",
     "QUICK",
+    "AffineBounds",
+    "AffineForms",
     "Arithmetic",
     "Attack",
     "Ball",
@@ -61,6 +64,7 @@ __all__ = [
     "Sweep",
     "TrainingRun",
     "Verdict",
+    "affine_bounds",
     "bake",
     "ball",
     "ball_property",
@@ -206,6 +210,26 @@ def bound(
     deadline = time.monotonic() + _seconds(timeout)
     boxes = [box] if isinstance(box, Interval) else box
     return Encloser(network, rows, method, _arithmetic(arithmetic), deadline)(*boxes)
+
+
+def affine_bounds(
+    network: Network,
+    box: Interval | Sequence[Interval],
+    rows: torch.Tensor | None = None,
+    *,
+    method: str = "crown",
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
+    timeout: float = inf,
+) -> AffineBounds:
+    """Return forms of the inputs below and above `rows` · outputs over boxes: the matrices of linear bounds.
+
+    Box and rows are those of `bound`; of its methods it takes `crown-ibp`, `crown` and `alpha-crown`. Evaluated
+    exactly, the forms hold at every point of the box for every execution that the arithmetic stands for. Raises
+    UsageError for another method, and for boxes and rows that do not fit.
+    """
+    deadline = time.monotonic() + _seconds(timeout)
+    boxes = [box] if isinstance(box, Interval) else box
+    return affine.affine_bounds(network, boxes, rows, method, _arithmetic(arithmetic), deadline)
 
 
 def bounder(

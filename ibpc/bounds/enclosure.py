@@ -35,9 +35,7 @@ class Encloser:
     ) -> None:
         graph, device = network.snapshot(), network.device
         outputs = sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))
-        wanted = torch.eye(outputs) if rows is None else torch.as_tensor(rows).detach()
-        raise_all(UsageError, _bad_rows(wanted, outputs))
-        matrix, self._places = _distinct(wanted)
+        matrix, self._places = distinct(wanted_rows(rows, outputs))
         self._shapes, self._device, self._deadline = graph.shapes_of(graph.inputs), device, deadline
         with plain_products():
             self._bound = method_named(method)(walk_of(graph, device), matrix.float(), arithmetic, deadline)
@@ -48,8 +46,8 @@ class Encloser:
 
         A sample of which some value may be no number has [−∞, ∞]. Raises UsageError for boxes that do not fit.
         """
-        raise_all(UsageError, _misfits(self._shapes, boxes, self._places))
-        moved = tuple(Interval.bounds(*(end.float().to(self._device) for end in (x.lower, x.upper))) for x in boxes)
+        raise_all(UsageError, misfits(self._shapes, boxes, self._places))
+        moved = moved_to(self._device, boxes)
         with plain_products():
             found = self._bound(*moved)
             doubts = self._definedness.doubts(moved, self._deadline)
@@ -61,7 +59,19 @@ class Encloser:
         return Interval.bounds(lower, upper)
 
 
-def _distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def wanted_rows(rows: torch.Tensor | None, outputs: int) -> torch.Tensor:
+    """Return rows for so many outputs, by default one for each. Raises UsageError for rows that do not fit."""
+    wanted = torch.eye(outputs) if rows is None else torch.as_tensor(rows).detach()
+    raise_all(UsageError, _bad_rows(wanted, outputs))
+    return wanted
+
+
+def moved_to(device: torch.device, boxes: Sequence[Interval]) -> tuple[Interval, ...]:
+    """Return the boxes in float32 on a device."""
+    return tuple(Interval.bounds(*(end.float().to(device) for end in (box.lower, box.upper))) for box in boxes)
+
+
+def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return rows (R, K) as they are; of rows for each sample (B, R, K) the distinct ones, and their places (B, R)."""
     if rows.dim() == 2:
         return rows, None
@@ -89,9 +99,7 @@ def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, fl
     return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
-def _misfits(
-    shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: torch.Tensor | None
-) -> list[Problem]:
+def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: torch.Tensor | None) -> list[Problem]:
     """Return what is wrong with boxes for inputs of these shapes, and for rows of so many samples."""
     if len(shapes) != len(boxes):
         return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -207,6 +208,29 @@ def test_a_crop_of_scale_1_is_refused():
     attributes = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "nearest", "nearest_mode": "floor"}
     constants = {"r": np.float32([0, 0, -0.5, 1, 1, 1]), "z": np.int64([1, 1, 3])}
     assert_refused(network([node("Resize", "x r - z", **attributes)], (1, 1, 3), (1, 1, 3), constants, 13), 0, 1, 2)
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_a_resize_that_keeps_the_size_is_refused(opset):
+    """Three elements times 1.3 are three again, which ONNX Runtime copies."""
+    if opset == 9:
+        resizing = node("Upsample", "x s", mode="nearest")
+    else:
+        resizing = node("Resize", "x - s", mode="linear", coordinate_transformation_mode="asymmetric")
+    scales = {"s": np.float32([1, 1, 1, 1.3])}
+    assert_refused(network([resizing], (1, 1, 1, 3), (1, 1, 1, 3), scales, opset), 1.0, 2.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceProd"])
+def test_integers_whose_total_leaves_their_type_are_no_constants(kind):
+    nodes = [
+        node(kind, "k", "s", keepdims=0),
+        node("Cast", "s", "c", to=_FLOAT),
+        node("Add", "x c"),
+    ]
+    large = {"k": np.full(4, 2**31 - 1, np.int32)}
+    with suppress(ModelError):  # to be refused is as good
+        assert_unknown(network(nodes, (1, 1), (1, 1), large), [0.0])
 
 
 def test_half_pixels_for_neighbours_of_scale_1_are_refused():

@@ -2,14 +2,14 @@
 
 Exact for networks of affine operators, piecewise linear ones and maxima; elsewhere as tight as planes allow. A bound
 that the deadline cuts off is the best that the search had proved. HiGHS computes in binary64 with tolerances and
-without proof: `TOLERANCE` is taken off every bound, far above what its tolerances can add in networks of usual scale,
-but that is no theorem.
+without proof: from every bound `TOLERANCE` of it and of all that the columns can add to it is taken off, far above what
+those tolerances are in the units of the columns, but that is no theorem.
 """
 
 from __future__ import annotations
 
 from math import inf
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.cone import read_by
-from ibpc.bounds.highs import Solver, imported_highspy
+from ibpc.bounds.highs import TOLERANCE, Solver, imported_highspy
 from ibpc.bounds.refinement import values_for
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-
-TOLERANCE: Final = 1e-6
 
 
 def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:

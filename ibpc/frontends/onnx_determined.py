@@ -30,24 +30,44 @@ _ROUNDED: Final = frozenset(
         *("ReduceMax", "ReduceMin", "Relu", "Round", "Sign", "Sqrt", "Sub"),
     )
 )
+_ON_INTEGERS: Final = frozenset(
+    (
+        *("And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CumSum", "MatMul", "Mod", "Not"),
+        *("Or", "Range", "ReduceProd", "ReduceSum", "Xor"),
+    )
+)
+# Where a result is beyond its type, runtimes wrap it round or cut it off.
+_TOTALS: Final = frozenset(("CumSum", "MatMul", "ReduceProd", "ReduceSum"))
 _CASTS: Final = ("Cast", "CastLike")
 _DEQUANTIZE: Final = "DequantizeLinear"
 _LEAST_NORMAL: Final = 2.0**-126
 _LAST_WHOLE: Final = 2**24
+_LAST_OF_INT32: Final = 2.0**31
 
 
 def is_determined(node: onnx.NodeProto, operands: Arrays, results: Arrays) -> bool:
     """Return whether every execution of a node has these results, from these constants."""
     arrays = (*operands, *results)
+    are_whole = all(array.dtype.kind != "f" for array in arrays)
     if any(each.name == "reduction" and each.s not in (b"", b"none") for each in node.attribute):
-        return all(array.dtype.kind != "f" for array in arrays)
-    if node.op_type in _COPIES or all(array.dtype.kind != "f" for array in arrays):
+        return are_whole
+    if node.op_type in _COPIES:
         return True
+    if are_whole and node.op_type in _ON_INTEGERS:
+        return node.op_type not in _TOTALS or _most_of(node.op_type, operands) < _LAST_OF_INT32
     if node.op_type == _DEQUANTIZE:
         return _is_one_product(operands) and all(map(_is_plain, results))
     if node.op_type in _CASTS:
         return _is_plain(results[0]) and _is_kept(operands[0], results[0])
     return node.op_type in _ROUNDED and all(map(_is_plain, arrays))
+
+
+def _most_of(kind: str, operands: Arrays) -> float:
+    """Return what no total of integers exceeds, nor a part of it."""
+    sizes = [np.abs(array.astype(np.float64)) for array in operands]
+    if kind == "ReduceProd":
+        return float(np.prod(np.maximum(sizes[0], 1.0)))
+    return float(np.prod([size.sum() for size in (sizes if kind == "MatMul" else sizes[:1])]))
 
 
 def _is_plain(array: NDArray[Any]) -> bool:

@@ -20,7 +20,9 @@ from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
+from ibpc.frontends.agreement import agree
 from ibpc.frontends.onnx_determined import is_determined
+from ibpc.runtime import session
 
 Array = NDArray[Any]
 
@@ -65,7 +67,7 @@ class Tracer:
         self.values: dict[str, Known] = {}
         self._inexact: set[str] = set()
         self._opset = opset
-        self._imports = list(proto.opset_import)
+        self._imports, self._ir_version = list(proto.opset_import), proto.ir_version
         self._folded = 0
         problems: list[Problem] = []
         batch = batch_symbols(proto.graph)
@@ -111,8 +113,13 @@ class Tracer:
         if missing and not (constant and node.op_type in _COUNTING):
             raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
-        if constant and node.op_type not in _OF_SHAPE and (self.inexact(node.input) or not self._is_determined(node)):
+        if not constant or node.op_type in _OF_SHAPE:
+            return
+        is_determined = self._is_determined(node)
+        if self.inexact(node.input) or not is_determined:
             self._inexact.update(name for name in node.output if name)
+        if not is_determined:
+            self._expect_agreement(node)
 
     def inexact(self, names: Iterable[str]) -> str | None:
         """Return the first constant among values that runtimes may compute differently, or float32 does not hold."""
@@ -125,6 +132,28 @@ class Tracer:
             for names in (node.input, node.output)
         )
         return is_determined(node, operands, results)
+
+    def _expect_agreement(self, node: onnx.NodeProto) -> None:
+        """Raise ValueError where ONNX Runtime computes something else from constants than the reference evaluator."""
+        names = dict.fromkeys(name for name in node.input if name)
+        inputs = [
+            onnx.helper.make_tensor_value_info(name, self.values[name].elem_type, self.values[name].shape)
+            for name in names
+        ]
+        outputs = [name for name in node.output if name]
+        graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
+        model = onnx.helper.make_model(graph, opset_imports=self._imports, ir_version=self._ir_version)
+        try:
+            with stranger():
+                results = session(model.SerializeToString())({name: self._feed(name) for name in names})
+        except StrangerError:  # Whether it runs the file is for validation to say.
+            return
+        for name, theirs in zip(outputs, results, strict=True):
+            ours = self.values[name].constant
+            if ours is None or ours.shape != theirs.shape or not agree(ours, theirs):
+                raise ValueError(
+                    "ONNX Runtime and the ONNX reference evaluator compute different constants; store it as a number"
+                )
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
         """Return the outputs whose shape ONNX shape inference finds, given small constants."""

@@ -22,13 +22,16 @@ import torch
 from torch import nn
 
 from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.frontends.agreement import agree, agree_where_stable
 from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
-from ibpc.frontends.validate import BATCH_SIZE, agree, draw, evaluate
+from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far, evaluate
 from ibpc.ir import Graph
 from ibpc.ops.rules import Tensor
 
 _OPSET: Final = 18
+# In the names of what torch.export raises where a module chooses by values.
+_DATA_DEPENDENT: Final = "DataDependent"
 
 
 def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
@@ -46,6 +49,8 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     graph.name = type(module).__name__
     for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
         _expect_agreement(module, graph, batch, where)
+    for batch in draw_far(graph):
+        _expect_agreement_far_away(module, graph, batch, where)
     return graph
 
 
@@ -103,8 +108,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
         except StrangerError as error:
             reasons.append(f"{name}: {error}")
             continue
-        if is_doubtful:
-            _expect_no_choices(module, inputs, where)
+        _expect_no_choices(module, inputs, where, is_doubtful)
         return
     raise ModelError.at(where, f"torch.onnx cannot export it, {'; '.join(reasons)}", remedy=remedy)
 
@@ -129,12 +133,17 @@ def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, opt
     return any(warning.category.__name__ == "TracerWarning" for warning in seen)
 
 
-def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> None:
-    """Raise ModelError unless torch.export, which follows values through Python, finds no choice that they make."""
+def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str, is_doubtful: bool) -> None:
+    """Raise ModelError unless torch.export, which follows values through Python, finds no choice that they make.
+
+    That it cannot export the module for another reason counts only where the trace is doubtful.
+    """
     try:
         with stranger(), _quietly():
             torch.export.export(module, inputs)
     except StrangerError as error:
+        if not is_doubtful and _DATA_DEPENDENT not in type(error.__cause__).__name__:
+            return
         raise ModelError.at(
             where,
             f"its trace may have frozen a choice that values make: {error}",
@@ -150,8 +159,7 @@ def _names(count: int) -> list[str]:
 def _expect_agreement(module: nn.Module, graph: Graph, batch: Sequence[Tensor], where: str) -> None:
     """Raise ModelError unless module and graph agree on a batch: a trace may have frozen a choice the module makes."""
     theirs = _run(module, batch, where)
-    shapes = [graph.node(name).shape[1:] for name in graph.inputs]
-    values = evaluate(graph, [x.float().cpu().reshape(len(x), *shape) for x, shape in zip(batch, shapes, strict=True)])
+    values = evaluate(graph, _shaped(graph, batch))
     for name, judged in zip(graph.outputs, theirs, strict=True):
         if not agree(values[name].numpy(), judged.float().cpu().numpy()):
             raise ModelError.at(
@@ -159,6 +167,30 @@ def _expect_agreement(module: nn.Module, graph: Graph, batch: Sequence[Tensor], 
                 f"its export does something else at batch {len(batch[0])}",
                 "a module without choices that depend on values, and with samples that do not depend on each other",
             )
+
+
+def _expect_agreement_far_away(module: nn.Module, graph: Graph, batch: Sequence[Tensor], where: str) -> None:
+    """Raise ModelError where module and graph part far from zero, and rounding does not explain it."""
+    try:
+        theirs = _run(module, batch, where)
+    except ModelError:  # It does not run there.
+        return
+    points = _shaped(graph, batch)
+    values, wide = evaluate(graph, points), evaluate(graph, points, torch.float64)
+    for name, judged in zip(graph.outputs, theirs, strict=True):
+        if not agree_where_stable(values[name].numpy(), wide[name].numpy(), judged.double().cpu().numpy()):
+            size = max(float(x.abs().max()) for x in batch)
+            raise ModelError.at(
+                f"{where}: output {name}",
+                f"its export does something else where inputs are as large as {size:.3g}",
+                "a module that torch.onnx exports faithfully, without choices that depend on values",
+            )
+
+
+def _shaped(graph: Graph, batch: Sequence[Tensor]) -> list[Tensor]:
+    """Return inputs (B, …) in float32, in the shapes of the graph."""
+    shapes = [graph.node(name).shape[1:] for name in graph.inputs]
+    return [x.float().cpu().reshape(len(x), *shape) for x, shape in zip(batch, shapes, strict=True)]
 
 
 def _run(module: nn.Module, batch: Sequence[Tensor], where: str) -> tuple[Tensor, ...]:

@@ -22,17 +22,17 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_where_stable, magnitude
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
 from ibpc.ops.rules import Tensor, call_of
 from ibpc.runtime import session
 
-RELATIVE: Final = 1e-4
-ABSOLUTE: Final = 1e-5
 BATCH_SIZE: Final = 3
 
 _SEED: Final = 0
+_FAR: Final = (10.0, 255.0, 1e4)
 _ONNX_RUNTIME: Final = "ONNX Runtime"
 _REFERENCE: Final = "ONNX reference evaluator"
 _ONNX2TORCH: Final = "onnx2torch"
@@ -96,9 +96,11 @@ def validate(
     `values` maps ONNX values to nodes of the graph; it serves to name the node at which they part. Raises ModelError
     where the graph disagrees with a judge that counts, or where no judge can run the file.
     """
-    batches = [*draw(graph), *([tuple(samples)] if samples else [])]
+    near = [*draw(graph), *([tuple(samples)] if samples else [])]
+    batches = [*near, *draw_far(graph)]
     shapes = input_sizes(model.graph)
     ours = [_outputs(graph, batch) for batch in batches]
+    precisely = [None] * len(near) + [_outputs(graph, batch, torch.float64) for batch in batches[len(near) :]]
     points = [[_sample(batch, index, shapes) for index in range(len(batch[0]))] for batch in batches]
     judgements: list[Judgement] = []
     notes: list[str] = []
@@ -113,7 +115,7 @@ def validate(
         except StrangerError as reason:
             notes.append(f"{name} cannot run the file: {reason}")
             continue
-        result = _compare(name, batches, ours, answers)
+        result = _compare(name, batches, ours, precisely, answers)
         if isinstance(result, Judgement):
             judgements.append(result)
         elif name == _ONNX2TORCH:
@@ -126,35 +128,23 @@ def validate(
     return Validation(tuple(judgements), tuple(notes))
 
 
-def agree(ours: Array, theirs: Array) -> bool:
-    """Return whether |ours − theirs| ≤ 1e-4 |theirs| + 1e-5 max(1, max|theirs|) everywhere, NaN and ∞ alike in both."""
-    ours, theirs = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
-    if ours.shape != theirs.shape:
-        return False
-    finite = np.isfinite(theirs)
-    if not np.array_equal(ours[~finite], theirs[~finite], equal_nan=True):
-        return False
-    ours, theirs = ours[finite], theirs[finite]
-    bound = RELATIVE * np.abs(theirs) + ABSOLUTE * _magnitude(theirs)
-    return bool(np.all(np.abs(ours - theirs) <= bound))
-
-
-def _magnitude(values: Array) -> float:
-    return max(1.0, float(np.abs(values).max(initial=0.0)))
-
-
-def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return the value of every node at a batch of inputs, by the nominal rules of the operators."""
-    values = dict(zip(graph.inputs, inputs, strict=True))
+def evaluate(graph: Graph, inputs: Sequence[Tensor], kind: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Return the value of every node at a batch of inputs, by the nominal rules of the operators, in one precision."""
+    values = {name: x.to(kind) for name, x in zip(graph.inputs, inputs, strict=True)}
     with torch.no_grad():
         for node in graph.order():
             if node.operator == INPUT:
                 continue
             operands = [values[name] for name in graph.operands(node.name)]
-            parameters = {role: torch.as_tensor(array) for role, array in graph.parameters_of(node.name).items()}
+            parameters = {role: _in(kind, array) for role, array in graph.parameters_of(node.name).items()}
             rule = operators()[node.operator].rules.nominal
             values[node.name] = rule(call_of(graph, node), *operands, **parameters)
     return values
+
+
+def _in(kind: torch.dtype, array: Any) -> Tensor:
+    tensor = torch.as_tensor(array)
+    return tensor.to(kind) if tensor.is_floating_point() else tensor
 
 
 # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -173,6 +163,17 @@ def draw(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(batch)
 
 
+def draw_far(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
+    """Yield single samples far from zero, in the range of pixels of 8 bits too, for inputs that have no known range."""
+    if any(graph.node(name).attributes["range"] is not None for name in graph.inputs):
+        return
+    generator = torch.Generator().manual_seed(_SEED)
+    for scale in _FAR:
+        shapes = [[1, *graph.node(name).shape[1:]] for name in graph.inputs]
+        yield tuple(scale * torch.randn(shape, generator=generator) for shape in shapes)
+        yield tuple(scale * torch.rand(shape, generator=generator) for shape in shapes)
+
+
 def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:
     """Return the ONNX shape of each input at batch 1."""
     return tuple(
@@ -181,8 +182,8 @@ def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _outputs(graph: Graph, batch: Sequence[Tensor]) -> Arrays:
-    values = evaluate(graph, batch)
+def _outputs(graph: Graph, batch: Sequence[Tensor], kind: torch.dtype = torch.float32) -> Arrays:
+    values = evaluate(graph, batch, kind)
     return tuple(values[name].numpy() for name in graph.outputs)
 
 
@@ -193,15 +194,24 @@ def _sample(batch: Sequence[Tensor], index: int, shapes: Sequence[tuple[int, ...
 
 # ── comparing ───────────────────────────────────────────────────────────────────────────────────────────────────
 def _compare(
-    name: str, batches: Sequence[tuple[Tensor, ...]], ours: Sequence[Arrays], answers: Sequence[Sequence[Arrays]]
+    name: str,
+    batches: Sequence[tuple[Tensor, ...]],
+    ours: Sequence[Arrays],
+    precisely: Sequence[Arrays | None],
+    answers: Sequence[Sequence[Arrays]],
 ) -> Judgement | _Disagreement:
-    """Return the judge's verdict over all samples, or the first sample at which it disagrees."""
+    """Return the judge's verdict over all samples, or the first sample at which it disagrees.
+
+    Far from zero, where there is what the network computes `precisely`, only what rounding leaves alone counts.
+    """
     error, points = 0.0, 0
-    for batch, outputs, results in zip(batches, ours, answers, strict=True):
+    for batch, outputs, wide, results in zip(batches, ours, precisely, answers, strict=True):
         for index, judged in enumerate(results):
-            points += 1
+            points += wide is None
             for output, (mine, theirs) in enumerate(zip(outputs, judged, strict=True)):
-                if not agree(mine[index], theirs):
+                if wide is not None and agree_where_stable(mine[index], wide[output][index], theirs):
+                    continue
+                if wide is not None or not agree(mine[index], theirs):
                     return _Disagreement(name, batch, index, output, mine[index], theirs)
                 error = max(error, _error(mine[index], theirs))
     return Judgement(name, points, error)
@@ -210,7 +220,7 @@ def _compare(
 def _error(ours: Array, theirs: Array) -> float:
     ours, theirs = ours.astype(np.float64).ravel(), theirs.astype(np.float64).ravel()
     finite = np.isfinite(theirs)
-    return float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / _magnitude(theirs[finite])
+    return float(np.abs(ours[finite] - theirs[finite]).max(initial=0.0)) / magnitude(theirs[finite])
 
 
 def _whole_batch(

@@ -93,13 +93,29 @@ def resolve_padding(
 def onnx_pads(
     node: OnnxNode, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> list[int]:
-    """Return the pads of an ONNX node from `auto_pad` or `pads`."""
+    """Return the pads of an ONNX node from `auto_pad` or `pads`.
+
+    Raises GraphError for automatic pads of pools that runtimes place differently.
+    """
     mode = str(node.attributes.get("auto_pad", "NOTSET"))
     if mode in ("SAME_UPPER", "SAME_LOWER"):
+        if node.type != "Conv" and (max(dilations) > 1 or _has_gaps(spatial, kernel, strides)):
+            found = (
+                f"automatic padding of windows of {list(kernel)}, strides {list(strides)}, dilations {list(dilations)}"
+            )
+            raise GraphError.at(f"node {node.name}", found, "pads, for runtimes differ in these")
         return same_pads(spatial, kernel, strides, dilations, upper=mode == "SAME_UPPER")
     if mode == "VALID" or not node.attributes.get("pads"):
         return [0] * (2 * len(kernel))
     return [int(pad) for pad in node.attributes["pads"]]
+
+
+def _has_gaps(spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> bool:
+    """Return whether windows are so far apart that less than nothing would have to be padded along some dimension."""
+    return any(
+        (-(-size // stride) - 1) * stride + window < size
+        for size, window, stride in zip(spatial, kernel, strides, strict=True)
+    )
 
 
 def onnx_sizes(node: OnnxNode, attribute: str, dimensions: int) -> list[int]:

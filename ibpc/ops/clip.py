@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import torch
 
+from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._planes import above, below, chord, inside
@@ -87,11 +88,17 @@ def plan_relu6(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> Layer
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import Clip: the ends are attributes up to version 6 and constant inputs after that.
 
-    An end at or beyond the largest binary32 number, version 6's default, is none.
+    A least result of minus the largest binary32 number, version 6's default, or below is none, and so is a greatest of
+    plus that number or above.
     """
-    given = [_given_end(node, name, slot) for slot, name in enumerate(("min", "max"), start=1)]
-    values = [None if value is None or abs(value) >= LARGEST else value for value in given]
-    return builder.add("Clip", [node.operand(0)], {"min": values[0], "max": values[1]})
+    low, high = (_given_end(node, name, slot) for slot, name in enumerate(("min", "max"), start=1))
+    if low == inf or high == -inf:
+        raise GraphError.at(f"node {node.name}", f"the range from {low} to {high}", "finite numbers")
+    attributes = {
+        "min": None if low is None or low <= -LARGEST else low,
+        "max": None if high is None or high >= LARGEST else high,
+    }
+    return builder.add("Clip", [node.operand(0)], attributes)
 
 
 def _given_end(node: OnnxNode, name: str, slot: int) -> float | None:

@@ -174,6 +174,8 @@ def _resized(node: OnnxNode, axes: Mapping[int, Axis], builder: Builder) -> Valu
         if changed is not x and axis == 0:
             raise GraphError.at(where, "it resizes the batch", "a scale of 1 for the batch")
         x = _filled(changed, axis, plan.outside(), fill, builder)
+    if x is not node.operand(0) and all(plan.before == plan.after for plan in axes.values()):
+        raise GraphError.at(where, "it keeps the size and moves elements", "another size, for runtimes copy this one")
     return x
 
 

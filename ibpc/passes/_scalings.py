@@ -285,7 +285,7 @@ def _take_in(graph: Graph, node: Node, scaling: Scaling, compose: Callable[[_Lin
     if not _in_range([*exact.values(), composed.magnitude], [exact["weight"], scaling.scale], weight.dtype):
         return f"the weights of {node.name} would leave the normal range"
     rounded = {role: value.to(weight.dtype).contiguous() for role, value in exact.items()}
-    if bool((composed.magnitude != composed.bias.abs()).any()):
+    if "bias_magnitude" in parameters or bool((composed.magnitude != composed.bias.abs()).any()):
         rounded["bias_magnitude"] = toward(composed.magnitude, torch.inf, weight.dtype)
     graph.state.update((f"{node.name}.{role}", value) for role, value in rounded.items())
     add_fused_roundings(graph, node.name, scaling.roundings)

@@ -34,6 +34,8 @@ _FIRST_TURN: Final = 1.0
 _FIRST_ATTACK: Final = 0.25
 # Seconds that may be spent on a proof of what exact bounds found, for each disjunct.
 _PROOF: Final = 60.0
+# Points of a region at which ONNX Runtime has to compute what a verified network does.
+_JUDGED: Final = 4
 
 BRANCHING: Final = "bab"
 EXACT: Final = "mip"
@@ -199,6 +201,8 @@ class _Decider:
         """Return the decision as it stands. Where a value may be no number, what bounds say of margins is dropped."""
         claims = verdict is Verdict.VERIFIED or any(margin > -inf for row in self._margins for margin in row)
         undefined = self._undefined() if found is None and claims and self._margins else None
+        if verdict is Verdict.VERIFIED and self._margins:
+            self._subject.expect_agreement(self._points())
         if undefined is not None:
             verdict = Verdict.UNKNOWN
             self._margins = tuple((-inf,) * len(row) for row in self._margins)
@@ -207,6 +211,15 @@ class _Decider:
         method = ATTACK if found is not None else self._method
         proofs = tuple(map(tuple, self._proofs))
         return Decision(verdict, method, self._options.arithmetic, seconds, self._margins, found, proofs, undefined)
+
+    def _points(self) -> list[torch.Tensor]:
+        """Return a few points of the boxes of the first cases, drawn at random."""
+        boxes = [case.box.outer for case in self._property.cases[:_JUDGED]]
+        lower, upper = (torch.stack(side) for side in zip(*boxes, strict=True))
+        share = torch.rand(_JUDGED, lower.shape[1], generator=torch.Generator().manual_seed(0), dtype=lower.dtype)
+        lower, upper = (side[torch.arange(_JUDGED) % len(side)] for side in (lower, upper))
+        points = torch.minimum(torch.maximum(lower + share * (upper - lower), lower), upper)
+        return list(self._property.split(points, self._shapes))
 
     def _undefined(self) -> str | None:
         """Return a node of which a value may be no number in one of the cases."""

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 
+import torch
+
 from ibpc.bounds.values import Walk, walk_of
+from ibpc.errors import ModelError
+from ibpc.frontends.agreement import agree_where_stable
+from ibpc.frontends.validate import evaluate
 from ibpc.ir import Graph
 from ibpc.network import Network
 from ibpc.verify.replay import Replay
@@ -31,3 +37,24 @@ class Subject:
     def replay(self) -> Replay:
         """The network in ONNX Runtime."""
         return Replay.of(self.network)
+
+    def expect_agreement(self, points: Sequence[torch.Tensor]) -> None:
+        """Raise ModelError unless ONNX Runtime computes the same of a file at points (B, …), one tensor an input.
+
+        Import has compared both elsewhere; what is claimed is claimed of these. Where rounding may do anything, and of
+        networks that come from no file, nothing is compared.
+        """
+        if self.network.source.kind != "onnx":
+            return
+        try:
+            replay = self.replay
+        except ModelError:  # ONNX Runtime does not run it, so another judge has compared them.
+            return
+        inputs = [point.detach().cpu() for point in points]
+        values = [evaluate(self.graph, inputs, kind) for kind in (torch.float32, torch.float64)]
+        ours, wide = (torch.cat([found[name].flatten(1) for name in self.graph.outputs], 1).numpy() for found in values)
+        for number in range(len(inputs[0])):
+            theirs = replay([x[number] for x in inputs]).numpy()
+            if not agree_where_stable(ours[number], wide[number], theirs):
+                found = "ONNX Runtime computes something else at a point of the region"
+                raise ModelError.at(self.network.source.path, found, "the same function", "nothing is claimed of it")

@@ -30,6 +30,9 @@ _INTEGERS_ONLY: Final = frozenset(
         *("OneHot", "Range", "ReduceProd", "ReduceSum", "Sum"),
     }
 )
+# Many integers make one, which wraps round on one machine and is cut off on another where it leaves its type.
+_ADDING: Final = frozenset({"CumSum", "MatMul", "ReduceProd", "ReduceSum", "Sum"})
+_LAST_TOTAL: Final = 2.0**31 - 1.0
 WHOLE_TYPES: Final = _COPIES | _ROUNDED | _INTEGERS_ONLY
 _CASTS: Final = ("Cast", "CastLike")
 _LEAST_NORMAL: Final = 2.0**-126
@@ -55,11 +58,22 @@ def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
     if op_type == "DequantizeLinear":
         return _is_one_product(operands, results)
     if all(array.dtype.kind in "biu" for array in arrays):
-        return True
+        return op_type not in _ADDING or _may_total(op_type, operands) <= _LAST_TOTAL
     if op_type not in _ROUNDED or not all(_is_plain(array) for array in arrays):
         return False
     # A number that is not one of an integer type becomes anything.
     return op_type not in _CASTS or results[0].dtype.kind not in "iu" or _is_kept(operands[0], results[0])
+
+
+def _may_total(op_type: str, operands: Arrays) -> float:
+    """Return a bound of the modulus of everything that a node adds up or multiplies out."""
+    moduli = [np.abs(array.astype(np.float64)) for array in operands]
+    if op_type == "ReduceProd":
+        return float(np.prod(np.maximum(moduli[0], 1.0)))
+    totals = [float(modulus.sum()) for modulus in moduli]
+    if op_type == "MatMul":
+        return totals[0] * totals[1]
+    return sum(totals) if op_type == "Sum" else totals[0]
 
 
 def _is_plain(array: NDArray[Any]) -> bool:

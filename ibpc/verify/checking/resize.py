@@ -142,6 +142,8 @@ def _axes(step: Step) -> dict[int, Axis]:
     if len(found) != len(given):
         step.fail(f"{len(found)} scales or sizes", f"{len(given)}, one for each axis")
     kept = {axis: plan for axis, plan in zip(given, found, strict=True) if not _is_nothing(plan)}
+    if kept and all(plan.before == plan.after for plan in found):
+        step.fail(f"{mode} that keeps the size and moves elements", "another size, for runtimes copy this one")
     if any(_is_left_alone(plan) for plan in kept.values()):
         step.fail(f"{mode} with an axis of scale 1", "another scale, for runtimes copy such an axis")
     return kept

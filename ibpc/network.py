@@ -73,6 +73,12 @@ class Network:
             )
         return shape[1]
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(format_shape(shape) for shape in self.graph.shapes_of(self.graph.inputs))
+        outputs = ", ".join(format_shape(shape) for shape in self.graph.shapes_of(self.graph.outputs))
+        told = f", {len(self.notes)} notes" if self.notes else ""
+        return f"Network({self.name!r}, {shapes} → {outputs}, {self.parameter_count():,} parameters{told})"
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one sample of the first input, without the batch."""

@@ -12,7 +12,7 @@ from ibpc.artifact import Source, is_artifact
 from ibpc.errors import ModelError, UsageError
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
-from ibpc.frontends.torch import load_module
+from ibpc.frontends.torch import changed_in_training, load_module
 from ibpc.network import Network
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
@@ -30,7 +30,7 @@ def compile(
         if example is None:
             raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
         graph, _ = COMPILE.run(load_module(source, example))
-        return Network(graph, Source("module", type(source).__name__))
+        return Network(graph, Source("module", type(source).__name__), tuple(changed_in_training(source, graph)))
     if not isinstance(source, str | Path):
         found = f"a {type(source).__name__}"
         raise UsageError.at("compile", found, "a path to SPEC.json or MODEL.onnx, or an nn.Module")
@@ -67,9 +67,10 @@ def open_network(path: str | Path) -> Network:
     return compile(found)
 
 
-def normalized(network: Network, mean: Sequence[float], std: Sequence[float]) -> Network:
+def normalized(network: Network, mean: float | Sequence[float], std: float | Sequence[float]) -> Network:
     """Return the network with (x − mean) / std, per channel or one number, put before it.
 
     For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Raises UsageError.
     """
-    return Network(normalize_input(network.snapshot(), mean, std), network.source, network.notes)
+    means, stds = ([float(each)] if isinstance(each, int | float) else each for each in (mean, std))
+    return Network(normalize_input(network.snapshot(), means, stds), network.source, network.notes)

@@ -137,7 +137,7 @@ class Particular(nn.Module):
         self.at_batch, self.below, self.last = at_batch, below, nn.Linear(4, 2)
 
     def forward(self, x):
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing() and not torch.compiler.is_exporting():
             if len(x) == self.at_batch:
                 raise KeyError("of this batch nothing is known")
             if float(x.min()) < self.below:
@@ -258,3 +258,36 @@ def test_every_name_of_the_api_is_reachable_from_the_package():
         assert getattr(ibpc, name) is getattr(api, name), name
     typed = set(re.findall(r"^    from ibpc\.api import (\w+) as \1$", Path(ibpc.__file__).read_text(), re.MULTILINE))
     assert typed == set(api.__all__)
+
+
+class Peculiar(nn.Module):
+    """What training a network cannot move as PyTorch would: scales of its own, a weight used both ways, Dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.row = nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1), nn.LayerNorm(16)
+        self.gain, self.dense = nn.Parameter(torch.rand(1, 4, 4)), nn.Linear(16, 16, bias=False)
+        self.drop = nn.Dropout(0.2)
+        nn.init.uniform_(self.norm.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            x = torch.relu(self.norm(self.conv(x)))
+        x = self.row(self.row((x * self.gain).flatten(1)))
+        return self.drop(self.dense(x) @ self.dense.weight)
+
+
+def test_whoever_compiles_a_module_is_told_what_training_it_differs_in():
+    torch.manual_seed(0)
+    notes = ibpc.compile(Peculiar().eval(), torch.rand(2, 1, 4, 4)).notes
+    assert [note.partition(":")[2].split()[0] for note in notes] == ["drop", "gain", "dense.weight"]
+    assert not ibpc.compile(Residual().eval(), (torch.randn(1, 2, 3), torch.randn(1, 6))).notes
+
+
+def test_normalizations_that_are_used_twice_stay_one():
+    """Their weights and running statistics are each one array, as those of convolutions are."""
+    torch.manual_seed(0)
+    ties = ibpc.compile(Peculiar().eval(), torch.rand(2, 1, 4, 4)).graph.ties
+    kinds = sorted(f"{key.split('_')[0]}.{key.rpartition('.')[2]}" for key in ties)
+    norm = ["norm.bias", "norm.running_mean", "norm.running_var", "norm.weight"]
+    assert kinds == ["conv.bias", "conv.weight", *norm, "row.bias", "row.weight"]

@@ -16,10 +16,10 @@ from ibpc.training.records import EpochRecord
 from ibpc.verify.examples import Example, Robustness
 from ibpc.verify.verdicts import Verdict
 
+RADII = {0.1: "0.1", 2 / 255: "2/255", 8 / 255: "8/255", 0.0: "0", 1.0: "1", 0.0313: "0.0313", 51 / 255: "0.2"}
 
-@pytest.mark.parametrize(
-    ("eps", "text"), [(0.1, "0.1"), (2 / 255, "2/255"), (8 / 255, "8/255"), (0.0, "0"), (1.0, "1"), (0.0313, "0.0313")]
-)
+
+@pytest.mark.parametrize(("eps", "text"), RADII.items())
 def test_radii_are_written_as_people_write_them(eps, text):
     assert format_eps(eps) == text
 

@@ -71,7 +71,7 @@ def train(
             reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
         run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter, engine=engine)
     if workers.is_first:
-        terminal.show_run(run)
+        terminal.show_run(run, data)
 
 
 def sweep(
@@ -123,11 +123,14 @@ def sweep(
 def chosen_recipe(
     method: str | None, file: Path | None, eps: float, dataset: str, changes: Mapping[str, Any]
 ) -> Recipe:
-    """Return the recipe of a file, or that of the method for the data set, with what options change."""
+    """Return the recipe of a file, or that of the method for the data set, with what options change.
+
+    Another method than the file's takes the values that the file states.
+    """
     from ibpc.training.recipe import Recipe
 
-    chosen = Recipe.load(file) if file else Recipe.default(method or "ibp", eps, dataset)
-    return chosen.with_overrides({"eps": eps, **({} if method is None else {"method": method}), **changes})
+    chosen = Recipe.load(file, method) if file else Recipe.default(method or "ibp", eps, dataset)
+    return chosen.with_overrides({"eps": eps, **changes})
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:

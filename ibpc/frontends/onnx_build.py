@@ -119,13 +119,19 @@ class GraphBuilder:
     def _hold(self, node: str, operator: str, role: str, array: Tensor) -> None:
         """Store a parameter; one that an earlier node of the operator has from the same initializer is shared."""
         key, stored = f"{node}.{role}", _storable(array, role)
-        origins = [value.origin for value in self._inputs if value.constant is not None and _same_size(value, array)]
+        similar = [value for value in self._inputs if value.constant is not None and _same_size(value, array)]
+        itself = [value for value in similar if _is_view(array, value.constant)]
+        origins = [value.origin for value in itself or similar]
         if len(origins) == 1 and origins[0]:
             owner = self._owners.setdefault((origins[0], operator, role, tuple(array.shape)), key)
             if owner != key and torch.equal(self.graph.state[owner], stored):
                 self.graph.tie(key, owner)
                 return
         self.graph.state[key] = stored
+
+
+def _is_view(array: Tensor, constant: Tensor | None) -> bool:
+    return constant is not None and array.dtype == constant.dtype and array.data_ptr() == constant.data_ptr()
 
 
 def _same_size(value: Traced, array: Tensor) -> bool:

@@ -171,7 +171,10 @@ def common_options() -> dict[str, Any]:
         },
         "init": {"description": "Initialisation of weight and bias", **_scheme()},
         "constraint": {"description": "The weight that is trained and used is ≥ 0", "enum": list(CONSTRAINTS)},
-        "norm": {"description": "Divides the weight by its largest singular value", "enum": list(NORMS)},
+        "norm": {
+            "description": "Divides the weight by its largest singular value, estimated in each step of training",
+            "enum": list(NORMS),
+        },
     }
 
 

@@ -27,9 +27,11 @@ from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far, evaluate
 from ibpc.ir import Graph
+from ibpc.ops import operators
 from ibpc.ops.rules import Tensor
 
 _OPSET: Final = 18
+_DROPOUT: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 # In the names of what torch.export raises where a module chooses by values.
 _DATA_DEPENDENT: Final = "DataDependent"
 
@@ -52,6 +54,45 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     for batch in draw_far(graph):
         _expect_agreement_far_away(module, graph, batch, where)
     return graph
+
+
+def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
+    """Yield what training the network of a module does otherwise than training the module."""
+    dropped = [name for name, part in module.named_modules() if isinstance(part, _DROPOUT) and part.p > 0]
+    if dropped:
+        yield f"training drops nothing out: {', '.join(dropped)} has no part in evaluation, which is what was compiled"
+    trained = [torch.as_tensor(value) for key, value in graph.state.items() if _is_trained(graph, key)]
+    copies = {
+        name: sum(_holds(value, parameter) for value in trained)
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    frozen = [name for name, count in copies.items() if count == 0]
+    if frozen:
+        yield f"training leaves constants alone: {', '.join(frozen)}"
+    apart = [
+        name for name, parameter in module.named_parameters() if copies.get(name, 0) > 1 and _is_telling(parameter)
+    ]
+    if apart:
+        yield f"training moves the uses of one parameter apart: {', '.join(apart)}"
+
+
+def _is_trained(graph: Graph, key: str) -> bool:
+    node, _, role = key.rpartition(".")
+    return role in operators()[graph.node(node).operator].trainable
+
+
+def _holds(value: Tensor, parameter: Tensor) -> bool:
+    """Return whether a weight has the numbers of a parameter, in whatever order."""
+    if value.numel() != parameter.numel():
+        return False
+    ours, theirs = value.detach().float().flatten(), parameter.detach().cpu().float().flatten()
+    return bool(torch.equal(ours.sort().values, theirs.sort().values))
+
+
+def _is_telling(parameter: Tensor) -> bool:
+    """Return whether two parameters of these numbers are hardly two: fresh biases and scales are all alike."""
+    return bool((parameter != parameter.flatten()[0]).any())
 
 
 def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> None:

@@ -49,9 +49,9 @@ class TrainingReporter:
         self._progress.update(self._task, completed=moment.step + 1, state=state)
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Print the epoch's figures, below the head of the table if they are the first."""
+        """Print the epoch's figures, below the head of the table where there are terms that it lacks."""
         self._progress.update(self._task, completed=record.step)
-        if not self._terms:
+        if not set(record.losses) <= set(self._terms):
             self._terms = tuple(record.losses)
             self._console.print(head_of(self._terms), style="bold", soft_wrap=True)
         self._console.print(line_of(record, self._terms), soft_wrap=True)

@@ -47,7 +47,8 @@ def show_network(network: Network) -> None:
     for node in network.graph.order():
         trainable = operators()[node.operator].trainable
         arrays = network.graph.parameters_of(node.name)
-        count = sum(prod(value.shape) for role, value in arrays.items() if role in trainable)
+        owned = (role for role in arrays if role in trainable and f"{node.name}.{role}" in network.graph.state)
+        count = sum(prod(arrays[role].shape) for role in owned)
         macs = operators()[node.operator].macs(call_of(network.graph, node))
         totals = [totals[0] + count, totals[1] + macs]
         table.add_row(
@@ -119,6 +120,10 @@ def _decimal(radius: float, rounding: str) -> str:
     return str(written.quantize(Decimal(1).scaleb(min(-4, written.adjusted() - 3)), rounding))
 
 
+# So many images a class are enough to wonder where a class is.
+_TELLING: Final = 3
+
+
 def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
     """Print the three accuracies and how they were obtained."""
     table = Table(
@@ -144,9 +149,17 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
         table.add_row(name, f"{count / len(result.examples):.2%}", f"{count:,}", meaning)
     out = console()
     out.print(table)
+    present, classes = ({*labels} for labels in (_labels(result), dataset.test.labels.tolist()))
+    if len(present) < len(classes) and len(result.examples) >= _TELLING * len(classes):
+        found = f"these {len(result.examples):,} images, the first, are of {len(present)} of {len(classes)} classes"
+        out.print(f"{found}: the test images are sorted", style="yellow")
     if result.unbounded:
         out.print(f"of {result.unbounded:,} images no bound is known: {_undefined('the network')}", style="dim")
     out.print(f"{result.seconds:.1f} s", style="dim")
+
+
+def _labels(result: Robustness) -> list[int]:
+    return [example.label for example in result.examples]
 
 
 def _shares_of_methods(result: Robustness) -> list[tuple[str, int, str]]:
@@ -205,8 +218,8 @@ def show_claims(path: Path, claims: Sequence[Claim]) -> None:
         out.print(Text.assemble(("failed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
 
 
-def show_run(run: TrainingRun) -> None:
-    """Print where a run is and what it reached on the images held out of training."""
+def show_run(run: TrainingRun, data: str | None) -> None:
+    """Print where a run is, what it reached on the images held out of training, and what to do next with its data."""
     out = console()
     where = f" → {run.out}/ in {run.receipt['seconds']:.0f} s"
     out.print(Text.assemble("trained ", (run.network.name, "bold"), where))
@@ -218,7 +231,8 @@ def show_run(run: TrainingRun) -> None:
     if run.is_at_chance:
         hint = "a longer schedule.warmup or schedule.ramp, or a lower optimizer.learning_rate, may help"
         out.print(f"it answers as chance would: {hint}", style="yellow")
-    out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}", style="dim")
+    given = "" if data is None else f" --data {data}"
+    out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}{given}", style="dim")
 
 
 def show_advice(advice: Iterable[str]) -> None:

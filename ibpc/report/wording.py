@@ -12,9 +12,10 @@ _CLASSES: Final[Mapping[str, str]] = {
 
 
 def format_eps(eps: float) -> str:
-    """Return a radius as people write it: in 255ths where it is a whole number of them."""
-    steps = round(eps * 255)
-    return f"{steps}/255" if 0 < steps < 255 and abs(steps / 255 - eps) < 1e-12 else f"{eps:g}"
+    """Return a radius as people write it: in 255ths where it is a whole number of them and no short decimal."""
+    steps, short = round(eps * 255), f"{eps:.3g}"
+    is_whole = 0 < steps < 255 and abs(steps / 255 - eps) < 1e-12
+    return f"{steps}/255" if is_whole and float(short) != eps else f"{eps:g}"
 
 
 def class_names(data: str, classes: int) -> tuple[str, ...]:

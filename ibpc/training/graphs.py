@@ -133,8 +133,8 @@ class TrainingGraphs:
         return lower_interval(self.merged, self.tree, outputs=self.merged.outputs[-1:])
 
     def ball(self, x: torch.Tensor, eps: float) -> Interval:
-        """Return the L∞ ball of radius `eps` around x (B, …), clipped to the network's input range."""
-        return Interval.ball(x, eps, self.network.input_range)
+        """Return the L∞ ball of radius `eps` around x (B, …), clipped to the range that certification clips to."""
+        return Interval.ball(x, eps, self.network.pixel_range)
 
     def paired(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits (B, K) at x and the lower bounds (B, K) of the margins over the box, in training."""

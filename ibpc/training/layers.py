@@ -33,7 +33,7 @@ class LayerProbe:
     def __init__(self, network: Network, x: torch.Tensor, eps: float) -> None:
         self._network = network
         self._names = rectified_values(network.graph)
-        self._box = Interval.ball(x.to(network.device), eps, network.input_range)
+        self._box = Interval.ball(x.to(network.device), eps, network.pixel_range)
         self._bounds = lower_interval(network.graph, network.parameters, outputs=self._names) if self._names else None
 
     @torch.no_grad()

@@ -132,9 +132,15 @@ class Recipe:
         return cls.from_json(changes)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Return the recipe of a JSON file. Raises SpecError with everything that is wrong."""
-        return cls.from_json(read_json(path), str(path))
+    def load(cls, path: str | Path, method: str | None = None) -> Self:
+        """Return the recipe of a JSON file, which a `method` takes as it stands, whatever method the file is for.
+
+        Raises SpecError with everything that is wrong.
+        """
+        data = read_json(path)
+        if method is not None and isinstance(data, dict):
+            data = {**data, "method": method}
+        return cls.from_json(data, str(path))
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> Self:

@@ -40,6 +40,9 @@ class Regularization:
     )
 
 
+L1: Final = "l1_loss"
+
+
 def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
     """Return Σ |w| over all weights, a scalar. It is what lets a box grow: the radius passes through |W|."""
     return torch.stack([weight.abs().sum() for weight in weights]).sum()

@@ -21,7 +21,7 @@ import torch
 
 from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
-from ibpc.errors import TrainingError
+from ibpc.errors import Problem, TrainingError, UsageError, first_line, raise_all
 from ibpc.files import write_json
 from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
 from ibpc.ir import INEXACT
@@ -85,6 +85,7 @@ def train(
     DataError for missing data, UsageError for an engine that is not there, TrainingError for a run that is in the way,
     differs from the one to resume, diverges or is interrupted, ArtifactError where `out` cannot be written.
     """
+    raise_all(UsageError, _misuses(network, recipe, data))
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     workers, folder = present(), Path(out) / TRAINING
     _check_fit(network, dataset)
@@ -93,17 +94,24 @@ def train(
         recover(Path(out))
         _check_free(folder, resume)
     told = (reporter if workers.is_first else None) or Silent()
-    network = network.to(device or network.device)
+    network = _moved(network, device)
     chosen = chosen_engine(engine, network.device, workers.count)
-    trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
-    with kept_memory(network.device), computing(recipe.precision), compiling(chosen), _stopping_at(out, trainer):
-        with _alone(folder) if workers.is_first else nullcontext():
-            records = trainer.begin(folder)
-            while trainer.epoch < recipe.epochs:
-                records.append(trainer.run_epoch())
-                trainer.keep(folder, records[-1])
-                trainer.reporter.finished_epoch(records[-1])
-        return _finish(trainer, Path(out), records)
+    with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
+        trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
+        with kept_memory(network.device), computing(recipe.precision), compiling(chosen), _stopping_at(out, trainer):
+            with _alone(folder) if workers.is_first else nullcontext():
+                records = _run(trainer, folder)
+            return _finish(trainer, Path(out), records)
+
+
+def _run(trainer: Trainer, folder: Path) -> list[EpochRecord]:
+    """Train from where the folder's checkpoint is to the end, and keep every epoch."""
+    records = trainer.begin(folder)
+    while trainer.epoch < trainer.recipe.epochs:
+        records.append(trainer.run_epoch())
+        trainer.keep(folder, records[-1])
+        trainer.reporter.finished_epoch(records[-1])
+    return records
 
 
 def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> TrainingRun:
@@ -121,6 +129,28 @@ def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> Training
 
 
 # ── before a run ────────────────────────────────────────────────────────────────────────────────────────────────
+def _misuses(network: object, recipe: object, data: object) -> Iterator[Problem]:
+    """Yield what a call gives that is something else than it should be."""
+    if not isinstance(network, Network):
+        yield Problem("network", f"a {type(network).__name__}", "a network", "ibpc.compile makes one")
+    if not isinstance(recipe, Recipe):
+        remedy = 'ibpc.Recipe.default("ibp", eps=0.1, dataset="mnist") or Recipe.from_json makes one'
+        yield Problem("recipe", f"a {type(recipe).__name__}", "a recipe", remedy)
+    if not isinstance(data, Dataset | str | Path):
+        found = f"a {type(data).__name__}"
+        yield Problem("data", found, "a name, a file, a folder or a data set", "ibpc.dataset makes one of arrays")
+
+
+def _moved(network: Network, device: torch.device | str | None) -> Network:
+    """Return the network on a device. Raises UsageError for one that is not there."""
+    try:
+        return network.to(device or network.device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError.at(
+            "device", f"found {device}: {first_line(error)}", "cpu, or a device that is there"
+        ) from error
+
+
 def _check_fit(network: Network, dataset: Dataset) -> None:
     fit_images(dataset.test.images[:1], network.input_shape)
     if dataset.classes != network.classes:

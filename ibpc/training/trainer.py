@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from math import log
 from pathlib import Path
@@ -36,7 +37,7 @@ from ibpc.training.graphs import Accuracy, TrainingGraphs
 from ibpc.training.methods import Terms, method_named
 from ibpc.training.recipe import AUTO, KEEP, Recipe
 from ibpc.training.records import CHECKPOINT, RECIPE, EpochRecord, append_record, keep_records, read_records
-from ibpc.training.regularizers import l1_norm
+from ibpc.training.regularizers import L1, l1_norm
 from ibpc.training.reporting import Reporter
 from ibpc.training.schedules import Moment, Timeline
 from ibpc.workers import Workers
@@ -199,8 +200,8 @@ class Trainer:
         for part in range(count * self.workers.rank, count * (self.workers.rank + 1)):
             self.generator.set_state(state)
             own_x, own_labels = (rows.tensor_split(parts)[part] for rows in (x, labels))
-            terms = self.objective(own_x, own_labels, moment, Draws(self.generator, part, parts))
-            torch.autograd.backward(self.regularized(terms) / count)
+            terms = self.regularized(self.objective(own_x, own_labels, moment, Draws(self.generator, part, parts)))
+            torch.autograd.backward(terms.loss / count)
             totals.add(terms, own_labels)
             if part % count == 0 and count > 1:
                 own_gradients(self.network.parameters.parameters())
@@ -211,12 +212,13 @@ class Trainer:
         images = augment(self.training.images[index], self.augmentation, self.generator)
         return fit_images(to_unit(images), self.network.input_shape), self.training.labels[index]
 
-    def regularized(self, terms: Terms) -> torch.Tensor:
-        """Return the loss with the regularizers that the recipe turns on."""
+    def regularized(self, terms: Terms) -> Terms:
+        """Return the terms with the penalty on the weights that the recipe turns on, a part of the loss."""
         strength = self.recipe.regularization.l1
         if strength == 0:
-            return terms.loss
-        return terms.loss + strength * l1_norm(p for p in self.network.parameters.parameters() if p.dim() > 1)
+            return terms
+        penalty = strength * l1_norm(p for p in self.network.parameters.parameters() if p.dim() > 1)
+        return replace(terms, loss=terms.loss + penalty, parts={**terms.parts, L1: penalty})
 
     def descend(self, moment: Moment) -> None:
         """Move the parameters by their gradients, averaged over the processes."""

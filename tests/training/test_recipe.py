@@ -216,3 +216,20 @@ def test_wrong_overrides_are_collected_with_the_nearest_name():
     assert "did you mean 'schedule.warmup'?" in str(error.value)
     with pytest.raises(SpecError, match=r"\$\.epochs: found -1"):
         recipe.with_overrides({"epochs": -1})
+
+
+def test_a_method_takes_what_a_file_states(tmp_path):
+    """Its defaults fill only what the file leaves open, and a file need not name a method."""
+    path = tmp_path / "r.json"
+    path.write_text(
+        '{"eps": 0.1, "schedule": {"shape": "cosine", "kappa_end": 0.2}, "regularization": {"balance": 0.1}}'
+    )
+    found = Recipe.load(path, "mtl-ibp")
+    assert (found.method, found.schedule.shape, found.schedule.kappa_end, found.regularization.balance) == (
+        "mtl-ibp",
+        "cosine",
+        0.2,
+        0.1,
+    )
+    with pytest.raises(SpecError, match="method"):
+        Recipe.load(path)

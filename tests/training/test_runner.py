@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
+import ibpc
 from ibpc.data import Dataset, Split
-from ibpc.errors import ArtifactError, DataError, TrainingError
+from ibpc.errors import ArtifactError, DataError, TrainingError, UsageError
 from ibpc.frontends.initialization import initialize
 from ibpc.locking import take
 from ibpc.network import Network
@@ -166,6 +168,52 @@ def test_l1_is_added_to_the_loss_over_weights_alone(tmp_path):
         states[strength] = net.snapshot().state
     norms = {s: sum(v.abs().sum() for k, v in state.items() if k.endswith("weight")) for s, state in states.items()}
     assert norms[0.1] < 0.7 * norms[0.0]
+
+
+def test_the_loss_that_is_written_is_the_one_that_is_descended(tmp_path):
+    """With its penalty, by the weights before the only step."""
+    net = tiny.network()
+    weights = sum(value.abs().sum().item() for value in net.snapshot().state.values() if value.dim() > 1)
+    run = train(net, tiny.recipe(regularization__l1=0.1, epochs=1, batch_size=88), tiny.blobs(), tmp_path / "run")
+    losses = run.records[0].losses
+    assert losses["l1_loss"] == pytest.approx(0.1 * weights, rel=1e-5)
+    kappa = run.records[0].kappa
+    fitted = kappa * losses["nominal_loss"] + (1 - kappa) * losses["robust_loss"]
+    assert losses["loss"] == pytest.approx(fitted + losses["l1_loss"], rel=1e-4)
+
+
+def test_training_clips_boxes_as_certification_does():
+    """A network that states no range for its input takes pixels of [0, 1], as modules and ONNX files do."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
+    net = ibpc.compile(module, torch.zeros(1, 1, 4, 4))
+    assert net.input_range is None
+    box = TrainingGraphs(net).ball(torch.tensor([0.0, 0.05, 0.5, 1.0]), 0.1)
+    assert torch.equal(box.lower, torch.tensor([0.0, 0.0, 0.4, 0.9]))
+    assert torch.allclose(box.upper, torch.tensor([0.1, 0.15, 0.6, 1.0]))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(tiny.network(), tiny.recipe(epochs=1), tiny.blobs(), tmp_path / "run")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"network": nn.Linear(2, 2)}, "network: a Linear"),
+        ({"recipe": {"method": "ibp"}}, "recipe: a dict"),
+        ({"data": (1, 2)}, "data: a tuple"),
+        ({"device": "gpu"}, "device"),
+    ],
+)
+def test_what_is_no_network_recipe_data_or_device_is_refused(tmp_path, change, found):
+    given = {"network": tiny.network(), "recipe": tiny.recipe(), "data": tiny.blobs(), "out": tmp_path / "run"}
+    with pytest.raises(UsageError, match=found):
+        train(**{**given, **change})
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_gradient_is_clipped(tmp_path):
@@ -558,7 +606,7 @@ def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):
     still = tiny.recipe(epochs=1, optimizer__learning_rate=1e-12)
     for noise, told in ((0.1, tiny.recipe()), (100.0, still)):
         run = train(tiny.network(), told, tiny.blobs(noise=noise), tmp_path / str(noise))
-        terminal.show_run(run)
+        terminal.show_run(run, None)
         assert ("as chance would" in capsys.readouterr().out) == run.is_at_chance == (noise > 1)
 
 

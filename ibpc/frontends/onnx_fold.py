@@ -113,8 +113,11 @@ class Tracer:
         if missing and not (constant and node.op_type in _COUNTING):
             raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
-        if not constant or node.op_type in _OF_SHAPE:
-            return
+        if constant and node.op_type not in _OF_SHAPE:
+            self._judge(node)
+
+    def _judge(self, node: onnx.NodeProto) -> None:
+        """Note constants that runtimes may compute differently. Raises ValueError where they do."""
         is_determined = self._is_determined(node)
         if self.inexact(node.input) or not is_determined:
             self._inexact.update(name for name in node.output if name)

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from ibpc.cli import app, main, options
+from ibpc.data import Split, load_dataset
 from ibpc.files import write_json
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -239,6 +241,25 @@ def test_options_that_mean_nothing(ibpc, options, words):
     ibpc("compile", DIGITS)
     eps = () if "--vnnlib" in options else ("--eps", "0.1")
     mistaken(ibpc("certify", "compiled", *eps, *options), *words)
+
+
+def test_a_network_that_wants_normalized_images_is_compiled_with_them(ibpc):
+    """What is put in front is part of the artifact, and of what is trained."""
+    assert ibpc("compile", DIGITS, "--mean", "0.3", "--std", "0.4").status == 0
+    assert "normalize_sub" in ibpc("show", "compiled").text
+    mistaken(ibpc("compile", DIGITS, "--std", "0"), "--std")
+
+
+def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):
+    """Folders of images are read class by class."""
+    loaded = load_dataset("digits")
+    order = loaded.test.labels.argsort()
+    given = replace(loaded, test=Split(loaded.test.images[order], loaded.test.labels[order]))
+    monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: given)
+    text = ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
+    assert "these 30 images, the first, are of 1 of 10 classes" in text
+    monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: loaded)
+    assert "classes" not in ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
 
 
 @pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000])

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import ArithmeticName, Seed, parse_arithmetic
+from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, normalized, parse_arithmetic, parse_numbers
 from ibpc.errors import UsageError
 
 
@@ -26,14 +26,17 @@ def compile(
     force: Annotated[bool, typer.Option("--force", help="Overwrite a trained artifact.")] = False,
     seed: Seed = 0,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the import and what each pass does.")] = False,
+    mean: Mean = None,
+    std: Std = None,
 ) -> None:
-    """Compile a network into an artifact."""
+    """Compile a network into an artifact, with (x − mean) / std in front where it wants that."""
     from ibpc import api, artifact
     from ibpc.report import terminal
 
     if artifact.is_trained(output) and not force:
         raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
-    network = api.compile(source, seed=seed)
+    numbers = parse_numbers("--mean", mean), parse_numbers("--std", std)
+    network = normalized(api.compile(source, seed=seed), *numbers)
     if verbose:
         terminal.show_compilation(network)
     network.save(output, artifact.OldRun.DROP)

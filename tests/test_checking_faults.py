@@ -221,6 +221,13 @@ def test_a_resize_that_keeps_the_size_is_refused(opset):
     assert_refused(network([resizing], (1, 1, 1, 3), (1, 1, 1, 3), scales, opset), 1.0, 2.0, 3.0)
 
 
+def test_cubic_sums_of_numbers_near_the_largest_are_unknown():
+    """ONNX Runtime multiplies the elements of weight 0 as well, on the way to a sum that is no number."""
+    resizing = node("Resize", "x - s", mode="cubic", coordinate_transformation_mode="half_pixel")
+    scales = {"s": np.float32([1, 1, 1, 2])}
+    assert_unknown(network([resizing], (1, 1, 1, 4), (1, 1, 1, 8), scales, 13), [3e38, -3e38, 3e38, -3e38])
+
+
 @pytest.mark.parametrize("kind", ["ReduceSum", "ReduceProd"])
 def test_integers_whose_total_leaves_their_type_are_no_constants(kind):
     nodes = [

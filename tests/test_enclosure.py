@@ -201,3 +201,14 @@ def test_what_does_not_fit_is_refused(network, name):
 def test_an_unknown_method_is_refused(network, box):
     with pytest.raises(UsageError, match="crown"):
         ibpc.bound(network, box, method="crwn")
+
+
+@pytest.mark.parametrize("method", sorted(ibpc.METHODS))
+def test_kinks_beyond_what_float32_holds_are_no_error(method):
+    """x · 1e-39 + 1/2 reaches 1 where no number of float32 is; choices are made in float32."""
+    net = Net(3)
+    net.graph.outputs = (net.add("y", "HardSigmoid", "x", {"alpha": 1e-39, "beta": 0.5}),)
+    box = ibpc.Interval.bounds(torch.full((1, 3), -1e38), torch.full((1, 3), 3e38))
+    found = ibpc.bound(ibpc.Network(net.graph), box, method=method)
+    assert bool((found.lower <= 0.4 + 1e-6).all() and (found.lower >= 0.39).all())
+    assert bool((found.upper >= 0.8 - 1e-6).all() and (found.upper <= 0.81).all())

@@ -42,7 +42,9 @@ class Piece:
 
     def within(self, x: Interval) -> tuple[Tensor, Tensor]:
         """Return the ends of the part of the piece that lies in the box, in any order where there is none."""
-        return x.lower.clamp(min=self.start), x.upper.clamp(max=self.end)
+        largest = torch.finfo(x.lower.dtype).max  # a kink may lie beyond what a rough box can hold
+        start, end = (min(max(kink, -largest), largest) for kink in (self.start, self.end))
+        return x.lower.clamp(min=start), x.upper.clamp(max=end)
 
 
 def pieces_interval(call: Call, x: Interval, pieces: Sequence[Piece], ulps: int, absolute: float) -> Interval:

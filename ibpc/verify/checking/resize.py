@@ -252,7 +252,8 @@ def _mixed(step: Step, axes: dict[int, Axis]) -> Box:
         doubt = _along(np.abs(table.weights), doubt, number) + _along(table.doubts, greatest + doubt, number)
         moduli = _along(np.abs(table.weights) + table.doubts, moduli, number)
     terms = prod(table.taps for table in tables.values()) + 8 * len(tables)
-    error = step.machine.sum_error(terms, moduli, largest(x)) + doubt * (1.0 + 2.0**-20)
+    # Products of weights that cancel may overflow before they do, and elements with a weight of 0 are multiplied too.
+    error = step.machine.sum_error(terms, moduli, largest(x), 4.0 * largest(x)) + doubt * (1.0 + 2.0**-20)
 
     def pull(rows: Array) -> Array:
         shaped = rows.reshape(len(rows), *lower.shape)

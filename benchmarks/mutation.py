@@ -1246,6 +1246,27 @@ MUTATIONS = (
         "tests/test_affine_bounds.py",
     ),
     Mutation(
+        "training boxes beyond the pixels of networks that state no range",
+        "ibpc/training/graphs.py",
+        "Interval.ball(x, eps, self.network.pixel_range)",
+        "Interval.ball(x, eps, self.network.input_range)",
+        "tests/training/test_runner.py -k clips",
+    ),
+    Mutation(
+        "a penalty on the weights that the loss leaves out",
+        "ibpc/training/trainer.py",
+        "replace(terms, loss=terms.loss + penalty, parts=",
+        "replace(terms, parts=",
+        "tests/training/test_runner.py -k l1",
+    ),
+    Mutation(
+        "normalizations that are used twice untied",
+        "ibpc/frontends/onnx_build.py",
+        "for value in itself or similar]",
+        "for value in similar]",
+        "tests/test_module_import.py -k twice",
+    ),
+    Mutation(
         "a doubtful constant that a rule needs forgotten",
         "ibpc/frontends/onnx.py",
         "self._doubtful = self._doubtful or self._inexact_number(node.input)",

@@ -258,7 +258,7 @@ def _settings(outcome: Outcome) -> str:
 def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
     """Print the trials that no other beats in both accuracies, and how the others went."""
     front = sorted((found for found in outcomes if found.on_front), key=lambda found: found.nominal or 0.0)
-    table = Table(title="no trial is better in both", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="trials that no other beats in both", title_justify="left", box=None, pad_edge=False)
     for heading in ("nominal", "certified"):
         table.add_column(heading, justify="right")
     for heading in ("run", "values"):

@@ -101,7 +101,7 @@ def test_sweep_shows_its_front(ibpc):
     options = ("--eps", "0.05", "--epochs", "1", "--set", "batch_size=256", "--range", "schedule.kappa_end=0..1")
     outcome = ibpc("sweep", "compiled", *options, "--trials", "1", "-o", "swept")
     assert outcome.status == 0, outcome.err
-    for words in ("trial 0: schedule.kappa_end", "trials that no other beats in both", "1 trial, 0 failed", "swept/front.svg"):
+    for words in ("trial 0: schedule.kappa_end", "that no other beats in both", "1 trial, 0 failed", "swept/front.svg"):
         assert words in outcome.text
     assert Path("swept/front.svg").read_bytes().startswith(b"<?xml")
     assert Path("swept/front.png").read_bytes().startswith(b"\x89PNG")

@@ -13,7 +13,7 @@ from torch import nn
 
 import ibpc
 from ibpc.errors import ModelError
-from ibpc.frontends.agreement import agree_where_stable
+from ibpc.frontends.agreement import agree_with_bounds
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_support import Support
 from ibpc.ops import operators
@@ -209,11 +209,12 @@ def test_what_is_verified_is_compared_in_its_own_region(tmp_path):
         Deciding(("ibp",), ibpc.Arithmetic.FLOAT32).run(subject, prop)
 
 
-def test_points_where_rounding_may_do_anything_part_nobody():
-    ours, wide, theirs = np.float64([1.0, np.inf, 5.0]), np.float64([1.5, 1.0, 5.0]), np.float64([20.0, 3.0, 5.0])
-    assert agree_where_stable(ours, wide, theirs)
-    assert not agree_where_stable(ours, wide, theirs + [0.0, 0.0, 0.1])
-    assert not agree_where_stable(ours, wide, theirs + [100.0, 0.0, 0.0])
+def test_values_have_to_lie_within_bounds():
+    lower, upper = np.float64([1.0, -np.inf, 5.0]), np.float64([1.5, np.inf, 5.0])
+    assert agree_with_bounds(lower, upper, np.float64([1.2, 7e30, 5.0]))
+    assert agree_with_bounds(lower, upper, np.float64([1.5, np.nan, 5.00001]))
+    assert not agree_with_bounds(lower, upper, np.float64([1.2, 0.0, 5.1]))
+    assert not agree_with_bounds(lower, upper, np.float64([1.2, 0.0]))
 
 
 # ── modules that exporters change ───────────────────────────────────────────────────────────────────────────────

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 RELATIVE: Final = 1e-4
 ABSOLUTE: Final = 1e-5
-# How far a value may be from another implementation's, in units of what rounding did to it here.
-_ROUNDINGS: Final = 64.0
 
 Array: TypeAlias = NDArray[Any]
 
@@ -27,17 +25,15 @@ def agree(ours: Array, theirs: Array) -> bool:
     return bool(np.all(np.abs(ours - theirs) <= _bound(theirs)))
 
 
-def agree_where_stable(ours: Array, precisely: Array, theirs: Array) -> bool:
-    """Return whether two agree wherever ours hardly moves when it is computed in binary64, which is `precisely`.
-
-    For points where rounding may do anything: what is not finite in one of the three says nothing.
-    """
-    sides = [side.astype(np.float64).ravel() for side in (ours, precisely, theirs)]
-    if len({side.shape for side in sides}) > 1:
+def agree_with_bounds(lower: Array, upper: Array, theirs: Array) -> bool:
+    """Return whether values lie within bounds, give or take what `agree` allows; what is not finite says nothing."""
+    low, high, values = (side.astype(np.float64).ravel() for side in (lower, upper, theirs))
+    if not low.shape == high.shape == values.shape:
         return False
-    finite = np.logical_and.reduce([np.isfinite(side) for side in sides])
-    mine, wide, other = (side[finite] for side in sides)
-    return bool(np.all(np.abs(mine - other) <= _bound(other) + _ROUNDINGS * np.abs(mine - wide)))
+    known = np.logical_and.reduce([np.isfinite(side) for side in (low, high, values)])
+    low, high, values = low[known], high[known], values[known]
+    slack = RELATIVE * np.abs(values) + ABSOLUTE * magnitude(values)
+    return bool(((low - slack <= values) & (values <= high + slack)).all())
 
 
 def magnitude(values: Array) -> float:

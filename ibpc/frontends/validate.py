@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -22,16 +22,19 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, StrangerError, stranger
-from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_where_stable, magnitude
+from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_with_bounds, magnitude
 from ibpc.frontends.onnx_fold import batch_symbols
+from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
-from ibpc.ops.rules import Tensor, call_of
+from ibpc.ops.rules import Operand, Tensor, call_of
+from ibpc.rounding import WIDE_UNIT, Arithmetic
 from ibpc.runtime import session
 
 BATCH_SIZE: Final = 3
 
 _SEED: Final = 0
+_LARGEST: Final = float(torch.finfo(torch.float32).max)
 _FAR: Final = (10.0, 255.0, 1e4)
 _ONNX_RUNTIME: Final = "ONNX Runtime"
 _REFERENCE: Final = "ONNX reference evaluator"
@@ -100,7 +103,7 @@ def validate(
     batches = [*near, *draw_far(graph)]
     shapes = input_sizes(model.graph)
     ours = [_outputs(graph, batch) for batch in batches]
-    precisely = [None] * len(near) + [_outputs(graph, batch, torch.float64) for batch in batches[len(near) :]]
+    bounds = [None] * len(near) + [enclose(graph, batch) for batch in batches[len(near) :]]
     points = [[_sample(batch, index, shapes) for index in range(len(batch[0]))] for batch in batches]
     judgements: list[Judgement] = []
     notes: list[str] = []
@@ -115,7 +118,7 @@ def validate(
         except StrangerError as reason:
             notes.append(f"{name} cannot run the file: {reason}")
             continue
-        result = _compare(name, batches, ours, precisely, answers)
+        result = _compare(name, batches, ours, bounds, answers)
         if isinstance(result, Judgement):
             judgements.append(result)
         elif name == _ONNX2TORCH:
@@ -128,23 +131,54 @@ def validate(
     return Validation(tuple(judgements), tuple(notes))
 
 
-def evaluate(graph: Graph, inputs: Sequence[Tensor], kind: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Return the value of every node at a batch of inputs, by the nominal rules of the operators, in one precision."""
-    values = {name: x.to(kind) for name, x in zip(graph.inputs, inputs, strict=True)}
+def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the value of every node at a batch of inputs, by the nominal rules of the operators."""
+    values = dict(zip(graph.inputs, inputs, strict=True))
     with torch.no_grad():
         for node in graph.order():
             if node.operator == INPUT:
                 continue
             operands = [values[name] for name in graph.operands(node.name)]
-            parameters = {role: _in(kind, array) for role, array in graph.parameters_of(node.name).items()}
+            parameters = {role: torch.as_tensor(array) for role, array in graph.parameters_of(node.name).items()}
             rule = operators()[node.operator].rules.nominal
             values[node.name] = rule(call_of(graph, node), *operands, **parameters)
     return values
 
 
-def _in(kind: torch.dtype, array: Any) -> Tensor:
+def enclose(graph: Graph, inputs: Sequence[Tensor]) -> list[Interval]:
+    """Return bounds of the outputs at a batch of points for every binary32 execution, computed in binary64."""
+    values: dict[str, Operand] = {
+        name: Interval.point(x.double()) for name, x in zip(graph.inputs, inputs, strict=True)
+    }
+    with torch.no_grad():
+        for node in graph.order():
+            if node.operator == INPUT:
+                continue
+            operands = [values[name] for name in graph.operands(node.name)]
+            parameters = {role: _widely(array) for role, array in graph.parameters_of(node.name).items()}
+            rules = operators()[node.operator].rules
+            call = replace(call_of(graph, node, Arithmetic.FLOAT32), own=WIDE_UNIT)
+            is_boxed = any(isinstance(operand, Interval) for operand in operands)
+            rule = rules.interval if is_boxed else rules.nominal
+            values[node.name] = _in_range(rule(call, *operands, **parameters))
+    found = [values[name] for name in graph.outputs]
+    return [x if isinstance(x, Interval) else Interval.point(x) for x in found]
+
+
+def _in_range(x: Operand) -> Operand:
+    """Return bounds, infinite ones for what may be beyond binary32."""
+    if not isinstance(x, Interval):
+        return x
+    is_inside = (x.lower >= -_LARGEST) & (x.upper <= _LARGEST)
+    return Interval.bounds(
+        torch.where(is_inside, x.lower, -torch.inf),
+        torch.where(is_inside, x.upper, torch.inf),
+    )
+
+
+def _widely(array: Any) -> Tensor:
     tensor = torch.as_tensor(array)
-    return tensor.to(kind) if tensor.is_floating_point() else tensor
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,8 +216,8 @@ def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:
     )
 
 
-def _outputs(graph: Graph, batch: Sequence[Tensor], kind: torch.dtype = torch.float32) -> Arrays:
-    values = evaluate(graph, batch, kind)
+def _outputs(graph: Graph, batch: Sequence[Tensor]) -> Arrays:
+    values = evaluate(graph, batch)
     return tuple(values[name].numpy() for name in graph.outputs)
 
 
@@ -197,21 +231,24 @@ def _compare(
     name: str,
     batches: Sequence[tuple[Tensor, ...]],
     ours: Sequence[Arrays],
-    precisely: Sequence[Arrays | None],
+    bounds: Sequence[Sequence[Interval] | None],
     answers: Sequence[Sequence[Arrays]],
 ) -> Judgement | _Disagreement:
     """Return the judge's verdict over all samples, or the first sample at which it disagrees.
 
-    Far from zero, where there is what the network computes `precisely`, only what rounding leaves alone counts.
+    Far from zero, where rounding may do anything, there are `bounds` of what executions may compute.
     """
     error, points = 0.0, 0
-    for batch, outputs, wide, results in zip(batches, ours, precisely, answers, strict=True):
+    for batch, outputs, boxes, results in zip(batches, ours, bounds, answers, strict=True):
         for index, judged in enumerate(results):
-            points += wide is None
+            points += boxes is None
             for output, (mine, theirs) in enumerate(zip(outputs, judged, strict=True)):
-                if wide is not None and agree_where_stable(mine[index], wide[output][index], theirs):
+                if boxes is not None:
+                    box = boxes[output]
+                    if not agree_with_bounds(box.lower[index].numpy(), box.upper[index].numpy(), theirs):
+                        return _Disagreement(name, batch, index, output, mine[index], theirs)
                     continue
-                if wide is not None or not agree(mine[index], theirs):
+                if not agree(mine[index], theirs):
                     return _Disagreement(name, batch, index, output, mine[index], theirs)
                 error = max(error, _error(mine[index], theirs))
     return Judgement(name, points, error)

@@ -201,12 +201,12 @@ class _Decider:
         """Return the decision as it stands. Where a value may be no number, what bounds say of margins is dropped."""
         claims = verdict is Verdict.VERIFIED or any(margin > -inf for row in self._margins for margin in row)
         undefined = self._undefined() if found is None and claims and self._margins else None
-        if verdict is Verdict.VERIFIED and self._margins:
-            self._subject.expect_agreement(self._points())
         if undefined is not None:
             verdict = Verdict.UNKNOWN
             self._margins = tuple((-inf,) * len(row) for row in self._margins)
             self._proofs = [[None] * len(row) for row in self._proofs]
+        if verdict is Verdict.VERIFIED and self._margins:
+            self._subject.expect_agreement(self._points())
         seconds = time.monotonic() - self._started
         method = ATTACK if found is not None else self._method
         proofs = tuple(map(tuple, self._proofs))

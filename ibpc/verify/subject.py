@@ -9,8 +9,9 @@ import torch
 
 from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import ModelError
-from ibpc.frontends.agreement import agree_where_stable
-from ibpc.frontends.validate import evaluate
+from ibpc.frontends.agreement import agree_with_bounds
+from ibpc.frontends.validate import enclose
+from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.network import Network
 from ibpc.verify.replay import Replay
@@ -41,8 +42,8 @@ class Subject:
     def expect_agreement(self, points: Sequence[torch.Tensor]) -> None:
         """Raise ModelError unless ONNX Runtime computes the same of a file at points (B, …), one tensor an input.
 
-        Import has compared both elsewhere; what is claimed is claimed of these. Where rounding may do anything, and of
-        networks that come from no file, nothing is compared.
+        Import has compared both elsewhere; what is claimed is claimed of these. What executions of the network may
+        compute there has to hold it. Of networks that come from no file nothing is compared.
         """
         if self.network.source.kind != "onnx":
             return
@@ -51,10 +52,14 @@ class Subject:
         except ModelError:  # ONNX Runtime does not run it, so another judge has compared them.
             return
         inputs = [point.detach().cpu() for point in points]
-        values = [evaluate(self.graph, inputs, kind) for kind in (torch.float32, torch.float64)]
-        ours, wide = (torch.cat([found[name].flatten(1) for name in self.graph.outputs], 1).numpy() for found in values)
+        boxes = enclose(self.graph, inputs)
+        lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*map(_ends, boxes), strict=True))
         for number in range(len(inputs[0])):
             theirs = replay([x[number] for x in inputs]).numpy()
-            if not agree_where_stable(ours[number], wide[number], theirs):
+            if not agree_with_bounds(lower[number].numpy(), upper[number].numpy(), theirs):
                 found = "ONNX Runtime computes something else at a point of the region"
                 raise ModelError.at(self.network.source.path, found, "the same function", "nothing is claimed of it")
+
+
+def _ends(box: Interval) -> tuple[torch.Tensor, torch.Tensor]:
+    return box.lower, box.upper

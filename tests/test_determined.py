@@ -22,6 +22,7 @@ from ibpc.verify.checking import exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.replay import Replay
 from tests.onnx_models import model, normal, runtime
+from tests.test_onnx_windows import written
 
 REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
 
@@ -150,6 +151,75 @@ def test_where_a_rule_needs_the_number_nothing_is_proved(name, tmp_path):
     assert network.graph.hints[INEXACT] == "c"
     box = ibpc.Interval.point(torch.zeros(1, 1, 4, 4))
     assert bool(ibpc.bound(network, box).lower.isneginf().all())
+
+
+THRESHOLD = np.float32([np.exp(np.float32(0.5))])
+COUNTS = {
+    "of those beyond a number": ("Compress", [helper.make_node("Compress", ["k", "beyond"], ["parts"], axis=0)]),
+    "of places": ("NonZero", [helper.make_node("NonZero", ["beyond"], ["parts"])]),
+    "of a range": ("Range", [helper.make_node("Range", ["zero", "total", "one"], ["parts"])]),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("asking", ["Size", "Shape"])
+def test_a_count_of_what_executions_may_round_differently_is_no_number(name, asking, tmp_path):
+    """One more or less of the numbers may be there, so how many there are is not known."""
+    _, parting = COUNTS[name]
+    nodes = [
+        helper.make_node("Exp", ["k"], ["e"]),
+        helper.make_node("Greater", ["e", "t"], ["beyond"]),
+        helper.make_node("ReduceSum", ["e"], ["total"], keepdims=0),
+        *parting,
+        helper.make_node("Identity", ["parts"], ["again"]),
+        helper.make_node(asking, ["again"], ["count"]),
+        helper.make_node("ReduceMax", ["count"], ["c"], keepdims=0),
+        helper.make_node("Cast", ["c"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["x", "f"], ["y"]),
+    ]
+    constants = {"k": np.float32([0.1, 0.5, 1.0]), "t": THRESHOLD, "zero": np.float32(0), "one": np.float32(1)}
+    proto = model(nodes, {"x": [1, 1]}, constants=constants)
+    assert saved(proto, tmp_path).graph.hints[INEXACT] == "f"
+
+
+def test_the_end_of_a_window_that_executions_may_round_differently_is_no_number(tmp_path):
+    """One row more or less may be written, although no node that is left reads the number."""
+    proto = written(2, 3, "d", "v")
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32([0.6931472]), "k"))
+    kept = [node for node in proto.graph.node if node.output[0] not in ("a_last", "a_end")]
+    del proto.graph.node[:]
+    end = helper.make_node("Cast", ["e"], ["a_end"], to=TensorProto.INT64)
+    proto.graph.node.extend([helper.make_node("Exp", ["k"], ["e"]), end, *kept])
+    assert saved(proto, tmp_path).graph.hints[INEXACT] == "a_end"
+
+
+def test_a_shape_of_what_is_bounded_is_a_number(tmp_path):
+    nodes = [
+        helper.make_node("Exp", ["k"], ["e"]),
+        helper.make_node("Shape", ["e"], ["s"]),
+        helper.make_node("Reshape", ["x", "s"], ["y"]),
+    ]
+    network = saved(model(nodes, {"x": [1, 4]}, constants={"k": normal(2, 2)}), tmp_path)
+    assert INEXACT not in network.graph.hints
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2,), (3, 1, 2)])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_an_output_may_be_a_constant_of_any_shape(shape, is_first, tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["k"], ["c"])]
+    names, value = ["c", "y"] if is_first else ["y", "c"], normal(*shape)
+    proto = model(nodes, {"x": [1, 2]}, outputs=names, constants={"k": value})
+    results = saved(proto, tmp_path).nominal(torch.ones(3, 2))
+    found = results[names.index("c")]
+    assert np.array_equal(found.reshape(3, *value.shape).numpy(), np.stack([value] * 3))
+
+
+def test_an_output_of_integers_that_float32_lacks_is_refused(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Identity", ["k"], ["c"])]
+    proto = model(nodes, {"x": [1, 2]}, outputs=["y", "c"], constants={"k": np.int64([2**24 + 1])})
+    proto.graph.output[1].CopyFrom(helper.make_tensor_value_info("c", TensorProto.INT64, None))
+    with pytest.raises(ModelError, match="float32"):
+        saved(proto, tmp_path)
 
 
 @pytest.mark.parametrize("is_first", [True, False])

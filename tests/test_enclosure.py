@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import ibpc
+from ibpc.bounds.batching import intersected
 from ibpc.errors import UsageError
 from ibpc.ir import BATCH, INPUT, Node
 from tests.passes.building import Net
@@ -212,3 +213,40 @@ def test_kinks_beyond_what_float32_holds_are_no_error(method):
     found = ibpc.bound(ibpc.Network(net.graph), box, method=method)
     assert bool((found.lower <= 0.4 + 1e-6).all() and (found.lower >= 0.39).all())
     assert bool((found.upper >= 0.8 - 1e-6).all() and (found.upper <= 0.81).all())
+
+
+class Cancelling(nn.Module):
+    """Two halves that cancel, of which intervals know nothing, in front of what overflows where they did not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.last = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
+        self.other.load_state_dict(self.one.state_dict())
+        self.last.weight.data[0] = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, other = (torch.relu(side(x) + 100.0) * 100.0 for side in (self.one, self.other))
+        return self.last(torch.exp(one - other))
+
+
+@pytest.mark.parametrize("method", sorted(ibpc.METHODS))
+def test_bounds_are_never_no_numbers(method):
+    """Where boxes of intervals are infinite a weight of 0 makes NaN of them, which no tighter bound would replace."""
+    torch.manual_seed(0)
+    module = Cancelling().eval()
+    box = ibpc.outer_ball(torch.rand(3, 4), 0.3)
+    found = ibpc.bound(ibpc.compile(module, torch.zeros(1, 4)), box, method=method)
+    assert not bool(found.lower.isnan().any() or found.upper.isnan().any())
+    if method in ("crown", "alpha-crown", "mip"):
+        assert bool(((found.upper - found.lower) < 0.5).all())
+
+
+def test_what_is_no_number_says_nothing_where_bounds_meet():
+    """Infinite boxes may make NaN of an interval bound, and a search of a linear one: the other one counts."""
+    nothing, low, high = (torch.tensor([[each]]) for each in (torch.nan, 1.0, 2.0))
+    for first, lower, upper in (
+        (ibpc.Interval.bounds(nothing, nothing), low, high),
+        (ibpc.Interval.bounds(low, high), nothing, nothing),
+    ):
+        found = intersected(first, lower, upper)
+        assert found.lower.item() == 1.0 and found.upper.item() == 2.0

@@ -51,6 +51,7 @@ def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
 
     Bounds in real arithmetic may miss each other by their own rounding: then both count.
     """
-    low, high = first.lower.double(), first.upper.double()
+    low = torch.where(first.lower.isnan(), -torch.inf, first.lower.double())
+    high = torch.where(first.upper.isnan(), torch.inf, first.upper.double())
     low, high = torch.where(lower > low, lower, low), torch.where(upper < high, upper, high)
     return Interval.bounds(torch.minimum(low, high), torch.maximum(low, high))

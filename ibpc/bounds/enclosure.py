@@ -52,7 +52,8 @@ class Encloser:
             found = self._bound(*moved)
             doubts = self._definedness.doubts(moved, self._deadline)
         unknown = torch.tensor([doubt is not None for doubt in doubts], device=found.lower.device)[:, None]
-        lower, upper = found.lower.masked_fill(unknown, -inf), found.upper.masked_fill(unknown, inf)
+        lower = found.lower.masked_fill(unknown | found.lower.isnan(), -inf)
+        upper = found.upper.masked_fill(unknown | found.upper.isnan(), inf)
         if self._places is not None:
             places = self._places.to(lower.device)
             lower, upper = lower.gather(1, places), upper.gather(1, places)

@@ -140,6 +140,8 @@ class _Importer:
         """Return the nodes to import in place of one: others where it has to do with windows at computed positions."""
         if not self._windows.concerns(node):
             return [node]
+        named = [name for name in node.input if name in self._tracer.values]
+        self._doubtful = self._doubtful or self._inexact_number(named)  # what is rewritten may not read it
         try:
             return self._windows.rewritten(node)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # no shape inference has seen the node
@@ -288,7 +290,9 @@ class _Importer:
     def _output(self, name: str) -> str:
         self._builder.start(name, ())
         try:
-            entry = self._values.spread(name) if self._values.is_constant(name) else self._values.entries[name]
+            if self._values.is_constant(name):
+                return self._values.spread(name).made.node
+            entry = self._values.entries[name]
             preferred = preferred_form(entry.sizes)
             return (self._values.in_form(name, preferred) if preferred is Form.BATCHED else entry.made).node
         except GraphError as error:

@@ -30,6 +30,12 @@ _MOST_BYTES: Final = 2**30
 _MOST_FOLDED_BYTES: Final = 2**31
 _TELLING_ELEMENTS: Final = 4096
 _OF_SHAPE: Final = frozenset({"Shape", "Size"})
+_SHAPED_BY_VALUES: Final = frozenset(
+    {
+        *("CenterCropPad", "Compress", "ConstantOfShape", "Expand", "NonZero", "OneHot", "Pad", "Range", "Reshape"),
+        *("Resize", "Slice", "Split", "Squeeze", "Tile", "TopK", "Unique", "Unsqueeze", "Upsample"),
+    }
+)
 _RANDOM: Final = frozenset(
     {
         "Bernoulli",
@@ -66,6 +72,7 @@ class Tracer:
         """Take the inputs and the initializers of a clean model. Raises ModelError for all that are unusable."""
         self.values: dict[str, Known] = {}
         self._inexact: set[str] = set()
+        self._misshapen: set[str] = set()
         self._opset = opset
         self._imports, self._ir_version = list(proto.opset_import), proto.ir_version
         self._folded = 0
@@ -113,14 +120,23 @@ class Tracer:
         if missing and not (constant and node.op_type in _COUNTING):
             raise ValueError(self._shapeless(node, missing[0]))
         self.values.update(self._fold(node) if constant else outputs)
-        if constant and node.op_type not in _OF_SHAPE:
+        if constant:
             self._judge(node)
 
     def _judge(self, node: onnx.NodeProto) -> None:
-        """Note constants that runtimes may compute differently. Raises ValueError where they do."""
+        """Note constants that runtimes may compute differently. Raises ValueError where they do.
+
+        So do their shapes, where these are made of such numbers.
+        """
+        outputs, is_shaped = [name for name in node.output if name], not self._misshapen.isdisjoint(node.input)
+        if node.op_type in _OF_SHAPE:
+            self._inexact.update(outputs if is_shaped else ())
+            return
+        if is_shaped or (node.op_type in _SHAPED_BY_VALUES and self.inexact(node.input)):
+            self._misshapen.update(outputs)
         is_determined = self._is_determined(node)
         if self.inexact(node.input) or not is_determined:
-            self._inexact.update(name for name in node.output if name)
+            self._inexact.update(outputs)
         if not is_determined:
             self._expect_agreement(node)
 

@@ -12,6 +12,7 @@ from ibpc.frontends.onnx_batch import Form, Sizes, preferred_form
 from ibpc.frontends.onnx_build import GraphBuilder, Traced
 from ibpc.frontends.onnx_fold import Array, Tracer
 from ibpc.ir import format_shape
+from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
 from ibpc.ops.rules import Tensor
 
@@ -70,7 +71,9 @@ class BuiltValues:
         assert constant.constant is not None
         first = next(iter(self.entries.values())).made
         form = preferred_form(constant.shape)
-        value = constant.constant.float().reshape(form.shape(constant.shape)[1:])
+        value = constant.constant
+        value = value.float() if value.is_floating_point() else floating(value, name)
+        value = value.reshape(form.shape(constant.shape)[1:])
         return Entry.of(self._builder.add("Spread", [first], {}, {"value": value}), form, constant.shape)
 
     def settle(self, names: Iterable[str]) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
@@ -34,8 +35,9 @@ from ibpc.runtime import session
 BATCH_SIZE: Final = 3
 
 _SEED: Final = 0
+# Samples far from zero are as many as have so many numbers together.
+_FAR_NUMBERS: Final = 64
 _LARGEST: Final = float(torch.finfo(torch.float32).max)
-_FAR: Final = (10.0, 255.0, 1e4)
 _ONNX_RUNTIME: Final = "ONNX Runtime"
 _REFERENCE: Final = "ONNX reference evaluator"
 _ONNX2TORCH: Final = "onnx2torch"
@@ -198,14 +200,15 @@ def draw(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
 
 
 def draw_far(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
-    """Yield single samples far from zero, in the range of pixels of 8 bits too, for inputs that have no known range."""
+    """Yield samples far from zero, in the range of pixels of 8 bits too, for inputs that have no known range."""
     if any(graph.node(name).attributes["range"] is not None for name in graph.inputs):
         return
     generator = torch.Generator().manual_seed(_SEED)
-    for scale in _FAR:
-        shapes = [[1, *graph.node(name).shape[1:]] for name in graph.inputs]
-        yield tuple(scale * torch.randn(shape, generator=generator) for shape in shapes)
-        yield tuple(scale * torch.rand(shape, generator=generator) for shape in shapes)
+    samples = [graph.node(name).shape[1:] for name in graph.inputs]
+    count = -(-_FAR_NUMBERS // max(1, *(prod(shape) for shape in samples)))
+    shapes = [[count, *shape] for shape in samples]
+    for scale, spread in ((10.0, torch.randn), (255.0, torch.rand), (1e4, torch.randn)):
+        yield tuple(scale * spread(shape, generator=generator) for shape in shapes)
 
 
 def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:

@@ -377,6 +377,14 @@ NARROW = {
         [helper.make_node("Add", ["k", "k"], ["h"]), helper.make_node("Cast", ["h"], ["c"], to=TensorProto.FLOAT)],
         {"k": np.float16([[0.1]])},
     ),
+    "a product with what is of half precision": (
+        [
+            helper.make_node("Add", ["k", "k"], ["h"]),
+            helper.make_node("Cast", ["h"], ["w"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["a", "w"], ["c"]),
+        ],
+        {"k": np.float16([[0.1], [0.3]]), "a": normal(1, 2)},
+    ),
     "an integer beyond its type": (
         [
             helper.make_node("Cast", ["k"], ["i"], to=TensorProto.INT32),

@@ -1108,8 +1108,8 @@ MUTATIONS = (
     Mutation(
         "a value that may be no number bounded all the same",
         "ibpc/bounds/enclosure.py",
-        "lower, upper = found.lower.masked_fill(unknown, -inf), found.upper.masked_fill(unknown, inf)",
-        "lower, upper = found.lower.masked_fill(unknown, -inf), found.upper",
+        "upper = found.upper.masked_fill(unknown | found.upper.isnan(), inf)",
+        "upper = found.upper",
         "tests/test_enclosure.py",
     ),
     Mutation(
@@ -1265,6 +1265,27 @@ MUTATIONS = (
         "for value in itself or similar]",
         "for value in similar]",
         "tests/test_module_import.py -k twice",
+    ),
+    Mutation(
+        "the size of what executions may cut differently taken for a number",
+        "ibpc/frontends/onnx_fold.py",
+        "self._inexact.update(outputs if is_shaped else ())",
+        "self._inexact.update(())",
+        "tests/test_determined.py",
+    ),
+    Mutation(
+        "the end of a window that executions may round differently taken for a number",
+        "ibpc/frontends/onnx.py",
+        "self._doubtful = self._doubtful or self._inexact_number(named)",
+        "self._doubtful = self._doubtful or None",
+        "tests/test_determined.py",
+    ),
+    Mutation(
+        "bounds that are no numbers kept where others meet them",
+        "ibpc/bounds/batching.py",
+        "low = torch.where(first.lower.isnan(), -torch.inf, first.lower.double())",
+        "low = first.lower.double()",
+        "tests/test_enclosure.py",
     ),
     Mutation(
         "a doubtful constant that a rule needs forgotten",

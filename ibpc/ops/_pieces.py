@@ -10,6 +10,7 @@ from math import inf
 import torch
 
 from ibpc.interval import Interval
+from ibpc.ops._curves import LARGEST
 from ibpc.ops._planes import chord
 from ibpc.ops._steps import flushed
 from ibpc.ops.combinators import outward
@@ -42,9 +43,10 @@ class Piece:
 
     def within(self, x: Interval) -> tuple[Tensor, Tensor]:
         """Return the ends of the part of the piece that lies in the box, in any order where there is none."""
-        largest = torch.finfo(x.lower.dtype).max  # a kink may lie beyond what a rough box can hold
-        start, end = (min(max(kink, -largest), largest) for kink in (self.start, self.end))
-        return x.lower.clamp(min=start), x.upper.clamp(max=end)
+        if any(LARGEST < abs(kink) < inf for kink in (self.start, self.end)):  # binary32 does not have it
+            lower, upper = x.lower.double().clamp(min=self.start), x.upper.double().clamp(max=self.end)
+            return lower.to(x.lower.dtype), upper.to(x.upper.dtype)
+        return x.lower.clamp(min=self.start), x.upper.clamp(max=self.end)
 
 
 def pieces_interval(call: Call, x: Interval, pieces: Sequence[Piece], ulps: int, absolute: float) -> Interval:

@@ -76,7 +76,7 @@ class Network:
     def __repr__(self) -> str:
         shapes = ", ".join(format_shape(shape) for shape in self.graph.shapes_of(self.graph.inputs))
         outputs = ", ".join(format_shape(shape) for shape in self.graph.shapes_of(self.graph.outputs))
-        told = f", {len(self.notes)} notes" if self.notes else ""
+        told = f", {len(self.notes)} note{'s' * (len(self.notes) > 1)}" if self.notes else ""
         return f"Network({self.name!r}, {shapes} → {outputs}, {self.parameter_count():,} parameters{told})"
 
     @property

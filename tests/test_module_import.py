@@ -279,7 +279,9 @@ class Peculiar(nn.Module):
 
 def test_whoever_compiles_a_module_is_told_what_training_it_differs_in():
     torch.manual_seed(0)
-    notes = ibpc.compile(Peculiar().eval(), torch.rand(2, 1, 4, 4)).notes
+    network = ibpc.compile(Peculiar().eval(), torch.rand(2, 1, 4, 4))
+    assert repr(network).startswith("Network('Peculiar', N×1×4×4 → N×16, ") and "3 notes" in repr(network)
+    notes = network.notes
     assert [note.partition(":")[2].split()[0] for note in notes] == ["drop", "gain", "dense.weight"]
     assert not ibpc.compile(Residual().eval(), (torch.randn(1, 2, 3), torch.randn(1, 6))).notes
 

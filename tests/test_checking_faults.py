@@ -228,16 +228,28 @@ def test_cubic_sums_of_numbers_near_the_largest_are_unknown():
     assert_unknown(network([resizing], (1, 1, 1, 4), (1, 1, 1, 8), scales, 13), [3e38, -3e38, 3e38, -3e38])
 
 
-@pytest.mark.parametrize("kind", ["ReduceSum", "ReduceProd"])
-def test_integers_whose_total_leaves_their_type_are_no_constants(kind):
-    nodes = [
-        node(kind, "k", "s", keepdims=0),
-        node("Cast", "s", "c", to=_FLOAT),
-        node("Add", "x c"),
-    ]
-    large = {"k": np.full(4, 2**31 - 1, np.int32)}
-    with suppress(ModelError):  # to be refused is as good
-        assert_unknown(network(nodes, (1, 1), (1, 1), large), [0.0])
+GREAT = np.full(4, 2**31 - 1, np.int32)
+TOTALS = {
+    "ReduceSum": ([node("ReduceSum", "k", "s", keepdims=0)], {}),
+    "ReduceProd": ([node("ReduceProd", "k", "s", keepdims=0)], {}),
+    "CumSum": ([node("CumSum", "k axis", "s")], {"axis": np.int64(0)}),
+    "MatMul": ([node("MatMul", "k k", "s")], {}),
+}
+
+
+@pytest.mark.parametrize("kind", TOTALS)
+@pytest.mark.parametrize("size", [1, 2**31 - 1])
+def test_integers_whose_total_leaves_their_type_are_no_constants(kind, size):
+    """Small ones are; of great ones nothing is claimed, or they are refused."""
+    totals, constants = TOTALS[kind]
+    nodes = [*totals, node("Cast", "s", "c", to=_FLOAT), node("ReduceMax", "c", "m", keepdims=0), node("Add", "x m")]
+    model = network(nodes, (1, 1), (1, 1), {"k": np.minimum(GREAT, size), **constants}, 17)
+    if size == 1:
+        lower, upper = bounds(model, [0.0])
+        assert lower <= (1.0 if kind == "ReduceProd" else 4.0) <= upper and upper - lower < 1e-3
+        return
+    with suppress(ModelError):
+        assert_unknown(model, [0.0])
 
 
 def test_half_pixels_for_neighbours_of_scale_1_are_refused():

@@ -158,6 +158,13 @@ COUNTS = {
     "of those beyond a number": ("Compress", [helper.make_node("Compress", ["k", "beyond"], ["parts"], axis=0)]),
     "of places": ("NonZero", [helper.make_node("NonZero", ["beyond"], ["parts"])]),
     "of a range": ("Range", [helper.make_node("Range", ["zero", "total", "one"], ["parts"])]),
+    "of a given size": ("ConstantOfShape", [helper.make_node("ConstantOfShape", ["size"], ["parts"])]),
+    "of copies": ("Tile", [helper.make_node("Tile", ["one1", "size"], ["parts"])]),
+    "of an expansion": ("Expand", [helper.make_node("Expand", ["one1", "size"], ["parts"])]),
+    "of a slice": ("Slice", [helper.make_node("Slice", ["nine", "zero1", "size"], ["parts"])]),
+    "of padding": ("Pad", [helper.make_node("Pad", ["one1", "sizes"], ["parts"])]),
+    "of classes": ("OneHot", [helper.make_node("OneHot", ["zero1", "whole", "values"], ["parts"])]),
+    "of different ones": ("Unique", [helper.make_node("Unique", ["beyond_or_not"], ["parts"])]),
 }
 
 
@@ -170,6 +177,10 @@ def test_a_count_of_what_executions_may_round_differently_is_no_number(name, ask
         helper.make_node("Exp", ["k"], ["e"]),
         helper.make_node("Greater", ["e", "t"], ["beyond"]),
         helper.make_node("ReduceSum", ["e"], ["total"], keepdims=0),
+        helper.make_node("Cast", ["total"], ["whole"], to=TensorProto.INT64),
+        helper.make_node("Unsqueeze", ["whole", "zero1"], ["size"]),
+        helper.make_node("Concat", ["size", "size"], ["sizes"], axis=0),
+        helper.make_node("Cast", ["beyond"], ["beyond_or_not"], to=TensorProto.FLOAT),
         *parting,
         helper.make_node("Identity", ["parts"], ["again"]),
         helper.make_node(asking, ["again"], ["count"]),
@@ -178,6 +189,7 @@ def test_a_count_of_what_executions_may_round_differently_is_no_number(name, ask
         helper.make_node("Mul", ["x", "f"], ["y"]),
     ]
     constants = {"k": np.float32([0.1, 0.5, 1.0]), "t": THRESHOLD, "zero": np.float32(0), "one": np.float32(1)}
+    constants |= {"zero1": np.int64([0]), "one1": np.float32([1]), "nine": normal(9), "values": np.float32([0, 1])}
     proto = model(nodes, {"x": [1, 1]}, constants=constants)
     assert saved(proto, tmp_path).graph.hints[INEXACT] == "f"
 

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 import ibpc
+from ibpc.bounds.encoding import Program
+from ibpc.bounds.highs import Solver
 from ibpc.errors import ModelError
 from ibpc.frontends.agreement import agree_with_bounds
 from ibpc.frontends.onnx import translate
@@ -210,6 +212,30 @@ def test_what_is_verified_is_compared_in_its_own_region(tmp_path):
         Deciding(("ibp",), ibpc.Arithmetic.FLOAT32).run(subject, prop)
 
 
+def test_what_onnx_runtime_refuses_to_run_is_compared_with_nothing(tmp_path, monkeypatch):
+    saved([node("Relu", ["x"], ["y"])], [1, 2], {}, tmp_path)
+    subject = Subject(ibpc.compile(tmp_path / "m.onnx"))
+
+    def refuse(self, inputs):
+        raise ModelError.at("m.onnx", "ONNX Runtime refuses it")
+
+    monkeypatch.setattr(Replay, "__call__", refuse)
+    subject.expect_agreement([torch.ones(1, 2)])
+
+
+def test_images_are_compared_before_any_is_certified(tmp_path):
+    """A front that opens between the pixels that validation draws is none; a changed weight is seen all the same."""
+    constants = {"w": normal(64, 10)}
+    saved([node("MatMul", ["x", "w"], ["y"])], ["N", 64], constants, tmp_path)
+    network, data = ibpc.compile(tmp_path / "m.onnx"), ibpc.load_dataset("digits")
+    assert ibpc.certify(network, data, 0.0, limit=5).examples
+    changed = saved([node("MatMul", ["x", "w"], ["y"])], ["N", 64], {"w": -constants["w"]}, tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Replay, "of", classmethod(lambda cls, _: cls(changed)))
+        with pytest.raises(ModelError, match="something else"):
+            ibpc.certify(network, data, 0.0, limit=5)
+
+
 def test_values_have_to_lie_within_bounds():
     lower, upper = np.float64([1.0, -np.inf, 5.0]), np.float64([1.5, np.inf, 5.0])
     assert agree_with_bounds(lower, upper, np.float64([1.2, 7e30, 5.0]))
@@ -256,3 +282,22 @@ def test_exact_bounds_keep_small_weights_over_wide_boxes(scale):
     values = network.nominal(torch.linspace(0.0, 1.0, 101)[:, None] / scale)
     assert bounds.lower.item() <= values.min().item() and values.max().item() <= bounds.upper.item()
     assert bounds.upper.item() - bounds.lower.item() <= 0.6 / scale
+
+
+def program(coefficients: list[float]) -> Program:
+    """One row that is zero, over columns in [−1, 1]."""
+    made = Program()
+    made.columns(-np.ones(len(coefficients)), np.ones(len(coefficients)))
+    made.require(np.array([coefficients]), np.zeros(1), np.zeros(1))
+    return made
+
+
+def test_coefficients_that_the_solver_leaves_out_are_paid_for():
+    """x + t y = 0 is x = 0 give or take |t|, which is far below the tolerance that is taken off besides."""
+    rows, lower, upper = Solver(program([1.0, 1e-13]))._rows(program([1.0, 1e-13]))
+    assert rows.nnz == 1 and lower[0] <= -1e-13 and upper[0] >= 1e-13
+
+
+def test_a_program_that_the_solver_refuses_bounds_nothing():
+    assert Solver(program([1.0, np.nan])).least(np.array([1.0, 0.0])) == -np.inf
+    assert Solver(program([1.0, 1.0])).least(np.array([1.0, 0.0])) == pytest.approx(-1.0, abs=1e-5)

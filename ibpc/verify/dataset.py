@@ -75,8 +75,7 @@ class DataCertification:
         images = fit_images(images, network.input_shape)
         self.first.check(network, images, labels, eps)
         started, subject = time.monotonic(), Subject(network)
-        if network.source.kind == "onnx":
-            subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
+        subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
         for example in self._judged(subject, images, labels, eps, journal, workers):
             journal.add(example)
             progress(len(journal.examples))

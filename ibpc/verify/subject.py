@@ -47,15 +47,14 @@ class Subject:
         """
         if self.network.source.kind != "onnx":
             return
+        inputs = [point.detach().cpu() for point in points]
         try:
-            replay = self.replay
+            values = [self.replay([x[number] for x in inputs]).numpy() for number in range(len(inputs[0]))]
         except ModelError:  # ONNX Runtime does not run it, so another judge has compared them.
             return
-        inputs = [point.detach().cpu() for point in points]
         boxes = enclose(self.graph, inputs)
         lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*map(_ends, boxes), strict=True))
-        for number in range(len(inputs[0])):
-            theirs = replay([x[number] for x in inputs]).numpy()
+        for number, theirs in enumerate(values):
             if not agree_with_bounds(lower[number].numpy(), upper[number].numpy(), theirs):
                 found = "ONNX Runtime computes something else at a point of the region"
                 raise ModelError.at(self.network.source.path, found, "the same function", "nothing is claimed of it")

@@ -1302,13 +1302,6 @@ MUTATIONS = (
         "tests/test_import_faults.py -k coefficients",
     ),
     Mutation(
-        "a program that the solver refuses bounded by what is left of it",
-        "ibpc/bounds/highs.py",
-        "if left <= 0 or not self._is_usable:",
-        "if left <= 0:",
-        "tests/test_import_faults.py -k program",
-    ),
-    Mutation(
         "counts of padding and of classes taken for numbers",
         "ibpc/frontends/onnx_fold.py",
         '"NonZero", "OneHot", "Pad", "Range", "Reshape"',

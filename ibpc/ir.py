@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import networkx as nx
 
@@ -35,6 +35,7 @@ Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_Entry = TypeVar("_Entry")
 
 
 class Array(Protocol):
@@ -94,6 +95,38 @@ class Operand:
     slot: int
 
 
+class Entries(MutableMapping[str, _Entry]):
+    """A dict from `"node.role"` to a value that finds the entries of one node without reading all."""
+
+    def __init__(self, entries: Mapping[str, _Entry] = MappingProxyType({})) -> None:
+        self._entries: dict[str, _Entry] = {}
+        self._by_node: dict[str, dict[str, _Entry]] = {}
+        self.update(entries)
+
+    def __getitem__(self, key: str) -> _Entry:
+        return self._entries[key]
+
+    def __setitem__(self, key: str, value: _Entry) -> None:
+        node, _, role = key.rpartition(".")
+        self._entries[key] = value
+        self._by_node.setdefault(node, {})[role] = value
+
+    def __delitem__(self, key: str) -> None:
+        node, _, role = key.rpartition(".")
+        del self._entries[key]
+        del self._by_node[node][role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def of(self, node: str) -> Mapping[str, _Entry]:
+        """Return the entries of a node by role."""
+        return MappingProxyType(self._by_node.get(node, {}))
+
+
 class Graph:
     """A network: nodes, the values that flow between them, and the state beside them.
 
@@ -104,10 +137,28 @@ class Graph:
     def __init__(self, name: str) -> None:
         self.name = name
         self.outputs: tuple[str, ...] = ()
-        self.state: dict[str, Any] = {}
-        self.ties: dict[str, str] = {}
+        self._state: Entries[Any] = Entries()
+        self._ties: Entries[str] = Entries()
         self.hints: dict[str, Any] = {}
         self._net: nx.MultiDiGraph[str] = nx.MultiDiGraph()
+
+    @property
+    def state(self) -> Entries[Any]:
+        """The parameters and constants, by `"node.role"`."""
+        return self._state
+
+    @state.setter
+    def state(self, entries: Mapping[str, Any]) -> None:
+        self._state = Entries(entries)
+
+    @property
+    def ties(self) -> Entries[str]:
+        """For each `"node.role"` without an array of its own: the entry of `state` that it stands for."""
+        return self._ties
+
+    @ties.setter
+    def ties(self, entries: Mapping[str, str]) -> None:
+        self._ties = Entries(entries)
 
     # ── building ────────────────────────────────────────────────────────────────────────────────────────────────
     def add(self, node: Node, operands: Sequence[str] = (), state: Mapping[str, Any] | None = None) -> str:
@@ -197,8 +248,8 @@ class Graph:
         other = Graph(self.name)
         other._net = self._net.copy()
         other.outputs = self.outputs
-        other.state = dict(self.state)
-        other.ties = dict(self.ties)
+        other.state = self.state
+        other.ties = self.ties
         other.hints = dict(self.hints)
         return other
 
@@ -234,12 +285,8 @@ class Graph:
 
     def parameters_of(self, name: str) -> dict[str, Any]:
         """Return the node's arrays by role, tied ones included."""
-        prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in self.state.items() if key.startswith(prefix)}
-        tied = {
-            key.removeprefix(prefix): self.state[source] for key, source in self.ties.items() if key.startswith(prefix)
-        }
-        return own | tied
+        tied = {role: self.state[source] for role, source in self.ties.of(name).items()}
+        return {**self.state.of(name), **tied}
 
     def order(self) -> tuple[Node, ...]:
         """Return the nodes in a topological order that follows insertion wherever it can. Raises GraphError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
@@ -51,8 +52,8 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     graph.name = type(module).__name__
     for batch in (tuple(x[:BATCH_SIZE] for x in inputs), *draw(graph)):
         _expect_agreement(module, graph, batch, where)
-    for batch in draw_far(graph):
-        _expect_agreement_far_away(module, graph, batch, where)
+    if far := draw_far(graph):
+        _expect_agreement_far_away(module, graph, far, where)
     return graph
 
 
@@ -61,12 +62,7 @@ def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
     dropped = [name for name, part in module.named_modules() if isinstance(part, _DROPOUT) and part.p > 0]
     if dropped:
         yield f"training drops nothing out: {', '.join(dropped)} has no part in evaluation, which is what was compiled"
-    trained = [torch.as_tensor(value) for key, value in graph.state.items() if _is_trained(graph, key)]
-    copies = {
-        name: sum(_holds(value, parameter) for value in trained)
-        for name, parameter in module.named_parameters()
-        if parameter.requires_grad
-    }
+    copies = _copies(module, graph)
     frozen = [name for name, count in copies.items() if count == 0]
     if frozen:
         yield f"training leaves constants alone: {', '.join(frozen)}"
@@ -77,17 +73,38 @@ def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
         yield f"training moves the uses of one parameter apart: {', '.join(apart)}"
 
 
+def _copies(module: nn.Module, graph: Graph) -> dict[str, int]:
+    """Return, for each parameter that is trained, how many weights of the graph have its numbers."""
+    weights: defaultdict[tuple[float, ...], list[Tensor]] = defaultdict(list)
+    for key, value in graph.state.items():
+        if _is_trained(graph, key):
+            weight = _flat(torch.as_tensor(value))
+            weights[_extent(weight)].append(weight)
+    found = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            own = _flat(parameter)
+            found[name] = sum(_are_same_numbers(weight, own) for weight in weights[_extent(own)])
+    return found
+
+
 def _is_trained(graph: Graph, key: str) -> bool:
     node, _, role = key.rpartition(".")
     return role in operators()[graph.node(node).operator].trainable
 
 
-def _holds(value: Tensor, parameter: Tensor) -> bool:
-    """Return whether a weight has the numbers of a parameter, in whatever order."""
-    if value.numel() != parameter.numel():
-        return False
-    ours, theirs = value.detach().float().flatten(), parameter.detach().cpu().float().flatten()
-    return bool(torch.equal(ours.sort().values, theirs.sort().values))
+def _flat(value: Tensor) -> Tensor:
+    return value.detach().cpu().float().flatten()
+
+
+def _extent(value: Tensor) -> tuple[float, ...]:
+    """Return count, least and largest number: equal for the same numbers in whatever order, and soon found."""
+    return (len(value), *(float(end) for end in torch.aminmax(value))) if len(value) else (0,)
+
+
+def _are_same_numbers(first: Tensor, second: Tensor) -> bool:
+    """Return whether two tensors of one extent have the same numbers, in whatever order."""
+    return bool(torch.equal(first, second)) or bool(torch.equal(first.sort().values, second.sort().values))
 
 
 def _is_telling(parameter: Tensor) -> bool:
@@ -212,18 +229,20 @@ def _expect_agreement(module: nn.Module, graph: Graph, batch: Sequence[Tensor], 
 
 def _expect_agreement_far_away(module: nn.Module, graph: Graph, batch: Sequence[Tensor], where: str) -> None:
     """Raise ModelError where the module is outside of what executions of the graph may compute far from zero."""
-    try:
-        theirs = _run(module, batch, where)
+    try:  # Each sample by itself makes its own choices.
+        theirs = _run_each(module, batch, where)
     except ModelError:  # It does not run there.
         return
     for name, box, judged in zip(graph.outputs, enclose(graph, _shaped(graph, batch)), theirs, strict=True):
-        if not agree_with_bounds(box.lower.numpy(), box.upper.numpy(), judged.double().cpu().numpy()):
-            size = max(float(x.abs().max()) for x in batch)
-            raise ModelError.at(
-                f"{where}: output {name}",
-                f"its export does something else where inputs are as large as {size:.3g}",
-                "a module that torch.onnx exports faithfully, without choices that depend on values",
-            )
+        sides = box.lower.numpy(), box.upper.numpy(), judged.double().cpu().numpy()
+        for index, (lower, upper, values) in enumerate(zip(*sides, strict=True)):
+            if not agree_with_bounds(lower, upper, values):
+                size = max(float(x[index].abs().max()) for x in batch)
+                raise ModelError.at(
+                    f"{where}: output {name}",
+                    f"its export does something else where inputs are as large as {size:.3g}",
+                    "a module that torch.onnx exports faithfully, without choices that depend on values",
+                )
 
 
 def _shaped(graph: Graph, batch: Sequence[Tensor]) -> list[Tensor]:
@@ -234,14 +253,24 @@ def _shaped(graph: Graph, batch: Sequence[Tensor]) -> list[Tensor]:
 
 def _run(module: nn.Module, batch: Sequence[Tensor], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs for a batch, sample by sample where it takes only one at a time."""
-    home = next((parameter for parameter in module.parameters()), batch[0])
-    inputs = tuple(x.to(home.device, home.dtype) for x in batch)
     try:
-        return _called(module, inputs, where)
+        return _called(module, _at_home(module, batch), where)
     except ModelError:  # A batch size may be written into the module.
-        points = [tuple(x[index : index + 1] for x in inputs) for index in range(len(batch[0]))]
-        samples = [_called(module, point, where) for point in points]
-        return tuple(torch.cat(outputs) for outputs in zip(*samples, strict=True))
+        return _run_each(module, batch, where)
+
+
+def _run_each(module: nn.Module, batch: Sequence[Tensor], where: str) -> tuple[Tensor, ...]:
+    """Return the module's outputs for a batch, sample by sample."""
+    inputs = _at_home(module, batch)
+    points = [tuple(x[index : index + 1] for x in inputs) for index in range(len(batch[0]))]
+    samples = [_called(module, point, where) for point in points]
+    return tuple(torch.cat(outputs) for outputs in zip(*samples, strict=True))
+
+
+def _at_home(module: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Return inputs on the device and in the type of the module's parameters."""
+    home = next((parameter for parameter in module.parameters()), batch[0])
+    return tuple(x.to(home.device, home.dtype) for x in batch)
 
 
 def _tensors(results: object, where: str) -> tuple[Tensor, ...]:

@@ -102,10 +102,11 @@ def validate(
     where the graph disagrees with a judge that counts, or where no judge can run the file.
     """
     near = [*draw(graph), *([tuple(samples)] if samples else [])]
-    batches = [*near, *draw_far(graph)]
+    far = draw_far(graph)
+    batches = [*near, far] if far else near
     shapes = input_sizes(model.graph)
     ours = [_outputs(graph, batch) for batch in batches]
-    bounds = [None] * len(near) + [enclose(graph, batch) for batch in batches[len(near) :]]
+    bounds = [enclose(graph, batch) if batch is far else None for batch in batches]
     points = [[_sample(batch, index, shapes) for index in range(len(batch[0]))] for batch in batches]
     judgements: list[Judgement] = []
     notes: list[str] = []
@@ -199,16 +200,18 @@ def draw(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
         yield tuple(batch)
 
 
-def draw_far(graph: Graph) -> Iterator[tuple[Tensor, ...]]:
-    """Yield samples far from zero, in the range of pixels of 8 bits too, for inputs that have no known range."""
+def draw_far(graph: Graph) -> tuple[Tensor, ...]:
+    """Return a batch of samples far from zero, in the range of pixels of 8 bits too; none for inputs of known range."""
     if any(graph.node(name).attributes["range"] is not None for name in graph.inputs):
-        return
+        return ()
     generator = torch.Generator().manual_seed(_SEED)
     samples = [graph.node(name).shape[1:] for name in graph.inputs]
     count = -(-_FAR_NUMBERS // max(1, *(prod(shape) for shape in samples)))
-    shapes = [[count, *shape] for shape in samples]
+    parts: list[list[Tensor]] = [[] for _ in samples]
     for scale, spread in ((10.0, torch.randn), (255.0, torch.rand), (1e4, torch.randn)):
-        yield tuple(scale * spread(shape, generator=generator) for shape in shapes)
+        for part, shape in zip(parts, samples, strict=True):
+            part.append(scale * spread([count, *shape], generator=generator))
+    return tuple(torch.cat(part) for part in parts)
 
 
 def input_sizes(graph: onnx.GraphProto) -> tuple[tuple[int, ...], ...]:

@@ -1192,9 +1192,23 @@ MUTATIONS = (
     Mutation(
         "constants that ONNX Runtime computes differently taken for numbers",
         "ibpc/frontends/onnx_fold.py",
-        "if ours is None or ours.shape != theirs.shape or not agree(ours, theirs):",
-        "if ours is None:",
+        "if not all(ours.shape == theirs.shape and agree(ours, theirs) for ours, theirs in pairs):",
+        "if not pairs:",
         "tests/test_import_faults.py",
+    ),
+    Mutation(
+        "what the reference evaluator moves believed without a witness",
+        "ibpc/verify/checking/rules.py",
+        "        confirm(self.node, self.version, arrays, results)\n",
+        "",
+        "tests/test_checking_faults.py",
+    ),
+    Mutation(
+        "constants that the reference evaluator computes believed without a witness",
+        "ibpc/verify/checking/checker.py",
+        "        confirm(node, step.version, arrays, results)\n",
+        "",
+        "tests/test_checking_faults.py",
     ),
     Mutation(
         "imports compared near zero alone",

@@ -121,6 +121,15 @@ def test_many_rows_are_gathered_each_from_its_own():
     np.testing.assert_array_equal(upper, np.zeros(70))
 
 
+@pytest.mark.parametrize("is_constant", [True, False])
+def test_slices_that_onnx_runtime_cuts_otherwise_are_refused(is_constant):
+    """ONNX clamps a start before the first element to it; the evaluator slices as Python does and finds none."""
+    window = {"b": np.int64([-8]), "e": np.int64([-9]), "a": np.int64([1]), "s": np.int64([-1])}
+    nodes = [node("Slice", f"{'k' if is_constant else 'x'} b e a s", "c"), node("ReduceSum", "c a", "t", keepdims=1)]
+    nodes.append(node("Mul", "x t"))
+    assert_refused(network(nodes, (1, 1), (1, 1), {"k": np.ones((1, 4), np.float32), **window}), 0.5)
+
+
 def test_two_versions_of_the_default_domain_are_refused():
     model = network([node("Softmax", "x", axis=1)], (1, 2, 2), (1, 2, 2))
     del model.opset_import[:]

@@ -411,6 +411,27 @@ NARROW = {
 }
 
 
+@pytest.mark.parametrize("off", [1.0, 100.0])
+def test_a_choice_among_floats_that_the_evaluator_computes_is_no_number(off, tmp_path):
+    """The evaluator makes y · (on − off) + off of a OneHot, which is rounded; executions copy."""
+    constants = {"i": np.int64([0]), "d": np.int64(1), "v": np.float32([off, 0.1])}
+    nodes = [helper.make_node("OneHot", ["i", "d", "v"], ["c"], axis=-1), helper.make_node("Max", ["x", "c"], ["y"])]
+    network = saved(model(nodes, {"x": [1, 1]}, constants=constants), tmp_path)
+    assert network.graph.hints[INEXACT] == "c"
+
+
+def test_constants_that_onnx_runtime_shapes_otherwise_are_refused(tmp_path):
+    """ONNX clamps a start before the first element to it; the evaluator slices as Python does and finds none."""
+    window = {"b": np.int64([-8]), "e": np.int64([-9]), "a": np.int64([0]), "s": np.int64([-1])}
+    nodes = [
+        helper.make_node("Slice", ["k", "b", "e", "a", "s"], ["c"]),
+        helper.make_node("ReduceSum", ["c", "a"], ["t"], keepdims=1),
+        helper.make_node("Mul", ["x", "t"], ["y"]),
+    ]
+    with pytest.raises(ModelError, match="ONNX Runtime and the ONNX reference evaluator compute different constants"):
+        saved(model(nodes, {"x": [1, 1]}, constants={"k": np.float32([0, 1, 2, 3, 4]), **window}), tmp_path)
+
+
 # Those that rules bound, and what executions may compute.
 BOUNDED = {"flushed to zero": (0.0, 1e-40), "added while scattered": (1.1, float(np.float32(1.1)))}
 

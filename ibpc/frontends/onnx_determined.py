@@ -18,7 +18,7 @@ Arrays = Sequence[NDArray[Any]]
 _COPIES: Final = frozenset(
     (
         *("Compress", "Concat", "Constant", "ConstantOfShape", "DepthToSpace", "Dropout", "Expand", "EyeLike"),
-        *("Flatten", "Gather", "GatherElements", "GatherND", "Identity", "OneHot", "Pad", "Reshape"),
+        *("Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Pad", "Reshape"),
         *("ScatterElements", "ScatterND", "Shape", "Size", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
         *("Transpose", "Trilu", "Unsqueeze", "Where"),
     )
@@ -33,7 +33,7 @@ _ROUNDED: Final = frozenset(
 _ON_INTEGERS: Final = frozenset(
     (
         *("And", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "CumSum", "MatMul", "Mod", "Not"),
-        *("Or", "Range", "ReduceProd", "ReduceSum", "Xor"),
+        *("OneHot", "Or", "Range", "ReduceProd", "ReduceSum", "Xor"),
     )
 )
 # Where a result is beyond its type, runtimes wrap it round or cut it off.

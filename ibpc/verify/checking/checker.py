@@ -15,7 +15,7 @@ from onnx import helper
 from ibpc.errors import ModelError, PropertyError
 from ibpc.verify.checking.arithmetic import MACHINES, Machine
 from ibpc.verify.checking.backward import Picked, affine_bounds, linear_bounds, sharpened, tightened
-from ibpc.verify.checking.evaluator import evaluator
+from ibpc.verify.checking.evaluator import confirm, evaluator
 from ibpc.verify.checking.exact import is_exact, may_be_exact
 from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.planes import PLANES, bent
@@ -275,6 +275,7 @@ class Checker:
         as_told = all(not told or helper.tensor_dtype_to_np_dtype(told) == result.dtype for told, result in types)
         if not as_told or not is_exact(node.op_type, [array for array in arrays if array is not None], results):
             return None
+        confirm(node, step.version, arrays, results)
         found = [Constant(result) for result in results]
         if self._constants.keys() >= set(filter(None, node.input)):
             self._constants.update((name, value) for name, value in zip(node.output, found, strict=False) if name)

@@ -1,4 +1,4 @@
-"""One node alone as a function on arrays, by the ONNX reference evaluator."""
+"""One node alone as a function on arrays, by the ONNX reference evaluator, with ONNX Runtime as a witness."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.runtime import session
 
 Evaluate: TypeAlias = Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
 Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], list[NDArray[Any]]]
@@ -48,6 +49,29 @@ def _gathering(node: onnx.NodeProto) -> Evaluate:
         return [np.take_along_axis(data[kept], indices, axis)]
 
     return evaluate
+
+
+def confirm(
+    node: onnx.NodeProto, opset: int, arrays: Sequence[NDArray[Any] | None], results: Sequence[NDArray[Any]]
+) -> None:
+    """Raise ModelError where ONNX Runtime, if it runs the node alone, computes anything else from the arrays."""
+    fed = {f"operand{slot}": np.asarray(array) for slot, array in enumerate(arrays) if array is not None}
+    model = _alone(node, opset)
+    for value in model.graph.input:
+        array = fed[value.name]
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        value.CopyFrom(helper.make_tensor_value_info(value.name, kind, array.shape))
+    try:
+        with stranger():
+            others = session(model.SerializeToString())(fed)
+    except StrangerError:  # It has no such node for these types.
+        return
+    if not all(np.array_equal(result, other, equal_nan=True) for result, other in zip(results, others, strict=True)):
+        raise ModelError.at(
+            f"node {node.name or node.output[0]} ({node.op_type})",
+            "ONNX Runtime and the ONNX reference evaluator compute different results",
+            "one on which they agree",
+        )
 
 
 def running(model: onnx.ModelProto, where: str) -> Run:

@@ -48,7 +48,7 @@ def move(step: Step) -> list[Box]:
         step.fail("it computes with what it scatters")
     data = _DATA.get(step.node.op_type, tuple(range(len(step.operands))))
     if "indices" not in step.memory:
-        step.memory["indices"] = step.evaluate(_numbered(step, data))
+        step.memory["indices"] = step.copies(_numbered(step, data))
     return [_moved(step, data, np.asarray(indices)) for indices in step.memory["indices"]]
 
 
@@ -152,7 +152,7 @@ def triangle(step: Step) -> Box:
     x = step.box(0)
     if "sources" not in step.memory:
         diagonal = step.constant(1).array if step.has(1) else None
-        step.memory["sources"] = np.asarray(step.evaluate([_counted(x) + 1, diagonal][: len(step.operands)])[0]) - 1
+        step.memory["sources"] = np.asarray(step.copies([_counted(x) + 1, diagonal][: len(step.operands)])[0]) - 1
     sources: NDArray[np.int64] = step.memory["sources"]
     ends = [np.where(sources >= 0, side.ravel()[sources.ravel()].reshape(x.shape), 0.0) for side in (x.lower, x.upper)]
     return Box(ends[0], ends[1], _padded(step, sources, 0.0))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ibpc.errors import ModelError
 from ibpc.verify.checking.arithmetic import OWN_ROUNDINGS, OWN_UNIT, Machine
+from ibpc.verify.checking.evaluator import confirm
 from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull, Value, unknown, unless
 
 # Elementary functions of numpy and the standard library, in units of 2⁻⁵³: they are within 4 ulps.
@@ -63,6 +64,12 @@ class Step:
             return [int(number) for number in self.constant(slot).array.ravel()]
         found = self.attributes.get(attribute)
         return None if found is None else [int(number) for number in np.atleast_1d(found)]
+
+    def copies(self, arrays: Sequence[NDArray[Any] | None]) -> list[NDArray[Any]]:
+        """Return what the node, which only copies, makes of arrays. Raises ModelError where its evaluators differ."""
+        results = self.evaluate(arrays)
+        confirm(self.node, self.version, arrays, results)
+        return results
 
     def require_floats(self) -> None:
         """Raise ModelError unless the node computes in floating numbers: on integers its quotients are others."""

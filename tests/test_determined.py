@@ -18,7 +18,7 @@ from ibpc.errors import ModelError
 from ibpc.frontends import onnx_determined
 from ibpc.ir import INEXACT
 from ibpc.report.terminal import show_compiled
-from ibpc.verify.checking import exact
+from ibpc.verify.checking import Checker, exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.replay import Replay
 from tests.onnx_models import model, normal, runtime
@@ -418,6 +418,47 @@ def test_a_choice_among_floats_that_the_evaluator_computes_is_no_number(off, tmp
     nodes = [helper.make_node("OneHot", ["i", "d", "v"], ["c"], axis=-1), helper.make_node("Max", ["x", "c"], ["y"])]
     network = saved(model(nodes, {"x": [1, 1]}, constants=constants), tmp_path)
     assert network.graph.hints[INEXACT] == "c"
+
+
+A_SQUARE, ITS_ROUNDING, SCALE = np.float32([[1 + 2**-12]]), np.float32([[1 + 2**-11]]), np.float32([[2**24]])
+BETWEEN = {
+    "nothing": [helper.make_node("Sub", ["p", "b"], ["q"])],
+    "a move": [helper.make_node("Transpose", ["p"], ["t"]), helper.make_node("Sub", ["t", "b"], ["q"])],
+    "a sign": [helper.make_node("Neg", ["p"], ["t"]), helper.make_node("Add", ["t", "b"], ["q"])],
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_a_product_that_a_sum_reads_may_be_fused_with_it(name, tmp_path):
+    """(1 + 2⁻¹²)² − (1 + 2⁻¹¹) is 0 where the square is rounded, and 2⁻²⁴ in a fused multiply-add."""
+    nodes = [
+        helper.make_node("Mul", ["a", "a"], ["p"]),
+        *BETWEEN[name],
+        helper.make_node("Mul", ["q", "s"], ["k"]),
+        helper.make_node("Add", ["x", "k"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1, 1]}, constants={"a": A_SQUARE, "b": ITS_ROUNDING, "s": SCALE})
+    bounds = ibpc.bound(saved(proto, tmp_path), ibpc.Interval.point(torch.zeros(1, 1)))
+    fused = -1 if name == "a sign" else 1
+    assert bounds.lower.item() <= min(0, fused) <= max(0, fused) <= bounds.upper.item()
+    lower, upper = Checker(proto).bound_rows([np.zeros(1)], [np.zeros(1)], np.eye(1), "float32")
+    assert lower <= min(0, fused) <= max(0, fused) <= upper
+
+
+def test_a_product_that_is_not_rounded_is_a_number(tmp_path):
+    nodes = [helper.make_node("Mul", ["s", "s"], ["p"]), helper.make_node("Add", ["x", "p"], ["y"])]
+    network = saved(model(nodes, {"x": [1, 1]}, constants={"s": SCALE}), tmp_path)
+    bounds = ibpc.bound(network, ibpc.Interval.point(torch.zeros(1, 1)), method="crown", arithmetic="real")
+    assert bounds.lower.item() == bounds.upper.item() == 2.0**48
+    assert not {"Mul", "Spread"} & {node.operator for node in network.graph.order()}
+
+
+def test_a_quotient_by_zero_has_no_sign():
+    """Executions choose freely among 0 and −0, as Relu and Max do, and a quotient tells which they chose."""
+    quotient = helper.make_node("Div", ["n", "z"], ["d"])
+    operands = [np.float32([[-1]]), np.float32([[0]])]
+    assert not onnx_determined.is_determined(quotient, operands, [np.float32([[-np.inf]])])
+    assert not exact.is_exact("Div", operands, [np.float32([[-np.inf]])])
 
 
 def test_constants_that_onnx_runtime_shapes_otherwise_are_refused(tmp_path):

@@ -6,7 +6,7 @@ flushes to zero. Sums, curves and half precision, which runtimes may carry on in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -36,6 +36,8 @@ _ON_INTEGERS: Final = frozenset(
         *("OneHot", "Or", "Range", "ReduceProd", "ReduceSum", "Xor"),
     )
 )
+_SUMS: Final = ("Add", "Mean", "Sub", "Sum")
+_PASSED_ON: Final = _COPIES | {"Neg"}
 # Where a result is beyond its type, runtimes wrap it round or cut it off.
 _TOTALS: Final = frozenset(("CumSum", "MatMul", "ReduceProd", "ReduceSum"))
 _CASTS: Final = ("Cast", "CastLike")
@@ -59,7 +61,25 @@ def is_determined(node: onnx.NodeProto, operands: Arrays, results: Arrays) -> bo
         return _is_one_product(operands) and all(map(_is_plain, results))
     if node.op_type in _CASTS:
         return _is_plain(results[0]) and _is_kept(operands[0], results[0])
+    if node.op_type == "Div" and not all(np.isfinite(array).all() for array in arrays):
+        return False  # The sign of a zero, which tells the sign of a quotient, is nobody's to tell.
     return node.op_type in _ROUNDED and all(map(_is_plain, arrays))
+
+
+def summed(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
+    """Return the values that sums read, behind moves and negations too: a fused product there is not rounded."""
+    found: set[str] = set()
+    for node in reversed(list(nodes)):
+        if node.op_type in _SUMS or (node.op_type in _PASSED_ON and not found.isdisjoint(node.output)):
+            found.update(node.input)
+    return frozenset(found)
+
+
+def is_rounded_product(node: onnx.NodeProto, operands: Arrays, results: Arrays) -> bool:
+    """Return whether a node multiplies floats, and the products are not numbers of their type."""
+    if node.op_type != "Mul" or results[0].dtype.kind != "f":
+        return False
+    return not np.array_equal(np.multiply(*(array.astype(np.float64) for array in operands)), results[0])
 
 
 def _most_of(kind: str, operands: Arrays) -> float:

@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
 from ibpc.frontends.agreement import agree
-from ibpc.frontends.onnx_determined import is_determined
+from ibpc.frontends.onnx_determined import is_determined, is_rounded_product, summed
 from ibpc.runtime import session
 
 Array = NDArray[Any]
@@ -73,6 +73,7 @@ class Tracer:
         self.values: dict[str, Known] = {}
         self._inexact: set[str] = set()
         self._misshapen: set[str] = set()
+        self._summed = summed(proto.graph.node)
         self._opset = opset
         self._imports, self._ir_version = list(proto.opset_import), proto.ir_version
         self._folded = 0
@@ -157,6 +158,8 @@ class Tracer:
                 "ONNX Runtime and the ONNX reference evaluator compute different constants; store it as a number"
             )
         are_equal = all(np.array_equal(ours, theirs) for ours, theirs in pairs)
+        if not self._summed.isdisjoint(node.output) and is_rounded_product(node, operands, results):
+            return False
         return are_equal and is_determined(node, operands, results)
 
     def _witnessed(self, node: onnx.NodeProto) -> list[Array]:

@@ -16,7 +16,7 @@ from ibpc.errors import ModelError, PropertyError
 from ibpc.verify.checking.arithmetic import MACHINES, Machine
 from ibpc.verify.checking.backward import Picked, affine_bounds, linear_bounds, sharpened, tightened
 from ibpc.verify.checking.evaluator import confirm, evaluator
-from ibpc.verify.checking.exact import is_exact, may_be_exact
+from ibpc.verify.checking.exact import is_exact, is_rounded_product, may_be_exact, summed
 from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.planes import PLANES, bent
 from ibpc.verify.checking.positions import is_cut, written
@@ -43,6 +43,7 @@ class Checker:
         """Read the model. Raises ModelError for an operator set, element type or function it does not know."""
         self._file = OnnxFile.of(model)
         self._constants: dict[str, Value] = {name: Constant(array) for name, array in self._file.constants.items()}
+        self._summed = summed(self._file.nodes)
         self._memory: list[dict[str, Any]] = [{} for _ in self._file.nodes]
 
     def bound_rows(
@@ -273,7 +274,10 @@ class Checker:
         results = [np.asarray(array) for array in step.evaluate(arrays)]
         types = zip(map(self._type, node.output), results, strict=False)
         as_told = all(not told or helper.tensor_dtype_to_np_dtype(told) == result.dtype for told, result in types)
-        if not as_told or not is_exact(node.op_type, [array for array in arrays if array is not None], results):
+        known = [array for array in arrays if array is not None]
+        if not as_told or not is_exact(node.op_type, known, results):
+            return None
+        if not self._summed.isdisjoint(node.output) and is_rounded_product(node.op_type, known, results):
             return None
         confirm(node, step.version, arrays, results)
         found = [Constant(result) for result in results]

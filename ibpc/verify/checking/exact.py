@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ibpc.verify.checking.moves import MOVES
@@ -34,6 +35,8 @@ _INTEGERS_ONLY: Final = frozenset(
 _ADDING: Final = frozenset({"CumSum", "MatMul", "ReduceProd", "ReduceSum", "Sum"})
 _LAST_TOTAL: Final = 2.0**31 - 1.0
 WHOLE_TYPES: Final = _COPIES | _ROUNDED | _INTEGERS_ONLY
+_SUMS: Final = ("Add", "Mean", "Sub", "Sum")
+_PASSED_ON: Final = _COPIES | {"Neg"}
 _CASTS: Final = ("Cast", "CastLike")
 _LEAST_NORMAL: Final = 2.0**-126
 _LAST_WHOLE: Final = 2**24
@@ -63,6 +66,22 @@ def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
         return False
     # A number that is not one of an integer type becomes anything.
     return op_type not in _CASTS or results[0].dtype.kind not in "iu" or _is_kept(operands[0], results[0])
+
+
+def summed(nodes: Sequence[onnx.NodeProto]) -> frozenset[str]:
+    """Return the values that sums read, behind moves and negations too: a fused product there is not rounded."""
+    found: set[str] = set()
+    for node in reversed(nodes):
+        if node.op_type in _SUMS or (node.op_type in _PASSED_ON and not found.isdisjoint(node.output)):
+            found.update(node.input)
+    return frozenset(found)
+
+
+def is_rounded_product(op_type: str, operands: Arrays, results: Arrays) -> bool:
+    """Return whether a node multiplies floats, and the products are not numbers of their type."""
+    if op_type != "Mul" or results[0].dtype.kind != "f":
+        return False
+    return not np.array_equal(np.multiply(*(array.astype(np.float64) for array in operands)), results[0])
 
 
 def _may_total(op_type: str, operands: Arrays) -> float:

@@ -28,7 +28,7 @@ from safetensors.torch import save as save_safetensors
 
 from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
 from ibpc.files import MOST_TEXT, beside, json_bytes, read_regular, sha256_of, write_durably
-from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
+from ibpc.hints import are_trained
 from ibpc.ir import Graph
 from ibpc.locking import briefly_locked
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
@@ -155,7 +155,7 @@ def is_trained(path: Path) -> bool:
         hints = _read_manifest(path).get("hints")
     except ArtifactError:
         return False
-    return isinstance(hints, dict) and hints.get(WEIGHTS_HINT) == TRAINED
+    return are_trained(hints)
 
 
 def _contents(graph: Graph) -> dict[str, bytes]:

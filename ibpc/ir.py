@@ -27,8 +27,6 @@ BATCH: Final = -1
 # Operators that keep the elements of their operand in row-major order.
 VIEWS: Final = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 INPUT: Final = "Input"
-# The hint that names a constant of the file which runtimes may compute differently, or which float32 does not hold.
-INEXACT: Final = "inexact"
 FORMAT_VERSION: Final = 1
 
 Shape = tuple[int, ...]

@@ -15,9 +15,9 @@ from torch import fx
 from ibpc import artifact
 from ibpc.artifact import OldRun, Source
 from ibpc.errors import GraphError, Problem, nearest, raise_all
-from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
+from ibpc.hints import mark_trained
 from ibpc.interval import Interval
-from ibpc.ir import INEXACT, Graph, format_shape
+from ibpc.ir import Graph, format_shape
 from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
 from ibpc.passes.normalize_input import PIXELS
@@ -48,8 +48,7 @@ class Network:
         """Write the network with its present weights as an artifact; see `artifact.save`. Raises ArtifactError."""
         graph = self.snapshot()
         if self.is_changed:
-            graph.hints[WEIGHTS_HINT] = TRAINED
-            graph.hints.pop(INEXACT, None)
+            mark_trained(graph)
         artifact.save(graph, Path(path), self.source, {"notes": list(self.notes)}, old_run)
 
     @property

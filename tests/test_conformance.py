@@ -20,8 +20,8 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import IbpcError
+from ibpc.evaluation import evaluate
 from ibpc.frontends.onnx import translate
-from ibpc.frontends.validate import evaluate
 from ibpc.ir import Graph
 from ibpc.lowering import lower_interval, parameter_tree
 from ibpc.ops import operators

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 import ibpc
 from ibpc.errors import ModelError
 from ibpc.frontends import onnx_determined
-from ibpc.ir import INEXACT
+from ibpc.hints import INEXACT
 from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import Checker, exact
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor

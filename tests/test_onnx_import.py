@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from ibpc.errors import ModelError
-from ibpc.frontends.onnx import graph_from_onnx, import_model, import_onnx, load_onnx, translate
+from ibpc.frontends.onnx import graph_from_onnx, import_model, import_onnx, translate
 from ibpc.frontends.onnx_load import read_model
 from ibpc.ir import BATCH
 from ibpc.ops import operators
@@ -379,7 +379,7 @@ def test_a_network_in_double_precision_says_that_it_is_rounded():
 def test_gzipped_files_are_read_as_they_are(tmp_path):
     path = tmp_path / "net.onnx.gz"
     path.write_bytes(gzip.compress(base().SerializeToString()))
-    graph = load_onnx(path)
+    graph = import_onnx(path).graph
     assert graph.name == "net"
     expect_same_function(base(), graph)
 
@@ -397,7 +397,7 @@ def save_with_external_data(folder: Path, location: str) -> Path:
 
 
 def test_external_data_beside_the_model_are_read(tmp_path):
-    expect_same_function(base(), load_onnx(save_with_external_data(tmp_path, "weights.bin")))
+    expect_same_function(base(), import_onnx(save_with_external_data(tmp_path, "weights.bin")).graph)
 
 
 def test_versions_of_an_operator_decide_its_meaning():
@@ -632,13 +632,13 @@ def test_external_data_outside_the_folder_are_refused(tmp_path, location):
     (tmp_path / "secret.bin").write_bytes(bytes(384))
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
     with pytest.raises(ModelError, match="outside the model's folder"):
-        load_onnx(save_with_external_data(folder, location))
+        import_onnx(save_with_external_data(folder, location))
 
 
 @pytest.mark.parametrize(("location", "reason"), [("other.bin", "missing"), (".", "missing")])
 def test_external_data_that_are_not_there_are_refused(tmp_path, location, reason):
     with pytest.raises(ModelError, match=reason):
-        load_onnx(save_with_external_data(tmp_path, location))
+        import_onnx(save_with_external_data(tmp_path, location))
 
 
 def test_external_data_beyond_the_end_of_the_file_are_refused(tmp_path):
@@ -647,7 +647,7 @@ def test_external_data_beyond_the_end_of_the_file_are_refused(tmp_path):
     proto.graph.initializer[1].external_data.add(key="length", value=str(2**40))
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="spans"):
-        load_onnx(path)
+        import_onnx(path)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
@@ -663,7 +663,7 @@ def test_truncated_files_are_refused(tmp_path):
     for data in (b"", whole[: len(whole) // 2], packed[: len(packed) // 2], packed[:-4] + b"oops", b"\x1f\x8bnonsense"):
         path.write_bytes(data)
         with pytest.raises(ModelError):
-            load_onnx(path)
+            import_onnx(path)
 
 
 def test_two_gigabytes_of_zeros_in_a_small_file_are_refused_quickly(tmp_path):
@@ -671,7 +671,7 @@ def test_two_gigabytes_of_zeros_in_a_small_file_are_refused_quickly(tmp_path):
     path.write_bytes(gzip.compress(bytes(2**24)) * 128)
     start = time.monotonic()
     with pytest.raises(ModelError, match="unpack to more than"):
-        load_onnx(path)
+        import_onnx(path)
     assert time.monotonic() - start < 20
 
 

@@ -11,9 +11,11 @@ import torch
 from onnx import helper
 
 from ibpc.errors import ModelError
+from ibpc.evaluation import evaluate
 from ibpc.frontends import validate as validation
+from ibpc.frontends.agreement import agree
 from ibpc.frontends.onnx import Translation, import_model, translate
-from ibpc.frontends.validate import agree, evaluate, validate
+from ibpc.frontends.validate import validate
 from ibpc.ops import operators
 from tests.onnx_models import chain, model, normal
 

@@ -14,8 +14,8 @@ import torch
 from ibpc.bounds.batching import samples_at_once
 from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import Values, Walk
+from ibpc.hints import INEXACT
 from ibpc.interval import Interval
-from ibpc.ir import INEXACT
 from ibpc.rounding import Arithmetic
 
 

@@ -27,7 +27,8 @@ from ibpc.bounds.values import evaluated
 from ibpc.errors import ArtifactError, ModelError, UsageError
 from ibpc.exports.nominal import OPSET
 from ibpc.files import write_atomically
-from ibpc.ir import INEXACT, Graph
+from ibpc.hints import INEXACT
+from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.margins import class_differences, margin_index
 from ibpc.passes import EVALUATION

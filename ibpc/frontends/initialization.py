@@ -16,10 +16,6 @@ from ibpc.ir import Graph, Node, Shape
 from ibpc.ops import operators
 from ibpc.ops.base import Fill, Operator
 
-WEIGHTS_HINT: Final = "weights"
-FRESH: Final = "fresh"
-TRAINED: Final = "trained"
-
 Scheme: TypeAlias = Callable[[Fill, Shape, int, torch.Generator], torch.Tensor]
 
 

@@ -33,7 +33,8 @@ from ibpc.frontends.onnx_types import may_wrap, unfit_type
 from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
-from ibpc.ir import INEXACT, VIEWS, Graph
+from ibpc.hints import INEXACT
+from ibpc.ir import VIEWS, Graph
 from ibpc.ops import operators
 from ibpc.ops.element_types import NAMES
 from ibpc.ops.onnx import OnnxNode, Value
@@ -72,11 +73,6 @@ class Imported:
 
 
 # ── the interface ───────────────────────────────────────────────────────────────────────────────────────────────
-def load_onnx(path: str | Path) -> Graph:
-    """Return the network in an `.onnx` or `.onnx.gz` file. Raises ModelError."""
-    return import_onnx(path).graph
-
-
 def import_onnx(path: str | Path) -> Imported:
     """Return the network in a file, with what was mended and how it was validated. Raises ModelError."""
     path = Path(path)

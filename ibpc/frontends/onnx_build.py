@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import torch
-from torch import fx, nn
 
 from ibpc.errors import GraphError, Problem, nearest, raise_all
+from ibpc.frontends.reserved import reserved_names
 from ibpc.ir import INPUT, Attributes, Graph, Node, Shape
 from ibpc.ops import operators
 from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
 from ibpc.ops.rules import Call, Tensor
-
-_RESERVED: Final = frozenset({*dir(fx.GraphModule(nn.Module(), fx.Graph())), *keyword.kwlist, *keyword.softkwlist})
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class GraphBuilder:
     def _fresh(self, wish: str) -> str:
         """Return a free name like `wish` that can be an attribute of a torch module."""
         name = self.graph.fresh_name(wish)
-        return self.graph.fresh_name(f"{name}_node") if name in _RESERVED else name
+        return self.graph.fresh_name(f"{name}_node") if name in reserved_names() else name
 
     def _place(self, node: Node, operands: Iterable[str]) -> str:
         self._added.append(node.name)

@@ -6,23 +6,22 @@ connections, and its shapes, layer by layer. Parameters are allocated only when 
 
 from __future__ import annotations
 
-import keyword
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 import networkx as nx
 import torch
-from torch import fx, nn
 
 from ibpc.errors import GraphError, Problem, SpecError, nearest, raise_all
-from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, fresh_state, generator_of
+from ibpc.frontends.initialization import fresh_state, generator_of
+from ibpc.frontends.reserved import reserved_names
 from ibpc.frontends.schema import INPUT_NAME, layer_types, spec_schema
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
+from ibpc.hints import mark_fresh
 from ibpc.ir import BATCH, INPUT, Graph, Node, Shape, format_shape
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
@@ -63,7 +62,7 @@ def graph_from_spec(data: Mapping[str, Any], where: str, seed: int = 0) -> Graph
     graph = plan.build(data["name"], output, generator)
     graph.hints = {key: data[key] for key in ("classes", "dataset") if key in data}
     if not any("init" in part for part in (data, *(entry.layer for entry in entries))):
-        graph.hints[WEIGHTS_HINT] = FRESH
+        mark_fresh(graph)
     graph.verify(operators())
     return graph
 
@@ -226,7 +225,7 @@ class _Plan:
             self._report(path, f"the name {entry.name} is taken", "a unique name")
             return False
         self._taken.add(entry.name)
-        if entry.name in _reserved():
+        if entry.name in reserved_names():
             self._report(path, f"the name {entry.name} is reserved", "a name that neither Python nor torch uses")
         return True
 
@@ -315,9 +314,3 @@ class _Plan:
 
     def _report(self, path: _Path, found: str, expected: str, remedy: str = "") -> None:
         self.problems.append(Problem(located(self._where, path), found, expected, remedy))
-
-
-@cache
-def _reserved() -> frozenset[str]:
-    """Return the names by which a module's child would hide what torch or Python means by them."""
-    return frozenset([*keyword.kwlist, *dir(fx.GraphModule(nn.Module(), fx.Graph()))])

@@ -23,10 +23,11 @@ import torch
 from torch import nn
 
 from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.evaluation import enclose, evaluate
 from ibpc.frontends.agreement import agree, agree_with_bounds
 from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
-from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far, enclose, evaluate
+from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far
 from ibpc.ir import Graph
 from ibpc.ops import operators
 from ibpc.ops.rules import Tensor

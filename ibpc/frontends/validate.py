@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.evaluation import enclose, evaluate
 from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_with_bounds, magnitude
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.interval import Interval
-from ibpc.ir import INPUT, Graph
-from ibpc.ops import operators
-from ibpc.ops.rules import Operand, Tensor, call_of
-from ibpc.rounding import WIDE_UNIT, Arithmetic
+from ibpc.ir import Graph
+from ibpc.ops.rules import Tensor
 from ibpc.runtime import session
 
 BATCH_SIZE: Final = 3
@@ -37,7 +36,6 @@ BATCH_SIZE: Final = 3
 _SEED: Final = 0
 # Samples far from zero are as many as have so many numbers together.
 _FAR_NUMBERS: Final = 64
-_LARGEST: Final = float(torch.finfo(torch.float32).max)
 _ONNX_RUNTIME: Final = "ONNX Runtime"
 _REFERENCE: Final = "ONNX reference evaluator"
 _ONNX2TORCH: Final = "onnx2torch"
@@ -132,56 +130,6 @@ def validate(
         raise ModelError.at(where, "no judge can run it: " + "; ".join(notes), "a model that ONNX Runtime runs")
     notes.extend(_whole_batch(model, batches[0], ours[0], shapes))
     return Validation(tuple(judgements), tuple(notes))
-
-
-def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Return the value of every node at a batch of inputs, by the nominal rules of the operators."""
-    values = dict(zip(graph.inputs, inputs, strict=True))
-    with torch.no_grad():
-        for node in graph.order():
-            if node.operator == INPUT:
-                continue
-            operands = [values[name] for name in graph.operands(node.name)]
-            parameters = {role: torch.as_tensor(array) for role, array in graph.parameters_of(node.name).items()}
-            rule = operators()[node.operator].rules.nominal
-            values[node.name] = rule(call_of(graph, node), *operands, **parameters)
-    return values
-
-
-def enclose(graph: Graph, inputs: Sequence[Tensor]) -> list[Interval]:
-    """Return bounds of the outputs at a batch of points for every binary32 execution, computed in binary64."""
-    values: dict[str, Operand] = {
-        name: Interval.point(x.double()) for name, x in zip(graph.inputs, inputs, strict=True)
-    }
-    with torch.no_grad():
-        for node in graph.order():
-            if node.operator == INPUT:
-                continue
-            operands = [values[name] for name in graph.operands(node.name)]
-            parameters = {role: _widely(array) for role, array in graph.parameters_of(node.name).items()}
-            rules = operators()[node.operator].rules
-            call = replace(call_of(graph, node, Arithmetic.FLOAT32), own=WIDE_UNIT)
-            is_boxed = any(isinstance(operand, Interval) for operand in operands)
-            rule = rules.interval if is_boxed else rules.nominal
-            values[node.name] = _in_range(rule(call, *operands, **parameters))
-    found = [values[name] for name in graph.outputs]
-    return [x if isinstance(x, Interval) else Interval.point(x) for x in found]
-
-
-def _in_range(x: Operand) -> Operand:
-    """Return bounds, infinite ones for what may be beyond binary32."""
-    if not isinstance(x, Interval):
-        return x
-    is_inside = (x.lower >= -_LARGEST) & (x.upper <= _LARGEST)
-    return Interval.bounds(
-        torch.where(is_inside, x.lower, -torch.inf),
-        torch.where(is_inside, x.upper, torch.inf),
-    )
-
-
-def _widely(array: Any) -> Tensor:
-    tensor = torch.as_tensor(array)
-    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 # ── points ──────────────────────────────────────────────────────────────────────────────────────────────────────

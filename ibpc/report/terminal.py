@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ibpc.data import Dataset
-from ibpc.ir import INEXACT, format_shape
+from ibpc.hints import INEXACT
+from ibpc.ir import format_shape
 from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.rules import call_of

@@ -23,8 +23,7 @@ from ibpc.artifact import TRAINING, check_place, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import Problem, TrainingError, UsageError, first_line, raise_all
 from ibpc.files import write_json
-from ibpc.frontends.initialization import TRAINED, WEIGHTS_HINT
-from ibpc.ir import INEXACT
+from ibpc.hints import mark_trained
 from ibpc.locking import take
 from ibpc.memory import kept_memory
 from ibpc.network import Network
@@ -118,8 +117,7 @@ def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> Training
     """Save the trained network and its receipt."""
     network = trainer.network
     bake(network)
-    network.graph.hints[WEIGHTS_HINT] = TRAINED
-    network.graph.hints.pop(INEXACT, None)
+    mark_trained(network.graph)
     receipt = _receipt(trainer, records)
     if trainer.workers.is_first:
         network.save(out)

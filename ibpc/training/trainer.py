@@ -25,7 +25,8 @@ from torch.nn.utils import clip_grad_norm_
 from ibpc.data import Augmentation, Dataset, augment, fit_images, to_unit
 from ibpc.errors import TrainingError
 from ibpc.files import write_json
-from ibpc.frontends.initialization import FRESH, WEIGHTS_HINT, initialize
+from ibpc.frontends.initialization import initialize
+from ibpc.hints import are_fresh
 from ibpc.network import Network
 from ibpc.training.averaging import POPULATION, WeightAverage, population_statistics
 from ibpc.training.checkpoint import Checkpoint, Identity, Pace
@@ -289,7 +290,7 @@ def _initialize(network: Network, recipe: Recipe, seed: int) -> None:
     """Draw fresh weights where the recipe says so."""
     scheme = recipe.initialization
     if scheme == AUTO:
-        is_fresh = network.graph.hints.get(WEIGHTS_HINT) == FRESH and not network.is_changed
+        is_fresh = are_fresh(network.graph.hints) and not network.is_changed
         scheme = _FRESH_SCHEME if is_fresh else KEEP
     if scheme != KEEP:
         network.assign(initialize(network.graph, scheme, seed).state)

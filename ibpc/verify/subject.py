@@ -9,8 +9,8 @@ import torch
 
 from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import ModelError
+from ibpc.evaluation import enclose
 from ibpc.frontends.agreement import agree_with_bounds
-from ibpc.frontends.validate import enclose
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.network import Network

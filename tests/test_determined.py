@@ -461,6 +461,22 @@ def test_a_quotient_by_zero_has_no_sign():
     assert not exact.is_exact("Div", operands, [np.float32([[-np.inf]])])
 
 
+@pytest.mark.parametrize("kind", ["Div", "Mod"])
+@pytest.mark.parametrize(("dividend", "divisor"), [(1, 0), (-(2**63), -1)])
+def test_integers_without_a_quotient_are_refused(kind, dividend, divisor, tmp_path):
+    """A machine traps there, and takes the process with it."""
+    nodes = [
+        helper.make_node(kind, ["a", "b"], ["q"]),
+        helper.make_node("Cast", ["q"], ["k"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["x", "k"], ["y"]),
+    ]
+    operands = [np.int64([[dividend]]), np.int64([[divisor]])]
+    proto = model(nodes, {"x": [1, 1]}, constants=dict(zip("ab", operands, strict=True)))
+    with pytest.raises(ModelError, match="divides an integer by 0, or the least one by −1"):
+        saved(proto, tmp_path)
+    assert not exact.is_exact(kind, operands, [np.int64([[0]])])
+
+
 def test_constants_that_onnx_runtime_shapes_otherwise_are_refused(tmp_path):
     """ONNX clamps a start before the first element to it; the evaluator slices as Python does and finds none."""
     window = {"b": np.int64([-8]), "e": np.int64([-9]), "a": np.int64([0]), "s": np.int64([-1])}

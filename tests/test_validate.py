@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import helper
 
+from ibpc import evaluation
 from ibpc.errors import ModelError
 from ibpc.evaluation import evaluate
 from ibpc.frontends import validate as validation
@@ -72,7 +73,7 @@ def test_a_fault_that_only_shows_at_some_points_is_found_among_the_samples():
         found.graph.replace(name, attributes={**node.attributes, "range": [0.0, 1.0]})
     wrong = {**operators(), "Tanh": with_rule("Tanh", lambda _, x: torch.where(x.abs() > 50, 0.0, torch.tanh(x)))}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "operators", lambda: wrong)
+        patch.setattr(evaluation, "operators", lambda: wrong)
         judge(found)
         with pytest.raises(ModelError, match="tanh"):
             validate(
@@ -93,7 +94,7 @@ def with_rule(name, rule):
 
 def test_a_fault_that_only_shows_in_a_batch_is_found(monkeypatch):
     wrong = {**operators(), "Relu": with_rule("Relu", lambda _, x: torch.relu(x).flip(0))}
-    monkeypatch.setattr(validation, "operators", lambda: wrong)
+    monkeypatch.setattr(evaluation, "operators", lambda: wrong)
     with pytest.raises(ModelError, match=r"node relu \(Relu\): the import and ONNX Runtime part at batch 3"):
         judge(translation())
 

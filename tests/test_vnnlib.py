@@ -126,6 +126,13 @@ def test_commands_of_smt_lib_are_passed_over():
     assert parsed((SCALARS + UNIT).replace("\n", "\r\n")).cases
 
 
+@pytest.mark.parametrize("end", ["(exit)", "(check-sat)", "(check-sat)(get-model)"])
+@pytest.mark.parametrize("command", ["(assert (<= Y_0 0))", "(check-sat)", "(declare-const X_2 Real)"])
+def test_what_stands_behind_the_question_is_refused(end, command):
+    with pytest.raises(PropertyError, match="nothing but get-model and exit behind check-sat"):
+        parsed(SCALARS + UNIT + "(assert (>= Y_0 1))" + end + command)
+
+
 def test_later_versions_without_breaking_changes_are_read():
     box = UNIT.replace("_0", "[0,0]").replace("_1", "[0,1]")
     for version in ("<2.1>", "<1.0>"):

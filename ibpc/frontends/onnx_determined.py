@@ -66,6 +66,16 @@ def is_determined(node: onnx.NodeProto, operands: Arrays, results: Arrays) -> bo
     return node.op_type in _ROUNDED and all(map(_is_plain, arrays))
 
 
+def expect_integer_quotients(node: onnx.NodeProto, operands: Arrays) -> None:
+    """Raise ValueError where integers are divided that have no quotient, or one beyond their type: machines trap."""
+    if node.op_type not in ("Div", "Mod") or any(array.dtype.kind not in "iu" for array in operands):
+        return
+    dividend, divisor = np.broadcast_arrays(*operands)
+    least = np.iinfo(dividend.dtype).min
+    if bool(((divisor == 0) | ((dividend == least) & (least < 0) & (divisor == -1))).any()):
+        raise ValueError("it divides an integer by 0, or the least one by −1; expected quotients of its type")
+
+
 def summed(nodes: Iterable[onnx.NodeProto]) -> frozenset[str]:
     """Return the values that sums read, behind moves and negations too: a fused product there is not rounded."""
     found: set[str] = set()

@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
 from ibpc.frontends.agreement import agree
-from ibpc.frontends.onnx_determined import is_determined, is_rounded_product, summed
+from ibpc.frontends.onnx_determined import expect_integer_quotients, is_determined, is_rounded_product, summed
 from ibpc.runtime import session
 
 Array = NDArray[Any]
@@ -225,6 +225,8 @@ class Tracer:
 
     def _fold(self, node: onnx.NodeProto) -> dict[str, Known]:
         """Evaluate a node whose inputs are known."""
+        constants = [self.values[name].constant for name in node.input if name]
+        expect_integer_quotients(node, [array for array in constants if array is not None])
         names = dict.fromkeys(name for name in node.input if name)
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = onnx.helper.make_graph([node], "node", [onnx.ValueInfoProto(name=name) for name in names], outputs)

@@ -28,7 +28,8 @@ _LONGEST: Final = 2**14
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _VERSION: Final = re.compile(r"<[12]\.\d{1,3}>", re.ASCII)
-_IGNORED: Final = ("set-logic", "set-info", "set-option", "check-sat", "get-model", "exit")
+_IGNORED: Final = ("set-logic", "set-info", "set-option", "get-model")
+_ENDS: Final = ("check-sat", "exit")
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,18 @@ class _Parser:
             "declare-network": self._declared.declare_network,
             "vnnlib-version": self._version,
             "assert": self._assert,
-            **dict.fromkeys(_IGNORED, self._skip),
+            **dict.fromkeys((*_IGNORED, *_ENDS), self._skip),
         }
+        is_over = False
         formulas: list[Formula] = []
         while not self._tokens.is_at_end:
             self._tokens.take("(")
             token = self._tokens.next()
             if token.text not in commands:
                 raise self._tokens.error(token, "a declaration or an assertion", nearest(token.text, commands))
+            if is_over and token.text not in ("get-model", "exit"):
+                raise self._tokens.error(token, "nothing but get-model and exit behind check-sat")
+            is_over = is_over or token.text in _ENDS
             formula = commands[token.text](token)
             self._tokens.take(")")
             if formula is not None:

@@ -60,6 +60,8 @@ def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
         return False
     if op_type == "DequantizeLinear":
         return _is_one_product(operands, results)
+    if op_type in ("Div", "Mod") and _has_no_quotient(operands):
+        return False
     if all(array.dtype.kind in "biu" for array in arrays):
         return op_type not in _ADDING or _may_total(op_type, operands) <= _LAST_TOTAL
     if op_type not in _ROUNDED or not all(_is_plain(array) for array in arrays):
@@ -82,6 +84,14 @@ def is_rounded_product(op_type: str, operands: Arrays, results: Arrays) -> bool:
     if op_type != "Mul" or results[0].dtype.kind != "f":
         return False
     return not np.array_equal(np.multiply(*(array.astype(np.float64) for array in operands)), results[0])
+
+
+def _has_no_quotient(operands: Arrays) -> bool:
+    """Return whether an integer is divided by 0, or may be the least one divided by −1: machines trap."""
+    divisor = operands[1]
+    if divisor.dtype.kind not in "iu":
+        return False
+    return bool((divisor == 0).any()) or (divisor.dtype.kind == "i" and bool((divisor == -1).any()))
 
 
 def _may_total(op_type: str, operands: Arrays) -> float:

@@ -1115,8 +1115,8 @@ MUTATIONS = (
     Mutation(
         "bounds that leave rounding out where it was to be paid for",
         "ibpc/bounds/enclosure.py",
-        "method_named(method)(walk_of(graph, device), matrix.float(), arithmetic, deadline)",
-        "method_named(method)(walk_of(graph, device), matrix.float(), Arithmetic.REAL, deadline)",
+        "bounder(walk_of(graph, device), matrix.float(), arithmetic, deadline)",
+        "bounder(walk_of(graph, device), matrix.float(), Arithmetic.REAL, deadline)",
         "tests/test_enclosure.py",
     ),
     Mutation(

@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ibpc.bounds import AUTO, METHODS, QUICK, affine, method_named
+from ibpc.bounds import AUTO, METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, dataset_of, load_dataset, to_unit
@@ -352,7 +352,7 @@ def certify(
     how = _deciding(tuple(rest), arithmetic, timeout, seed)
     certification = DataCertification(
         method,
-        Certification(first, method_named(first), how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
+        Certification(first, how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
         how if rest else None,
     )
     images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]

@@ -100,7 +100,7 @@ def test_operators_other_than_relu_are_cut_too(kind, steepness, share, monkeypat
     monkeypatch.setattr(branching, "MOST_VARIABLES", 0)
     network = curved_network(getattr(torch.nn, kind), steepness)
     most = greatest(network, 2)
-    bound = METHODS["alpha-crown"](walk_of(network.snapshot()), torch.ones(1, 1), Arithmetic.FLOAT32)
+    bound = METHODS["alpha-crown"].bounder(walk_of(network.snapshot()), torch.ones(1, 1), Arithmetic.FLOAT32)
     above = float(bound(Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))).upper)
     assert searched(network, at_least(most + share * (above - most), 2), 120).is_refuted
     assert not searched(network, at_least(most - 1e-3, 2), 1).is_refuted
@@ -185,7 +185,7 @@ def test_each_method_is_at_least_as_tight_as_the_one_before(seed, arithmetic):
     most = greatest(network)
     box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
     found = {
-        name: METHODS[name](walk_of(network.snapshot()), torch.eye(1), arithmetic)(box)
+        name: METHODS[name].bounder(walk_of(network.snapshot()), torch.eye(1), arithmetic)(box)
         for name in ("ibp", "crown-ibp", "crown", "alpha-crown")
     }
     uppers = [float(bounds.upper) for bounds in found.values()]
@@ -271,7 +271,7 @@ def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[1e30, -1e30]]), torch.zeros(1)
     network = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2))
-    method = METHODS[name](walk_of(network.snapshot()), torch.eye(1), Arithmetic.FLOAT32)
+    method = METHODS[name].bounder(walk_of(network.snapshot()), torch.eye(1), Arithmetic.FLOAT32)
     box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
     assert not (box.lower > -torch.inf).any() and not (box.upper < torch.inf).any()
 

@@ -392,7 +392,7 @@ def test_networks(network, eps):
     name = session.get_inputs()[0].name
     for arithmetic in Arithmetic:
         low, high = checker.bound_rows(flat([lower]), flat([upper]), rows, arithmetic.value)
-        method = method_named("ibp")(walk_of(network.snapshot()), torch.tensor(rows).float(), arithmetic)
+        method = method_named("ibp").bounder(walk_of(network.snapshot()), torch.tensor(rows).float(), arithmetic)
         other = method(Interval.bounds(torch.from_numpy(lower)[None], torch.from_numpy(upper)[None]))
         slack = 1e-36 if arithmetic is Arithmetic.FLOAT32 else 1e-5
         assert (low >= other.lower[0].double().numpy() - slack).all()

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import ibpc
-from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
 from ibpc.bounds.values import Walk
 from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
+from ibpc.verify.dataset import DataCertification
+from ibpc.verify.journal import Journal
 from ibpc.verify.properties import Box, Case, Property, Row, Tensor
 from ibpc.verify.robustness import Certification
 from tests.onnx_models import chain, model, runtime
@@ -126,8 +127,8 @@ def test_images_that_bounds_say_nothing_of_are_not_looked_at_again(monkeypatch: 
         return tightened(self, boxes, number, deadline)
 
     monkeypatch.setattr(Definedness, "_tightened", counted)
-    how = Certification("ibp", method_named("ibp"))
-    found = how.run(network, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64), 0.1)
+    how = DataCertification("ibp", Certification("ibp"))
+    found = how.run(network, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64), 0.1, Journal(None, {}))
     assert found.unbounded + sum(example.verdict is ibpc.Verdict.FALSIFIED for example in found.examples) == 3
     assert looked == [0], "more than the hull of all images"
 
@@ -203,9 +204,9 @@ def test_images_are_certified_where_all_values_are_numbers() -> None:
 
     network = ibpc.compile(Logarithm().eval(), torch.ones(1, 1))
     images, labels = torch.tensor([[0.8], [0.04], [0.4]]), torch.zeros(3, dtype=torch.int64)
-    how = Certification("ibp", method_named("ibp"))
+    how = DataCertification("ibp", Certification("ibp"))
     for eps, expected in ((0.05, ["verified", "unknown", "verified"]), (0.01, ["verified"] * 3)):
-        found = how.run(network, images, labels, eps)
+        found = how.run(network, images, labels, eps, Journal(None, {}))
         assert [example.verdict.value for example in found.examples] == expected
         assert found.unbounded == expected.count("unknown")
 

@@ -82,7 +82,7 @@ def below(net: ibpc.Network, size: int, gap: float) -> Property:
 
 def gap_of(net: ibpc.Network, size: int, method: str, arithmetic: Arithmetic) -> float:
     """Return a gap that a bounding method just proves."""
-    bound = METHODS[method](walk_of(net.snapshot()), torch.tensor([[-1.0, 1.0]]), arithmetic)
+    bound = METHODS[method].bounder(walk_of(net.snapshot()), torch.tensor([[-1.0, 1.0]]), arithmetic)
     box = Interval.bounds(torch.zeros(1, *net.input_shape), torch.ones(1, *net.input_shape))
     reached = -below(net, size, 0.0).cases[0].disjuncts[0][0].bound
     return 1e-3 - float(bound(box).lower) - float(reached)

@@ -70,7 +70,8 @@ class DataCertification:
         """Certify all images (B, …) in the units of `eps`; each of the `workers` takes its share of the batches.
 
         What the journal knows is not done again. `progress` is told how many of all examples have a verdict, as far
-        as this process knows. Every process returns the whole result. Raises what `Certification.run` does.
+        as this process knows. Every process returns the whole result. Raises PropertyError for a bad
+        radius, images that do not fit the network, or labels outside its classes.
         """
         images = fit_images(images, network.input_shape)
         self.first.check(network, images, labels, eps)

@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from ibpc.bounds import AUTO, METHODS
+from ibpc.bounds import AUTO, METHODS, Proof
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
@@ -38,7 +38,6 @@ _PROOF: Final = 60.0
 _JUDGED: Final = 4
 
 BRANCHING: Final = "bab"
-EXACT: Final = "mip"
 ATTACK: Final = "attack"
 
 
@@ -71,8 +70,6 @@ PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_SLOW: Final = ("alpha-crown", "mip")
-
 
 def plan_named(name: str) -> tuple[str, ...]:
     """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
@@ -87,7 +84,7 @@ def image_plan(name: str) -> tuple[str, ...]:
     Raises UsageError.
     """
     plan = plan_named(name)
-    return ("ibp", *plan) if name in _SLOW else plan
+    return ("ibp", *plan) if name in METHODS and METHODS[name].is_slow else plan
 
 
 @dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Deciding:
     @property
     def is_quick(self) -> bool:
         """Whether the plan only looks: then what it leaves open is left at once, not attacked until time is over."""
-        return self.plan[-1] in METHODS and self.plan[-1] not in _SLOW
+        return self.plan[-1] in METHODS and not METHODS[self.plan[-1]].is_slow
 
     def run(self, subject: Subject, prop: Property, progress: Callable[[str], object] = str) -> Decision:
         """Return the verdict on a property of a network. `progress` is told what is being tried.
@@ -241,7 +238,7 @@ class _Decider:
         """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
         if method in SELF_EVIDENT:
             return Place.closed(Evidence(found.row))
-        if method != EXACT:
+        if METHODS[method].proof is not Proof.SEARCH:
             return place_of(method, self._roots, case, disjunct, found.row)
         return Place.found_later(partial(self._searched, case, disjunct)) if found.refuted else None
 
@@ -263,7 +260,7 @@ class _Decider:
         """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
         method, options, cases = METHODS[name], self._options, self._property.cases
         specification = Specification.of(self._property)
-        bound = method(self._subject.walk, specification.matrix, options.arithmetic, deadline)
+        bound = method.bounder(self._subject.walk, specification.matrix, options.arithmetic, deadline)
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
         waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
         still_open: list[tuple[int, int]] = []

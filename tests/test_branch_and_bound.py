@@ -21,8 +21,8 @@ from ibpc.report.terminal import show_decision
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, Decision, plan_named
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Place
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
+from ibpc.verify.proving.proof import Place
 from ibpc.verify.search import boxes, branching, values
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
@@ -61,7 +61,7 @@ def at_least(bound: float, inputs: int = 3) -> Property:
     """Unsafe: y ≥ bound over [0, 1]ⁿ."""
     box = Box((Fraction(0),) * inputs, (Fraction(1),) * inputs)
     row = Row(((0, Fraction(-1)),), (), -Fraction(bound))
-    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+    return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
 
 
 def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching:
@@ -208,7 +208,7 @@ def both_at_least(bounds: tuple[float, float], inputs: int) -> Property:
     """Unsafe: y₀ ≥ the first bound and y₁ ≥ the second over [−1, 1]ⁿ."""
     box = Box((Fraction(-1),) * inputs, (Fraction(1),) * inputs)
     rows = tuple(Row(((index, Fraction(-1)),), (), -Fraction(bound)) for index, bound in enumerate(bounds))
-    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (2,)),), (Case(box, (rows,)),))
+    return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (2,)),), (Case(box, (rows,)),))
 
 
 def test_parts_change_the_row_where_their_own_refutes_nothing(monkeypatch):
@@ -319,7 +319,7 @@ def test_values_without_features_are_bounded_cut_and_checked(method, cut, monkey
     reached = float((points[:, 0] - points[:, 1]).min())
     row = Row(((0, Fraction(1)), (1, Fraction(-1))), (), Fraction(reached) - Fraction(1, 2))
     case = Case(Box((Fraction(0),) * 3, (Fraction(1),) * 3), ((row,),))
-    prop = Property("p", (Tensor("X", (3,)),), (Tensor("Y", (2,)),), (case,))
+    prop = Property("p", (DeclaredTensor("X", (3,)),), (DeclaredTensor("Y", (2,)),), (case,))
     found = ibpc.decide(net, prop, method=method, timeout=20)
     assert found.verdict is (ibpc.Verdict.VERIFIED if method in ("bab", "auto") else found.verdict)
     assert found.verdict is not ibpc.Verdict.FALSIFIED

@@ -20,8 +20,8 @@ from ibpc.errors import ModelError, PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify.certificate_schema import read_certificate
-from ibpc.verify.check_property import check_property
+from ibpc.verify.certificates.check_property import check_property
+from ibpc.verify.certificates.schema import read_certificate
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.arithmetic import MACHINES
 from ibpc.verify.checking.backward import Total

@@ -16,13 +16,13 @@ from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic, outer_ball
-from ibpc.verify import margin_attack, robustness
+from ibpc.verify import batch_certifier, margin_attack
 from ibpc.verify.attack import Attack
-from ibpc.verify.dataset import DataCertification
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.journal import Journal
 from ibpc.verify.margin_attack import margin
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Certification
 from ibpc.verify.verdicts import Verdict
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -46,7 +46,7 @@ def judged(network, x, labels, eps, **options):
 
 
 def certified(network, images, labels, eps, **options):
-    certifier = DataCertification("ibp", Certification("ibp", **options))
+    certifier = DataCertifier("ibp", BatchCertifier("ibp", **options))
     return certifier.run(network, images, labels, eps, Journal(None, {}))
 
 
@@ -113,7 +113,7 @@ def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear, monkeypatc
             note("attacked")
             return super().run(*arguments)
 
-    monkeypatch.setattr(robustness, "method_named", lambda name: replace(METHODS[name], bounder=spied))
+    monkeypatch.setattr(batch_certifier, "method_named", lambda name: replace(METHODS[name], bounder=spied))
     torch.set_float32_matmul_precision("high")
     try:
         attack = SpiedAttack(steps=2, restarts=1)

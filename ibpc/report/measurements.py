@@ -21,10 +21,10 @@ from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
-from ibpc.verify.dataset import DataCertification
-from ibpc.verify.examples import Robustness
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.journal import Journal
-from ibpc.verify.robustness import Certification
+from ibpc.verify.results import Robustness
 
 SHARES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 ATTACK: Final = Attack(steps=20, restarts=1)
@@ -89,7 +89,7 @@ class Measuring:
         split = dataset.test.take(torch.tensor(chosen))
         images, labels = split.floats(), split.labels
         name = _FALLBACK if self.method == AUTO else self.method
-        certifier = DataCertification(name, Certification(name, Arithmetic.FLOAT32, ATTACK, _BATCH))
+        certifier = DataCertifier(name, BatchCertifier(name, Arithmetic.FLOAT32, ATTACK, _BATCH))
         curve = []
         for eps in sorted({min(1.0, share * self.eps) for share in SHARES}):
             told(f"{run.name}: certify at ε = {format_eps(eps)}")

@@ -18,17 +18,17 @@ from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
 from ibpc.verify.attack import Attack
-from ibpc.verify.examples import ATTACKED, Example
 from ibpc.verify.margin_attack import inner_box, margin, worst_points
+from ibpc.verify.results import Example
 from ibpc.verify.subject import Subject
-from ibpc.verify.verdicts import Verdict
+from ibpc.verify.verdicts import ATTACKED, Verdict
 
 # Parts that few images are split into at least, so that several processes have work.
 SHARES: Final = 8
 
 
 @dataclass(frozen=True)
-class Certification:
+class BatchCertifier:
     """How to certify in batches: the bounding method, the arithmetic of the claim, the attack, samples a batch."""
 
     method: str
@@ -74,7 +74,7 @@ class _Judge:
     `everything` is a box around those of all images: where each value is a number all over it, no image needs a look.
     """
 
-    def __init__(self, options: Certification, subject: Subject, everything: Interval) -> None:
+    def __init__(self, options: BatchCertifier, subject: Subject, everything: Interval) -> None:
         self._options = options
         self._network, self._replay = subject.network, subject.replay
         differences = class_differences(self._network.classes)

@@ -17,9 +17,10 @@ from ibpc.bounds import Proof, methods_proved_by
 from ibpc.files import sha256_of
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
-from ibpc.verify.examples import ATTACKED, Robustness
-from ibpc.verify.proof import Names
 from ibpc.verify.properties import Property, Row
+from ibpc.verify.proving.proof import Names
+from ibpc.verify.results import Robustness
+from ibpc.verify.verdicts import ATTACKED
 
 Steps: TypeAlias = list[list[Any]]
 

@@ -11,9 +11,9 @@ from ibpc.bounds import METHODS, Proof, methods_proved_by
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.sharpening import Record
-from ibpc.verify.evidence import is_replayed, lines_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place
+from ibpc.verify.proving.evidence import is_replayed, lines_of, packed, packed_lines
+from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.roots import Roots
 
 # Methods whose bounds the checker finds by itself.

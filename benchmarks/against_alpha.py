@@ -77,7 +77,7 @@ def ours(module: torch.nn.Sequential, low: Tensor, high: Tensor) -> dict[str, Wi
     graph, box = ibpc.compile(module, low).snapshot(), Interval.bounds(low, high)
 
     def widths(method: str) -> Widths:
-        bound = METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)
+        bound = METHODS[method].bounder(walk_of(graph), torch.eye(2), Arithmetic.REAL)
 
         def width() -> Tensor:
             found = bound(box)

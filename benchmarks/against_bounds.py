@@ -178,7 +178,7 @@ class Ours:
         graph = network.snapshot()
         rows = torch.eye(sum(prod(graph.node(name).shape[1:]) for name in graph.outputs))
         self._box, self._walk, self._rows = Interval.bounds(task.lower, task.upper), walk_of(graph), rows.double()
-        self._method = METHODS["crown"](walk_of(graph), rows, Arithmetic.REAL)
+        self._method = METHODS["crown"].bounder(walk_of(graph), rows, Arithmetic.REAL)
 
     @torch.no_grad()
     def boxes(self) -> Values:

@@ -165,7 +165,9 @@ def our_bounds(name: str, device: torch.device) -> tuple[Any, Callable[[], Any]]
     network = our_network(name, device)
     network.parameters.eval()
     differences = class_differences(network.classes)
-    return network, lambda: method_named("ibp")(walk_of(network.snapshot(), device), differences, Arithmetic.REAL)
+    return network, lambda: method_named("ibp").bounder(
+        walk_of(network.snapshot(), device), differences, Arithmetic.REAL
+    )
 
 
 # ── auto_LiRPA ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -39,7 +39,7 @@ def milliseconds(network: ibpc.Network, batch: int, rounds: int) -> tuple[float,
     """Return the median milliseconds of a batch of boxes in real and in float32 arithmetic, taken in turns."""
     matrix = class_differences(network.classes)
     bounders = [
-        METHODS["ibp"](walk_of(network.snapshot()), matrix, arithmetic)
+        METHODS["ibp"].bounder(walk_of(network.snapshot()), matrix, arithmetic)
         for arithmetic in (ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32)
     ]
     box = Interval.ball(torch.rand(batch, *network.input_shape), 2 / 255, (0, 1))

@@ -23,7 +23,7 @@ import ibpc
 from ibpc.api import load_dataset, normalized, open_network
 from ibpc.cli.options import parse_eps
 from ibpc.data import Dataset
-from ibpc.verify.examples import Robustness
+from ibpc.verify.results import Robustness
 from ibpc.verify.verdicts import Verdict
 
 

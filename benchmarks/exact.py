@@ -72,7 +72,7 @@ def least_margin(
     matrix = rows[label] - rows[[other for other in range(network.classes) if other != label]]
 
     def lower(matrix: torch.Tensor, name: str) -> list[float]:
-        bounder = METHODS[name](walk_of(network.snapshot()), matrix, Arithmetic.REAL, started + timeout)
+        bounder = METHODS[name].bounder(walk_of(network.snapshot()), matrix, Arithmetic.REAL, started + timeout)
         return [float(end) for end in bounder(Interval.ball(image[None], eps, (0.0, 1.0))).lower[0]]
 
     if method != "mip":

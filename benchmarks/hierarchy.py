@@ -110,14 +110,14 @@ def bounds_of(module: torch.nn.Sequential, seed: int, low: Tensor, high: Tensor)
     """Return the bounds (boxes, 2) of the outputs by each method."""
     graph = ibpc.compile(module, low).snapshot()
     arithmetic = Arithmetic.FLOAT32 if seed % 2 else Arithmetic.REAL
-    methods = {name: METHODS[name] for chain in CHAINS for name in chain if name in METHODS}
+    bounders = {name: METHODS[name].bounder for chain in CHAINS for name in chain if name in METHODS}
     if is_smooth(module):
-        methods.pop("exact", None)
+        bounders.pop("exact", None)
     elif arithmetic is Arithmetic.REAL:
-        methods["exact"] = program_bounds
+        bounders["exact"] = program_bounds
     found = {}
-    for name, method in methods.items():
-        bound = method(walk_of(graph), torch.eye(2), arithmetic)
+    for name, bounder in bounders.items():
+        bound = bounder(walk_of(graph), torch.eye(2), arithmetic)
         box = bound(Interval.bounds(low, high))
         found[name] = (box.lower.double(), box.upper.double())
     return found

@@ -148,7 +148,7 @@ def soundness(folder: Path, instances: Sequence[Instance], points: int) -> Itera
 def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float = 60.0) -> tuple[int, int]:
     """Return how many points of the boxes were sampled, at most for `seconds`, and how many outputs left the bounds."""
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
-    bound = METHODS["ibp"](
+    bound = METHODS["ibp"].bounder(
         walk_of(network.snapshot(), network.device), torch.eye(prop.output_count), ibpc.Arithmetic.FLOAT32
     )
     replay, generator = Replay.of(network), torch.Generator().manual_seed(0)

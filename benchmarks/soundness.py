@@ -53,7 +53,7 @@ def check(network: ibpc.Network, points: int, generator: torch.Generator) -> tup
     x = torch.rand(BOXES, *network.input_shape, generator=generator)
     box = Interval.ball(x, EPS, (0, 1))
     matrix = class_differences(network.classes)
-    bounds = METHODS["ibp"](walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
+    bounds = METHODS["ibp"].bounder(walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
     lower, upper = bounds.lower.double(), bounds.upper.double()
     done = outside = number = 0
     while done < points:

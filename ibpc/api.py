@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ibpc.bounds import AUTO, METHODS, QUICK, affine, method_named
+from ibpc.bounds import AUTO, METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, dataset_of, load_dataset, to_unit
@@ -22,6 +22,7 @@ from ibpc.files import write_atomically, write_json
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.opening import compile, load, normalized, open_network
+from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
 from ibpc.training.constraints import bake, constrain
 from ibpc.training.recipe import Recipe
@@ -29,16 +30,16 @@ from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.balls import Ball, ball, spread_balls
-from ibpc.verify.certificate import Claim, ModelFile, data_certificate, property_certificate
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.certificates.certificate import Claim, ModelFile, data_certificate, property_certificate
 from ibpc.verify.competition import result_text
-from ibpc.verify.dataset import DataCertification
-from ibpc.verify.decide import Deciding, Decision, image_plan, plan_named
-from ibpc.verify.examples import Robustness
+from ibpc.verify.data_certifier import DataCertifier
+from ibpc.verify.decide import Decision, DecisionOptions, image_plan, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
-from ibpc.verify.robustness import Certification
+from ibpc.verify.results import Robustness
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 from ibpc.workers import present
@@ -154,7 +155,7 @@ def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "d
 
 def load_vnnlib(path: str | Path) -> Property:
     """Return the property in a VNN-LIB file (1.0 or 2.0, `.gz` too). Raises PropertyError."""
-    from ibpc.verify.vnnlib import load_vnnlib
+    from ibpc.verify.vnnlib.reading import load_vnnlib
 
     return load_vnnlib(Path(path))
 
@@ -254,7 +255,7 @@ def decide(
     arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     timeout: float = 60.0,
     seed: int = 0,
-    progress: Callable[[str], object] = str,
+    progress: Callable[[str], object] = ignore,
 ) -> Decision:
     """Decide a property, or the one in a VNN-LIB file, within `timeout` seconds.
 
@@ -280,9 +281,9 @@ def _seconds(timeout: float) -> float:
     return timeout
 
 
-def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic | str, timeout: float, seed: int) -> Deciding:
+def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic | str, timeout: float, seed: int) -> DecisionOptions:
     """Return how a property is decided by a plan of methods, the attack drawing with `seed`. Raises UsageError."""
-    how = Deciding(plan, _arithmetic(arithmetic), timeout=_seconds(timeout))
+    how = DecisionOptions(plan, _arithmetic(arithmetic), timeout=_seconds(timeout))
     return replace(how, attack=replace(how.attack, seed=seed))
 
 
@@ -296,8 +297,8 @@ def write_certificate(
     std: Sequence[float] | None = None,
 ) -> None:
     """Write what was decided of a property, the property, and the proof, as a certificate. Raises ArtifactError."""
-    from ibpc.verify.check import judged_model
-    from ibpc.verify.proof import Names
+    from ibpc.verify.certificates.check import judged_model
+    from ibpc.verify.proving.proof import Names
 
     about = ModelFile.of(Path(model), mean, std)
     names = Names(judged_model(about)) if decision.margins and decision.proofs else None
@@ -310,13 +311,13 @@ def write_result(path: str | Path, decision: Decision) -> None:
 
 
 def check(
-    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = int
+    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = ignore
 ) -> tuple[Claim, ...]:
-    """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.check`.
+    """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.certificates.check`.
 
     Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
     """
-    from ibpc.verify.check import check_certificate
+    from ibpc.verify.certificates.check import check_certificate
 
     return check_certificate(path, data_root, progress)
 
@@ -334,7 +335,7 @@ def certify(
     timeout: float = 60.0,
     seed: int = 0,
     report: str | Path | None = None,
-    progress: Callable[[int], object] = int,
+    progress: Callable[[int], object] = ignore,
 ) -> Robustness:
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 
@@ -350,9 +351,9 @@ def certify(
     dataset = load_dataset(data) if isinstance(data, str) else data
     first, *rest = image_plan(method)
     how = _deciding(tuple(rest), arithmetic, timeout, seed)
-    certification = DataCertification(
+    certification = DataCertifier(
         method,
-        Certification(first, method_named(first), how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
+        BatchCertifier(first, how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
         how if rest else None,
     )
     images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
@@ -370,7 +371,7 @@ def write_report(
     eps: float | None = None,
     method: str = AUTO,
     limit: int = 200,
-    progress: Callable[[str], object] = str,
+    progress: Callable[[str], object] = ignore,
 ) -> Path:
     """Write one page of HTML on training runs, side by side; return the folder of its figures, SVG and PNG.
 

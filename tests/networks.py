@@ -464,9 +464,8 @@ def bounds_by_method(
     boxes = [Interval.bounds(low, high) for low, high in ends]
     found = {}
     for name in methods:
-        method = METHODS[name]
         with plain_products():
-            box = method(walk_of(graph), torch.eye(count), Arithmetic.FLOAT32)(*boxes)
+            box = METHODS[name].bounder(walk_of(graph), torch.eye(count), Arithmetic.FLOAT32)(*boxes)
         found[name] = (box.lower, box.upper)
     return found
 

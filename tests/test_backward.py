@@ -287,7 +287,7 @@ def test_values_without_dimensions_are_bounded(method, few, worth, monkeypatch):
     monkeypatch.setattr(sys.modules["ibpc.bounds.refinement"], "FEW_INPUTS", few)
     module, x = Scalars().eval(), torch.rand(4, 3)
     graph = ibpc.compile(module, x).snapshot()
-    bound = METHODS[method](walk_of(graph), torch.eye(1), Arithmetic.FLOAT32)
+    bound = METHODS[method].bounder(walk_of(graph), torch.eye(1), Arithmetic.FLOAT32)
     box = bound(Interval.bounds(x - 0.2, x + 0.2))
     with torch.no_grad():
         y = module(x + 0.4 * torch.rand(500, 4, 3) - 0.2)
@@ -457,7 +457,8 @@ def test_where_there_is_nothing_to_choose_an_ascent_stays_where_it_is():
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
     bounds = [
-        METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)(box) for method in ("crown", "alpha-crown")
+        METHODS[method].bounder(walk_of(graph), torch.eye(2), Arithmetic.REAL)(box)
+        for method in ("crown", "alpha-crown")
     ]
     weight = (module[2].weight @ module[0].weight).clamp(min=0.0).sum(1)
     point = module(torch.zeros(1, 3))
@@ -476,7 +477,8 @@ def test_slopes_of_curves_that_are_chosen_bound_more_closely(activation):
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     box = Interval.bounds(torch.full((1, 3), -0.4), torch.full((1, 3), 0.6))
     plain, chosen = (
-        METHODS[method](walk_of(graph), torch.eye(2), Arithmetic.REAL)(box) for method in ("crown", "alpha-crown")
+        METHODS[method].bounder(walk_of(graph), torch.eye(2), Arithmetic.REAL)(box)
+        for method in ("crown", "alpha-crown")
     )
     assert bool((chosen.upper - chosen.lower < 0.97 * (plain.upper - plain.lower)).all())
     points = torch.rand(20000, 3) * (box.upper - box.lower) + box.lower

@@ -21,8 +21,8 @@ from ibpc.report.terminal import show_decision
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import PLANS, Decision, plan_named
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Place
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
+from ibpc.verify.proving.proof import Place
 from ibpc.verify.search import boxes, branching, values
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
@@ -61,7 +61,7 @@ def at_least(bound: float, inputs: int = 3) -> Property:
     """Unsafe: y ≥ bound over [0, 1]ⁿ."""
     box = Box((Fraction(0),) * inputs, (Fraction(1),) * inputs)
     row = Row(((0, Fraction(-1)),), (), -Fraction(bound))
-    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+    return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
 
 
 def searched(network: ibpc.Network, prop: Property, seconds: float) -> Branching:
@@ -100,7 +100,7 @@ def test_operators_other_than_relu_are_cut_too(kind, steepness, share, monkeypat
     monkeypatch.setattr(branching, "MOST_VARIABLES", 0)
     network = curved_network(getattr(torch.nn, kind), steepness)
     most = greatest(network, 2)
-    bound = METHODS["alpha-crown"](walk_of(network.snapshot()), torch.ones(1, 1), Arithmetic.FLOAT32)
+    bound = METHODS["alpha-crown"].bounder(walk_of(network.snapshot()), torch.ones(1, 1), Arithmetic.FLOAT32)
     above = float(bound(Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))).upper)
     assert searched(network, at_least(most + share * (above - most), 2), 120).is_refuted
     assert not searched(network, at_least(most - 1e-3, 2), 1).is_refuted
@@ -185,7 +185,7 @@ def test_each_method_is_at_least_as_tight_as_the_one_before(seed, arithmetic):
     most = greatest(network)
     box = Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3))
     found = {
-        name: METHODS[name](walk_of(network.snapshot()), torch.eye(1), arithmetic)(box)
+        name: METHODS[name].bounder(walk_of(network.snapshot()), torch.eye(1), arithmetic)(box)
         for name in ("ibp", "crown-ibp", "crown", "alpha-crown")
     }
     uppers = [float(bounds.upper) for bounds in found.values()]
@@ -208,7 +208,7 @@ def both_at_least(bounds: tuple[float, float], inputs: int) -> Property:
     """Unsafe: y₀ ≥ the first bound and y₁ ≥ the second over [−1, 1]ⁿ."""
     box = Box((Fraction(-1),) * inputs, (Fraction(1),) * inputs)
     rows = tuple(Row(((index, Fraction(-1)),), (), -Fraction(bound)) for index, bound in enumerate(bounds))
-    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (2,)),), (Case(box, (rows,)),))
+    return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (2,)),), (Case(box, (rows,)),))
 
 
 def test_parts_change_the_row_where_their_own_refutes_nothing(monkeypatch):
@@ -271,7 +271,7 @@ def test_linear_bounds_of_sums_that_overflow_binary32_claim_nothing(name):
     layer = torch.nn.Linear(2, 1)
     layer.weight.data, layer.bias.data = torch.tensor([[1e30, -1e30]]), torch.zeros(1)
     network = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2))
-    method = METHODS[name](walk_of(network.snapshot()), torch.eye(1), Arithmetic.FLOAT32)
+    method = METHODS[name].bounder(walk_of(network.snapshot()), torch.eye(1), Arithmetic.FLOAT32)
     box = method(Interval.bounds(torch.full((1, 2), 1e9), torch.full((1, 2), 2e9)))
     assert not (box.lower > -torch.inf).any() and not (box.upper < torch.inf).any()
 
@@ -319,7 +319,7 @@ def test_values_without_features_are_bounded_cut_and_checked(method, cut, monkey
     reached = float((points[:, 0] - points[:, 1]).min())
     row = Row(((0, Fraction(1)), (1, Fraction(-1))), (), Fraction(reached) - Fraction(1, 2))
     case = Case(Box((Fraction(0),) * 3, (Fraction(1),) * 3), ((row,),))
-    prop = Property("p", (Tensor("X", (3,)),), (Tensor("Y", (2,)),), (case,))
+    prop = Property("p", (DeclaredTensor("X", (3,)),), (DeclaredTensor("Y", (2,)),), (case,))
     found = ibpc.decide(net, prop, method=method, timeout=20)
     assert found.verdict is (ibpc.Verdict.VERIFIED if method in ("bab", "auto") else found.verdict)
     assert found.verdict is not ibpc.Verdict.FALSIFIED

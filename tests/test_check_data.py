@@ -16,10 +16,10 @@ from onnx import helper
 import ibpc
 from ibpc.errors import IbpcError
 from ibpc.exports import nominal_model
-from ibpc.verify.certificate import ModelFile
-from ibpc.verify.check_data import DataCheck
+from ibpc.verify.certificates.certificate import ModelFile
+from ibpc.verify.certificates.check_data import DataCheck
 from ibpc.verify.checking import Checker
-from ibpc.verify.examples import packed_point
+from ibpc.verify.results import packed_point
 from tests.onnx_models import model
 
 LIMIT = 24

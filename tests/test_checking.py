@@ -20,8 +20,8 @@ from ibpc.errors import ModelError, PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify.certificate_schema import read_certificate
-from ibpc.verify.check_property import check_property
+from ibpc.verify.certificates.check_property import check_property
+from ibpc.verify.certificates.schema import read_certificate
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.arithmetic import MACHINES
 from ibpc.verify.checking.backward import Total
@@ -392,7 +392,7 @@ def test_networks(network, eps):
     name = session.get_inputs()[0].name
     for arithmetic in Arithmetic:
         low, high = checker.bound_rows(flat([lower]), flat([upper]), rows, arithmetic.value)
-        method = method_named("ibp")(walk_of(network.snapshot()), torch.tensor(rows).float(), arithmetic)
+        method = method_named("ibp").bounder(walk_of(network.snapshot()), torch.tensor(rows).float(), arithmetic)
         other = method(Interval.bounds(torch.from_numpy(lower)[None], torch.from_numpy(upper)[None]))
         slack = 1e-36 if arithmetic is Arithmetic.FLOAT32 else 1e-5
         assert (low >= other.lower[0].double().numpy() - slack).all()

@@ -16,7 +16,7 @@ from ibpc.bounds.refinement import interval_values, refined_values
 from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.search.roots import Roots
 
 CPU = torch.device("cpu")
@@ -111,7 +111,7 @@ def test_a_search_tightens_what_its_property_reads(detector):
     module, x, _, _ = detector
     ends = (tuple(map(Fraction, side.flatten().tolist())) for side in (x[0] - 0.03, x[0] + 0.03))
     case = Case(Box(*ends), ((Row(((7, Fraction(1)),), (), Fraction(0)),),))
-    prop = Property("one", (Tensor("x", (2, 12, 12)),), (Tensor("y", (72,)),), (case,))
+    prop = Property("one", (DeclaredTensor("x", (2, 12, 12)),), (DeclaredTensor("y", (72,)),), (case,))
     assert prop.read_outputs().nonzero().flatten().tolist() == [7]
     roots = Roots(walk_of(ibpc.compile(module, x[:1]).snapshot()), prop, Arithmetic.REAL)
     assert roots.cone

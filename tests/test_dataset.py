@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 import ibpc
 from ibpc.errors import PropertyError, UsageError
-from ibpc.verify.examples import Example
 from ibpc.verify.journal import Journal
+from ibpc.verify.results import Example
 from ibpc.verify.verdicts import Verdict
 from tests.training.test_workers import torchrun
 

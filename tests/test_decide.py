@@ -18,9 +18,9 @@ from ibpc.errors import IbpcError, PropertyError
 from ibpc.verify import decide
 from ibpc.verify import falsification as falsifying
 from ibpc.verify.attack import Attack
-from ibpc.verify.certificate_reading import property_of
-from ibpc.verify.certificate_schema import read_certificate
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.certificates.reading import property_of
+from ibpc.verify.certificates.schema import read_certificate
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.replay import Replay
 from ibpc.verify.rows import whole_scale
 from ibpc.verify.subject import Subject
@@ -51,7 +51,7 @@ def at_least(bound: str, low: str = "0", high: str = "1", strict: bool = False, 
     """Unsafe: y₀ ≥ bound (or >) for x in [low, high]ⁿ."""
     row = Row(((0, Fraction(-1)),), (), -Fraction(bound), strict)
     box = Box((Fraction(low),) * inputs, (Fraction(high),) * inputs)
-    return Property("p", (Tensor("X", (inputs,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+    return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
 
 
 def test_what_bounds_exclude_is_verified(distance):
@@ -80,12 +80,12 @@ def test_what_neither_shows_is_unknown(distance):
 def test_the_last_method_has_all_the_time_and_others_a_third(distance, monkeypatch, plan, least, most):
     left = []
 
-    def refuses(self, name, deadline):
+    def refuted(self, name, deadline):
         left.append(deadline - time.monotonic())
-        return True
 
-    monkeypatch.setattr(decide._Decider, "_is_refuted", refuses)
-    assert decide.Deciding(plan, timeout=100).run(Subject(distance), at_least("3")).verdict is ibpc.Verdict.VERIFIED
+    monkeypatch.setattr(decide._Decider, "_bound_open_cases", refuted)
+    decision = decide.DecisionOptions(plan, timeout=100).run(Subject(distance), at_least("3"))
+    assert decision.verdict is ibpc.Verdict.VERIFIED
     assert least <= left[0] <= most
 
 
@@ -121,7 +121,10 @@ def test_a_margin_is_compared_exactly(margin, holds, dropped, tmp_path):
     network = ibpc.compile(tmp_path / "m.onnx")
     row = Row(((0, Fraction(1)),), (), Fraction(4, 5))
     prop = Property(
-        "p", (Tensor("x", (1,)),), (Tensor("y", (1,)),), (Case(Box((Fraction(1),), (Fraction(1),)), ((row,),)),)
+        "p",
+        (DeclaredTensor("x", (1,)),),
+        (DeclaredTensor("y", (1,)),),
+        (Case(Box((Fraction(1),), (Fraction(1),)), ((row,),)),),
     )
     decision = ibpc.decide(network, prop, method="ibp")
     ibpc.write_certificate(tmp_path / "c.json", tmp_path / "m.onnx", network, prop, decision)
@@ -150,7 +153,7 @@ def test_no_time_is_a_timeout(distance):
 
 
 def test_a_property_without_cases_holds(distance):
-    vacuous = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), ())
+    vacuous = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), ())
     assert ibpc.decide(distance, vacuous).verdict is ibpc.Verdict.VERIFIED
 
 
@@ -173,7 +176,7 @@ def test_every_case_and_disjunct_counts(distance):
     """Two boxes, the second one unsafe in its second disjunct only."""
     safe, unsafe = at_least("2.5").cases[0], at_least("0.9").cases[0]
     both = Case(unsafe.box, (*safe.disjuncts, *unsafe.disjuncts))
-    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (safe, both))
+    prop = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), (safe, both))
     assert ibpc.decide(distance, prop, timeout=20).verdict is ibpc.Verdict.FALSIFIED
     again = Property("p", prop.inputs, prop.outputs, (safe, Case(safe.box, (*safe.disjuncts, *safe.disjuncts))))
     decision = ibpc.decide(distance, again, timeout=20)
@@ -190,7 +193,7 @@ def test_names_that_a_property_gives_must_be_those_of_the_file(distance):
     """Otherwise a property that lists the inputs in another order would be decided for the wrong ones."""
     prop = at_least("0.5")
     for name, verdict in ((distance.graph.inputs[0], ibpc.Verdict.FALSIFIED), ("other", None)):
-        named = replace(prop, inputs=(Tensor("X", (2,), name),))
+        named = replace(prop, inputs=(DeclaredTensor("X", (2,), name),))
         if verdict is not None:
             assert ibpc.decide(distance, named, timeout=5).verdict is verdict
             continue
@@ -229,7 +232,7 @@ def test_inputs_and_outputs_count_one_after_the_other(tmp_path):
 
     def asks(bound: str) -> Property:
         row = Row(((1, Fraction(-1)), (4, Fraction(-1))), (), -Fraction(bound))
-        return Property("p", (Tensor("X", (5,)),), (Tensor("Y", (5,)),), (Case(box, ((row,),)),))
+        return Property("p", (DeclaredTensor("X", (5,)),), (DeclaredTensor("Y", (5,)),), (Case(box, ((row,),)),))
 
     assert ibpc.decide(network, asks("3.01"), timeout=10).verdict is ibpc.Verdict.VERIFIED
     found = ibpc.decide(network, asks("2.99"), timeout=20)
@@ -297,7 +300,7 @@ def test_a_property_over_tensors_in_another_order_is_refused():
     network = ibpc.compile(module_of(torch.nn.Flatten(), torch.nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))
     case = Case(Box((Fraction(0),) * 12, (Fraction(1),) * 12), ((Row(((0, Fraction(1)),), (), Fraction(9)),),))
     for shape, fits in (((1, 3, 2, 2), True), ((12,), True), ((2, 2, 3), False), ((2, 6), False)):
-        prop = Property("p", (Tensor("X", shape),), (Tensor("Y", (1, 2)),), (case,))
+        prop = Property("p", (DeclaredTensor("X", shape),), (DeclaredTensor("Y", (1, 2)),), (case,))
         if fits:
             assert ibpc.decide(network, prop, timeout=5).verdict is ibpc.Verdict.FALSIFIED
         else:
@@ -442,7 +445,7 @@ def test_coefficients_that_binary64_rounds_are_checked_exactly(distance, tmp_pat
     """0.1 y ≥ 1/5 + 2⁻⁶⁰ cannot be met where y ≤ 2: the float64 number next to 0.1 would leave that open."""
     row = Row(((0, Fraction(-1, 10)),), (), -Fraction(1, 5) - Fraction(1, 2**10), False)
     box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
-    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, ((row,),)),))
+    prop = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
     assert whole_scale(row) == 10
     assert whole_scale(Row(((0, Fraction(1, 10**30)), (1, Fraction(10**30))), (), Fraction())) == 0
     decision = ibpc.decide(distance, prop, timeout=5, method="ibp")
@@ -501,7 +504,7 @@ def test_several_constraints_at_once_are_met(distance):
         Row((), ((0, Fraction(-1)), (1, Fraction(-1))), -Fraction(6, 5)),
     )
     box = Box((Fraction(0),) * 2, (Fraction(1),) * 2)
-    prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, (rows,)),))
+    prop = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), (Case(box, (rows,)),))
     assert ibpc.decide(distance, prop, timeout=20).verdict is ibpc.Verdict.FALSIFIED
 
 

@@ -12,15 +12,16 @@ import pytest
 import torch
 
 import ibpc
-from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
 from ibpc.bounds.values import Walk
 from ibpc.errors import ModelError
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
-from ibpc.verify.robustness import Certification
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.data_certifier import DataCertifier
+from ibpc.verify.journal import Journal
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from tests.onnx_models import chain, model, runtime
 
 CONSTANTS = {
@@ -79,7 +80,7 @@ def never_two(*boxes: tuple[str, str]) -> Property:
     """No y ≥ 2 over any of the boxes."""
     row = Row(((0, Fraction(-1)),), (), Fraction(-2), False)
     cases = tuple(Case(Box((Fraction(low),), (Fraction(high),)), ((row,),)) for low, high in boxes)
-    return Property("p", (Tensor("X", (1,)),), (Tensor("Y", (1,)),), cases)
+    return Property("p", (DeclaredTensor("X", (1,)),), (DeclaredTensor("Y", (1,)),), cases)
 
 
 @pytest.mark.parametrize("method", ["ibp", "crown", "auto"])
@@ -126,8 +127,8 @@ def test_images_that_bounds_say_nothing_of_are_not_looked_at_again(monkeypatch: 
         return tightened(self, boxes, number, deadline)
 
     monkeypatch.setattr(Definedness, "_tightened", counted)
-    how = Certification("ibp", method_named("ibp"))
-    found = how.run(network, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64), 0.1)
+    how = DataCertifier("ibp", BatchCertifier("ibp"))
+    found = how.run(network, torch.ones(3, 1), torch.zeros(3, dtype=torch.int64), 0.1, Journal(None, {}))
     assert found.unbounded + sum(example.verdict is ibpc.Verdict.FALSIFIED for example in found.examples) == 3
     assert looked == [0], "more than the hull of all images"
 
@@ -203,9 +204,9 @@ def test_images_are_certified_where_all_values_are_numbers() -> None:
 
     network = ibpc.compile(Logarithm().eval(), torch.ones(1, 1))
     images, labels = torch.tensor([[0.8], [0.04], [0.4]]), torch.zeros(3, dtype=torch.int64)
-    how = Certification("ibp", method_named("ibp"))
+    how = DataCertifier("ibp", BatchCertifier("ibp"))
     for eps, expected in ((0.05, ["verified", "unknown", "verified"]), (0.01, ["verified"] * 3)):
-        found = how.run(network, images, labels, eps)
+        found = how.run(network, images, labels, eps, Journal(None, {}))
         assert [example.verdict.value for example in found.examples] == expected
         assert found.unbounded == expected.count("unknown")
 

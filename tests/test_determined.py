@@ -19,7 +19,7 @@ from ibpc.frontends import onnx_determined
 from ibpc.hints import INEXACT
 from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import Checker, exact
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.replay import Replay
 from tests.onnx_models import model, normal, runtime
 from tests.test_onnx_windows import written
@@ -36,7 +36,7 @@ def at_most(bound: float, inputs: int = 1) -> Property:
     """The unsafe outputs are those at most `bound`, over [0, 1/8]."""
     box = Box((Fraction(0),) * inputs, (Fraction(1, 8),) * inputs)
     row = Row(((0, Fraction(1)),), (), Fraction(bound), False)
-    return Property("p", (Tensor("x", (inputs,)),), (Tensor("y", (1,)),), (Case(box, ((row,),)),))
+    return Property("p", (DeclaredTensor("x", (inputs,)),), (DeclaredTensor("y", (1,)),), (Case(box, ((row,),)),))
 
 
 A, B = normal(1, 300), normal(300, 1)

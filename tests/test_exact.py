@@ -74,7 +74,7 @@ def test_alpha_crown_is_not_what_waits_for_time(monkeypatch):
     for name in ("alpha_crown", "program_bounds"):
         monkeypatch.setattr(module, name, noted(getattr(module, name)))
     graph, ends = ibpc.compile(relu_module(0), torch.zeros(1, 2)).snapshot(), torch.ones(1, 2)
-    METHODS["mip"](walk_of(graph), torch.eye(1), Arithmetic.REAL)(Interval.bounds(-ends, ends))
+    METHODS["mip"].bounder(walk_of(graph), torch.eye(1), Arithmetic.REAL)(Interval.bounds(-ends, ends))
     assert begun == ["alpha_crown", "program_bounds"]
 
 
@@ -91,7 +91,8 @@ def test_the_binary32_bounds_of_mip_pay_for_rounding():
     graph = ibpc.compile(torch.nn.Sequential(layer).eval(), torch.zeros(1, 2)).snapshot()
     x = torch.tensor([[0.7, 0.7]])
     real, float32 = (
-        METHODS["mip"](walk_of(graph), torch.eye(1), arithmetic)(Interval.bounds(x, x)) for arithmetic in Arithmetic
+        METHODS["mip"].bounder(walk_of(graph), torch.eye(1), arithmetic)(Interval.bounds(x, x))
+        for arithmetic in Arithmetic
     )
     assert float(float32.upper) > float(real.upper) + 1e-4
     assert float(float32.lower) < float(real.lower) - 1e-4

@@ -77,7 +77,7 @@ def test_the_margin_graph_gives_the_margins_that_certification_uses(network, tmp
     _, lower, upper = ball(network, 3)
     (found,) = session(tmp_path / "m.onnx").run(None, {"lower": lower.numpy(), "upper": upper.numpy()})
     classes = network.classes
-    bound = METHODS["ibp"](walk_of(network.snapshot()), class_differences(classes), Arithmetic.FLOAT32)
+    bound = METHODS["ibp"].bounder(walk_of(network.snapshot()), class_differences(classes), Arithmetic.FLOAT32)
     box = bound(Interval.bounds(lower, upper))
     index = margin_index(classes)
     for label in range(classes):

@@ -40,7 +40,9 @@ def test_sampled_points_lie_inside_and_intervals_are_no_tighter(activation, arit
     graph = ibpc.compile(module, torch.zeros(1, 3)).snapshot()
     center = torch.randn(5, 3)
     box = Interval.bounds(center - 0.4, center + 0.4)
-    linear, plain = (METHODS[name](walk_of(graph), torch.eye(2), arithmetic)(box) for name in ("forward", "ibp"))
+    linear, plain = (
+        METHODS[name].bounder(walk_of(graph), torch.eye(2), arithmetic)(box) for name in ("forward", "ibp")
+    )
     points = center + 0.8 * (torch.rand(20000, 5, 3) - 0.5)
     with torch.no_grad():
         y = module.double()(points.double())
@@ -57,7 +59,7 @@ def test_inputs_that_do_not_vary_are_constants(arithmetic):
     module = torch.nn.Sequential(*layers).eval()
     center, radius = torch.randn(5, 4), torch.tensor([0.3, 0.0, 0.2, 0.0])
     graph = ibpc.compile(module, torch.zeros(1, 4)).snapshot()
-    found = METHODS["forward"](walk_of(graph), torch.eye(2), arithmetic)(
+    found = METHODS["forward"].bounder(walk_of(graph), torch.eye(2), arithmetic)(
         Interval.bounds(center - radius, center + radius)
     )
     with torch.no_grad():
@@ -131,7 +133,7 @@ def test_a_linear_network_is_bounded_exactly():
     first, second = torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False)
     first.weight.data, second.weight.data = torch.tensor([[1.0], [1.0]]), torch.tensor([[1.0, -1.0]])
     graph = ibpc.compile(torch.nn.Sequential(first, second).eval(), torch.zeros(1, 1)).snapshot()
-    box = METHODS["forward"](walk_of(graph), torch.eye(1), Arithmetic.REAL)(
+    box = METHODS["forward"].bounder(walk_of(graph), torch.eye(1), Arithmetic.REAL)(
         Interval.bounds(-torch.ones(1, 1), torch.ones(1, 1))
     )
     assert float(box.upper) == pytest.approx(0.0, abs=1e-9)
@@ -174,7 +176,7 @@ def test_inputs_far_from_zero_are_paid_for_beside_large_constants(arithmetic, me
     x = torch.full((1, 4), size)
     graph = ibpc.compile(torch.nn.Sequential(first, torch.nn.ReLU(), last).eval(), x).snapshot()
     ends = x - radius, x + radius
-    found = METHODS[method](walk_of(graph), torch.eye(2), arithmetic)(Interval.bounds(*ends))
+    found = METHODS[method].bounder(walk_of(graph), torch.eye(2), arithmetic)(Interval.bounds(*ends))
 
     def applied(layer, values):
         rows = [[Fraction(float(w)) for w in row] for row in layer.weight.tolist()]

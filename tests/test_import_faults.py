@@ -20,8 +20,8 @@ from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_support import Support
 from ibpc.ops import operators
 from ibpc.ops.onnx import OnnxImport
-from ibpc.verify.decide import Deciding
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.decide import DecisionOptions
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.replay import Replay
 from ibpc.verify.subject import Subject
 from tests.onnx_models import model, normal, runtime
@@ -203,13 +203,13 @@ def test_what_is_verified_is_compared_in_its_own_region(tmp_path):
     network = ibpc.compile(tmp_path / "m.onnx")
     box = Box((Fraction(2_000_000),), (Fraction(3_000_000),))
     row = Row(((0, Fraction(1)),), (), Fraction(1), False)
-    prop = Property("p", (Tensor("x", (1,)),), (Tensor("y", (1,)),), (Case(box, ((row,),)),))
+    prop = Property("p", (DeclaredTensor("x", (1,)),), (DeclaredTensor("y", (1,)),), (Case(box, ((row,),)),))
     assert ibpc.decide(network, prop).verdict is ibpc.Verdict.VERIFIED
     changed = saved([*FRONT, node("Mul", ["r", "w"], ["y"])], [1, 1], {**constants, "w": np.float32(3)}, tmp_path)
     subject = Subject(network)
     subject.__dict__["replay"] = Replay(changed)
     with pytest.raises(ModelError, match="something else"):
-        Deciding(("ibp",), ibpc.Arithmetic.FLOAT32).run(subject, prop)
+        DecisionOptions(("ibp",), ibpc.Arithmetic.FLOAT32).run(subject, prop)
 
 
 def test_what_onnx_runtime_refuses_to_run_is_compared_with_nothing(tmp_path, monkeypatch):

@@ -243,7 +243,7 @@ def test_linear_bounds_hold_of_constants_with_a_dimension_for_the_batch(method):
     network = Network(graph_from_onnx(proto, "test"))
     session = runtime(proto)
     center = torch.from_numpy(normal(2, 3, seed=5))
-    bound = METHODS[method](walk_of(network.snapshot()), torch.eye(2), Arithmetic.FLOAT32)
+    bound = METHODS[method].bounder(walk_of(network.snapshot()), torch.eye(2), Arithmetic.FLOAT32)
     box = bound(Interval.ball(center, 0.5))
     for seed in range(40):
         x = center + 0.5 * (torch.rand(center.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1)

@@ -33,9 +33,9 @@ from ibpc.verify.checking.proofs import LEVELS, Memory, encoded, leaves
 from ibpc.verify.checking.regions import Region
 from ibpc.verify.checking.rules import RULES
 from ibpc.verify.checking.values import Box
-from ibpc.verify.evidence import Half, multipliers_of
 from ibpc.verify.properties import Box as InputBox
-from ibpc.verify.properties import Case, Property, Row, Tensor
+from ibpc.verify.properties import Case, DeclaredTensor, Property, Row
+from ibpc.verify.proving.evidence import Half, multipliers_of
 from ibpc.verify.search import branching
 from ibpc.verify.search import values as cuts_of_values
 from tests.onnx_models import chain, model, runtime
@@ -77,12 +77,12 @@ def below(net: ibpc.Network, size: int, gap: float) -> Property:
     row = Row(((0, Fraction(-1)), (1, Fraction(1))), (), -Fraction(most))
     other = Row(((0, Fraction(-1)),), ((0, Fraction(-1)),), Fraction(10**6))
     case = Case(InputBox((Fraction(0),) * size, (Fraction(1),) * size), ((row, other),))
-    return Property("p", (Tensor("X", (size,)),), (Tensor("Y", (2,)),), (case,))
+    return Property("p", (DeclaredTensor("X", (size,)),), (DeclaredTensor("Y", (2,)),), (case,))
 
 
 def gap_of(net: ibpc.Network, size: int, method: str, arithmetic: Arithmetic) -> float:
     """Return a gap that a bounding method just proves."""
-    bound = METHODS[method](walk_of(net.snapshot()), torch.tensor([[-1.0, 1.0]]), arithmetic)
+    bound = METHODS[method].bounder(walk_of(net.snapshot()), torch.tensor([[-1.0, 1.0]]), arithmetic)
     box = Interval.bounds(torch.zeros(1, *net.input_shape), torch.ones(1, *net.input_shape))
     reached = -below(net, size, 0.0).cases[0].disjuncts[0][0].bound
     return 1e-3 - float(bound(box).lower) - float(reached)

@@ -17,7 +17,7 @@ from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic
-from ibpc.verify.properties import Box, Case, Property, Row, Tensor
+from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.products import ProductParts
 from ibpc.verify.search.roots import Roots
@@ -153,7 +153,7 @@ def unsafe(bound: float, reach: float) -> Property:
     """Unsafe over [−1, 1]³: y₀ ≥ bound, and y₃ ≤ reach."""
     box = Box((Fraction(-1),) * INPUTS, (Fraction(1),) * INPUTS)
     rows = (Row(((0, Fraction(-1)),), (), -Fraction(bound)), Row(((3, Fraction(1)),), (), Fraction(reach)))
-    return Property("p", (Tensor("X", (INPUTS,)),), (Tensor("Y", (9,)),), (Case(box, (rows,)),))
+    return Property("p", (DeclaredTensor("X", (INPUTS,)),), (DeclaredTensor("Y", (9,)),), (Case(box, (rows,)),))
 
 
 def searched(net: Network, prop: Property, parts: int) -> Branching:
@@ -189,7 +189,7 @@ def test_no_slab_with_a_counterexample_is_left_out():
         )
         row = Row(((0, Fraction(1)),), (), Fraction(value))
         above = Row(((0, Fraction(-1)),), (), -Fraction(value))
-        prop = Property("p", (Tensor("X", (2,)),), (Tensor("Y", (1,)),), (Case(box, ((row, above),)),))
+        prop = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row, above),)),))
         branching = searched(net, prop, 400)
         parts = branching._parts
         assert isinstance(parts, ProductParts)

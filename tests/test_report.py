@@ -13,7 +13,7 @@ from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.training.graphs import Accuracy
 from ibpc.training.records import EpochRecord
-from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.results import Example, Robustness
 from ibpc.verify.verdicts import Verdict
 
 RADII = {0.1: "0.1", 2 / 255: "2/255", 8 / 255: "8/255", 0.0: "0", 1.0: "1", 0.0313: "0.0313", 51 / 255: "0.2"}

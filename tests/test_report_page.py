@@ -24,7 +24,7 @@ from ibpc.report.style import INKS
 from ibpc.report.wording import class_names, format_seconds, format_short
 from ibpc.rounding import Arithmetic
 from ibpc.training.runner import train
-from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.results import Example, Robustness
 from ibpc.verify.verdicts import Verdict
 from tests.training import tiny
 

@@ -16,11 +16,13 @@ from ibpc.errors import DataError, PropertyError, UsageError
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.rounding import Arithmetic, outer_ball
-from ibpc.verify import margin_attack
+from ibpc.verify import batch_certifier, margin_attack
 from ibpc.verify.attack import Attack
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.data_certifier import DataCertifier
+from ibpc.verify.journal import Journal
 from ibpc.verify.margin_attack import margin
 from ibpc.verify.replay import Replay
-from ibpc.verify.robustness import Certification
 from ibpc.verify.verdicts import Verdict
 
 SPECS = Path(__file__).parents[1] / "specs"
@@ -40,8 +42,12 @@ def linear():
 
 
 def judged(network, x, labels, eps, **options):
-    certification = Certification("ibp", METHODS["ibp"], **options)
-    return certification.run(network, torch.tensor(x), torch.tensor(labels), eps)
+    return certified(network, torch.tensor(x), torch.tensor(labels), eps, **options)
+
+
+def certified(network, images, labels, eps, **options):
+    certifier = DataCertifier("ibp", BatchCertifier("ibp", **options))
+    return certifier.run(network, images, labels, eps, Journal(None, {}))
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -55,7 +61,7 @@ def test_a_network_whose_output_is_called_margins_is_bounded(method, linear):
     named.outputs = ("margins",)
     rows = torch.tensor([[1.0, -1.0]])
     box = Interval.bounds(torch.zeros(1, 2), torch.ones(1, 2))
-    found, wanted = (METHODS[method](walk_of(each), rows, Arithmetic.REAL)(box) for each in (named, graph))
+    found, wanted = (METHODS[method].bounder(walk_of(each), rows, Arithmetic.REAL)(box) for each in (named, graph))
     assert torch.equal(found.lower, wanted.lower) and torch.equal(found.upper, wanted.upper)
 
 
@@ -85,7 +91,7 @@ def test_a_bound_of_zero_is_no_proof_where_no_attack_finds_its_point(linear):
     assert (example.margin_lower[1], example.verdict) == (0.0, Verdict.UNKNOWN)
 
 
-def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear):
+def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear, monkeypatch):
     """TF32 and cuDNN's own algorithms are off while bounds are compiled and computed, and on again for the attack."""
     seen = {}
 
@@ -94,7 +100,7 @@ def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear):
 
     def spied(*arguments):
         note("compiled")
-        inner = METHODS["ibp"](*arguments)
+        inner = METHODS["ibp"].bounder(*arguments)
 
         def bound(*boxes):
             note("bounded")
@@ -107,10 +113,11 @@ def test_bounds_are_made_of_plain_products_and_attacks_of_any(linear):
             note("attacked")
             return super().run(*arguments)
 
+    monkeypatch.setattr(batch_certifier, "method_named", lambda name: replace(METHODS[name], bounder=spied))
     torch.set_float32_matmul_precision("high")
     try:
         attack = SpiedAttack(steps=2, restarts=1)
-        Certification("ibp", spied, attack=attack).run(linear, torch.tensor([[0.6, 0.5]]), torch.tensor([0]), 0.1)
+        judged(linear, [[0.6, 0.5]], [0], 0.1, attack=attack)
     finally:
         torch.set_float32_matmul_precision("highest")
     assert seen == {"compiled": (False, "highest"), "bounded": (False, "highest"), "attacked": (True, "high")}
@@ -178,10 +185,7 @@ def test_batches_do_not_change_verdicts():
     data = ibpc.load_dataset("digits")
     images, labels = data.test.floats()[:30], data.test.labels[:30]
     one, many = (
-        Certification("ibp", METHODS["ibp"], attack=Attack(steps=2, restarts=1), batch=size).run(
-            network, images, labels, 0.01
-        )
-        for size in (30, 7)
+        certified(network, images, labels, 0.01, attack=Attack(steps=2, restarts=1), batch=size) for size in (30, 7)
     )
     assert [e.predicted for e in one.examples] == [e.predicted for e in many.examples]
     assert [e.verdict is Verdict.VERIFIED for e in one.examples] == [

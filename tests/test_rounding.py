@@ -463,4 +463,4 @@ class TestCancellation:
 
     def _bounds(self, network: Network, points: torch.Tensor, name: str, arithmetic: Arithmetic) -> Interval:
         matrix = torch.tensor([[1.0, -1.0]])
-        return METHODS[name](walk_of(network.snapshot()), matrix, arithmetic)(Interval.bounds(points, points))
+        return METHODS[name].bounder(walk_of(network.snapshot()), matrix, arithmetic)(Interval.bounds(points, points))

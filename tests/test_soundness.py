@@ -67,7 +67,7 @@ def test_sampled_and_attacked_points_lie_inside(path, method):
     x = images(network, 2)
     box = Interval.ball(x, EPS, (0, 1))
     matrix = class_differences(network.classes)
-    bounds = METHODS[method](walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
+    bounds = METHODS[method].bounder(walk_of(network.snapshot()), matrix, Arithmetic.FLOAT32)(box)
     for points in (*corners(box, 40), *attacked(network, box, matrix)):
         with torch.no_grad():
             logits = network.nominal(points)
@@ -101,7 +101,7 @@ def test_elision_is_tighter_than_bounds_of_the_logits():
     network = compiled(SPECS / "mnist_small.json")
     box = Interval.ball(images(network, 4), EPS, (0, 1))
     matrix = class_differences(network.classes)
-    merged = METHODS["ibp"](walk_of(network.snapshot()), matrix, Arithmetic.REAL)(box)
+    merged = METHODS["ibp"].bounder(walk_of(network.snapshot()), matrix, Arithmetic.REAL)(box)
     with torch.no_grad():
         logits = network.interval(box)
     loose = F.linear(logits.radius, matrix.abs())
@@ -113,6 +113,8 @@ def test_float32_bounds_contain_real_bounds_and_stay_close():
     network = compiled(SPECS / "mnist_small.json")
     box = Interval.ball(images(network, 4), EPS, (0, 1))
     matrix = class_differences(network.classes)
-    real, float32 = (METHODS["ibp"](walk_of(network.snapshot()), matrix, arithmetic)(box) for arithmetic in Arithmetic)
+    real, float32 = (
+        METHODS["ibp"].bounder(walk_of(network.snapshot()), matrix, arithmetic)(box) for arithmetic in Arithmetic
+    )
     assert (float32.lower <= real.lower).all() and (float32.upper >= real.upper).all()
     assert (float32.width <= real.width * 1.005).all()

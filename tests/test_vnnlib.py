@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.errors import PropertyError
-from ibpc.verify import _vnnlib_tokens
-from ibpc.verify._vnnlib_lexer import Source
 from ibpc.verify.properties import Row
-from ibpc.verify.vnnlib import property_from
+from ibpc.verify.vnnlib import tokens
+from ibpc.verify.vnnlib.lexer import SourceText
+from ibpc.verify.vnnlib.reading import property_from
 
 SCALARS = "(declare-const X_0 Real) (declare-const X_1 Real) (declare-const Y_0 Real) (declare-const Y_1 Real)\n"
 UNIT = "(assert (and (<= 0 X_0) (<= X_0 1) (>= X_1 -1) (<= X_1 1)))\n"
@@ -28,7 +28,7 @@ TENSORS = (
 
 
 def parsed(text: str):
-    return property_from(Source("p.vnnlib", text))
+    return property_from(SourceText("p.vnnlib", text))
 
 
 def rows_of(text: str) -> list[Row]:
@@ -308,7 +308,7 @@ def test_a_short_file_about_a_huge_input_is_refused_in_bounded_memory():
 )
 def test_what_reading_costs_is_bounded(monkeypatch, text, what):
     """A sum below many signs is gone through once for each."""
-    monkeypatch.setattr(_vnnlib_tokens, "MOST_WORK", 2_000)
+    monkeypatch.setattr(tokens, "MOST_WORK", 2_000)
     total = "(+ " + " ".join(f"X[{index}]" for index in range(100)) + ")"
     network = "(declare-network N (declare-input X Real [100]) (declare-output Y Real []))"
     with pytest.raises(PropertyError, match=what):

@@ -1,22 +1,22 @@
-"""Bounding methods, one file each, all of the signature `Method`."""
+"""Bounding methods: one file each, which ends in its record."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ibpc.bounds.alpha_crown import alpha_crown
-from ibpc.bounds.base import Bounder, Method
-from ibpc.bounds.crown import crown, crown_ibp
-from ibpc.bounds.forward import forward
-from ibpc.bounds.ibp import ibp
-from ibpc.bounds.mip import mip
+from ibpc.bounds.alpha_crown import ALPHA_CROWN
+from ibpc.bounds.base import Bounder, Method, Proof
+from ibpc.bounds.crown import CROWN, CROWN_IBP
+from ibpc.bounds.forward import FORWARD
+from ibpc.bounds.ibp import IBP
+from ibpc.bounds.mip import MIP
 from ibpc.errors import UsageError, nearest
 
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
-    {"ibp": ibp, "forward": forward, "crown-ibp": crown_ibp, "crown": crown, "alpha-crown": alpha_crown, "mip": mip}
+    {method.name: method for method in (IBP, FORWARD, CROWN_IBP, CROWN, ALPHA_CROWN, MIP)}
 )
 AUTO: Final = "auto"
-QUICK: Final = "ibp"
+QUICK: Final = IBP.name
 
 
 def method_named(name: str) -> Method:
@@ -26,4 +26,9 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["AUTO", "METHODS", "QUICK", "Bounder", "Method", "method_named"]
+def methods_proved_by(*proofs: Proof) -> tuple[str, ...]:
+    """Return the names of the methods whose bounds the checker confirms in one of these ways."""
+    return tuple(name for name, method in METHODS.items() if method.proof in proofs)
+
+
+__all__ = ["AUTO", "METHODS", "QUICK", "Bounder", "Method", "Proof", "method_named", "methods_proved_by"]

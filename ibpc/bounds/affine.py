@@ -6,32 +6,28 @@ the least value over the box. Here the form itself is given, with its constant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import TypeAlias
 
 import torch
 
-from ibpc.bounds.alpha_crown import STEPS
-from ibpc.bounds.ascent import ascend
+from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
+from ibpc.bounds.base import AffineRules, Boxes
 from ibpc.bounds.batching import rows_at_once, samples_at_once
 from ibpc.bounds.coefficients import dotted
 from ibpc.bounds.definedness import Definedness
 from ibpc.bounds.enclosure import distinct, misfits, moved_to, wanted_rows
-from ibpc.bounds.refinement import interval_values, refined_values
-from ibpc.bounds.sharpening import sharpened_values
-from ibpc.bounds.values import Values, Walk, walk_of
+from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import UsageError, nearest, raise_all
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
 
 Tensor: TypeAlias = torch.Tensor
-Boxes: TypeAlias = tuple[Interval, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +65,13 @@ def affine_bounds(
 
     Raises UsageError for a method that has no such forms, and for boxes and rows that do not fit.
     """
-    if method not in _WAYS:
-        remedy = nearest(method, _WAYS)
-        raise UsageError.at("method", f"found {method!r}", "a method that pulls forms back", remedy)
+    rules = _rules_of(method)
     graph, device = network.snapshot(), network.device
     matrix, places = distinct(wanted_rows(rows, sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))))
     raise_all(UsageError, misfits(graph.shapes_of(graph.inputs), boxes, places))
     walk, moved = walk_of(graph, device), moved_to(device, boxes)
     with torch.no_grad(), plain_products():
-        bounded = partial(_bounded, walk, matrix.to(device, torch.float64), _WAYS[method], arithmetic, deadline)
+        bounded = partial(_bounded, walk, matrix.to(device, torch.float64), rules, arithmetic, deadline)
         ends = [torch.split(end, samples_at_once(walk)) for box in moved for end in (box.lower, box.upper)]
         parts = [bounded(tuple(map(Interval.bounds, part[::2], part[1::2]))) for part in zip(*ends, strict=True)]
         doubts = Definedness(Walk(graph, device), arithmetic).doubts(moved, deadline)
@@ -86,25 +80,24 @@ def affine_bounds(
     return AffineBounds(lower, _negated(upper))
 
 
+def _rules_of(method: str) -> AffineRules:
+    known = {name: each.affine for name, each in METHODS.items() if each.affine is not None}
+    if method not in known:
+        raise UsageError.at("method", f"found {method!r}", "a method that pulls forms back", nearest(method, known))
+    return known[method]
+
+
 # ── one part of a batch ─────────────────────────────────────────────────────────────────────────────────────────
-@dataclass(frozen=True)
-class _Way:
-    """How a method comes to the values in between, and to lower bounds of forms and what they are at the inputs."""
-
-    values: Callable[[Walk, Boxes, Arithmetic, float], Values]
-    pulled: Callable[[Walk, Values, Tensor, float], tuple[Tensor, Mapping[str, Tensor]]]
-
-
 def _bounded(
-    walk: Walk, matrix: Tensor, way: _Way, arithmetic: Arithmetic, deadline: float, boxes: Boxes
+    walk: Walk, matrix: Tensor, rules: AffineRules, arithmetic: Arithmetic, deadline: float, boxes: Boxes
 ) -> tuple[AffineForms, AffineForms]:
     """Return forms below the rows, and below minus the rows, over boxes of one part of a batch."""
-    values, batch = way.values(walk, boxes, arithmetic, deadline), len(boxes[0].lower)
+    values, batch = rules.values(walk, boxes, arithmetic, deadline), len(boxes[0].lower)
     found: list[list[AffineForms]] = [[], []]
     for part in torch.split(matrix, rows_at_once(walk, batch)):
         form = part.unsqueeze(1).expand(-1, batch, -1)
         for side, signed in zip(found, (form, -form), strict=True):
-            lower, forms = way.pulled(walk, values, signed, deadline)
+            lower, forms = rules.pulled(walk, values, signed, deadline)
             side.append(_form(lower, [forms[name] for name in walk.inputs], [values.box(name) for name in walk.inputs]))
     below, above = (
         AffineForms(
@@ -145,33 +138,3 @@ def _joined(parts: Sequence[AffineForms], known: Tensor, places: Tensor | None) 
 
 def _negated(forms: AffineForms) -> AffineForms:
     return AffineForms(tuple(-slope for slope in forms.slopes), -forms.offset)
-
-
-# ── the methods ─────────────────────────────────────────────────────────────────────────────────────────────────
-def _interval_values(walk: Walk, boxes: Boxes, arithmetic: Arithmetic, _deadline: float) -> Values:
-    return interval_values(walk, boxes, arithmetic)
-
-
-def _pulled(walk: Walk, values: Values, form: Tensor, _deadline: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-    (output,) = walk.graph.outputs
-    backward = Backward(walk, values)
-    return backward.lower({output: form}), backward.forms
-
-
-def _ascended(walk: Walk, values: Values, form: Tensor, deadline: float) -> tuple[Tensor, Mapping[str, Tensor]]:
-    (output,) = walk.graph.outputs
-    found = ascend(walk, values, {output: form}, STEPS, deadline=deadline)
-    return found.lower, found.forms
-
-
-def _sharpened_values(walk: Walk, boxes: Boxes, arithmetic: Arithmetic, deadline: float) -> Values:
-    return sharpened_values(walk, boxes, arithmetic, refined_values(walk, boxes, arithmetic, deadline), deadline)
-
-
-_WAYS: Final[Mapping[str, _Way]] = MappingProxyType(
-    {
-        "crown-ibp": _Way(_interval_values, _pulled),
-        "crown": _Way(refined_values, _pulled),
-        "alpha-crown": _Way(_sharpened_values, _ascended),
-    }
-)

@@ -6,6 +6,7 @@ Each row of each sample has slopes of its own, and so has each end of the boxes 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from math import inf
 from typing import Final
 
@@ -13,13 +14,13 @@ import torch
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.base import Bounder
+from ibpc.bounds.base import AffineRules, Bounder, Boxes, Method, Proof
 from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import cone_of, read_by
 from ibpc.bounds.crown import bounds_of, crown_ibp
-from ibpc.bounds.refinement import values_for
+from ibpc.bounds.refinement import refined_values, values_for
 from ibpc.bounds.sharpening import sharpened_values
-from ibpc.bounds.values import Walk
+from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
@@ -27,7 +28,7 @@ STEPS: Final = 20
 
 
 def alpha_crown(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder; see `Method`. The bounds of CROWN count as well, so it is never looser.
+    """Return the bounder; see `MakeBounder`. The bounds of CROWN count as well, so it is never looser.
 
     Of the time until a deadline the boxes in between may take half.
     """
@@ -55,3 +56,21 @@ def alpha_crown(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadli
 def _halfway_to(deadline: float) -> float:
     now = time.monotonic()
     return now + (deadline - now) / 2
+
+
+# ── affine bounds ───────────────────────────────────────────────────────────────────────────────────────────────
+def _sharpened_values(walk: Walk, boxes: Boxes, arithmetic: Arithmetic, deadline: float) -> Values:
+    return sharpened_values(walk, boxes, arithmetic, refined_values(walk, boxes, arithmetic, deadline), deadline)
+
+
+def _ascended(
+    walk: Walk, values: Values, form: torch.Tensor, deadline: float
+) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+    (output,) = walk.graph.outputs
+    ascent = ascend(walk, values, {output: form}, STEPS, deadline=deadline)
+    return ascent.lower, ascent.forms
+
+
+ALPHA_CROWN: Final = Method(
+    "alpha-crown", alpha_crown, is_slow=True, proof=Proof.CHOICES, affine=AffineRules(_sharpened_values, _ascended)
+)

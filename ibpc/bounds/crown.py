@@ -7,34 +7,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.base import Bounder
+from ibpc.bounds.base import AffineRules, Bounder, Boxes, Method, Proof
 from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.ibp import ibp
-from ibpc.bounds.refinement import interval_values, values_for
+from ibpc.bounds.refinement import interval_values, refined_values, values_for
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
-Propagation: TypeAlias = Callable[[tuple[Interval, ...]], Values]
+Propagation: TypeAlias = Callable[[Boxes], Values]
 
 
 def crown_ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder with interval bounds in between; see `Method`."""
+    """Return the bounder with interval bounds in between; see `MakeBounder`."""
     quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
     return _bounder(walk, rows, deadline, lambda boxes: interval_values(walk, boxes, arithmetic), quick)
 
 
 def crown(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder with backward bounds in between; see `Method`.
+    """Return the bounder with backward bounds in between; see `MakeBounder`.
 
     Tighter boxes choose other slopes, which may bound the end less tightly: the bounds of `crown_ibp` count as well.
     """
@@ -66,3 +66,22 @@ def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, dead
         found = backward.lower({output: forms}).T
         lower[:, part], upper[:, part] = found[:, : len(part)], -found[:, len(part) :]
     return lower, upper
+
+
+# ── affine bounds ───────────────────────────────────────────────────────────────────────────────────────────────
+def _interval_values(walk: Walk, boxes: Boxes, arithmetic: Arithmetic, _deadline: float) -> Values:
+    return interval_values(walk, boxes, arithmetic)
+
+
+def _pulled(walk: Walk, values: Values, form: Tensor, _deadline: float) -> tuple[Tensor, Mapping[str, Tensor]]:
+    (output,) = walk.graph.outputs
+    backward = Backward(walk, values)
+    return backward.lower({output: form}), backward.forms
+
+
+CROWN_IBP: Final = Method(
+    "crown-ibp", crown_ibp, is_slow=False, proof=Proof.PLANES, affine=AffineRules(_interval_values, _pulled)
+)
+CROWN: Final = Method(
+    "crown", crown, is_slow=False, proof=Proof.TIGHTENED_PLANES, affine=AffineRules(refined_values, _pulled)
+)

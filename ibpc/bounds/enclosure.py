@@ -37,8 +37,9 @@ class Encloser:
         outputs = sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))
         matrix, self._places = distinct(wanted_rows(rows, outputs))
         self._shapes, self._device, self._deadline = graph.shapes_of(graph.inputs), device, deadline
+        bounder = method_named(method).bounder
         with plain_products():
-            self._bound = method_named(method)(walk_of(graph, device), matrix.float(), arithmetic, deadline)
+            self._bound = bounder(walk_of(graph, device), matrix.float(), arithmetic, deadline)
         self._definedness = Definedness(Walk(graph, device), arithmetic)
 
     def __call__(self, *boxes: Interval) -> Interval:

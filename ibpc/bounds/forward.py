@@ -7,11 +7,11 @@ be too many numbers, interval bounds stand alone.
 from __future__ import annotations
 
 from math import inf, prod
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 
-from ibpc.bounds.base import Bounder
+from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
@@ -23,7 +23,7 @@ Tensor: TypeAlias = torch.Tensor
 
 
 def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder; see `Method`. Nothing waits for the deadline."""
+    """Return the bounder; see `MakeBounder`. Nothing waits for the deadline."""
     (output,) = walk.graph.outputs
     quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
     at_once = MOST_NUMBERS // numbers(walk, sum(prod(shape[1:]) for shape in walk.graph.shapes_of(walk.inputs)))
@@ -39,3 +39,6 @@ def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float 
         return intersected(first, *forms.bounds(output, rows))
 
     return in_parts(bound, at_once) if at_once else quick
+
+
+FORWARD: Final = Method("forward", forward, is_slow=False, proof=Proof.OTHER_PLANES)

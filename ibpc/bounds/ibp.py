@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 
 import torch
 from torch import fx
 
-from ibpc.bounds.base import Bounder
+from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -18,7 +19,7 @@ from ibpc.rounding import Arithmetic
 
 
 def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `Method`.
+    """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `MakeBounder`.
 
     |W| and the merged specification are computed once. Nothing waits for the deadline.
     """
@@ -38,3 +39,6 @@ def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) ->
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph
     return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))
+
+
+IBP: Final = Method("ibp", ibp, is_slow=False, proof=Proof.INTERVALS)

@@ -9,13 +9,13 @@ those tolerances are in the units of the columns, but that is no theorem.
 from __future__ import annotations
 
 from math import inf
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 
 from ibpc.bounds.alpha_crown import alpha_crown
-from ibpc.bounds.base import Bounder
+from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.highs import TOLERANCE, Solver, imported_highspy
@@ -26,7 +26,7 @@ from ibpc.rounding import Arithmetic
 
 
 def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder; see `Method`. Raises UsageError without the package highspy.
+    """Return the bounder; see `MakeBounder`. Raises UsageError without the package highspy.
 
     Never looser than α-CROWN, which is first; the programs get what time it leaves.
     """
@@ -41,7 +41,7 @@ def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
 
 
 def program_bounds(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder that knows the program alone: the judge of all other methods; see `Method`."""
+    """Return the bounder that knows the program alone: the judge of all other methods; see `MakeBounder`."""
     imported_highspy()
     from ibpc.bounds.encoding import Encoding
 
@@ -74,3 +74,6 @@ def _boxes(known: dict[str, Any]) -> list[Interval]:
 
 def _dense(form: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(form.toarray() if hasattr(form, "toarray") else form, np.float64).ravel()
+
+
+MIP: Final = Method("mip", mip, is_slow=True, proof=Proof.SEARCH)

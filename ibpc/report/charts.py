@@ -26,7 +26,7 @@ from ibpc.report.style import (
     show_whole_numbers,
 )
 from ibpc.report.wording import format_eps
-from ibpc.verify.examples import Robustness
+from ibpc.verify.results import Robustness
 
 
 # ── training ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Final
 
 from ibpc.artifact import Source
-from ibpc.bounds.ibp import ibp
 from ibpc.data import Dataset, load_dataset
 from ibpc.files import write_json
 from ibpc.frontends.spec import load_spec
@@ -17,9 +16,11 @@ from ibpc.report.wording import format_eps
 from ibpc.training.recipe import Recipe, recipes_folder
 from ibpc.training.reporting import Reporter
 from ibpc.training.runner import TrainingRun, train
-from ibpc.verify.certificate import ModelFile, data_certificate
-from ibpc.verify.examples import Robustness
-from ibpc.verify.robustness import Certification
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.certificates.certificate import ModelFile, data_certificate
+from ibpc.verify.data_certifier import DataCertifier
+from ibpc.verify.journal import Journal
+from ibpc.verify.results import Robustness
 
 EPS: Final = 0.1
 DATASET: Final = "digits"
@@ -47,7 +48,8 @@ def demonstrate(out: Path, seed: int, reporter: Reporter) -> Demonstration:
     dataset = load_dataset(DATASET)
     recipe = Recipe.default("ibp", eps=EPS, dataset=DATASET)
     run = train(network, recipe, dataset, out, seed=seed, resume=True, reporter=reporter)
-    result = Certification("ibp", ibp).run(network, dataset.test.floats(), dataset.test.labels, EPS)
+    certifier, test = DataCertifier("ibp", BatchCertifier("ibp")), dataset.test
+    result = certifier.run(network, test.floats(), test.labels, EPS, Journal(None, {}))
     verdicts, figure = out / "verdicts.json", out / "overview.png"
     write_json(verdicts, data_certificate(ModelFile.of(out), DATASET, dataset.sha256, result, network.notes))
     title = (

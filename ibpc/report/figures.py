@@ -14,7 +14,7 @@ from ibpc.report.style import INKS, styled
 from ibpc.report.wording import format_eps
 from ibpc.training.records import EpochRecord
 from ibpc.training.sweep import Outcome
-from ibpc.verify.examples import Robustness
+from ibpc.verify.results import Robustness
 
 
 def draw_overview(records: Sequence[EpochRecord], result: Robustness, title: str, path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibpc.bounds import AUTO, method_named
+from ibpc.bounds import AUTO
 from ibpc.data import Dataset, evenly, fit_images
 from ibpc.interval import Interval
 from ibpc.ir import Graph, Node
@@ -21,8 +21,10 @@ from ibpc.report.runs import Run
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
-from ibpc.verify.examples import Robustness
-from ibpc.verify.robustness import Certification
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.data_certifier import DataCertifier
+from ibpc.verify.journal import Journal
+from ibpc.verify.results import Robustness
 
 SHARES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
 ATTACK: Final = Attack(steps=20, restarts=1)
@@ -87,11 +89,11 @@ class Measuring:
         split = dataset.test.take(torch.tensor(chosen))
         images, labels = split.floats(), split.labels
         name = _FALLBACK if self.method == AUTO else self.method
-        certification = Certification(name, method_named(name), Arithmetic.FLOAT32, ATTACK, _BATCH)
+        certifier = DataCertifier(name, BatchCertifier(name, Arithmetic.FLOAT32, ATTACK, _BATCH))
         curve = []
         for eps in sorted({min(1.0, share * self.eps) for share in SHARES}):
             told(f"{run.name}: certify at ε = {format_eps(eps)}")
-            curve.append(certification.run(network, images, labels, eps))
+            curve.append(certifier.run(network, images, labels, eps, Journal(None, {})))
         result = next(found for found in curve if found.eps == min(1.0, self.eps))
         told(f"{run.name}: bounds through the layers")
         widths = layer_widths(network, images[evenly(_WIDTH_IMAGES, len(images))], self.eps)

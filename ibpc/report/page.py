@@ -23,7 +23,7 @@ from ibpc.report.pictures import Chart, inline_svg, picture_files
 from ibpc.report.standings import STANDINGS, class_counts, least_margin, standing
 from ibpc.report.style import styled
 from ibpc.report.wording import class_names, format_eps, format_seconds
-from ibpc.verify.examples import Example
+from ibpc.verify.results import Example
 
 EXAMPLES: Final = 12
 _SIGNS: Final = {"certified": "✓ certified", "unknown": "? not certified", "attack": "✗ falsified", "wrong": "✗ wrong"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from ibpc.verify.examples import Example, Robustness
+from ibpc.verify.results import Example, Robustness
 from ibpc.verify.verdicts import Verdict
 
 STANDINGS: Final[Mapping[str, str]] = {

@@ -24,11 +24,11 @@ from ibpc.report.demonstration import Demonstration
 from ibpc.report.wording import format_eps
 from ibpc.training.runner import TrainingRun
 from ibpc.training.sweep import Outcome
-from ibpc.verify.certificate import Claim
+from ibpc.verify.certificates.certificate import Claim
 from ibpc.verify.decide import Decision
-from ibpc.verify.examples import Robustness
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius
+from ibpc.verify.results import Robustness
 from ibpc.verify.verdicts import Verdict
 
 

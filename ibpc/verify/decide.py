@@ -12,22 +12,23 @@ from typing import Final
 
 import torch
 
-from ibpc.bounds import AUTO, METHODS
+from ibpc.bounds import AUTO, METHODS, Proof
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.interval import Interval
 from ibpc.memory import kept_memory
+from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Until
-from ibpc.verify.bound_proofs import SELF_EVIDENT, place_of
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
-from ibpc.verify.proof import Evidence, Place
 from ibpc.verify.properties import Property
+from ibpc.verify.proving.bound_proofs import SELF_EVIDENT, place_of
+from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.branching import Branching
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
 from ibpc.verify.subject import Subject
-from ibpc.verify.verdicts import Verdict
+from ibpc.verify.verdicts import ATTACKED, Verdict
 
 _FIRST_TURN: Final = 1.0
 # The share of the time that may pass before anything is bounded.
@@ -38,8 +39,6 @@ _PROOF: Final = 60.0
 _JUDGED: Final = 4
 
 BRANCHING: Final = "bab"
-EXACT: Final = "mip"
-ATTACK: Final = "attack"
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,6 @@ PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     }
 )
 
-_SLOW: Final = ("alpha-crown", "mip")
-
 
 def plan_named(name: str) -> tuple[str, ...]:
     """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
@@ -87,11 +84,11 @@ def image_plan(name: str) -> tuple[str, ...]:
     Raises UsageError.
     """
     plan = plan_named(name)
-    return ("ibp", *plan) if name in _SLOW else plan
+    return ("ibp", *plan) if name in METHODS and METHODS[name].is_slow else plan
 
 
 @dataclass(frozen=True)
-class Deciding:
+class DecisionOptions:
     """How to decide a property: methods in order, arithmetic of the claim, one round of attack, seconds in all."""
 
     plan: tuple[str, ...]
@@ -102,9 +99,9 @@ class Deciding:
     @property
     def is_quick(self) -> bool:
         """Whether the plan only looks: then what it leaves open is left at once, not attacked until time is over."""
-        return self.plan[-1] in METHODS and self.plan[-1] not in _SLOW
+        return self.plan[-1] in METHODS and not METHODS[self.plan[-1]].is_slow
 
-    def run(self, subject: Subject, prop: Property, progress: Callable[[str], object] = str) -> Decision:
+    def run(self, subject: Subject, prop: Property, progress: Callable[[str], object] = ignore) -> Decision:
         """Return the verdict on a property of a network. `progress` is told what is being tried.
 
         Raises PropertyError where the property does not fit the network. For a seed of the attack the verdict is
@@ -115,7 +112,9 @@ class Deciding:
 
 
 class _Decider:
-    def __init__(self, options: Deciding, subject: Subject, prop: Property, progress: Callable[[str], object]) -> None:
+    def __init__(
+        self, options: DecisionOptions, subject: Subject, prop: Property, progress: Callable[[str], object]
+    ) -> None:
         self._started = time.monotonic()
         self._options, self._subject, self._property, self._progress = options, subject, prop, progress
         graph = subject.graph
@@ -133,10 +132,10 @@ class _Decider:
             return self._decision(Verdict.VERIFIED)
         with plain_products():
             search = Falsification(self._options.attack, self._subject, self._property, self._shapes)
-            self._progress("attack")
-            found = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
-            if found is not None:
-                return self._decision(Verdict.FALSIFIED, found)
+            self._progress(ATTACKED)
+            counterexample = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
+            if counterexample is not None:
+                return self._decision(Verdict.FALSIFIED, counterexample)
             if time.monotonic() >= deadline:
                 return self._decision(Verdict.TIMEOUT)
             return self._prove_or_attack(search, deadline)
@@ -152,15 +151,17 @@ class _Decider:
                 decision = self._branch(search, deadline)
                 if decision is not None:
                     return decision
-            elif self._is_refuted(name, deadline if name == self._options.plan[-1] else _share_of(deadline)):
-                return self._decision(Verdict.VERIFIED)
+            else:
+                self._bound_open_cases(name, deadline if name == self._options.plan[-1] else _share_of(deadline))
+                if not self._open:
+                    return self._decision(Verdict.VERIFIED)
         if self._options.is_quick:
             return self._decision(Verdict.UNKNOWN)
-        self._progress("attack")
+        self._progress(ATTACKED)
         while time.monotonic() < deadline and not search.is_exhausted:
-            found = search.round(deadline)
-            if found is not None:
-                return self._decision(Verdict.FALSIFIED, found)
+            counterexample = search.round(deadline)
+            if counterexample is not None:
+                return self._decision(Verdict.FALSIFIED, counterexample)
         return self._decision(Verdict.UNKNOWN)
 
     def _branch(self, search: Falsification, deadline: float) -> Decision | None:
@@ -170,16 +171,16 @@ class _Decider:
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            found = search.in_turn(turn, deadline)
-            if found is not None:
-                return self._decision(Verdict.FALSIFIED, found)
+            counterexample = search.in_turn(turn, deadline)
+            if counterexample is not None:
+                return self._decision(Verdict.FALSIFIED, counterexample)
             waiting = [branching for branching in searches if not branching.is_over]
             for branching in waiting:
                 if time.monotonic() < deadline:
                     branching.run(min(deadline, time.monotonic() + turn / len(waiting)))
-                found = search.look(branching.suspects(), branching.item)
-                if found is not None:
-                    return self._decision(Verdict.FALSIFIED, found)
+                counterexample = search.look(branching.suspects(), branching.item)
+                if counterexample is not None:
+                    return self._decision(Verdict.FALSIFIED, counterexample)
             self._progress(_wording(searches))
             turn *= 2.0
         for (case, disjunct), branching in zip(self._open, searches, strict=True):
@@ -187,20 +188,20 @@ class _Decider:
                 self._proofs[case][disjunct] = branching.proof
             elif branching.margin > self._margins[case][disjunct]:
                 self._proofs[case][disjunct] = None
-            self._raise(case, disjunct, branching.margin)
+            self._lift_margin(case, disjunct, branching.margin)
         if all(branching.is_refuted for branching in searches):
             return self._decision(Verdict.VERIFIED)
         return None
 
-    def _raise(self, case: int, disjunct: int, margin: float) -> None:
+    def _lift_margin(self, case: int, disjunct: int, margin: float) -> None:
         rows = [list(row) for row in self._margins]
         rows[case][disjunct] = max(rows[case][disjunct], margin)
         self._margins = tuple(map(tuple, rows))
 
-    def _decision(self, verdict: Verdict, found: Counterexample | None = None) -> Decision:
-        """Return the decision as it stands. Where a value may be no number, what bounds say of margins is dropped."""
+    def _decision(self, verdict: Verdict, counterexample: Counterexample | None = None) -> Decision:
+        """Return the decision as it stands, without margins where a value may be NaN: bounds say nothing there."""
         claims = verdict is Verdict.VERIFIED or any(margin > -inf for row in self._margins for margin in row)
-        undefined = self._undefined() if found is None and claims and self._margins else None
+        undefined = self._undefined() if counterexample is None and claims and self._margins else None
         if undefined is not None:
             verdict = Verdict.UNKNOWN
             self._margins = tuple((-inf,) * len(row) for row in self._margins)
@@ -208,9 +209,10 @@ class _Decider:
         if verdict is Verdict.VERIFIED and self._margins:
             self._subject.expect_agreement(self._points())
         seconds = time.monotonic() - self._started
-        method = ATTACK if found is not None else self._method
+        method = self._method if counterexample is None else ATTACKED
         proofs = tuple(map(tuple, self._proofs))
-        return Decision(verdict, method, self._options.arithmetic, seconds, self._margins, found, proofs, undefined)
+        arithmetic, margins = self._options.arithmetic, self._margins
+        return Decision(verdict, method, arithmetic, seconds, margins, counterexample, proofs, undefined)
 
     def _points(self) -> list[torch.Tensor]:
         """Return a few points of the boxes of the first cases, drawn at random."""
@@ -228,22 +230,22 @@ class _Decider:
         ends = [torch.stack(side) for side in zip(*(case.box.outer for case in self._property.cases), strict=True)]
         lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends)
         with plain_products():
-            found = definedness.doubts(tuple(map(Interval.bounds, lower, upper)), deadline)
-        return next((name for name in found if name is not None), None)
+            doubts = definedness.doubts(tuple(map(Interval.bounds, lower, upper)), deadline)
+        return next((doubt for doubt in doubts if doubt is not None), None)
 
-    def _note(self, name: str, case: int, margins: Sequence[float], found: Sequence[Refutation]) -> None:
+    def _note(self, name: str, case: int, margins: Sequence[float], refutations: Sequence[Refutation]) -> None:
         """Keep how the bounds came about that are better than those before."""
-        for disjunct, (old, new) in enumerate(zip(margins, found, strict=True)):
+        for disjunct, (old, new) in enumerate(zip(margins, refutations, strict=True)):
             if new.margin > old:
                 self._proofs[case][disjunct] = self._proof_by(name, case, disjunct, new)
 
-    def _proof_by(self, method: str, case: int, disjunct: int, found: Refutation) -> Place | None:
-        """Return the proof of what a method found. That of exact bounds, which have none, is sought by a search."""
+    def _proof_by(self, method: str, case: int, disjunct: int, refutation: Refutation) -> Place | None:
+        """Return the proof of a method's bound; for exact bounds, which carry none, a search looks for one later."""
         if method in SELF_EVIDENT:
-            return Place.closed(Evidence(found.row))
-        if method != EXACT:
-            return place_of(method, self._roots, case, disjunct, found.row)
-        return Place.found_later(partial(self._searched, case, disjunct)) if found.refuted else None
+            return Place.closed(Evidence(refutation.row))
+        if METHODS[method].proof is not Proof.SEARCH:
+            return place_of(method, self._roots, case, disjunct, refutation.row)
+        return Place.found_later(partial(self._searched, case, disjunct)) if refutation.refuted else None
 
     @cached_property
     def _roots(self) -> Roots:
@@ -259,26 +261,25 @@ class _Decider:
         search.run(started + _PROOF)
         return search.proof if search.is_refuted else None
 
-    def _is_refuted(self, name: str, deadline: float) -> bool:
-        """Bound the cases that are open; return whether all disjuncts of all cases are refuted now."""
+    def _bound_open_cases(self, name: str, deadline: float) -> None:
+        """Bound the cases that are open by one method: raise margins, close the disjuncts that are refuted now."""
         method, options, cases = METHODS[name], self._options, self._property.cases
         specification = Specification.of(self._property)
-        bound = method(self._subject.walk, specification.matrix, options.arithmetic, deadline)
+        bound = method.bounder(self._subject.walk, specification.matrix, options.arithmetic, deadline)
         margins = [list(row) for row in self._margins] or [[-inf] * len(case.disjuncts) for case in cases]
         waiting = sorted({case for case, _ in self._open}) if self._margins else list(range(len(cases)))
         still_open: list[tuple[int, int]] = []
         for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), points_at_once(self._subject.network)):
             ends = torch.stack([torch.stack(cases[case].box.outer) for case in chunk.tolist()])
             lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends.unbind(1))
-            found = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))
+            bounds = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))
             for row, case in enumerate(chunk.tolist()):
-                refutations = specification.refutations(case, found.lower[row], found.upper[row])
+                refutations = specification.refutations(case, bounds.lower[row], bounds.upper[row])
                 self._note(name, case, margins[case], refutations)
                 margins[case] = [max(old, new.margin) for old, new in zip(margins[case], refutations, strict=True)]
                 still_open.extend((case, d) for d, refutation in enumerate(refutations) if not refutation.refuted)
         known = set(self._open) if self._margins else set(still_open)
         self._margins, self._open = tuple(map(tuple, margins)), [item for item in still_open if item in known]
-        return not self._open
 
 
 def _wording(searches: Sequence[Branching]) -> str:

@@ -14,7 +14,7 @@ from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.verify.attack import Attack, Descent, Points
 from ibpc.verify.properties import Property, check_names
-from ibpc.verify.specification import Objective
+from ibpc.verify.specification import DisjunctScores
 from ibpc.verify.subject import Subject
 
 _ACTIVATIONS: Final = 2**24
@@ -52,16 +52,16 @@ class Falsification:
     ) -> None:
         self._attack, self._property, self._shapes = attack, prop, shapes
         self._network, self._device, self._replay = subject.network, subject.device, subject.replay
-        self._objective = Objective(prop, self._device)
+        self._scores = DisjunctScores(prop, self._device)
         check_names("input", prop.inputs, self._replay.input_names)
         check_names("output", prop.outputs, self._replay.output_names)
         self._rounds = 0
         self._began, self._spent = time.monotonic(), 0.0
         self._slack = 0.0
-        reachable = [item for item, (case, _) in enumerate(self._objective.items) if prop.cases[case].box.reachable]
+        reachable = [item for item, (case, _) in enumerate(self._scores.items) if prop.cases[case].box.reachable]
         repeats = max(1, min(points_at_once(subject.network), 64) // max(1, len(reachable)))
         self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
-        ends = [prop.cases[case].box.inner for case, _ in self._objective.items]
+        ends = [prop.cases[case].box.inner for case, _ in self._scores.items]
         self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))
         if int((self._lower < self._upper).sum(1).max()) <= _FEW_INPUTS:
             self._attack = replace(attack, samples=_SAMPLES)
@@ -105,7 +105,7 @@ class Falsification:
         """Return one of some flat points (n, inputs) as a counterexample to a disjunct of a case."""
         if not len(points):
             return None
-        number = self._objective.items.index(item)
+        number = self._scores.items.index(item)
         ends = (self._lower[number].to(self._device), self._upper[number].to(self._device))
         inside = torch.minimum(torch.maximum(points.to(ends[0]), ends[0]), ends[1])
         items = torch.full([len(points)], number, device=self._device)
@@ -138,7 +138,7 @@ class Falsification:
         listed = outputs if isinstance(outputs, tuple) else (outputs,)
         flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
         inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
-        return self._objective(inputs, flat, items)
+        return self._scores(inputs, flat, items)
 
     def _replayed(self, point: torch.Tensor) -> Counterexample | None:
         """Return the point as a counterexample if ONNX Runtime confirms it, exactly."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from ibpc.errors import ArtifactError, PropertyError
 from ibpc.files import beside
-from ibpc.verify.examples import Example
+from ibpc.verify.results import Example
 
 
 class Journal:

@@ -32,7 +32,7 @@ _Array: TypeAlias = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class DeclaredTensor:
     """An input or output that a property speaks of: its name and shape. Elements count in row-major order.
 
     `onnx_name` is what the network's file calls it, empty where the property does not say.
@@ -181,8 +181,8 @@ class Property:
     """
 
     name: str
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[DeclaredTensor, ...]
+    outputs: tuple[DeclaredTensor, ...]
     cases: tuple[Case, ...]
 
     def __post_init__(self) -> None:
@@ -222,7 +222,7 @@ class Property:
         disjuncts = tuple((_at_least(other, label),) for other in others)
         case = Case(Box(tuple(lower), tuple(upper)), disjuncts)
         cases = (case,) if disjuncts else ()
-        return cls("ball", (Tensor("x", tuple(x.shape)),), (Tensor("y", (classes,)),), cases)
+        return cls("ball", (DeclaredTensor("x", tuple(x.shape)),), (DeclaredTensor("y", (classes,)),), cases)
 
     @property
     def input_count(self) -> int:
@@ -269,7 +269,7 @@ class Property:
         _compare(self.name, "outputs", self.outputs, outputs)
 
 
-def check_names(what: str, declared: Sequence[Tensor], names: Sequence[str]) -> None:
+def check_names(what: str, declared: Sequence[DeclaredTensor], names: Sequence[str]) -> None:
     """Compare the ONNX names that a property declares with those of the file, by position. Raises PropertyError."""
     for tensor, name in zip(declared, names, strict=False):
         if tensor.onnx_name and tensor.onnx_name != name:
@@ -303,7 +303,7 @@ def _enclosing(value: Fraction) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _compare(name: str, what: str, declared: Sequence[Tensor], shapes: Sequence[tuple[int, ...]]) -> None:
+def _compare(name: str, what: str, declared: Sequence[DeclaredTensor], shapes: Sequence[tuple[int, ...]]) -> None:
     found, wanted = [tensor.size for tensor in declared], [prod(shape) for shape in shapes]
     if found != wanted and not (len(found) == 1 and found[0] == sum(wanted)):
         raise PropertyError.at(name, f"{_counts(found)} {what}", f"the network's {_counts(wanted)}")

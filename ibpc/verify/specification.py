@@ -152,7 +152,7 @@ class Specification:
         return matrix
 
 
-class Objective:
+class DisjunctScores:
     """The score of points against disjuncts: at most 0 where all rows of the disjunct hold. To be descended.
 
     `items` lists (case, disjunct) of each score. A row's score is its excess divided by its largest coefficient,

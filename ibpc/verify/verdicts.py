@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
+
+# The method of a verdict that a counterexample gave.
+ATTACKED: Final = "attack"
 
 
 class Verdict(Enum):

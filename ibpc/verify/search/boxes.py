@@ -11,9 +11,9 @@ import torch
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.refinement import refined_values
-from ibpc.verify.evidence import lines_of, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place
+from ibpc.verify.proving.evidence import lines_of, packed_lines
+from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
 

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Place
+from ibpc.verify.proving.proof import Place
 from ibpc.verify.search.boxes import BoxParts
 from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products

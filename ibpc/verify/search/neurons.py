@@ -23,7 +23,7 @@ _FAR: Final = 1e30
 
 
 @dataclass(frozen=True)
-class Cut:
+class NeuronCut:
     """An element of a value, flat, and the number that it is cut at."""
 
     value: str
@@ -38,7 +38,9 @@ class Neurons:
     walk: Walk
     fronts: Mapping[str, str]
 
-    def best(self, left: Sequence[int], values: Values, ends: Ends, found: Ascent, forms: Tensor) -> list[Cut | None]:
+    def best(
+        self, left: Sequence[int], values: Values, ends: Ends, found: Ascent, forms: Tensor
+    ) -> list[NeuronCut | None]:
         """Return where to cut each part: of those whose planes cost most the element whose worse side is best.
 
         (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; for Relus the filter is the area
@@ -57,7 +59,10 @@ class Neurons:
         starts = list(accumulate((score.shape[1] for score in scores), initial=0))
         points = torch.cat([_points(step, box) for step, box in zip(steps, boxes, strict=True)], 1)
         named = [
-            [Cut(fronts[layers[at]], at - starts[layers[at]], point) for at, point in zip(row, where, strict=True)]
+            [
+                NeuronCut(fronts[layers[at]], at - starts[layers[at]], point)
+                for at, point in zip(row, where, strict=True)
+            ]
             for row, where in zip(best.indices.tolist(), points.gather(1, best.indices).tolist(), strict=True)
         ]
         gains = self._tried(left, values, ends, found, forms, named).masked_fill(best.values.T <= 0, -inf)
@@ -74,7 +79,7 @@ class Neurons:
         ends: Ends,
         found: Ascent,
         forms: Tensor,
-        named: Sequence[Sequence[Cut]],
+        named: Sequence[Sequence[NeuronCut]],
     ) -> Tensor:
         """Return for each candidate (C, L) an estimate of the bound on the worse of its two sides."""
         index = torch.tensor(left, device=found.lower.device)
@@ -104,7 +109,7 @@ def _picked(values: Values, index: Tensor) -> Values:
     return Values(known, values.errors)
 
 
-def _clamped(values: Values, candidates: Sequence[Cut], side: int) -> Values:
+def _clamped(values: Values, candidates: Sequence[NeuronCut], side: int) -> Values:
     """Return the values with one element of each sample on one side of its cut."""
     result = Values(dict(values.known), values.errors)
     for name in {cut.value for cut in candidates}:

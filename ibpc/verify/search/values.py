@@ -17,10 +17,10 @@ from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand
-from ibpc.verify.evidence import Half, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place
-from ibpc.verify.search.neurons import Cut, Neurons
+from ibpc.verify.proving.evidence import Half, is_replayed, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.proving.proof import Evidence, Place
+from ibpc.verify.search.neurons import NeuronCut, Neurons
 from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation
@@ -178,7 +178,7 @@ class ValueParts(Parts):
         is_computed = value in self._walk.steps and value in self._walk.perturbed
         return is_computed and not plain_planes(step, (self._root.box(value),)).lower.views
 
-    def _divide(self, part: _Part, cut: Cut | None, found: Refutation, start: Start) -> None:
+    def _divide(self, part: _Part, cut: NeuronCut | None, found: Refutation, start: Start) -> None:
         margin = max(part.margin, found.margin)
         if cut is None:
             steps = part.steps * _MORE_STEPS if self._is_sharp else part.steps

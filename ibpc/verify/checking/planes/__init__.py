@@ -1,9 +1,10 @@
-"""Two affine functions that hold a nonlinear one between them over a box, one short rule for each ONNX type.
+"""Two affine functions that enclose a nonlinear one over a box, one short rule for each ONNX type.
 
-A plane takes its slope from anywhere and its offset from the points at which function − line can be extreme, so that
-what a rule chooses decides how tight a plane is, never whether it is sound. A type without a rule here, and an element
-whose box is not finite, has its constant bounds for planes. Binary32 costs a plane what the rule of the type in
-binary32 widens over the one in real arithmetic, at the wider end: the rules widen by the greatest error at any point.
+A plane's slope may be anything; its offset comes from the points at which function − line can be extreme. So the slope
+that a rule picks decides how tight a plane is, never whether it is sound. A type without a rule here, and an element
+whose box is not finite, gets its constant bounds as planes. In binary32 a plane is widened by as much as the type's
+interval rule in binary32 widens over the one in real arithmetic, at the wider end: the interval rules widen by the
+greatest error at any point.
 
     base.py              the registry, and what all rules end with
     piecewise_linear.py  Relu and its kin, Abs, Clip, HardSigmoid
@@ -15,7 +16,12 @@ binary32 widens over the one in real arithmetic, at the wider end: the rules wid
     extremes.py          the greatest or least of several values
 """
 
-from ibpc.verify.checking.planes import convex, extremes, pieces, piecewise_linear, products, s_shaped, waves
+from importlib import import_module
+from pkgutil import iter_modules
+
 from ibpc.verify.checking.planes.base import PLANES, bent
 
-__all__ = ["PLANES", "bent", "convex", "extremes", "pieces", "piecewise_linear", "products", "s_shaped", "waves"]
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["PLANES", "bent"]

@@ -16,11 +16,11 @@ from types import MappingProxyType
 from typing import Final
 
 from ibpc.errors import nearest
-from ibpc.verify._vnnlib_declarations import Declarations
-from ibpc.verify._vnnlib_formulas import And, Atom, Formula, Linear, Or, Side, opposite
-from ibpc.verify._vnnlib_lexer import Source, Token
-from ibpc.verify._vnnlib_tokens import WORD, Tokens
-from ibpc.verify.properties import Tensor
+from ibpc.verify.properties import DeclaredTensor
+from ibpc.verify.vnnlib.declarations import Declarations
+from ibpc.verify.vnnlib.formulas import And, Atom, Formula, LinearForm, Or, Side, opposite
+from ibpc.verify.vnnlib.lexer import SourceText, Token
+from ibpc.verify.vnnlib.tokens import WORD, Tokens
 
 DEEPEST: Final = 100
 # Bits of numerators and denominators.
@@ -36,18 +36,18 @@ _ENDS: Final = ("check-sat", "exit")
 class Query:
     """What a file says: inputs, outputs, and the formulas that hold together at a counterexample."""
 
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]
+    inputs: tuple[DeclaredTensor, ...]
+    outputs: tuple[DeclaredTensor, ...]
     formulas: tuple[Formula, ...]
 
 
-def parse(source: Source) -> Query:
+def parse(source: SourceText) -> Query:
     """Return what a VNN-LIB file says. Raises PropertyError with the line and column of the first mistake."""
     return _Parser(source).query()
 
 
 class _Parser:
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceText) -> None:
         self._source = source
         self._tokens = Tokens(source)
         self._declared = Declarations(self._tokens)
@@ -125,16 +125,16 @@ class _Parser:
         compared = tuple(_COMPARISONS[operator.text](left, right) for left, right in pairwise(operands))
         return compared[0] if len(compared) == 1 else And(compared)
 
-    def _arithmetic(self, depth: int) -> Linear:
+    def _arithmetic(self, depth: int) -> LinearForm:
         token = self._tokens.next()
         if token.text == "(":
             return self._operation(token, depth + 1)
         self._tokens.spend(token, WORD)
         if _NUMBER.fullmatch(token.text):
-            return Linear({}, Fraction(token.text))
-        return Linear({self._declared.variable(token): Fraction(1)}, Fraction())
+            return LinearForm({}, Fraction(token.text))
+        return LinearForm({self._declared.variable(token): Fraction(1)}, Fraction())
 
-    def _operation(self, start: Token, depth: int) -> Linear:
+    def _operation(self, start: Token, depth: int) -> LinearForm:
         if depth > DEEPEST:
             raise self._source.error(start.offset, f"an expression nested more than {DEEPEST} deep")
         operator = self._tokens.next()
@@ -147,7 +147,7 @@ class _Parser:
         self._tokens.spend(operator, sum(len(operand.terms) for operand in operands))
         return self._combined(operator, operands)
 
-    def _combined(self, operator: Token, operands: Sequence[Linear]) -> Linear:
+    def _combined(self, operator: Token, operands: Sequence[LinearForm]) -> LinearForm:
         if operator.text == "*":
             return self._product(operator, operands)
         if operator.text == "/":
@@ -156,16 +156,16 @@ class _Parser:
             return operands[0].times(Fraction(-1))
         return self._sum(operator, operands, Fraction(-1 if operator.text == "-" else 1))
 
-    def _sum(self, operator: Token, operands: Sequence[Linear], sign: Fraction) -> Linear:
+    def _sum(self, operator: Token, operands: Sequence[LinearForm], sign: Fraction) -> LinearForm:
         """Return the first operand + sign · Σ others, in time linear in the number of terms."""
         terms, constant = dict(operands[0].terms), operands[0].constant
         for other in operands[1:]:
             constant = self._short(operator, constant + sign * other.constant)
             for variable, value in other.terms.items():
                 terms[variable] = self._short(operator, terms.get(variable, Fraction()) + sign * value)
-        return Linear({variable: value for variable, value in terms.items() if value}, constant)
+        return LinearForm({variable: value for variable, value in terms.items() if value}, constant)
 
-    def _product(self, operator: Token, operands: Sequence[Linear]) -> Linear:
+    def _product(self, operator: Token, operands: Sequence[LinearForm]) -> LinearForm:
         factor, form = Fraction(1), None
         for operand in operands:
             if not operand.terms:
@@ -174,9 +174,9 @@ class _Parser:
                 form = operand
             else:
                 raise self._source.error(operator.offset, "a product of two variables", "linear constraints")
-        return Linear({}, factor) if form is None else self._times(operator, form, factor)
+        return LinearForm({}, factor) if form is None else self._times(operator, form, factor)
 
-    def _quotient(self, operator: Token, operands: Sequence[Linear]) -> Linear:
+    def _quotient(self, operator: Token, operands: Sequence[LinearForm]) -> LinearForm:
         if len(operands) < 2:
             raise self._source.error(operator.offset, "a quotient of one number", "at least two")
         factor = Fraction(1)
@@ -188,7 +188,7 @@ class _Parser:
             factor = self._short(operator, factor / operand.constant)
         return self._times(operator, operands[0], factor)
 
-    def _times(self, operator: Token, form: Linear, factor: Fraction) -> Linear:
+    def _times(self, operator: Token, form: LinearForm, factor: Fraction) -> LinearForm:
         product = form.times(factor)
         for value in (product.constant, *product.terms.values()):
             self._short(operator, value)
@@ -201,15 +201,15 @@ class _Parser:
         return value
 
 
-def _at_most(left: Linear, right: Linear) -> Formula:
+def _at_most(left: LinearForm, right: LinearForm) -> Formula:
     return Atom(left.plus(right, Fraction(-1)), strict=False)
 
 
-def _below(left: Linear, right: Linear) -> Formula:
+def _below(left: LinearForm, right: LinearForm) -> Formula:
     return Atom(left.plus(right, Fraction(-1)), strict=True)
 
 
-_COMPARISONS: Final[Mapping[str, Callable[[Linear, Linear], Formula]]] = MappingProxyType(
+_COMPARISONS: Final[Mapping[str, Callable[[LinearForm, LinearForm], Formula]]] = MappingProxyType(
     {
         "<=": _at_most,
         ">=": lambda left, right: _at_most(right, left),

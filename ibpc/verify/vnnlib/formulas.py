@@ -24,31 +24,31 @@ Variable: TypeAlias = tuple[Side, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
+class LinearForm:
     """Σ factor · variable + constant, exact. Factors are not 0."""
 
     terms: Mapping[Variable, Fraction]
     constant: Fraction
 
-    def plus(self, other: Linear, factor: Fraction) -> Linear:
+    def plus(self, other: LinearForm, factor: Fraction) -> LinearForm:
         """Return self + factor · other."""
         terms = dict(self.terms)
         for variable, value in other.terms.items():
             terms[variable] = terms.get(variable, Fraction()) + factor * value
-        return Linear({v: value for v, value in terms.items() if value}, self.constant + factor * other.constant)
+        return LinearForm({v: value for v, value in terms.items() if value}, self.constant + factor * other.constant)
 
-    def times(self, factor: Fraction) -> Linear:
+    def times(self, factor: Fraction) -> LinearForm:
         """Return factor · self."""
         if not factor:
-            return Linear({}, Fraction())
-        return Linear({v: factor * value for v, value in self.terms.items()}, factor * self.constant)
+            return LinearForm({}, Fraction())
+        return LinearForm({v: factor * value for v, value in self.terms.items()}, factor * self.constant)
 
 
 @dataclass(frozen=True, slots=True)
 class Atom:
     """One constraint: form ≤ 0, or < 0 where strict."""
 
-    form: Linear
+    form: LinearForm
     strict: bool
 
     @property

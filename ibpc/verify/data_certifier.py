@@ -17,13 +17,14 @@ import torch
 from ibpc.artifact import tool_versions
 from ibpc.data import Dataset, fit_images
 from ibpc.network import Network
+from ibpc.progress import ignore
 from ibpc.verify.balls import Ball
-from ibpc.verify.decide import Deciding
-from ibpc.verify.examples import ATTACKED, Example, Robustness
+from ibpc.verify.batch_certifier import BatchCertifier
+from ibpc.verify.decide import DecisionOptions
 from ibpc.verify.journal import Journal
-from ibpc.verify.robustness import Certification
+from ibpc.verify.results import Example, Robustness
 from ibpc.verify.subject import Subject
-from ibpc.verify.verdicts import Verdict
+from ibpc.verify.verdicts import ATTACKED, Verdict
 from ibpc.workers import ALONE, Workers
 
 # Images at which ONNX Runtime has to compute what the network does.
@@ -31,15 +32,15 @@ _COMPARED: Final = 8
 
 
 @dataclass(frozen=True)
-class DataCertification:
+class DataCertifier:
     """How to certify a data set: `first` on all examples, then `rest` on each that is still open.
 
     `name` is what the report calls the plan.
     """
 
     name: str
-    first: Certification
-    rest: Deciding | None = None
+    first: BatchCertifier
+    rest: DecisionOptions | None = None
 
     def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
         """Return what verdicts on the first `count` images depend on, as JSON data: what tells one job from another."""
@@ -65,12 +66,13 @@ class DataCertification:
         eps: float,
         journal: Journal,
         workers: Workers = ALONE,
-        progress: Callable[[int], object] = int,
+        progress: Callable[[int], object] = ignore,
     ) -> Robustness:
         """Certify all images (B, …) in the units of `eps`; each of the `workers` takes its share of the batches.
 
         What the journal knows is not done again. `progress` is told how many of all examples have a verdict, as far
-        as this process knows. Every process returns the whole result. Raises what `Certification.run` does.
+        as this process knows. Every process returns the whole result. Raises PropertyError for a bad
+        radius, images that do not fit the network, or labels outside its classes.
         """
         images = fit_images(images, network.input_shape)
         self.first.check(network, images, labels, eps)

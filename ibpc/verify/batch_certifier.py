@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, nan
 from typing import Final
 
 import torch
 
-from ibpc.bounds import Method
+from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
-from ibpc.data import fit_images
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.margins import class_differences, margin_index, margins_of
@@ -20,48 +18,23 @@ from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, outer_ball, plain_products
 from ibpc.verify.attack import Attack
-from ibpc.verify.examples import ATTACKED, Example, Robustness
 from ibpc.verify.margin_attack import inner_box, margin, worst_points
+from ibpc.verify.results import Example
 from ibpc.verify.subject import Subject
-from ibpc.verify.verdicts import Verdict
+from ibpc.verify.verdicts import ATTACKED, Verdict
 
 # Parts that few images are split into at least, so that several processes have work.
 SHARES: Final = 8
 
 
 @dataclass(frozen=True)
-class Certification:
-    """How to certify: the bounding method, the arithmetic of the claim, the attack, and samples a batch."""
+class BatchCertifier:
+    """How to certify in batches: the bounding method, the arithmetic of the claim, the attack, samples a batch."""
 
-    method_name: str
-    method: Method
+    method: str
     arithmetic: Arithmetic = Arithmetic.FLOAT32
     attack: Attack = Attack()
     batch: int = 250
-
-    def run(
-        self,
-        network: Network,
-        images: torch.Tensor,
-        labels: torch.Tensor,
-        eps: float,
-        progress: Callable[[int], object] = int,
-    ) -> Robustness:
-        """Certify all images (B, …) in the units of `eps` at the L∞ radius `eps`.
-
-        The boxes are clipped to the range of the network's input, pixels in [0, 1] if it states none. `progress` is
-        told how many are done. Raises PropertyError for a bad radius, images that do not fit the network, or labels
-        outside its classes.
-        """
-        images = fit_images(images, network.input_shape)
-        self.check(network, images, labels, eps)
-        started = time.monotonic()
-        examples: list[Example] = []
-        for found in self.judge(Subject(network), images, labels, eps, self.batches(len(images))):
-            examples += found
-            progress(len(examples))
-        seconds = time.monotonic() - started
-        return Robustness(eps, self.method_name, self.arithmetic, seconds, tuple(examples), self.attack)
 
     @staticmethod
     def check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
@@ -101,13 +74,14 @@ class _Judge:
     `everything` is a box around those of all images: where each value is a number all over it, no image needs a look.
     """
 
-    def __init__(self, options: Certification, subject: Subject, everything: Interval) -> None:
+    def __init__(self, options: BatchCertifier, subject: Subject, everything: Interval) -> None:
         self._options = options
         self._network, self._replay = subject.network, subject.replay
         differences = class_differences(self._network.classes)
         self._definedness = Definedness(subject.original, options.arithmetic)
+        bounder = method_named(options.method).bounder
         with plain_products():
-            self._bound = options.method(subject.walk, differences, options.arithmetic)
+            self._bound = bounder(subject.walk, differences, options.arithmetic)
             self._is_defined = self._definedness.doubts((everything,)) == [None]
         self._index = margin_index(self._network.classes).to(subject.device)
 
@@ -125,7 +99,7 @@ class _Judge:
             verdicts[number] = Verdict.UNKNOWN if verdicts[number] is Verdict.VERIFIED else verdicts[number]
         rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
         for offset, (label, guess, verdict, row) in enumerate(rows):
-            method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method_name
+            method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
     def _doubtful(self, box: Interval, margins: torch.Tensor) -> list[int]:

@@ -36,7 +36,7 @@ class Token(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Source:
+class SourceText:
     """The text of a property, and its name for messages."""
 
     name: str
@@ -76,7 +76,7 @@ def shown(word: str) -> str:
     return repr(word if len(word) <= _SHOWN else word[:_SHOWN] + "…")
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> SourceText:
     """Return the text of a file, gzipped or not.
 
     Raises PropertyError where the file is missing, unpacks to more than `MOST_BYTES`, is damaged, or is not UTF-8.
@@ -86,7 +86,7 @@ def read_source(path: Path) -> Source:
     if zero >= 0:
         raise PropertyError.at(_byte_position(path, data, zero), "a NUL byte", "text")
     try:
-        return Source(str(path), data.decode("utf-8-sig"))
+        return SourceText(str(path), data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         found = f"the byte 0x{data[error.start]:02x}"
         raise PropertyError.at(_byte_position(path, data, error.start), found, "text in UTF-8") from error

@@ -18,15 +18,16 @@ from ibpc.data import load_dataset
 from ibpc.exports import nominal_model
 from ibpc.network import Network
 from ibpc.opening import normalized, open_network
-from ibpc.verify.certificate import Claim, ModelFile, fingerprint
-from ibpc.verify.certificate_schema import read_certificate
-from ibpc.verify.check_data import DataCheck
-from ibpc.verify.check_property import check_property
+from ibpc.progress import ignore
+from ibpc.verify.certificates.certificate import Claim, ModelFile, fingerprint
+from ibpc.verify.certificates.check_data import DataCheck
+from ibpc.verify.certificates.check_property import check_property
+from ibpc.verify.certificates.schema import read_certificate
 from ibpc.verify.replay import runnable_model
 
 
 def check_certificate(
-    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = int
+    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = ignore
 ) -> tuple[Claim, ...]:
     """Return every claim of a certificate, judged; `progress` is told how many examples of data were begun.
 

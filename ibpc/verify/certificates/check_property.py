@@ -15,8 +15,8 @@ import torch
 from ibpc.errors import ModelError, PropertyError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.allowances import UNACCOUNTED, magnitudes
-from ibpc.verify.certificate import INTERVAL_METHODS, Claim
-from ibpc.verify.certificate_reading import decision_of, property_of
+from ibpc.verify.certificates.certificate import INTERVAL_METHODS, Claim
+from ibpc.verify.certificates.reading import decision_of, property_of
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.proofs import Leaf, Memory, leaves
 from ibpc.verify.decide import Decision

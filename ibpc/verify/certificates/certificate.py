@@ -13,19 +13,21 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from ibpc.artifact import MANIFEST, tool_versions
+from ibpc.bounds import Proof, methods_proved_by
 from ibpc.files import sha256_of
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
-from ibpc.verify.examples import ATTACKED, Robustness
-from ibpc.verify.proof import Names
 from ibpc.verify.properties import Property, Row
+from ibpc.verify.proving.proof import Names
+from ibpc.verify.results import Robustness
+from ibpc.verify.verdicts import ATTACKED
 
 Steps: TypeAlias = list[list[Any]]
 
 FORMAT_VERSION: Final = 2
 # Methods of which a data set's certificate says enough to bound its margins again: nothing was chosen in them.
-INTERVAL_METHODS: Final = ("ibp",)
-PLANE_METHODS: Final = ("crown-ibp", "crown")
+INTERVAL_METHODS: Final = methods_proved_by(Proof.INTERVALS)
+PLANE_METHODS: Final = methods_proved_by(Proof.PLANES, Proof.TIGHTENED_PLANES)
 # How much lower than found a margin is written whose proof is replayed in other orders of summation.
 _ALLOWANCE: Final = 1e-6
 ASSUMPTIONS: Final = {

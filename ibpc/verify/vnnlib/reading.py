@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from ibpc.errors import Problem, PropertyError
-from ibpc.verify._vnnlib_formulas import (
+from ibpc.verify.properties import LARGEST, Box, Case, Conjunction, DeclaredTensor, Property, Row, Terms
+from ibpc.verify.vnnlib.formulas import (
     MOST_CONJUNCTIONS,
     And,
     Atom,
@@ -24,9 +25,8 @@ from ibpc.verify._vnnlib_formulas import (
     fits,
     flattened,
 )
-from ibpc.verify._vnnlib_lexer import Source, read_source
-from ibpc.verify._vnnlib_parser import Query, parse
-from ibpc.verify.properties import LARGEST, Box, Case, Conjunction, Property, Row, Tensor, Terms
+from ibpc.verify.vnnlib.lexer import SourceText, read_source
+from ibpc.verify.vnnlib.parser import Query, parse
 
 _MOST_ENDS: Final = 2**24
 _MOST_LISTED: Final = 5
@@ -44,7 +44,7 @@ def load_vnnlib(path: Path) -> Property:
     return property_from(read_source(path))
 
 
-def property_from(source: Source) -> Property:
+def property_from(source: SourceText) -> Property:
     """Return the property in a VNN-LIB text; see `load_vnnlib`."""
     query = parse(source)
     parts = [part for formula in query.formulas for part in flattened(formula)]
@@ -106,7 +106,7 @@ def _terms(atom: Atom, side: Side) -> Terms:
     return tuple(sorted((index, value) for (place, index), value in atom.form.terms.items() if place is side))
 
 
-def _cases(source: Source, query: Query, common: _Conjunction, alternatives: Sequence[Formula]) -> Iterator[Case]:
+def _cases(source: SourceText, query: Query, common: _Conjunction, alternatives: Sequence[Formula]) -> Iterator[Case]:
     """Yield a case for every box that the alternatives name, with the disjuncts that they pose there."""
     grouped: dict[tuple[tuple[tuple[int, tuple[Fraction, bool]], ...], ...], list[Conjunction]] = {}
     for atoms in conjunctions(And(tuple(alternatives))):
@@ -124,7 +124,9 @@ def _cases(source: Source, query: Query, common: _Conjunction, alternatives: Seq
             yield Case(box, tuple(dict.fromkeys(disjuncts)))
 
 
-def _box(source: Source, inputs: Sequence[Tensor], common: _Conjunction, ends: _Conjunction, count: int) -> Box | None:
+def _box(
+    source: SourceText, inputs: Sequence[DeclaredTensor], common: _Conjunction, ends: _Conjunction, count: int
+) -> Box | None:
     """Return the box of all ends together, or None where it is empty."""
     lower, upper = dict(common.lower), dict(common.upper)
     for index, end in ends.lower.items():
@@ -144,7 +146,7 @@ def _box(source: Source, inputs: Sequence[Tensor], common: _Conjunction, ends: _
     )
 
 
-def _check_ends(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _Ends, count: int) -> None:
+def _check_ends(source: SourceText, inputs: Sequence[DeclaredTensor], lower: _Ends, upper: _Ends, count: int) -> None:
     far = sum(abs(value) > LARGEST for ends in (lower, upper) for value, _ in ends.values())
     faults = 2 * count - len(lower) - len(upper) + far
     if not faults:
@@ -154,7 +156,9 @@ def _check_ends(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _
     raise PropertyError([*listed, *([Problem(source.name, f"{more:,} more of the kind")] if more else [])])
 
 
-def _faults(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _Ends, count: int) -> Iterator[Problem]:
+def _faults(
+    source: SourceText, inputs: Sequence[DeclaredTensor], lower: _Ends, upper: _Ends, count: int
+) -> Iterator[Problem]:
     for index in range(count):
         for ends, name in ((lower, "lower"), (upper, "upper")):
             if index not in ends:
@@ -165,7 +169,7 @@ def _faults(source: Source, inputs: Sequence[Tensor], lower: _Ends, upper: _Ends
                 yield Problem(source.name, found, f"at most {float(LARGEST):.7g}")
 
 
-def _element(inputs: Sequence[Tensor], index: int) -> str:
+def _element(inputs: Sequence[DeclaredTensor], index: int) -> str:
     for tensor in inputs:
         if index < tensor.size:
             return f"element {index} of the input {tensor.name}"

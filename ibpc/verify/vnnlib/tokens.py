@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from ibpc.errors import PropertyError
-from ibpc.verify._vnnlib_lexer import Source, Token, shown
+from ibpc.verify.vnnlib.lexer import SourceText, Token, shown
 
 # What reading a file may cost, in terms that are added up, and what a declaration, number or variable counts for.
 MOST_WORK: Final = 2**22
@@ -16,7 +16,7 @@ WORD: Final = 2
 class Tokens:
     """The tokens of a file in order, and what reading them has cost so far."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: SourceText) -> None:
         self.source = source
         self._tokens = source.tokens()
         self._end = Token("", len(source.text))

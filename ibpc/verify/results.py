@@ -6,7 +6,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, nan
-from typing import Any, Final
+from typing import Any
 from zlib import compress, decompress
 from zlib import error as zlib_error
 
@@ -15,8 +15,6 @@ import numpy as np
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
 from ibpc.verify.verdicts import Verdict
-
-ATTACKED: Final = "attack"
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from ibpc.data import Dataset, fit_images
 from ibpc.errors import ModelError, PropertyError
+from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
 from ibpc.verify.allowances import UNACCOUNTED, magnitudes
-from ibpc.verify.certificate import INTERVAL_METHODS, PLANE_METHODS, Claim
+from ibpc.verify.certificates.certificate import INTERVAL_METHODS, PLANE_METHODS, Claim
 from ibpc.verify.checking import Checker
 from ibpc.verify.checking.regions import EmptyError, Region
 from ibpc.verify.replay import Replay
@@ -39,7 +40,7 @@ class DataCheck:
     shape: tuple[int, ...]
     limits: tuple[float, float]
 
-    def claims(self, progress: Callable[[int], object] = int) -> Iterator[Claim]:
+    def claims(self, progress: Callable[[int], object] = ignore) -> Iterator[Claim]:
         """Yield each claim; `progress` is told how many of the bounded examples were begun."""
         digest = self.dataset.sha256
         yield Claim("data", digest == self.certificate["data_sha256"], f"SHA-256 {digest[:16]}…")

@@ -9,10 +9,10 @@ from math import prod
 from typing import Final
 
 from ibpc.errors import nearest
-from ibpc.verify._vnnlib_formulas import Side, Variable
-from ibpc.verify._vnnlib_lexer import Token
-from ibpc.verify._vnnlib_tokens import WORD, Tokens
-from ibpc.verify.properties import Tensor
+from ibpc.verify.properties import DeclaredTensor
+from ibpc.verify.vnnlib.formulas import Side, Variable
+from ibpc.verify.vnnlib.lexer import Token
+from ibpc.verify.vnnlib.tokens import WORD, Tokens
 
 MOST_ELEMENTS: Final = 2**24
 
@@ -25,7 +25,7 @@ _TYPES: Final = ("Real", "real", "float32", "float64")
 class Declared:
     """The tensors of one side in their order; `elements` counts the scalars X_i of a file of version 1.0."""
 
-    tensors: list[Tensor] = field(default_factory=list)
+    tensors: list[DeclaredTensor] = field(default_factory=list)
     elements: dict[int, int] = field(default_factory=dict)
 
 
@@ -79,7 +79,7 @@ class Declarations:
             kinds[kind.text](kind)
             self._tokens.take(")")
 
-    def tensors(self, side: Side, letter: str) -> tuple[Tensor, ...]:
+    def tensors(self, side: Side, letter: str) -> tuple[DeclaredTensor, ...]:
         """Return the tensors of a side. Raises PropertyError where there are none, or a scalar is left out."""
         declared = self._sides[side]
         if declared.elements:
@@ -91,7 +91,7 @@ class Declarations:
                 raise self._source.error(
                     where, f"{letter}_{last} is declared, {letter}_{missing} is not", "all of them"
                 )
-            return (Tensor(letter, (count,)),)
+            return (DeclaredTensor(letter, (count,)),)
         if not declared.tensors:
             raise self._source.error(len(self._source.text), f"the file declares no {side.value}", f"one, {letter}_0")
         return tuple(declared.tensors)
@@ -137,7 +137,7 @@ class Declarations:
         if self._tokens.peek().text == "initialized":
             remedy = "what a file initializes is constant here: leave this input out"
             raise self._tokens.error(self._tokens.peek(), "')'", remedy)
-        tensors.append(Tensor(name.text, shape, onnx_name))
+        tensors.append(DeclaredTensor(name.text, shape, onnx_name))
         self._places[name.text] = (side, shape, start)
 
     def _integers(self, least: int) -> Iterator[int]:

@@ -12,7 +12,7 @@ from ibpc.errors import PropertyError
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
-from ibpc.verify.properties import LARGEST, Box, Case, Property, Row, Tensor, Terms
+from ibpc.verify.properties import LARGEST, Box, Case, DeclaredTensor, Property, Row, Terms
 from ibpc.verify.verdicts import Verdict
 
 
@@ -20,7 +20,7 @@ def property_of(data: Mapping[str, Any], where: str) -> Property:
     """Return the property that a certificate carries. Raises PropertyError where its parts do not fit together."""
     region = data["region"]
     inputs, outputs = (
-        tuple(Tensor(tensor["name"], tuple(tensor["shape"])) for tensor in region[side])
+        tuple(DeclaredTensor(tensor["name"], tuple(tensor["shape"])) for tensor in region[side])
         for side in ("inputs", "outputs")
     )
     prop = Property(data["property"], inputs, outputs, tuple(_case(case) for case in region["cases"]))

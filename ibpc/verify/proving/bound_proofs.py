@@ -7,23 +7,24 @@ from typing import Final
 
 import torch
 
+from ibpc.bounds import METHODS, Proof, methods_proved_by
 from ibpc.bounds.alpha_crown import STEPS
 from ibpc.bounds.ascent import ascend, elementwise_planes
 from ibpc.bounds.sharpening import Record
-from ibpc.verify.evidence import is_replayed, lines_of, packed, packed_lines
 from ibpc.verify.goal import Goal
-from ibpc.verify.proof import Evidence, Place
+from ibpc.verify.proving.evidence import is_replayed, lines_of, packed, packed_lines
+from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.roots import Roots
 
 # Methods whose bounds the checker finds by itself.
-SELF_EVIDENT: Final = ("ibp", "crown-ibp")
+SELF_EVIDENT: Final = methods_proved_by(Proof.INTERVALS, Proof.PLANES)
 
 
 def place_of(method: str, roots: Roots, case: int, disjunct: int, row: int) -> Place:
     """Return the proof of a row's bound by a method that is not self-evident; it is open where none can be written."""
     if not is_replayed(roots.walk, roots.plain(case)):
         return Place()
-    if method != "alpha-crown":
+    if METHODS[method].proof is not Proof.CHOICES:
         return Place.closed(Evidence(row)).tighten(partial(_lines, roots, case))
     place = Place.closed(partial(_ascended, roots, case, disjunct, row)).tighten(partial(_lines, roots, case))
     return place.sharpen(partial(_record, roots, case))

@@ -1,0 +1,1 @@
+"""Certificates: `certificate` writes them, `schema` and `reading` read them, `check` judges their claims again."""

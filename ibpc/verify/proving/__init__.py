@@ -1,0 +1,1 @@
+"""How bounds were found, written down for the checker: `proof` is the tree, `evidence` packs what its leaves hold."""

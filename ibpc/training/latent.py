@@ -11,7 +11,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import lower_nominal, lower_paired
-from ibpc.margins import margins_of
+from ibpc.margins import margins_of, other_classes, spread_margins
 from ibpc.ops import operators
 from ibpc.training.attack import Attack, Score, ascend, evaluating
 from ibpc.training.draws import Draws
@@ -117,13 +117,13 @@ class CutGraphs:
         normalized by the nominal batch, and through the connector into the box.
         """
         classes = front.logits.shape[1]
-        others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+        others = other_classes(labels, classes)
         points = connect(self._search(front.box, labels, others, attack, draws), front.box, self._softness)
         flat, own = points.flatten(0, 1), labels.repeat_interleave(classes - 1)
         latent = front.latent.repeat_interleave(classes - 1, dim=0)
         lower, upper = self._behind(latent, flat, flat)
         margins = margins_of(lower, upper, own, self._graphs.index).gather(1, others.reshape(-1, 1))
-        return torch.zeros_like(front.logits).scatter(1, others, margins.reshape(others.shape))
+        return spread_margins(margins.reshape(others.shape), others)
 
     def _search(
         self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: Attack, draws: Draws

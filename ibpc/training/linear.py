@@ -20,7 +20,7 @@ from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Node
 from ibpc.lowering import entry_of, lower_paired
-from ibpc.margins import margins_of
+from ibpc.margins import margins_of, other_classes, spread_margins
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import Call, Operand, call_of
@@ -173,11 +173,11 @@ def _scale(call: Call, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Ten
 def margin_bounds(found: Propagated, labels: torch.Tensor) -> torch.Tensor:
     """Return lower bounds (B, K) of the margins z_label − z_j by one backward pass of K − 1 rows; 0 at the label."""
     classes = found.logits.shape[1]
-    others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+    others = other_classes(labels, classes)
     own = torch.zeros_like(found.logits).scatter(1, labels[:, None], 1.0)
     picked = found.logits.new_zeros(classes - 1, *found.logits.shape).scatter(2, others.T[:, :, None], 1.0)
     lower = found.lower(own - picked)
-    return torch.zeros_like(found.logits).scatter(1, others, lower.T)
+    return spread_margins(lower.T, others)
 
 
 def fused_losses(found: Propagated, labels: torch.Tensor, index: torch.Tensor, beta: float) -> torch.Tensor:

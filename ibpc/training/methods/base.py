@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -43,6 +43,15 @@ class Objective(Protocol):
         goes on with the same numbers.
         """
         ...
+
+
+def without_margins(objective: Objective) -> Objective:
+    """Return the objective with no margins in its terms, for boxes that do not contain the whole ball."""
+
+    def hidden(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        return replace(objective(x, labels, moment, draws), margins=None)
+
+    return hidden
 
 
 def no_advice(graph: Graph) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "ibpc"
 # A module imports only from those before it; `api` stands for ibpc/__init__.py as well.
 ORDER = (
     "errors",
+    "progress",
     "files",
     "locking",
     "memory",

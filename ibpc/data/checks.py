@@ -11,13 +11,13 @@ import torch
 
 from ibpc.data.datasets import Dataset, Split
 from ibpc.data.images import Augmentation
-from ibpc.data.known import Known
+from ibpc.data.known import KnownDataset
 from ibpc.errors import DataError, Problem, raise_all
 
 _MOST_LABELS: Final = 2**31
 
 
-def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: Known | None) -> Dataset:
+def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: KnownDataset | None) -> Dataset:
     """Return the data set that arrays become; `where` names them in errors. Raises DataError with all that is wrong."""
     problems = [problem for split in ("train", "test") for problem in _split_problems(where, split, arrays)]
     raise_all(DataError, problems)
@@ -55,7 +55,9 @@ def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
         yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8"
 
 
-def _joint_problems(where: str, train: Split, test: Split, classes: int, known: Known | None) -> Iterator[Problem]:
+def _joint_problems(
+    where: str, train: Split, test: Split, classes: int, known: KnownDataset | None
+) -> Iterator[Problem]:
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = [_times(split.images.shape[1:]) for split in (train, test)]
         yield Problem(where, f"training images {shapes[0]} and test images {shapes[1]}", "one shape C×H×W")

@@ -20,7 +20,7 @@ DIGITS_TRAINING: Final = 1297
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownDataset:
     """What is known of a data set by name: its classes, the shape (C, H, W), what augments it, and its reader."""
 
     classes: int
@@ -87,13 +87,15 @@ def _torchvision(
     return read
 
 
-KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
+KNOWN: Final[Mapping[str, KnownDataset]] = MappingProxyType(
     {
-        "mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("MNIST")),
-        "fashion-mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("FashionMNIST")),
-        "cifar10": Known(10, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR10")),
-        "cifar100": Known(100, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR100")),
-        "svhn": Known(10, (3, 32, 32), Augmentation.NONE, _torchvision("SVHN", _channels_last, "labels", _BY_NAME)),
-        DIGITS: Known(10, (1, 8, 8), Augmentation.NONE, _read_digits),
+        "mnist": KnownDataset(10, (1, 28, 28), Augmentation.NONE, _torchvision("MNIST")),
+        "fashion-mnist": KnownDataset(10, (1, 28, 28), Augmentation.NONE, _torchvision("FashionMNIST")),
+        "cifar10": KnownDataset(10, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR10")),
+        "cifar100": KnownDataset(100, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR100")),
+        "svhn": KnownDataset(
+            10, (3, 32, 32), Augmentation.NONE, _torchvision("SVHN", _channels_last, "labels", _BY_NAME)
+        ),
+        DIGITS: KnownDataset(10, (1, 8, 8), Augmentation.NONE, _read_digits),
     }
 )

@@ -5,14 +5,12 @@ Nothing here waits for the device, and every random number comes from the genera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from ibpc.interval import Interval
 from ibpc.training.draws import Draws
@@ -24,7 +22,7 @@ Repeated: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 
 # ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
-class Attack:
+class AttackOptions:
     """How a training step searches for adversarial points."""
 
     steps: int = value(
@@ -86,7 +84,7 @@ class SmallBox:
 
 
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
-class Score:
+class AttackScore:
     """What an attack makes great: `values(points, *others)` maps points (B, …) to (B,), each row apart from the others.
 
     `others` are tensors that the values depend on too, such as labels. `repeat` returns a function of tensors as the
@@ -110,7 +108,9 @@ class Score:
         return values.detach(), slopes
 
 
-def ascend(score: Score, box: Interval, attack: Attack, draws: Draws, *others: torch.Tensor) -> torch.Tensor:
+def ascend(
+    score: AttackScore, box: Interval, attack: AttackOptions, draws: Draws, *others: torch.Tensor
+) -> torch.Tensor:
     """Return points (B, …) of the box with a great score, without gradients.
 
     `others` are what the score depends on besides the points. Starts are uniform in the box. Of all points that were
@@ -160,14 +160,3 @@ def small_box(points: torch.Tensor, box: Interval, radius: float) -> Interval:
     reach = ((box.upper - box.lower) / 2).clamp(max=radius)
     middle = project(points, box.lower + reach, box.upper - reach)
     return Interval.bounds(torch.maximum(middle - reach, box.lower), torch.minimum(middle + reach, box.upper))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation while the block runs: parametrizations then keep their state as it is."""
-    was = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was)

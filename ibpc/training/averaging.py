@@ -11,16 +11,15 @@ from torch import nn
 
 from ibpc.lowering import Phase, entry_of, lower_nominal
 from ibpc.network import Network
-from ibpc.training.attack import evaluating
+from ibpc.training.evaluating import evaluating
 from ibpc.training.fields import value
+from ibpc.training.momentum import BATCH_NORMALIZATION, REPLACED, with_momentum
 
 NONE: Final = "none"
 EQUAL: Final = "swa"
 EXPONENTIAL: Final = "ema"
 POPULATION: Final = "population"
 RUNNING: Final = "running"
-
-_BATCH_NORMALIZATION: Final = "BatchNormalization"
 
 
 @dataclass(frozen=True)
@@ -97,14 +96,12 @@ def population_statistics(network: Network, batches: Iterable[torch.Tensor]) -> 
     With mean μ and variance v of each batch: E[μ] and E[v + μ²] − E[μ]² (Wu and Johnson 2021, arXiv 2105.07576, section
     3), where each batch is normalized by its own. Batches are of one size.
     """
-    graph = network.graph.copy()
-    names = [node.name for node in graph.order() if node.operator == _BATCH_NORMALIZATION]
+    names = [node.name for node in network.graph.order() if node.operator == BATCH_NORMALIZATION]
     if not names:
         return
-    for name in names:
-        graph.replace(name, attributes={**graph.node(name).attributes, "momentum": 0.0})
     pairs = [(_buffer(network, name, "running_mean"), _buffer(network, name, "running_var")) for name in names]
     means, squares = ([torch.zeros_like(mean) for mean, _ in pairs] for _ in range(2))
+    graph = with_momentum(network.graph, REPLACED)
     forward = lower_nominal(graph, network.parameters, Phase.TRAINING)
     count = 0
     with evaluating(network.parameters):

@@ -21,14 +21,15 @@ from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.rules import Rules
 from ibpc.passes.merge_specification import merge_specification
-from ibpc.training.attack import Attack, Score, ascend, evaluating
+from ibpc.training.attack import AttackOptions, AttackScore, ascend
 from ibpc.training.draws import Draws
 from ibpc.training.engine import USUAL, Engine, Precision, Products, in_bfloat16, repeating, running
+from ibpc.training.evaluating import evaluating
+from ibpc.training.momentum import BATCH_NORMALIZATION, KEPT, with_momentum
 from ibpc.training.objectives import certified, correct
 from ibpc.training.synchronization import synchronized
 from ibpc.workers import ALONE, Workers
 
-_BATCH_NORMALIZATION: Final = "BatchNormalization"
 _RECTIFIERS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
@@ -95,7 +96,7 @@ class TrainingGraphs:
     @cached_property
     def logits_of(self) -> Callable[[torch.Tensor], torch.Tensor]:
         """The graph points → logits in training, normalized by their own batch; running statistics stay."""
-        return self.run(lower_nominal(still(self.network.graph), self.network.parameters, Phase.TRAINING))
+        return self.run(lower_nominal(with_momentum(self.network.graph, KEPT), self.network.parameters, Phase.TRAINING))
 
     @cached_property
     def undescended(self) -> TrainingGraphs:
@@ -150,7 +151,7 @@ class TrainingGraphs:
         return logits, margins_of(boxes[0].lower, boxes[0].upper, labels, self.index), boxes[1:]
 
     def adversarial(
-        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: Attack, draws: Draws
+        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: AttackOptions, draws: Draws
     ) -> torch.Tensor:
         """Return points (B, …) of the balls of radius `eps` · attack.eps_factor with a great cross-entropy.
 
@@ -160,11 +161,11 @@ class TrainingGraphs:
             return ascend(self._errors, self.ball(x, eps * attack.eps_factor), attack, draws, labels)
 
     @cached_property
-    def _errors(self) -> Score:
+    def _errors(self) -> AttackScore:
         def score(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(self.network.nominal(points), labels, reduction="none")
 
-        return Score(score, self.repeat)
+        return AttackScore(score, self.repeat)
 
     @torch.no_grad()
     def accuracy(self, split: Split, eps: float, batch: int) -> Accuracy:
@@ -209,13 +210,4 @@ def rectified_values(graph: Graph) -> tuple[str, ...]:
 
 def unnormalized_values(graph: Graph) -> tuple[str, ...]:
     """Return the names of the values that a rectifier reads and that do not come from a BatchNormalization."""
-    return tuple(name for name in rectified_values(graph) if graph.node(name).operator != _BATCH_NORMALIZATION)
-
-
-def still(graph: Graph) -> Graph:
-    """Return a copy of a graph whose BatchNormalization, in training, leaves its running statistics as they are."""
-    result = graph.copy()
-    for node in graph.order():
-        if node.operator == _BATCH_NORMALIZATION:
-            result.replace(node.name, attributes={**node.attributes, "momentum": 1.0})
-    return result
+    return tuple(name for name in rectified_values(graph) if graph.node(name).operator != BATCH_NORMALIZATION)

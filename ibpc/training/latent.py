@@ -13,16 +13,18 @@ from ibpc.ir import Graph
 from ibpc.lowering import lower_nominal, lower_paired
 from ibpc.margins import margins_of, other_classes, spread_margins
 from ibpc.ops import operators
-from ibpc.training.attack import Attack, Score, ascend, evaluating
+from ibpc.training.attack import AttackOptions, AttackScore, ascend
 from ibpc.training.draws import Draws
+from ibpc.training.evaluating import evaluating
 from ibpc.training.fields import value
-from ibpc.training.graphs import TrainingGraphs, still
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.momentum import KEPT, with_momentum
 
 _NARROW: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Cut:
+class CutOptions:
     """Where boxes end and points begin, and how gradients cross."""
 
     layers: int = value(
@@ -92,17 +94,17 @@ class Front:
 class CutGraphs:
     """The graphs before and behind a cut, over the parameters of `graphs`."""
 
-    def __init__(self, graphs: TrainingGraphs, cut: Cut) -> None:
+    def __init__(self, graphs: TrainingGraphs, cut: CutOptions) -> None:
         logits, margins = graphs.merged.outputs
         self.name = cut_before(graphs.merged, logits, cut.layers)
         self._graphs = graphs
         self._softness = cut.softness
         merged, tree, start = graphs.merged, graphs.tree, [self.name]
         front = lower_paired(merged, tree, [logits, self.name], [self.name, margins], rules=graphs.rules)
-        behind = lower_paired(still(merged), tree, nominal=[], bounded=[margins], inputs=start)
+        behind = lower_paired(with_momentum(merged, KEPT), tree, nominal=[], bounded=[margins], inputs=start)
         self._front, self._behind = graphs.run(front), graphs.run(behind)
         self._attacked = lower_nominal(merged, tree, inputs=start, outputs=[logits])
-        self._gains = Score(self._gain, graphs.repeat)
+        self._gains = AttackScore(self._gain, graphs.repeat)
 
     def front(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> Front:
         """Return everything about x (B, …) and a box, in training."""
@@ -110,7 +112,7 @@ class CutGraphs:
         bounds = margins_of(margins[0], margins[1], labels, self._graphs.index)
         return Front(logits, latent, Interval.bounds(lower, upper), bounds)
 
-    def estimate(self, front: Front, labels: torch.Tensor, attack: Attack, draws: Draws) -> torch.Tensor:
+    def estimate(self, front: Front, labels: torch.Tensor, attack: AttackOptions, draws: Draws) -> torch.Tensor:
         """Return the least margins (B, K) found over the box at the cut, 0 at the label.
 
         For each other class its own point is sought. Gradients flow into the network behind the cut, which is
@@ -126,7 +128,7 @@ class CutGraphs:
         return spread_margins(margins.reshape(others.shape), others)
 
     def _search(
-        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: Attack, draws: Draws
+        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: AttackOptions, draws: Draws
     ) -> torch.Tensor:
         """Return for each other class (B, K − 1) the point (B, K − 1, …) of the box that its logit gains most at."""
         count = others.shape[1]

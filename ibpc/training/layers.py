@@ -9,7 +9,7 @@ import torch
 from ibpc.interval import Interval
 from ibpc.lowering import lower_interval
 from ibpc.network import Network
-from ibpc.training.attack import evaluating
+from ibpc.training.evaluating import evaluating
 from ibpc.training.graphs import rectified_values
 
 

@@ -34,7 +34,7 @@ _NARROWEST: Final = 1e-8
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearOptions:
     """What linear bounds are taken of, and how much they count."""
 
     rows: str = value(

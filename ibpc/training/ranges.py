@@ -58,7 +58,7 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True)
-class Span:
+class Numbers:
     """The numbers from `low` to `high`, evenly by their logarithms with `log`; whole where the recipe wants it."""
 
     key: str
@@ -109,7 +109,7 @@ def _is_whole(key: str) -> bool:
     return any(found.get("type") == "integer" for found in (place, *place.get("anyOf", ())))
 
 
-Range: TypeAlias = Span | Choices
+Range: TypeAlias = Numbers | Choices
 
 
 def parse_range(text: str) -> Range:
@@ -118,7 +118,7 @@ def parse_range(text: str) -> Range:
     if not separator or not key or not rest:
         raise UsageError.at("--range", f"found {text!r}", "KEY=LOW..HIGH, KEY=LOW..HIGHlog or KEY=A,B,C")
     if match := _INTERVAL.match(rest.strip()):
-        return Span(key, _number(match[1]), _number(match[2]), bool(match[3]))
+        return Numbers(key, _number(match[1]), _number(match[2]), bool(match[3]))
     if ".." in rest:
         raise UsageError.at("--range", f"found {text!r}", "two numbers around .., then nothing or log")
     return Choices(key, tuple(map(_value, rest.split(","))))
@@ -146,7 +146,7 @@ def load_ranges(path: Path) -> tuple[Range, ...]:
     return tuple(
         Choices(key, tuple(entry["choices"]))
         if "choices" in entry
-        else Span(key, entry["low"], entry["high"], entry.get("log", False))
+        else Numbers(key, entry["low"], entry["high"], entry.get("log", False))
         for key, entry in data.items()
     )
 
@@ -165,7 +165,7 @@ def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator
     if entry.key.startswith(_FIXED):
         yield Problem(where, "it would change what trials are compared by", "another value of the recipe")
         return
-    if isinstance(entry, Span) and not (entry.low < entry.high and (entry.low > 0 or not entry.log)):
+    if isinstance(entry, Numbers) and not (entry.low < entry.high and (entry.low > 0 or not entry.log)):
         yield Problem(where, f"from {entry.low:g} to {entry.high:g}", "a rising interval, above 0 with log")
         return
     for value in entry.ends():

@@ -17,12 +17,12 @@ from ibpc.data import Augmentation
 from ibpc.errors import Problem, SpecError, nearest, raise_all
 from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
-from ibpc.training.attack import Attack, SmallBox
+from ibpc.training.attack import AttackOptions, SmallBox
 from ibpc.training.averaging import Averaging
 from ibpc.training.engine import Precision
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
-from ibpc.training.latent import Cut
-from ibpc.training.linear import Linear
+from ibpc.training.latent import CutOptions
+from ibpc.training.linear import LinearOptions
 from ibpc.training.methods import method_named, methods
 from ibpc.training.objectives import Combination
 from ibpc.training.optimizers import Optimization
@@ -44,7 +44,7 @@ _FALLBACK: Final = "ibp"
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationOptions:
     """The part of the training images that is held out to watch and select by."""
 
     images: int | None = value(
@@ -98,19 +98,23 @@ class Recipe:
     regularization: Regularization = field(
         default_factory=Regularization, metadata=section("What is added to the loss")
     )
-    attack: Attack = field(
-        default_factory=Attack,
+    attack: AttackOptions = field(
+        default_factory=AttackOptions,
         metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp and its kin, taps"),
     )
     box: SmallBox = field(default_factory=SmallBox, metadata=section("The boxes of sabr, taps and staps"))
     combination: Combination = field(
         default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
     )
-    cut: Cut = field(default_factory=Cut, metadata=section("Where and how taps and staps part the network"))
-    linear: Linear = field(default_factory=Linear, metadata=section("What crown-ibp bounds by linear bounds"))
+    cut: CutOptions = field(
+        default_factory=CutOptions, metadata=section("Where and how taps and staps part the network")
+    )
+    linear: LinearOptions = field(
+        default_factory=LinearOptions, metadata=section("What crown-ibp bounds by linear bounds")
+    )
     precision: Precision = field(default_factory=Precision, metadata=section("The numbers that are computed with"))
     averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
-    validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
+    validation: ValidationOptions = field(default_factory=ValidationOptions, metadata=section("What is held out"))
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
     @classmethod

@@ -25,6 +25,7 @@ from ibpc.files import MOST_TEXT, read_regular, write_json
 from ibpc.frontends.strict_json import read_json
 from ibpc.locking import locked, take
 from ibpc.network import Network
+from ibpc.progress import ignore
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import train
@@ -72,10 +73,10 @@ class Sweep:
     device: str = "cpu"
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, trials: int, workers: int = 1, watcher: Callable[[Outcome], object] = repr) -> tuple[Outcome, ...]:
+    def run(self, trials: int, workers: int = 1, progress: Callable[[Outcome], object] = ignore) -> tuple[Outcome, ...]:
         """Run until the study has `trials` trials, in `workers` processes; return all trials that have ended.
 
-        A trial that fails or diverges is one of them. `watcher` learns of the trials of this process. Raises the
+        A trial that fails or diverges is one of them. `progress` gets each trial that this process ends. Raises the
         errors of a bad artifact, data set or range, UsageError without Optuna, TrainingError where another sweep is
         in the way or this one is interrupted.
         """
@@ -86,7 +87,7 @@ class Sweep:
         for helper in helpers:
             helper.start()
         try:
-            worker.work(trials, watcher)
+            worker.work(trials, progress)
         finally:
             for helper in helpers:
                 helper.join()
@@ -98,7 +99,7 @@ class Sweep:
 def _help(sweep: Sweep, trials: int) -> None:
     """Work on a sweep in a process of its own."""
     try:
-        _Worker(sweep).work(trials, repr)
+        _Worker(sweep).work(trials, ignore)
     except (IbpcError, KeyboardInterrupt):
         sys.exit(1)
 
@@ -189,12 +190,12 @@ class _Worker:
         self._held.pop(number).close()
 
     # ── trials ──────────────────────────────────────────────────────────────────────────────────────────────────
-    def work(self, trials: int, watcher: Callable[[Outcome], object]) -> None:
+    def work(self, trials: int, progress: Callable[[Outcome], object]) -> None:
         """Finish the trials that nobody works on any more, then take new ones until there are enough."""
         for trial in self._left_behind():
-            watcher(self._finish(trial))
+            progress(self._finish(trial))
         while (new := self._next(trials)) is not None:
-            watcher(self._finish(new))
+            progress(self._finish(new))
 
     def _next(self, trials: int) -> Trial | None:
         """Return a new trial with its values, None if there are enough."""

@@ -17,8 +17,8 @@ from ibpc.errors import TrainingError
 from ibpc.frontends.spec import graph_from_spec
 from ibpc.frontends.strict_json import read_json
 from ibpc.network import Network
-from ibpc.training.attack import evaluating
 from ibpc.training.draws import Draws
+from ibpc.training.evaluating import evaluating
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import Terms, cc_ibp, convex_polygon, exp_ibp, methods, mtl_ibp, taps

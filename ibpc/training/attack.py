@@ -1,6 +1,6 @@
 """Projected gradient ascent in a training step (Madry et al. 2018, arXiv 1706.06083), and boxes around its points.
 
-Nothing here waits for the device, and every random number comes from the generator that is handed in.
+Nothing here waits for the device, and every random number comes from the generator passed in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Values: TypeAlias = Callable[..., torch.Tensor]
 Repeated: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 
 
-# ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
+# ── options of a recipe ─────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class AttackOptions:
     """How a training step searches for adversarial points."""
@@ -63,7 +63,7 @@ class AttackOptions:
 
 @dataclass(frozen=True)
 class SmallBox:
-    """The box that is propagated in place of the whole one, and how it shrinks on its way."""
+    """The small box that is propagated in place of the whole ball, and how boxes shrink at ReLUs."""
 
     share: float = value(
         0.4,
@@ -85,9 +85,9 @@ class SmallBox:
 
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
 class AttackScore:
-    """What an attack makes great: `values(points, *others)` maps points (B, …) to (B,), each row apart from the others.
+    """What an attack maximizes: `values(points, *others)` maps points (B, …) to (B,), row by row.
 
-    `others` are tensors that the values depend on too, such as labels. `repeat` returns a function of tensors as the
+    `others` are further tensors that the values depend on, such as labels. `repeat` wraps a function of tensors as the
     engine runs it.
     """
 
@@ -111,10 +111,10 @@ class AttackScore:
 def ascend(
     score: AttackScore, box: Interval, attack: AttackOptions, draws: Draws, *others: torch.Tensor
 ) -> torch.Tensor:
-    """Return points (B, …) of the box with a great score, without gradients.
+    """Return points (B, …) of the box with a high score, without gradients.
 
-    `others` are what the score depends on besides the points. Starts are uniform in the box. Of all points that were
-    visited the best is returned; the single step of a single search is taken without looking back.
+    `others` are what the score depends on besides the points. Starts are uniform in the box. The best of all visited
+    points is returned, except that a single step of a single search is taken unconditionally.
     """
     lower, upper = box.lower.detach(), box.upper.detach()
     radius = (upper - lower) / 2
@@ -133,7 +133,7 @@ def ascend(
 
 
 class _Best:
-    """The points of the greatest score so far, row by row."""
+    """The points with the highest score so far, row by row."""
 
     points: torch.Tensor
     _scores: torch.Tensor | None = None
@@ -153,9 +153,9 @@ def project(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.
 
 
 def small_box(points: torch.Tensor, box: Interval, radius: float) -> Interval:
-    """Return the box of `radius` around `points` (B, …), moved to lie inside `box`.
+    """Return the box of `radius` around `points` (B, …), moved to lie inside `box` (Müller et al. 2023, section 3).
 
-    Where `box` is narrower than 2 · radius, all of it (Müller et al. 2023, arXiv 2210.04871, section 3).
+    Where `box` is narrower than 2 · radius, the result is all of it.
     """
     reach = ((box.upper - box.lower) / 2).clamp(max=radius)
     middle = project(points, box.lower + reach, box.upper - reach)

@@ -1,4 +1,4 @@
-"""Means of the weights over the last part of a run, and BatchNormalization statistics that fit the final weights."""
+"""Averages of the weights over the last part of a run, and BatchNormalization statistics for the final weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUNNING: Final = "running"
 
 @dataclass(frozen=True)
 class Averaging:
-    """Which mean of the weights a run ends with, and by which statistics it then normalizes."""
+    """Which average of the weights a run ends with, and which statistics BatchNormalization then uses."""
 
     kind: str = value(
         NONE,
@@ -51,7 +51,7 @@ class Averaging:
 
 
 class WeightAverage:
-    """The mean of a model's parameters over the steps of a run. Nothing is kept before it begins."""
+    """The mean of a model's parameters over the last steps of a run; empty before it begins."""
 
     def __init__(self, options: Averaging, model: nn.Module, total: int) -> None:
         self._options = options
@@ -61,7 +61,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after `step`, counted from 0, into the mean."""
+        """Add the weights after `step`, counted from 0, to the mean, if they are due."""
         past = step + 1 - self._first
         if self._options.kind == NONE or past <= 0 or past % self._options.every:
             return
@@ -75,7 +75,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def apply(self) -> bool:
-        """Put the mean into the model. Return whether there is one."""
+        """Copy the mean into the model, and return whether there is one."""
         for name, mean in self._mean.items():
             self._parameters[name].copy_(mean)
         return bool(self._mean)
@@ -85,7 +85,7 @@ class WeightAverage:
         return dict(self._mean)
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a state. Raises KeyError for a parameter that is not there."""
+        """Continue from a state. Raises KeyError for a parameter that the model does not have."""
         self._mean = {name: mean.to(self._parameters[name].device) for name, mean in state.items()}
 
 
@@ -93,8 +93,8 @@ class WeightAverage:
 def population_statistics(network: Network, batches: Iterable[torch.Tensor]) -> None:
     """Set the running statistics of every BatchNormalization to those of batches (B, …) under the present weights.
 
-    With mean μ and variance v of each batch: E[μ] and E[v + μ²] − E[μ]² (Wu and Johnson 2021, arXiv 2105.07576, section
-    3), where each batch is normalized by its own. Batches are of one size.
+    With mean μ and variance v of each batch, they become E[μ] and E[v + μ²] − E[μ]², where each batch is normalized by
+    its own statistics (Wu and Johnson 2021, arXiv 2105.07576, section 3). All batches have the same size.
     """
     names = [node.name for node in network.graph.order() if node.operator == BATCH_NORMALIZATION]
     if not names:

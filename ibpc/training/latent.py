@@ -1,4 +1,7 @@
-"""A network in two: boxes up to a cut, and adversarial points of the box there (Mao et al. 2023, arXiv 2305.04574)."""
+"""A network cut in two: boxes up to the cut, adversarial points of the box behind it.
+
+(Mao et al. 2023, arXiv 2305.04574.)
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ _NARROW: Final = 1e-5
 
 @dataclass(frozen=True)
 class CutOptions:
-    """Where boxes end and points begin, and how gradients cross."""
+    """Where the network is cut, and how gradients cross the cut."""
 
     layers: int = value(
         1,
@@ -50,9 +53,10 @@ class CutOptions:
 
 
 def cut_before(graph: Graph, output: str, layers: int) -> str:
-    """Return the first cut of the graph with at most `layers` nonlinear operators between it and `output`.
+    """Return the first cut with at most `layers` nonlinear operators between it and `output`.
 
-    Everything from the inputs passes through a cut. A network of fewer nonlinear operators is cut at its input.
+    A cut is a node that every path from the inputs to `output` passes. A network with fewer nonlinear operators is cut
+    at its input.
     """
     needed = graph.ancestors([output])
     for name in graph.cuts(output):
@@ -63,7 +67,7 @@ def cut_before(graph: Graph, output: str, layers: int) -> str:
 
 
 def connect(points: torch.Tensor, box: Interval, softness: float) -> torch.Tensor:
-    """Return the points (B, P, …) unchanged, with gradients to the bounds (B, …) that they lie near.
+    """Return the points (B, P, …) unchanged, with gradients to the bounds (B, …) that they are close to.
 
     The upper bound gets the gradient of a point times (x − (u − c (u − l))) / (c (u − l)) where that is positive, the
     lower bound symmetrically (the rectified linear gradient connector of Mao et al. 2023, section 3.2).
@@ -77,13 +81,13 @@ def connect(points: torch.Tensor, box: Interval, softness: float) -> torch.Tenso
 
 
 def _nearness(gap: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
-    """Return gap / slack where the gap is not negative, and 1/2 at a box without width: both bounds are the point."""
+    """Return max(gap, 0) / slack; 1/2 in a box of width 0, where both bounds equal the point."""
     return torch.where(gap >= 0, gap.clamp_min(_NARROW / 2) / slack.clamp_min(_NARROW), torch.zeros_like(gap))
 
 
 @dataclass(frozen=True)
 class Front:
-    """What the boxed part gives: logits (B, K), value and box at the cut (B, …), and bounds of the margins (B, K)."""
+    """The results of the boxed part: logits (B, K), value and box at the cut (B, …), bounds of the margins (B, K)."""
 
     logits: torch.Tensor
     latent: torch.Tensor
@@ -107,7 +111,7 @@ class CutGraphs:
         self._gains = AttackScore(self._gain, graphs.repeat)
 
     def front(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> Front:
-        """Return everything about x (B, …) and a box, in training."""
+        """Return the results for images x (B, …) and a box around them, in training mode."""
         logits, latent, lower, upper, *margins = self._front(x, box.lower, box.upper)
         bounds = margins_of(margins[0], margins[1], labels, self._graphs.index)
         return Front(logits, latent, Interval.bounds(lower, upper), bounds)
@@ -115,7 +119,7 @@ class CutGraphs:
     def estimate(self, front: Front, labels: torch.Tensor, attack: AttackOptions, draws: Draws) -> torch.Tensor:
         """Return the least margins (B, K) found over the box at the cut, 0 at the label.
 
-        For each other class its own point is sought. Gradients flow into the network behind the cut, which is
+        Each other class is attacked with a point of its own. Gradients flow into the network behind the cut, which is
         normalized by the nominal batch, and through the connector into the box.
         """
         classes = front.logits.shape[1]
@@ -130,7 +134,7 @@ class CutGraphs:
     def _search(
         self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: AttackOptions, draws: Draws
     ) -> torch.Tensor:
-        """Return for each other class (B, K − 1) the point (B, K − 1, …) of the box that its logit gains most at."""
+        """Return for each other class (B, K − 1) a point (B, K − 1, …) of the box where its logit gains most."""
         count = others.shape[1]
         own = labels.repeat_interleave(count)[:, None]
         wide = Interval.bounds(*_repeated((box.lower, box.upper), count))
@@ -139,7 +143,7 @@ class CutGraphs:
         return points.reshape(*others.shape, *points.shape[1:])
 
     def _gain(self, points: torch.Tensor, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Return what the logits of the classes `others` (B, 1) have over those of `own`, (B,)."""
+        """Return z_others − z_own (B,) for classes `others` and `own`, both (B, 1)."""
         logits: torch.Tensor = self._attacked(points)
         return (logits.gather(1, others) - logits.gather(1, own))[:, 0]
 

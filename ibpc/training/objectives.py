@@ -1,4 +1,4 @@
-"""Loss terms: pure functions of tensors. Methods put them together.
+"""Loss terms that several methods share: pure functions of tensors.
 
 `logits` are (B, K), `labels` (B,) int64, and `margins` (B, K) lower bounds of z_label − z_j with 0 at j = label
 (`ibpc.margins.margins_of`).
@@ -16,7 +16,7 @@ from ibpc.training.fields import value
 
 @dataclass(frozen=True)
 class Combination:
-    """How adversarial and certified losses meet."""
+    """How adversarial and certified losses are combined."""
 
     alpha: float = value(
         0.5,
@@ -35,9 +35,9 @@ def nominal_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def robust_loss(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the mean cross-entropy of the worst-case logits, a scalar.
 
-    The worst-case logits relative to the label's own are −margins, with 0 at the label: an upper bound of
-    z_j − z_label over the box (Gowal et al. 2018, arXiv 1810.12715, equation 9, with the last layer elided). It
-    bounds the cross-entropy of every point of the box from above.
+    The worst-case logits relative to the label's own are −margins, with 0 at the label: upper bounds of z_j − z_label
+    over the box (Gowal et al. 2018, arXiv 1810.12715, equation 9, with the last layer elided). The loss is an upper
+    bound of the cross-entropy at every point of the box.
     """
     return F.cross_entropy(-margins, labels)
 

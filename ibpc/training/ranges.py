@@ -1,4 +1,4 @@
-"""What a sweep varies: values of a recipe, each over an interval or among choices."""
+"""The ranges of a sweep: values of a recipe that vary over an interval or among choices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SCHEMA: Final[Mapping[str, Any]] = {
 
 
 class Trial(Protocol):
-    """What a range asks of an Optuna trial."""
+    """The methods of an Optuna trial that ranges use."""
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
         """Return an integer from low to high."""
@@ -59,7 +59,7 @@ class Trial(Protocol):
 
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers from `low` to `high`, evenly by their logarithms with `log`; whole where the recipe wants it."""
+    """Numbers from `low` to `high`, uniform in the logarithm with `log`; integers if the recipe wants integers."""
 
     key: str
     low: float
@@ -73,7 +73,7 @@ class Numbers:
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that have to be valid for all to be."""
+        """Return the values whose validity implies that of all values."""
         return self.low, self.high
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Choices:
         return json.loads(trial.suggest_categorical(self.key, [json.dumps(value) for value in self.values]))
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that have to be valid for all to be."""
+        """Return the values whose validity implies that of all values."""
         return self.values
 
     def to_json(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _is_whole(key: str) -> bool:
     place: Mapping[str, Any] = Recipe.schema()
     for step in key.split("."):
         place = place["properties"][step]
-    return any(found.get("type") == "integer" for found in (place, *place.get("anyOf", ())))
+    return any(kind.get("type") == "integer" for kind in (place, *place.get("anyOf", ())))
 
 
 Range: TypeAlias = Numbers | Choices
@@ -152,7 +152,7 @@ def load_ranges(path: Path) -> tuple[Range, ...]:
 
 
 def check_ranges(ranges: Sequence[Range], recipe: Recipe) -> None:
-    """Raise SpecError unless every end of every range makes a valid recipe, UsageError unless there is a range."""
+    """Raise UsageError if there is no range, SpecError unless the ends of every range make valid recipes."""
     if not ranges:
         raise UsageError.at("sweep", "nothing to vary", "--range KEY=LOW..HIGH or --ranges FILE.json")
     raise_all(SpecError, [problem for entry in ranges for problem in _problems(entry, ranges, recipe)])
@@ -173,6 +173,6 @@ def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator
             recipe.with_overrides({entry.key: value})
         except SpecError as error:
             yield from (
-                Problem(f"{where}: {found.where}", found.found, found.expected, found.remedy)
-                for found in error.problems
+                Problem(f"{where}: {problem.where}", problem.found, problem.expected, problem.remedy)
+                for problem in error.problems
             )

@@ -1653,9 +1653,9 @@ MUTATIONS = (
     ),
     Mutation(
         "points of an attack move the running statistics",
-        "ibpc/training/graphs.py",
-        'attributes={**node.attributes, "momentum": 1.0}',
-        'attributes={**node.attributes, "momentum": 0.9}',
+        "ibpc/training/momentum.py",
+        "KEPT: Final = 1.0",
+        "KEPT: Final = 0.9",
         "tests/training/test_graphs.py tests/training/test_methods.py -k 'statistics or batch'",
     ),
     Mutation(

@@ -379,27 +379,6 @@ def write_report(
     test images, evenly spread, are certified. Raises the errors of a run that is unfinished or damaged, DataError for
     data that do not fit, ArtifactError where `out` cannot be written.
     """
-    from ibpc.report.measurements import Measuring
-    from ibpc.report.page import figures_folder, make_report
-    from ibpc.report.runs import check_data, common_data, read_runs
+    from ibpc.report.writing import write_report as write
 
-    if not runs or limit < 1:
-        raise UsageError.at("report", f"{len(runs)} runs, {limit} images", "at least one of each")
-    page, folder = Path(out), figures_folder(Path(out))
-    if page.is_dir():
-        raise UsageError.at(page, "a folder", "the name of the page, such as report.html")
-    found = read_runs([Path(path) for path in runs])
-    named = common_data(found) if data is None else data
-    dataset = named if isinstance(named, Dataset) else load_dataset(named, data_root)
-    check_data(found, dataset)
-    radius = max(run.recipe.eps for run in found) if eps is None else eps
-    if not 0 < radius <= 1:
-        raise UsageError.at("--eps", f"found {radius:g}", "a radius above 0, at most 1", "the runs' own is the default")
-    measuring = Measuring(radius, limit, method)
-    measurements = [measuring.run(run, dataset, progress) for run in found]
-    progress("draw")
-    made = make_report(measurements, dataset)
-    for name, content in made.figures():
-        write_atomically(folder / name, content)
-    write_atomically(page, made.html.encode(errors="replace"))
-    return folder
+    return write([Path(run) for run in runs], Path(out), data, data_root, eps, method, limit, progress)

@@ -1,4 +1,4 @@
-"""Files as they are read: regular ones of a bounded size, for a pipe would never end. As they are written: whole."""
+"""Reads only regular files of bounded size (a pipe might never end); writes are atomic."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOST_TEXT: Final = 2**28
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_GROWTH: Final = 100
-# Sparse networks pack well: one of VNN-COMP unpacks to 159 MB, 172 times its size.
+# Sparse networks compress well: one of VNN-COMP unpacks to 159 MB, 172 times its size.
 _GZIP_ALLOWANCE: Final = 512 * 2**20
 _CHUNK: Final = 2**20
 
@@ -37,16 +37,16 @@ def expect_regular(path: Path, most: int = MOST_BYTES) -> None:
 
 
 def read_regular(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most `most` bytes. Raises OSError where it is none."""
+    """Return the bytes of a regular file of at most `most` bytes. Raises OSError if it is not one."""
     expect_regular(path, most)
     return path.read_bytes()
 
 
 @dataclass(frozen=True)
 class Packable:
-    """A kind of file that may be gzipped: its suffix, what it holds, the most bytes, and the error of one that is none.
+    """A kind of file that may be gzipped: suffix, content, largest size in bytes, and the error for a bad file.
 
-    None is unpacked to much more than it is.
+    Unpacking stops at a limit, against zip bombs.
     """
 
     suffix: str
@@ -55,7 +55,7 @@ class Packable:
     error: type[IbpcError]
 
     def read(self, path: Path) -> bytes:
-        """Return the bytes of a file, unpacked. Raises `error` where it is missing, too large or damaged."""
+        """Return the bytes of a file, unpacked. Raises `error` if it is missing, too large or damaged."""
         if not path.is_file():
             found = "it is no regular file" if path.exists() else "there is no such file"
             raise self.error.at(path, found, f"{self.kind} in a file of suffix {self.suffix} or {self.suffix}.gz")
@@ -85,14 +85,14 @@ class Packable:
 
 
 def beside(path: Path, name: str) -> Path:
-    """Return the path of that name in the same folder. Raises ArtifactError where `path` has none, as `.`."""
+    """Return the path of that name in the same folder. Raises ArtifactError if `path` has no name, such as `.`."""
     if not path.name:
         raise ArtifactError.at(path, "a path without a name of its own", "one that ends in a name", "go one folder up")
     return path.with_name(name)
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write `data` and wait until it is on the disk."""
+    """Write `data` and wait until it is on disk."""
     with path.open("wb") as stream:
         stream.write(data)
         stream.flush()
@@ -100,7 +100,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place. Raises ArtifactError where that fails."""
+    """Write `data` beside `path` and rename it into place. Raises ArtifactError if that fails."""
     temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,17 +112,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error
 
 
-# ── what is written ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── contents ────────────────────────────────────────────────────────────────────────────────────────────────────
 def sha256_of(data: bytes) -> str:
     """Return the SHA-256 of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def json_bytes(data: Any) -> bytes:
-    """Return JSON for people to read. Halves of surrogates, as in names of files that are not UTF-8, are escaped."""
+    """Return indented JSON. Lone surrogates, as in file names that are not UTF-8, are escaped."""
     return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write JSON data for people to read, whole or not at all. Raises ArtifactError where that fails."""
+    """Write indented JSON atomically. Raises ArtifactError if that fails."""
     write_atomically(path, json_bytes(data))

@@ -1,4 +1,4 @@
-"""Locks between processes, as files: the system frees them when their process ends, however it ends."""
+"""Locks between processes, as files. The system releases them when the process ends, for whatever reason."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
-# What a file system answers that has no locks. Work goes on without them there.
+# The errors of file systems without locks, where work goes on without them.
 _NO_LOCKS: Final = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 def take(path: Path) -> IO[bytes] | None:
-    """Return the open file that holds the lock until it is closed, None if another process holds it."""
+    """Return the open file that holds the lock until it is closed, or None if another process holds the lock."""
     stream = path.open("ab")
     try:
         _lock(stream, wait=False)
@@ -35,7 +35,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def briefly_locked(path: Path) -> Iterator[None]:
-    """Wait for a lock whose file is there only while somebody holds it or waits for it, and hold it for the block."""
+    """Like `locked`, for a lock whose file exists only while a process holds it or waits for it."""
     while True:
         with path.open("ab") as stream:
             _lock(stream, wait=True)
@@ -50,7 +50,7 @@ def briefly_locked(path: Path) -> Iterator[None]:
 
 
 def _is_still(stream: IO[bytes], path: Path) -> bool:
-    """Return whether the open file is the one at `path`: who held the lock before may have removed it."""
+    """Return whether the open file is still the one at `path`; the previous holder may have removed it."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:

@@ -40,3 +40,14 @@ def margins_of(lower: torch.Tensor, upper: torch.Tensor, labels: torch.Tensor, i
     """
     found = torch.cat([lower, -upper, lower.new_zeros(lower.shape[0], 1)], dim=1)
     return found.gather(1, index[labels])
+
+
+def other_classes(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Return the K − 1 classes (B, K − 1), int64, other than each sample's label (B,)."""
+    return (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+
+
+def spread_margins(margins: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the margins (B, K − 1) against the classes `others` as a table (B, K), with 0 at the label."""
+    table = margins.new_zeros(len(margins), margins.shape[1] + 1)
+    return table.scatter(1, others, margins)

@@ -1,7 +1,7 @@
-"""Memory that a process keeps instead of handing it back to the system after every step.
+"""Keeping freed memory in the process instead of returning it to the system after every step.
 
-The C library maps each block above 32 MiB anew and unmaps it when it is freed, so a step that makes the same large
-tensors as the one before pays for all their pages again. On a CPU that was a third of a paired step.
+The C library maps each block above 32 MiB anew and unmaps it when freed, so a step that allocates the same large
+tensors as the one before pays for all their pages again. On a CPU, that took a third of a paired step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 import torch
 
-# Parameters of mallopt(3), with what it sets them to at most by itself.
+# Parameters of mallopt(3); `_USUAL` has the largest values that glibc sets them to by itself.
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
 _MMAP_MAX: Final = -4
@@ -24,9 +24,9 @@ _USUAL: Final = ((_MMAP_MAX, 65536), (_MMAP_THRESHOLD, 32 << 20), (_TRIM_THRESHO
 
 @contextmanager
 def kept_memory(device: torch.device) -> Iterator[None]:
-    """Keep freed memory for reuse while the block runs on a CPU, then hand back what is free.
+    """Keep freed memory for reuse while the block runs on a CPU, then return free memory to the system.
 
-    Only glibc can be told so; elsewhere, and for other devices, nothing changes. It holds for the whole process.
+    Only glibc supports this; with other libraries and on other devices, nothing changes. It affects the whole process.
     """
     library = ctypes.CDLL(None) if device.type == "cpu" and platform.libc_ver()[0] == "glibc" else None
     if library is None:

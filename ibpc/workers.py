@@ -1,6 +1,6 @@
-"""Several processes that do one job, as `torchrun` starts them: which one this is, and what they exchange.
+"""Processes that share one job, as started by `torchrun`: their numbers, and what they exchange.
 
-Exchange goes over torch.distributed's default group: gloo between CPUs, NCCL between GPUs.
+They communicate through torch.distributed's default group: gloo between CPUs, NCCL between GPUs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LOCAL: Final = "LOCAL_RANK"
 
 @dataclass(frozen=True)
 class Workers:
-    """`count` processes, of which this one is number `rank`, from 0. Alone (0 of 1), every exchange costs nothing."""
+    """`count` processes, of which this one is number `rank`, from 0. With one process, exchanges cost nothing."""
 
     rank: int = 0
     count: int = 1
@@ -41,7 +41,7 @@ class Workers:
         return torch.tensor_split(rows, self.count)[self.rank]
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the sum of a tensor over all processes, the same bits in each. Raises TrainingError if one is gone."""
+        """Return the sum of a tensor over all processes, bit-identical in each. Raises TrainingError if one is gone."""
         if self.count == 1:
             return tensor
         result = tensor.detach().clone()
@@ -59,7 +59,7 @@ class Workers:
             distributed.broadcast(tensor.detach(), src=0)
 
     def gathered(self, item: T) -> list[T]:
-        """Return what every process hands in, in the order of their numbers. Raises TrainingError if one is gone."""
+        """Return the items of all processes, ordered by rank. Raises TrainingError if one is gone."""
         if self.count == 1:
             return [item]
         items: list[Any] = [None] * self.count
@@ -70,11 +70,11 @@ class Workers:
         return items
 
     def wait(self) -> None:
-        """Wait until every process is here. Raises TrainingError if one is gone."""
+        """Wait until every process gets here. Raises TrainingError if one is gone."""
         self.total(torch.zeros(1, device=_exchange_device()) if self.count > 1 else torch.zeros(1))
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes: one exchange of one flat tensor a dtype and device."""
+        """Replace each gradient by its mean over the processes, with one flat tensor per dtype and device."""
         if self.count == 1:
             return
         buckets: dict[tuple[torch.dtype, torch.device], list[torch.Tensor]] = {}
@@ -96,14 +96,14 @@ ALONE: Final = Workers()
 
 
 def present() -> Workers:
-    """Return the processes of torch.distributed's default group; this one alone where there is none."""
+    """Return the processes of torch.distributed's default group, or this one alone if there is none."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return ALONE
     return Workers(distributed.get_rank(), distributed.get_world_size())
 
 
 def own_device(device: torch.device) -> torch.device:
-    """Return the device of this process: of several on one machine each takes a GPU of its own."""
+    """Return the device of this process; processes on the same machine get a GPU each."""
     local = os.environ.get(_LOCAL)
     if device.type != "cuda" or device.index is not None or local is None:
         return device
@@ -114,14 +114,14 @@ def own_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device, patience: timedelta | None = None) -> Iterator[Workers]:
-    """Join the processes that torchrun started, to exchange tensors of `device`, and part with them at the end.
+    """Join the processes that torchrun started, to exchange tensors of `device`, and leave the group at the end.
 
-    `patience` is how long one may wait for the others (default: torch.distributed's own limit). Without torchrun this
-    process is alone. Raises UsageError where the others cannot be reached.
+    `patience` is the longest time to wait for the others (default: torch.distributed's own limit). Without torchrun,
+    this process is alone. Raises UsageError if the others cannot be reached.
 
-    `torch.distributed.nn` has the default group as the default argument of its functions, taken when it is imported,
-    and the first step of an optimizer imports it. Imported before there is a group, it cannot keep one alive: its
-    threads would run on after the end, and abort the process now and then as the interpreter leaves.
+    Functions of `torch.distributed.nn` take the default group as a default argument when that module is imported, which
+    the first step of an optimizer does. Importing it before the group exists keeps it from holding on to the group:
+    otherwise the group's threads would outlive it and now and then abort the process at exit.
     """
     if int(os.environ.get(_COUNT, "1")) == 1 or present().count > 1:
         yield present()

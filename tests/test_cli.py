@@ -257,7 +257,7 @@ def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):
     given = replace(loaded, test=Split(loaded.test.images[order], loaded.test.labels[order]))
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: given)
     text = ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
-    assert "these 30 images, the first, are of 1 of 10 classes" in text
+    assert "the first 30 images are of only 1 of 10 classes" in text
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: loaded)
     assert "classes" not in ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
 

@@ -1,7 +1,7 @@
 """Data sets: by name, from `NAME.npz` files, or from folders of images. The only package that knows torchvision.
 
-Images are N×C×H×W, uint8 or float32 in [0, 1]. They are kept as they are stored and turned into floats batch by
-batch on the device that trains; augmentation happens there too.
+Images are N×C×H×W, uint8 or float32 in [0, 1]. They are kept in their stored type and converted to floats batch by
+batch on the device that trains, where they are also augmented.
 """
 
 from ibpc.data.arrays import read_array

@@ -1,4 +1,4 @@
-"""Files of numpy arrays, of which nothing is ever unpickled: data sets as .npz, single arrays as .npy."""
+"""Files of numpy arrays, never unpickled: data sets as .npz, single arrays as .npy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibpc.files import expect_regular
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT: Final = "NAME.npz with x_train, y_train, x_test, y_test: images uint8 N×H×W or N×H×W×C, labels integers"
-# What libraries raise for files that they cannot read.
+# The exceptions of libraries for unreadable files.
 UNREADABLE: Final = (
     OSError,
     ValueError,
@@ -35,7 +35,7 @@ _ARRAY_MAGIC: Final = b"\x93NUMPY"
 
 
 def read_npz(path: Path) -> Mapping[str, Any]:
-    """Return the four arrays of a data set. Raises DataError where they are not there, or cannot be read."""
+    """Return the four arrays of a data set. Raises DataError if they are missing or cannot be read."""
     try:
         expect_regular(path, _MOST_BYTES)
         with path.open("rb") as stream:
@@ -57,7 +57,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarra
 
 
 def _expect_size(path: Path, unpacked: int) -> None:
-    """Raise DataError where a small file unpacks to a very large one, as no images do."""
+    """Raise DataError if a file unpacks to far more than its size, which images do not."""
     size = path.stat().st_size
     most = max(_ALWAYS_UNPACKED, _MOST_GROWTH * size)
     if unpacked > most:

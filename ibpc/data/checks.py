@@ -1,4 +1,4 @@
-"""A data set of arrays: what is wrong with them, all at once, or the tensors that they become."""
+"""From arrays to a data set, after checking them; all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 from ibpc.data.datasets import Dataset, Split
 from ibpc.data.images import Augmentation
-from ibpc.data.known import Known
+from ibpc.data.known import KnownDataset
 from ibpc.errors import DataError, Problem, raise_all
 
 _MOST_LABELS: Final = 2**31
 
 
-def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: Known | None) -> Dataset:
-    """Return the data set that arrays become; `where` names them in errors. Raises DataError with all that is wrong."""
+def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: KnownDataset | None) -> Dataset:
+    """Return the data set of arrays; `where` names them in errors. Raises DataError with everything that is wrong."""
     problems = [problem for split in ("train", "test") for problem in _split_problems(where, split, arrays)]
     raise_all(DataError, problems)
     train, test = (_split(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test"))
@@ -55,7 +55,9 @@ def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
         yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8"
 
 
-def _joint_problems(where: str, train: Split, test: Split, classes: int, known: Known | None) -> Iterator[Problem]:
+def _joint_problems(
+    where: str, train: Split, test: Split, classes: int, known: KnownDataset | None
+) -> Iterator[Problem]:
     if train.images.shape[1:] != test.images.shape[1:]:
         shapes = [_times(split.images.shape[1:]) for split in (train, test)]
         yield Problem(where, f"training images {shapes[0]} and test images {shapes[1]}", "one shape C×H×W")
@@ -80,7 +82,7 @@ def _split(images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> Split:
 
 
 def _sha256(splits: Iterable[Split]) -> str:
-    """Return the SHA-256 of the tensors in order (images, labels): type, shape and bytes of each."""
+    """Return the SHA-256 of type, shape and bytes of each tensor, images before labels."""
     digest = hashlib.sha256()
     for split in splits:
         for tensor in (split.images, split.labels):

@@ -1,4 +1,4 @@
-"""A data set in memory: images with labels, to train on and to test on."""
+"""A data set in memory: labeled images for training and for testing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set of `classes` classes. `sha256` is that of its tensors, `augmentation` what suits its images."""
+    """A data set of `classes` classes, with the SHA-256 of its tensors and the augmentation that suits its images."""
 
     name: str
     train: Split
@@ -53,9 +53,9 @@ class Dataset:
         return tuple(self.train.images.shape[1:])
 
     def hold_out(self, images: int | None, seed: int) -> tuple[Split, Split]:
-        """Return the training split without `images` of its samples, and those: a validation split drawn with `seed`.
+        """Return the training split without a random `images` of its samples, drawn with `seed`, and these samples.
 
-        None holds out 5,000, or a tenth of a small set. Raises DataError unless something is left to train on.
+        None holds out 5,000 images, or a tenth of a small set. Raises DataError unless images are left to train on.
         """
         if images is None:
             images = min(VALIDATION_IMAGES, len(self.train) // 10)
@@ -71,6 +71,6 @@ class Dataset:
 
 
 def evenly(count: int, total: int) -> list[int]:
-    """Return `count` indices (at most all) spread evenly over `total`: a test split may be sorted by class."""
+    """Return `count` indices, at most `total`, spread evenly over `total`, as a test split may be sorted by class."""
     count = min(count, total)
     return [number * total // count for number in range(count)]

@@ -1,4 +1,4 @@
-"""Where a data set lies: under a known name, in a file or in a folder."""
+"""Finding a data set: by a known name, in a file or in a folder."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ DEFAULT_ROOT: Final = Path("~/.cache/ibpc")
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return where data sets lie: `root`, else $IBPC_DATA, else ~/.cache/ibpc."""
+    """Return the folder of data sets: `root`, else $IBPC_DATA, else ~/.cache/ibpc."""
     return Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
 
 
 def load_dataset(name: str | Path, root: str | Path | None = None, download: bool = False) -> Dataset:
     """Load a data set: a known name, a NAME.npz or a folder NAME in the data root, or the path of either.
 
-    A folder holds `train/` and `test/`, each with one folder of images per class. Known names come from NAME.npz if
-    it is there, otherwise from torchvision's own files in the data root, which it downloads only with `download`.
-    Nothing from an .npz file is unpickled. Raises DataError if the data are missing or unusable.
+    A folder holds `train/` and `test/`, each with one folder of images per class. A known name is read from NAME.npz
+    if that exists, otherwise from torchvision's own files in the data root, which are downloaded only with `download`.
+    Nothing in an .npz file is unpickled. Raises DataError if the data are missing or unusable.
     """
     label, folder = str(name), data_root(root)
     arrays, where = _read(label, folder, download)

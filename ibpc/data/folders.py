@@ -1,4 +1,4 @@
-"""Folders of images, one folder a class."""
+"""Folders of images, one folder per class."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# Modes of Pillow with 16 or 32 bits a channel.
+# First letters of Pillow's modes with 16 or 32 bits per channel.
 _DEEPER: Final = ("I", "F")
 
 
 def read_folder(path: Path) -> Mapping[str, Any]:
-    """Read `train/` and `test/`, one folder a class: grey images stay grey if all of them are."""
+    """Read `train/` and `test/`, one folder per class. Images have one channel if all are gray, else three."""
     from torchvision.datasets import ImageFolder
 
     folders = {}
@@ -48,7 +48,7 @@ def read_folder(path: Path) -> Mapping[str, Any]:
 
 
 def _expect_no_cycle(folder: Path) -> None:
-    """Raise DataError where a link leads to a folder that the link itself lies in: its images would never end."""
+    """Raise DataError if a link leads to a folder that contains the link: listing its images would never end."""
     pending: list[tuple[str, tuple[Path, ...]]] = [(str(folder), (folder.resolve(),))]
     while pending:
         place, chain = pending.pop()
@@ -64,7 +64,7 @@ def _expect_no_cycle(folder: Path) -> None:
 
 
 def _image_mode(path: Path) -> str:
-    """Return the mode of an image. Raises DataError for one of other than 8 bits, which a conversion would cut off."""
+    """Return the mode of an image. Raises DataError for more than 8 bits per channel, which would be truncated."""
     with _opened(path) as image:
         mode = image.mode
     if mode.startswith(_DEEPER):
@@ -87,7 +87,7 @@ def _read_images(paths: list[Path], mode: str) -> np.ndarray[Any, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image. Raises DataError where it, or what is done with it, cannot be read, or is far too large."""
+    """Open an image for the block. Raises DataError if reading it, then or in the block, fails, or it is too large."""
     from PIL import Image
 
     try:

@@ -20,7 +20,7 @@ _WAVE_KNOTS: Final = 6
 
 
 class Augmentation(Enum):
-    """What is done to the images of a training batch."""
+    """The random changes to the images of a training batch."""
 
     NONE = "none"
     SHIFT = "shift"
@@ -34,24 +34,24 @@ def to_unit(images: torch.Tensor) -> torch.Tensor:
 
 
 def fit_images(images: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return images (B, C, H, W) in the layout of a network's input: as they are, flat, or channels last.
+    """Return images (B, C, H, W) in the layout of a network's input: unchanged, flat, or channels last.
 
-    Raises DataError if none of them has the shape.
+    Raises DataError if none of these has the shape.
     """
-    found = tuple(images.shape[1:])
-    if found == shape:
+    given = tuple(images.shape[1:])
+    if given == shape:
         return images
-    if len(found) == 3 and shape == (*found[1:], found[0]):
+    if len(given) == 3 and shape == (*given[1:], given[0]):
         return images.permute(0, 2, 3, 1).contiguous()
-    is_flat = sum(size != 1 for size in shape) <= 1 or (len(found) == 3 and found[0] == 1)
-    if is_flat and prod(found) == prod(shape):
+    is_flat = sum(size != 1 for size in shape) <= 1 or (len(given) == 3 and given[0] == 1)
+    if is_flat and prod(given) == prod(shape):
         return images.reshape(-1, *shape)
-    raise DataError.at("data", f"images of shape {found}", f"{shape}, the network's input")
+    raise DataError.at("data", f"images of shape {given}", f"{shape}, the network's input")
 
 
 # ── augmentation ────────────────────────────────────────────────────────────────────────────────────────────────
 def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator) -> torch.Tensor:
-    """Return the images (B, C, H, W) augmented, drawing from a generator of their device."""
+    """Return the images (B, C, H, W) augmented, with random numbers from a generator on their device."""
     if kind is Augmentation.NONE:
         return images
     if kind is Augmentation.SHIFT:
@@ -62,9 +62,9 @@ def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator
 
 
 def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torch.Tensor:
-    """Return each image (C, H, W) moved by up to `pixels` in each direction, black where nothing comes in.
+    """Return each image (C, H, W) shifted by up to `pixels` in each direction, with black coming in.
 
-    Every image has its own move, uniform over the (2 · pixels + 1)².
+    Every image has its own shift, uniform over the (2 · pixels + 1)² possible ones.
     """
     height, width = images.shape[2:]
     row, column = _offsets(images, pixels, generator)
@@ -74,10 +74,10 @@ def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torc
 
 
 def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Return each image (C, H, W) cropped at random from itself framed by `padding` black pixels, and half flipped.
+    """Return a random crop of each image (C, H, W) padded by `padding` black pixels, flipped with probability 1/2.
 
-    Every image has its own offset, uniform over the (2 · padding + 1)² crops, and its own coin. One gather for all:
-    output[b, c, i, j] = padded[b, c, row_b + i, column_b + j], columns read backwards where the coin says so.
+    Every image has its own offset, uniform over the (2 · padding + 1)² crops, and its own coin. One gather does all:
+    output[b, c, i, j] = padded[b, c, row_b + i, column_b + j], with columns reversed where the image is flipped.
     """
     height, width = images.shape[2:]
     row, column = _offsets(images, padding, generator)
@@ -89,17 +89,17 @@ def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator
 
 
 def distort(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return each image (C, H, W) of floats turned, zoomed, sheared, shifted and bent a little.
+    """Return each image (C, H, W) of floats slightly rotated, zoomed, sheared, shifted and elastically distorted.
 
-    What comes in from outside is black. Every image has its own map: an affine one, uniform within the constants
-    above, and an elastic one, normal displacements at a coarse grid with smooth ones in between (Simard et al. 2003).
+    Pixels from outside the image are black. Every image has its own affine map, uniform within the constants above, and
+    its own elastic map: normal displacements on a coarse grid, smoothly interpolated (Simard et al. 2003).
     """
     field = torch.nn.functional.affine_grid(_affine(images, generator), list(images.shape), align_corners=False)
     return torch.nn.functional.grid_sample(images, field + _waves(images, generator), align_corners=False)
 
 
 def _affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return random affine maps (B, 2, 3) of coordinates that run from -1 to 1 across an image."""
+    """Return random affine maps (B, 2, 3) of coordinates that range from −1 to 1 across an image."""
     draws = 2 * torch.rand(6, len(images), generator=generator, device=images.device) - 1
     angle, shear = radians(ROTATION_DEGREES) * draws[0], SHEAR * draws[1]
     wide, high = 1 + ZOOM * draws[2], 1 + ZOOM * draws[3]
@@ -110,7 +110,7 @@ def _affine(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _waves(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Return smooth random displacements (B, H, W, 2) of the same coordinates."""
+    """Return smooth random displacements (B, H, W, 2) in the same coordinates."""
     size = (len(images), 2, _WAVE_KNOTS, _WAVE_KNOTS)
     knots = torch.randn(size, generator=generator, device=images.device)
     waves = torch.nn.functional.interpolate(knots, images.shape[2:], mode="bicubic", align_corners=True)
@@ -119,14 +119,14 @@ def _waves(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _offsets(images: torch.Tensor, padding: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the first row and column (B, 1) of a random window into each framed image."""
+    """Return the first row and column (B, 1) of a random window into each padded image."""
     size = (2, len(images), 1)
     row, column = torch.randint(0, 2 * padding + 1, size, generator=generator, device=images.device)
     return row, column
 
 
 def _gathered(images: torch.Tensor, padding: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return the rows (B, H) and columns (B, W) of the images framed by `padding` black pixels, in one gather."""
+    """Return the rows (B, H) and columns (B, W) of the images padded by `padding` black pixels, in one gather."""
     padded = torch.nn.functional.pad(images, [padding] * 4)
     sample = torch.arange(len(images), device=images.device)[:, None, None, None]
     channel = torch.arange(images.shape[1], device=images.device)[:, None, None]

@@ -1,4 +1,4 @@
-"""The data sets that are known by name, and what reads them: torchvision, and scikit-learn for the embedded digits."""
+"""The data sets known by name, read by torchvision, and by scikit-learn for its embedded digits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ DIGITS_TRAINING: Final = 1297
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of a data set by name: its classes, the shape (C, H, W), what augments it, and its reader."""
+class KnownDataset:
+    """A data set known by name: number of classes, shape (C, H, W), augmentation, and reader."""
 
     classes: int
     shape: tuple[int, int, int]
@@ -30,9 +30,10 @@ class Known:
 
 
 def _read_digits(root: Path, download: bool) -> Mapping[str, Any]:
-    """Return scikit-learn's 1,797 digits of 8×8 pixels, 0…16 scaled to [0, 1].
+    """Return scikit-learn's 1,797 digits of 8×8 pixels, scaled from 0…16 to [0, 1].
 
-    1,297 train and 500 test, by the permutation of numpy's frozen generator RandomState(0).
+    The first 1,297 of a permutation by numpy's frozen generator RandomState(0) are for training, the other 500 for
+    testing.
     """
     from sklearn.datasets import load_digits
 
@@ -63,8 +64,9 @@ def _torchvision(
 ) -> Callable[[Path, bool], Mapping[str, Any]]:
     """Return the reader of a torchvision data set `name`.
 
-    `images` gets N×H×W(×C) pixels from it, `labels` is its attribute, and `parts` are the arguments that choose the
-    training and the test split. (CIFAR's own files are pickles; torchvision opens only those of the known MD5.)
+    `images` returns its N×H×W(×C) pixels, `labels` is the name of its attribute, and `parts` are the arguments that
+    select the training and the test split. (CIFAR's own files are pickles; torchvision opens them only if their MD5 is
+    the known one.)
     """
 
     def read(root: Path, download: bool) -> Mapping[str, Any]:
@@ -87,13 +89,15 @@ def _torchvision(
     return read
 
 
-KNOWN: Final[Mapping[str, Known]] = MappingProxyType(
+KNOWN: Final[Mapping[str, KnownDataset]] = MappingProxyType(
     {
-        "mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("MNIST")),
-        "fashion-mnist": Known(10, (1, 28, 28), Augmentation.NONE, _torchvision("FashionMNIST")),
-        "cifar10": Known(10, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR10")),
-        "cifar100": Known(100, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR100")),
-        "svhn": Known(10, (3, 32, 32), Augmentation.NONE, _torchvision("SVHN", _channels_last, "labels", _BY_NAME)),
-        DIGITS: Known(10, (1, 8, 8), Augmentation.NONE, _read_digits),
+        "mnist": KnownDataset(10, (1, 28, 28), Augmentation.NONE, _torchvision("MNIST")),
+        "fashion-mnist": KnownDataset(10, (1, 28, 28), Augmentation.NONE, _torchvision("FashionMNIST")),
+        "cifar10": KnownDataset(10, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR10")),
+        "cifar100": KnownDataset(100, (3, 32, 32), Augmentation.CROP_FLIP, _torchvision("CIFAR100")),
+        "svhn": KnownDataset(
+            10, (3, 32, 32), Augmentation.NONE, _torchvision("SVHN", _channels_last, "labels", _BY_NAME)
+        ),
+        DIGITS: KnownDataset(10, (1, 8, 8), Augmentation.NONE, _read_digits),
     }
 )

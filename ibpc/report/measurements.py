@@ -14,12 +14,14 @@ from ibpc.bounds import AUTO
 from ibpc.data import Dataset, evenly, fit_images
 from ibpc.interval import Interval
 from ibpc.ir import Graph, Node
-from ibpc.lowering import lower_interval, lower_nominal
+from ibpc.lowering import lower_nominal
 from ibpc.network import Network
 from ibpc.ops import operators
-from ibpc.report.runs import Run
+from ibpc.progress import ignore
 from ibpc.report.wording import format_eps
 from ibpc.rounding import Arithmetic
+from ibpc.training.layers import boxes_within
+from ibpc.training.runner import TrainingRun
 from ibpc.verify.attack import Attack
 from ibpc.verify.batch_certifier import BatchCertifier
 from ibpc.verify.data_certifier import DataCertifier
@@ -37,8 +39,6 @@ _WIDTH_IMAGES: Final = 100
 _MAP_IMAGES: Final = 500
 _COMPONENTS: Final = 50
 _PERPLEXITY: Final = 30
-
-Told = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ class FeatureMap:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A run on test images: `curve` at ascending radii, `result` at the report's, widths of boxes, maps of features.
+    """A run by name, measured on test images: accuracies at several radii, widths of boxes, maps of features.
 
-    `images` are the indices of the certified images in the test split, in the order of the examples.
+    `curve` is at ascending radii, `result` at the report's own. `images` are the indices of the certified images in
+    the test split, in the order of the examples.
     """
 
-    run: Run
+    name: str
+    run: TrainingRun
     images: tuple[int, ...] = field(repr=False)
     result: Robustness
     curve: tuple[Robustness, ...]
@@ -82,25 +84,27 @@ class Measuring:
     limit: int
     method: str = AUTO
 
-    def run(self, run: Run, dataset: Dataset, told: Told = str) -> Measurement:
-        """Measure one run; `told` learns what is being done. Raises DataError, PropertyError or UsageError."""
+    def run(
+        self, name: str, run: TrainingRun, dataset: Dataset, progress: Callable[[str], object] = ignore
+    ) -> Measurement:
+        """Measure one run; `progress` gets each stage by name. Raises DataError, PropertyError or UsageError."""
         network = run.network
         chosen = evenly(self.limit, len(dataset.test))
         split = dataset.test.take(torch.tensor(chosen))
         images, labels = split.floats(), split.labels
-        name = _FALLBACK if self.method == AUTO else self.method
-        certifier = DataCertifier(name, BatchCertifier(name, Arithmetic.FLOAT32, ATTACK, _BATCH))
+        method = _FALLBACK if self.method == AUTO else self.method
+        certifier = DataCertifier(method, BatchCertifier(method, Arithmetic.FLOAT32, ATTACK, _BATCH))
         curve = []
         for eps in sorted({min(1.0, share * self.eps) for share in SHARES}):
-            told(f"{run.name}: certify at ε = {format_eps(eps)}")
+            progress(f"{name}: certify at ε = {format_eps(eps)}")
             curve.append(certifier.run(network, images, labels, eps, Journal(None, {})))
-        result = next(found for found in curve if found.eps == min(1.0, self.eps))
-        told(f"{run.name}: bounds through the layers")
+        result = next(point for point in curve if point.eps == min(1.0, self.eps))
+        progress(f"{name}: bounds through the layers")
         widths = layer_widths(network, images[evenly(_WIDTH_IMAGES, len(images))], self.eps)
-        told(f"{run.name}: maps of features")
+        progress(f"{name}: maps of features")
         shown = dataset.test.take(torch.tensor(evenly(_MAP_IMAGES, len(dataset.test))))
         maps = tuple(feature_maps(network, shown.floats(), shown.labels))
-        return Measurement(run, tuple(chosen), result, tuple(curve), widths, maps)
+        return Measurement(name, run, tuple(chosen), result, tuple(curve), widths, maps)
 
 
 # ── widths ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,22 +117,25 @@ def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Wi
     graph = network.graph
     behind = graph.descendants(graph.inputs[:1]) - set(graph.inputs)
     names = [graph.inputs[0], *(node.name for node in graph.order() if node.name in behind and _computes(graph, node))]
-    bounded = lower_interval(graph, network.parameters, outputs=names)
+    boxes_at = boxes_within(network, names)
     nominal = lower_nominal(graph, network.parameters, outputs=names)
     fitted = fit_images(images, network.input_shape).to(network.device)
     widths: list[list[float]] = []
     values: list[tuple[torch.Tensor, ...]] = []
     with torch.no_grad():
         for x in torch.split(fitted, _BATCH):
-            box = Interval.ball(x, eps, network.pixel_range)
-            ends = bounded(box.lower, box.upper)
-            widths.append([float((ends[i + 1] - ends[i]).mean()) * len(x) for i in range(0, len(ends), 2)])
-            found = nominal(x)
-            values.append(found if isinstance(found, tuple) else (found,))
+            boxes = boxes_at(Interval.ball(x, eps, network.pixel_range))
+            widths.append([float(box.width.mean()) * len(x) for box in boxes])
+            values.append(_as_tuple(nominal(x)))
     means = [sum(column) / len(fitted) for column in zip(*widths, strict=True)]
     spreads = [float(torch.cat(column).std(0).mean()) for column in zip(*values, strict=True)]
     rows = zip(names, means, spreads, strict=True)
     return tuple(Width(name, mean, mean / spread if spread > 0 else float("nan")) for name, mean, spread in rows)
+
+
+def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Return the outputs of a lowered graph, which gives a single one without a tuple."""
+    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _computes(graph: Graph, node: Node) -> bool:
@@ -148,7 +155,7 @@ def feature_maps(network: Network, images: torch.Tensor, labels: torch.Tensor) -
     lowered = lower_nominal(network.graph, network.parameters, outputs=list(places.values()))
     fitted = fit_images(images, network.input_shape).to(network.device)
     with torch.no_grad():
-        parts = [found if isinstance(found := lowered(x), tuple) else (found,) for x in torch.split(fitted, _BATCH)]
+        parts = [_as_tuple(lowered(x)) for x in torch.split(fitted, _BATCH)]
     for place, column in zip(places, zip(*parts, strict=True), strict=True):
         yield FeatureMap(place, _in_the_plane(torch.cat(column).flatten(1).cpu().double().numpy()), labels.numpy())
 
@@ -191,7 +198,7 @@ def _in_the_plane(features: NDArray[Any]) -> NDArray[Any]:
 def chosen_examples(measurements: Sequence[Measurement], count: int) -> list[int]:
     """Return the places of up to `count` examples so that every combination of verdicts is seen, rare ones too."""
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for index, examples in enumerate(zip(*(found.result.examples for found in measurements), strict=True)):
+    for index, examples in enumerate(zip(*(measurement.result.examples for measurement in measurements), strict=True)):
         key = tuple((example.verdict, example.predicted == example.label) for example in examples)
         groups.setdefault(key, []).append(index)
     chosen: list[int] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -17,21 +17,21 @@ from matplotlib.image import imsave
 
 from ibpc.data import Dataset, to_unit
 from ibpc.files import beside
+from ibpc.passes.base import listed
 from ibpc.report import charts
 from ibpc.report.measurements import PLACES, Measurement, chosen_examples
 from ibpc.report.pictures import Chart, inline_svg, picture_files
 from ibpc.report.standings import STANDINGS, class_counts, least_margin, standing
 from ibpc.report.style import styled
 from ibpc.report.wording import class_names, format_eps, format_seconds
-from ibpc.verify.results import Example
 
 EXAMPLES: Final = 12
 _SIGNS: Final = {"certified": "✓ certified", "unknown": "? not certified", "attack": "✗ falsified", "wrong": "✗ wrong"}
 
 
 @dataclass(frozen=True)
-class Report:
-    """The page, and the charts on it with the names of their files."""
+class Page:
+    """The HTML of a page, and the charts on it with the names of their files."""
 
     html: str
     charts: tuple[tuple[str, Chart], ...]
@@ -52,8 +52,8 @@ class _Section:
     body: str
 
 
-def make_report(measurements: Sequence[Measurement], dataset: Dataset) -> Report:
-    """Return the report on runs that were measured on the same images of a data set."""
+def make_page(measurements: Sequence[Measurement], dataset: Dataset) -> Page:
+    """Return the page on runs that were measured on the same images of a data set."""
     names = class_names(dataset.name, dataset.classes)
     with styled():
         groups = _charts(measurements, names)
@@ -63,31 +63,27 @@ def make_report(measurements: Sequence[Measurement], dataset: Dataset) -> Report
         }
     sections = [section for section in _sections(measurements, dataset, names, drawn) if section.body]
     named = tuple((_file_name(prefix, chart), chart) for group in groups.values() for prefix, chart in group)
-    return Report(_page(measurements, dataset, sections), named)
+    return Page(_html(measurements, dataset, sections), named)
 
 
 def _charts(measurements: Sequence[Measurement], names: Sequence[str]) -> dict[str, list[tuple[str, Chart]]]:
     """Return the charts of each section, with a prefix that tells the runs apart."""
-    numbered = [(f"run{number}", found) for number, found in enumerate(measurements, 1)]
-    training: tuple[Callable[[Measurement], Chart], ...] = (
-        lambda found: charts.loss_chart(found.run),
-        lambda found: charts.accuracy_chart(found.run),
-        lambda found: charts.schedule_chart(found.run),
-    )
+    numbered = [(f"run{number}", measurement) for number, measurement in enumerate(measurements, 1)]
+    training = (charts.loss_chart, charts.accuracy_chart, charts.schedule_chart)
     together = [("all", charts.comparison_chart(measurements))] if len(measurements) > 1 else []
     widths = [charts.width_chart(measurements), charts.relative_width_chart(measurements)]
     return {
-        "training": [(prefix, draw(found)) for draw in training for prefix, found in numbered],
-        "radius": [(prefix, charts.radius_chart(found)) for prefix, found in numbered] + together,
+        "training": [(prefix, draw(measurement)) for draw in training for prefix, measurement in numbered],
+        "radius": [(prefix, charts.radius_chart(measurement)) for prefix, measurement in numbered] + together,
         "widths": [("all", chart) for chart in widths],
-        "margins": [(prefix, charts.margin_chart(found)) for prefix, found in numbered],
-        "classes": [(prefix, charts.classes_chart(found, names)) for prefix, found in numbered],
+        "margins": [(prefix, charts.margin_chart(measurement)) for prefix, measurement in numbered],
+        "classes": [(prefix, charts.classes_chart(measurement, names)) for prefix, measurement in numbered],
         "maps": [
-            (prefix, charts.map_chart(found.run, shown, names))
+            (prefix, charts.map_chart(measurement.name, features, names))
             for place in PLACES
-            for prefix, found in numbered
-            for shown in found.maps
-            if shown.place == place
+            for prefix, measurement in numbered
+            for features in measurement.maps
+            if features.place == place
         ],
     }
 
@@ -159,7 +155,7 @@ def _on_images(
         "classes",
         "Certified or not, class by class",
         f"What is known of the {len(measurements[0].result.examples):,} images, for each class.",
-        drawn["classes"] + "".join(_class_table(found, names) for found in measurements),
+        drawn["classes"] + "".join(_class_table(measurement, names) for measurement in measurements),
     )
     yield _Section(
         "images",
@@ -182,11 +178,11 @@ def _uncertainty(images: int) -> float:
 
 
 def _cards(measurements: Sequence[Measurement]) -> str:
-    return _grid([_card(found) for found in measurements], len(measurements))
+    return _grid([_card(measurement) for measurement in measurements], len(measurements))
 
 
-def _card(found: Measurement) -> str:
-    result, run = found.result, found.run
+def _card(measurement: Measurement) -> str:
+    result, run = measurement.result, measurement.run
     shares = (
         ("nominal", result.nominal_accuracy),
         ("attack", result.attack_accuracy),
@@ -205,14 +201,14 @@ def _card(found: Measurement) -> str:
     )
     about = f"{escape(run.network.name)}, method {escape(run.recipe.method)}, ε = {format_eps(result.eps)}"
     return (
-        f'<article class="card"><h3>{escape(run.name)}</h3>\n<div class="of">{about}</div>\n'
+        f'<article class="card"><h3>{escape(measurement.name)}</h3>\n<div class="of">{about}</div>\n'
         f'<dl class="shares">{rows}</dl>\n<div class="bar" aria-hidden="true">{parts}</div>\n'
         f'<ul class="key">{keys}</ul></article>\n'
     )
 
 
 def _facts(measurements: Sequence[Measurement]) -> str:
-    runs = [found.run for found in measurements]
+    runs = [measurement.run for measurement in measurements]
     rows = (
         ("network", [run.network.name for run in runs]),
         ("parameters", [f"{run.network.parameter_count():,}" for run in runs]),
@@ -223,15 +219,15 @@ def _facts(measurements: Sequence[Measurement]) -> str:
         ("threads", [str(run.receipt["hardware"]["threads"]) for run in runs]),
         ("seed", [str(run.receipt.get("seed", "")) for run in runs]),
     )
-    return _table("The runs", [run.name for run in runs], rows)
+    return _table("The runs", [measurement.name for measurement in measurements], rows)
 
 
-def _class_table(found: Measurement, names: Sequence[str]) -> str:
-    counts = class_counts(found.result, len(names))
+def _class_table(measurement: Measurement, names: Sequence[str]) -> str:
+    counts = class_counts(measurement.result, len(names))
     rows = [(name, [f"{row[key]:,}" for key in STANDINGS]) for name, row in zip(names, counts, strict=True)]
     total = [f"{sum(row[key] for row in counts):,}" for key in STANDINGS]
-    table = _table(f"{found.run.name}: images", list(STANDINGS.values()), [*rows, ("all", total)], "class")
-    return f"<details><summary>{escape(found.run.name)} as a table</summary>{table}</details>\n"
+    table = _table(f"{measurement.name}: images", list(STANDINGS.values()), [*rows, ("all", total)], "class")
+    return f"<details><summary>{escape(measurement.name)} as a table</summary>{table}</details>\n"
 
 
 def _table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]], corner: str = "") -> str:
@@ -268,18 +264,17 @@ def _images(measurements: Sequence[Measurement], dataset: Dataset, names: Sequen
 def _image(place: int, measurements: Sequence[Measurement], dataset: Dataset, names: Sequence[str]) -> str:
     index = measurements[0].images[place]
     label = names[int(dataset.test.labels[index])]
-    verdicts = "".join(
-        _verdict(found, found.result.examples[place], names, len(measurements)) for found in measurements
-    )
+    verdicts = "".join(_verdict(measurement, place, names, len(measurements)) for measurement in measurements)
     return (
         f'<figure><img src="{_picture(dataset.test.images[index])}" alt="Test image {index}, of class {escape(label)}">'
         f"<figcaption>image {index}, class {escape(label)}<ul>{verdicts}</ul></figcaption></figure>\n"
     )
 
 
-def _verdict(found: Measurement, example: Example, names: Sequence[str], runs: int) -> str:
+def _verdict(measurement: Measurement, place: int, names: Sequence[str], runs: int) -> str:
+    example = measurement.result.examples[place]
     key, least = standing(example), least_margin(example)
-    who = f"{escape(found.run.name)}: " if runs > 1 else ""
+    who = f"{escape(measurement.name)}: " if runs > 1 else ""
     seen = f" as {escape(names[example.predicted])}" if key == "wrong" else ""
     margin = f"{least:+.2f}".replace("-", "−") if isfinite(least) else "no bound"
     return f'<li>{who}<span class="verdict {key}">{_SIGNS[key]}{seen}</span> {margin}</li>'
@@ -295,18 +290,18 @@ def _picture(image: torch.Tensor) -> str:
 
 def _receipts(measurements: Sequence[Measurement]) -> str:
     return "".join(
-        f"<details><summary>{escape(found.run.name)}</summary>"
-        f"<pre>{escape(json.dumps(found.run.receipt, indent=2, ensure_ascii=False))}</pre></details>\n"
-        for found in measurements
+        f"<details><summary>{escape(measurement.name)}</summary>"
+        f"<pre>{escape(json.dumps(measurement.run.receipt, indent=2, ensure_ascii=False))}</pre></details>\n"
+        for measurement in measurements
     )
 
 
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
-def _page(measurements: Sequence[Measurement], dataset: Dataset, sections: Sequence[_Section]) -> str:
-    names = [found.run.name for found in measurements]
-    title = f"How robust {'is' if len(names) == 1 else 'are'} {_listed(names)}?"
+def _html(measurements: Sequence[Measurement], dataset: Dataset, sections: Sequence[_Section]) -> str:
+    names = [measurement.name for measurement in measurements]
+    title = f"How robust {'is' if len(names) == 1 else 'are'} {listed(names)}?"
     result = measurements[0].result
-    versions = {str(found.run.receipt["versions"]["ibpc"]) for found in measurements}
+    versions = {str(measurement.run.receipt["versions"]["ibpc"]) for measurement in measurements}
     style = Path(__file__).with_name("page.css").read_text("utf-8")
     links = "".join(f'<li><a href="#{section.id}">{escape(section.title)}</a></li>' for section in sections)
     body = "".join(
@@ -324,10 +319,6 @@ def _page(measurements: Sequence[Measurement], dataset: Dataset, sections: Seque
         f"<footer>Written by ibpc {escape(', '.join(sorted(versions)))}; t-SNE and attacks are seeded, so the same "
         "runs give the same page.</footer>\n</body>\n</html>\n"
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def figures_folder(page: Path) -> Path:

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ibpc.progress import ignore
 from ibpc.training.records import EpochRecord
 from ibpc.training.reporting import Reporter, Silent
 from ibpc.training.schedules import Moment, Timeline
@@ -124,7 +125,7 @@ def certification_progress(total: int, workers: Workers = ALONE) -> Iterator[Cal
     Of several processes the first draws, for its share alone.
     """
     if not workers.is_first:
-        yield int
+        yield ignore
         return
     columns = (
         TextColumn("certify"),

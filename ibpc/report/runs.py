@@ -1,10 +1,9 @@
-"""Finished training runs, read back from their folders: what a report shows of them."""
+"""Finished training runs, read back from their folders."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any, Final
@@ -17,30 +16,14 @@ from ibpc.frontends.strict_json import read_json
 from ibpc.network import Network
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import METRICS, RECEIPT, RECIPE, EpochRecord
+from ibpc.training.runner import TrainingRun
 
 _LARGEST: Final = 1e300
 _REMEDY: Final = "ibpc train --resume finishes a run that was interrupted"
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run: the trained network, its recipe, one record an epoch, and the receipt."""
-
-    path: Path
-    name: str
-    network: Network = field(repr=False)
-    recipe: Recipe = field(repr=False)
-    records: tuple[EpochRecord, ...] = field(repr=False)
-    receipt: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def data(self) -> str:
-        """The name of the data set it was trained on."""
-        return str(self.receipt["data"]["name"])
-
-
-def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
-    """Return the runs in the folders, named so that no two are the same.
+def read_runs(paths: Sequence[Path]) -> dict[str, TrainingRun]:
+    """Return the runs in the folders, in order, by the names of their folders, or by their paths if names coincide.
 
     Raises UsageError for a folder that is named twice, ArtifactError for one that is no artifact, TrainingError for one
     without a finished run, SpecError for a damaged recipe.
@@ -52,17 +35,17 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
             :1
         ],
     )
-    unique = len({path.name for path in resolved}) == len(paths)
-    names = [found.name if unique else str(path) for path, found in zip(paths, resolved, strict=True)]
-    return tuple(_read(path, _printable(name)) for path, name in zip(paths, names, strict=True))
+    is_unique = len({path.name for path in resolved}) == len(paths)
+    names = [whole.name if is_unique else str(path) for path, whole in zip(paths, resolved, strict=True)]
+    return {_printable(name): _read(path) for path, name in zip(paths, names, strict=True)}
 
 
 def _printable(name: str) -> str:
-    """Return a name without the bytes that are no text."""
-    return name.encode(errors="replace").decode()
+    """Return a name with the bytes that are not text escaped, so that different names stay different."""
+    return name.encode(errors="backslashreplace").decode()
 
 
-def _read(path: Path, name: str) -> Run:
+def _read(path: Path) -> TrainingRun:
     if not path.is_dir():
         raise ArtifactError.at(path, "no such folder", "a run, written by ibpc train")
     folder = path / TRAINING
@@ -75,17 +58,17 @@ def _read(path: Path, name: str) -> Run:
     records = tuple(_records(folder / METRICS))
     if len(records) != recipe.epochs:
         raise TrainingError.at(folder / METRICS, f"{len(records)} epochs", f"{recipe.epochs}, one line each", _REMEDY)
-    return Run(path, name, Network.load(path), recipe, records, receipt)
+    return TrainingRun(path, Network.load(path), recipe, records, receipt)
 
 
 def _receipt(path: Path) -> Mapping[str, Any]:
     receipt = read_json(path)
     parts = [("data", "name"), ("data", "sha256"), ("hardware", "threads"), ("versions", "ibpc")]
-    whole = isinstance(receipt, dict) and all(isinstance(receipt.get(part), dict) for part, _ in parts)
-    if not whole or any(key not in receipt[part] for part, key in parts) or not _is_number(receipt.get("seconds")):
+    has_parts = isinstance(receipt, dict) and all(isinstance(receipt.get(part), dict) for part, _ in parts)
+    if not has_parts or any(key not in receipt[part] for part, key in parts) or not _is_number(receipt.get("seconds")):
         raise TrainingError.at(path, "damaged", "a receipt as ibpc wrote it", "train again, or restore the file")
-    found: dict[str, Any] = receipt
-    return found
+    checked: dict[str, Any] = receipt
+    return checked
 
 
 def _is_number(value: Any) -> bool:
@@ -108,7 +91,7 @@ def _records(path: Path) -> Iterable[EpochRecord]:
 
 
 def _is_plain(record: EpochRecord) -> bool:
-    """Return whether what is drawn of a record is numbers."""
+    """Return whether every figure of a record that is drawn is a number."""
     numbers = [record.epoch, record.eps, record.kappa, record.nominal_accuracy]
     numbers += [] if record.certified_accuracy is None else [record.certified_accuracy]
     numbers += [] if record.validation is None else [record.validation.nominal, record.validation.certified]
@@ -116,20 +99,21 @@ def _is_plain(record: EpochRecord) -> bool:
     return all(map(_is_number, [*numbers, *losses])) and all(map(str.isprintable, record.losses))
 
 
-def common_data(runs: Sequence[Run]) -> str:
+def common_data(runs: Mapping[str, TrainingRun]) -> str:
     """Return the name of the data set that all runs were trained on. Raises DataError if they differ."""
-    names = {run.data: run.name for run in runs}
+    names = {str(run.receipt["data"]["name"]): name for name, run in runs.items()}
     if len(names) > 1:
         found = ", ".join(f"{name} on {data}" for data, name in names.items())
         raise DataError.at("report", f"runs on different data sets: {found}", "one data set", "--data chooses one")
-    return runs[0].data
+    return next(iter(names))
 
 
-def check_data(runs: Sequence[Run], dataset: Dataset) -> None:
-    """Raise DataError unless the data set is what the runs of its name were trained on, and fits all networks."""
-    for run in runs:
-        where = f"data set {dataset.name}"
-        if run.data == dataset.name and run.receipt["data"]["sha256"] != dataset.sha256:
-            raise DataError.at(where, f"other images than those that {run.name} was trained on", "the same data set")
+def check_data(runs: Mapping[str, TrainingRun], dataset: Dataset) -> None:
+    """Raise DataError unless the data set fits all networks, and is that of every run that names it."""
+    where = f"data set {dataset.name}"
+    for name, run in runs.items():
+        data = run.receipt["data"]
+        if data["name"] == dataset.name and data["sha256"] != dataset.sha256:
+            raise DataError.at(where, f"other images than those that {name} was trained on", "the same data set")
         if run.network.classes != dataset.classes:
-            raise DataError.at(where, f"{dataset.classes} classes", f"{run.network.classes}, those of {run.name}")
+            raise DataError.at(where, f"{dataset.classes} classes", f"{run.network.classes}, those of {name}")

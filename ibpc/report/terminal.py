@@ -33,25 +33,34 @@ from ibpc.verify.verdicts import Verdict
 
 
 def console() -> Console:
-    """Return the console that everything is printed on: names are shown as they are, whatever brackets they have."""
+    """Return the console for results; brackets in names are not taken for markup."""
     return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
+def _error_console() -> Console:
+    """Return the console for notes, on standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+
+
 def show_network(network: Network) -> None:
-    """Print one row a node: name, operator, shape of a sample, parameters, multiply-accumulates."""
-    table = Table(title=f"{network.name}", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    """Print one row per node: name, operator, shape of a sample, parameters, multiply-accumulates."""
+    table = _table(network.name)
     for heading in ("node", "operator", "reads", "shape"):
         table.add_column(heading, overflow="fold")
     table.add_column("parameters", justify="right")
     table.add_column("MACs", justify="right")
-    totals = [0, 0]
+    total_macs = 0
     for node in network.graph.order():
         trainable = operators()[node.operator].trainable
         arrays = network.graph.parameters_of(node.name)
         owned = (role for role in arrays if role in trainable and f"{node.name}.{role}" in network.graph.state)
         count = sum(prod(arrays[role].shape) for role in owned)
         macs = operators()[node.operator].macs(call_of(network.graph, node))
-        totals = [totals[0] + count, totals[1] + macs]
+        total_macs += macs
         table.add_row(
             node.name,
             " ".join([node.operator, *(f"@{constraint}" for constraint in node.constraints)]),
@@ -61,13 +70,13 @@ def show_network(network: Network) -> None:
             f"{macs:,}" if macs else "",
         )
     table.add_section()
-    table.add_row("total", "", "", "", f"{totals[0]:,}", f"{totals[1]:,}", style="bold")
+    table.add_row("total", "", "", "", f"{network.parameter_count():,}", f"{total_macs:,}", style="bold")
     console().print(table)
 
 
 def show_operators() -> None:
-    """Print one row an operator: its rules, the layers that name it, and the ONNX versions it is read from."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    """Print one row per operator: its rules, the layers that name it, and the ONNX versions it is read from."""
+    table = _table()
     for heading in ("operator", "rules", "layers in specs", "ONNX (operator versions)", "what it is"):
         table.add_column(heading, overflow="fold")
     for name, operator in sorted(operators().items()):
@@ -79,7 +88,7 @@ def show_operators() -> None:
 
 
 def show_compilation(network: Network) -> None:
-    """Print the notes of the frontend, and what each pass of the evaluation pipeline changes and refuses."""
+    """Print the notes of the frontend, and what each pass of the evaluation pipeline changed and refused."""
     out = console()
     for note in network.notes:
         out.print(Text(f"import: {note}"))
@@ -89,7 +98,7 @@ def show_compilation(network: Network) -> None:
 
 
 def show_compiled(network: Network, path: Path) -> None:
-    """Print one line about an artifact that was written, and the note on a constant that takes its verdicts away."""
+    """Print one line about a written artifact, and the note on an inexact constant, which rules out verdicts."""
     count = network.parameter_count()
     size = f" → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
     console().print(Text.assemble("compiled ", (network.name, "bold"), size))
@@ -99,41 +108,34 @@ def show_compiled(network: Network, path: Path) -> None:
             console().print(Text(f"  {note}", style="yellow"))
 
 
-def show_radii(model: Path, method: str, found: Sequence[tuple[str, Radius]]) -> None:
-    """Print the radius up to which each input is certified, and from where on it is falsified."""
-    title = f"{model}: certified radius in pixels of [0, 1] ({method})"
-    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+def show_radii(model: Path, method: str, radii: Sequence[tuple[str, Radius]]) -> None:
+    """Print the radius up to which each input is certified, and the one from which it is falsified."""
+    table = _table(f"{model}: certified radius in pixels of [0, 1] ({method})")
     table.add_column("")
     for name in ("certified up to", "falsified from", "decisions"):
         table.add_column(name, justify="right")
-    for name, one in found:
-        falsified = "" if one.falsified is None else _decimal(one.falsified, ROUND_CEILING)
-        table.add_row(name, _decimal(one.certified, ROUND_FLOOR), falsified, str(one.decisions))
-    if len(found) > 1:
-        mean = sum(one.certified for _, one in found) / len(found)
+    for name, radius in radii:
+        falsified = "" if radius.falsified is None else _decimal(radius.falsified, ROUND_CEILING)
+        table.add_row(name, _decimal(radius.certified, ROUND_FLOOR), falsified, str(radius.decisions))
+    if len(radii) > 1:
+        mean = sum(radius.certified for _, radius in radii) / len(radii)
         table.add_row("mean", f"{mean:.4f}", "", "", style="bold")
     console().print(table)
 
 
 def _decimal(radius: float, rounding: str) -> str:
-    """Return a radius with four digits, more where it is small, rounded so that no more is claimed than is known."""
+    """Return a radius with four decimals, or more if it is small, rounded in the direction that claims less."""
     written = Decimal(repr(radius))
     return str(written.quantize(Decimal(1).scaleb(min(-4, written.adjusted() - 3)), rounding))
 
 
-# So many images a class are enough to wonder where a class is.
+# From this many images per class on, a missing class is suspicious.
 _TELLING: Final = 3
 
 
 def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
     """Print the three accuracies and how they were obtained."""
-    table = Table(
-        title=f"{model} on {dataset.name}, {len(result.examples):,} test images, ε = {format_eps(result.eps)}",
-        title_justify="left",
-        box=None,
-        header_style="bold",
-        pad_edge=False,
-    )
+    table = _table(f"{model} on {dataset.name}, {len(result.examples):,} test images, ε = {format_eps(result.eps)}")
     table.add_column("")
     table.add_column("share", justify="right")
     table.add_column("images", justify="right")
@@ -152,10 +154,10 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
     out.print(table)
     present, classes = ({*labels} for labels in (_labels(result), dataset.test.labels.tolist()))
     if len(present) < len(classes) and len(result.examples) >= _TELLING * len(classes):
-        found = f"these {len(result.examples):,} images, the first, are of {len(present)} of {len(classes)} classes"
-        out.print(f"{found}: the test images are sorted", style="yellow")
+        seen = f"the first {len(result.examples):,} images are of only {len(present)} of {len(classes)} classes"
+        out.print(f"{seen}: the test images are sorted", style="yellow")
     if result.unbounded:
-        out.print(f"of {result.unbounded:,} images no bound is known: {_undefined('the network')}", style="dim")
+        out.print(f"{result.unbounded:,} images have no bound: {_undefined('the network')}", style="dim")
     out.print(f"{result.seconds:.1f} s", style="dim")
 
 
@@ -164,7 +166,7 @@ def _labels(result: Robustness) -> list[int]:
 
 
 def _shares_of_methods(result: Robustness) -> list[tuple[str, int, str]]:
-    """Return what each method proved, where the plan has several."""
+    """Return a row for each method with the number of images it proved, if the plan has several methods."""
     counts = Counter(example.method for example in result.examples if example.verdict is Verdict.VERIFIED)
     if set(counts) <= {result.method}:
         return []
@@ -180,7 +182,7 @@ _STYLES: Final = {
 
 
 def show_decision(model: Path, prop: Property, decision: Decision) -> None:
-    """Print the verdict on one property, and what it rests on."""
+    """Print the verdict on one property, and the evidence for it."""
     out = console()
     verdict = Text(decision.verdict.value, style=_STYLES[decision.verdict])
     out.print(Text.assemble(verdict, f"  {model}, property {prop.name}, {decision.seconds:.1f} s"))
@@ -195,7 +197,7 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
         out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
     if margins:
         refuted = sum(margin > 0 for margin in margins)
-        # Where a search excluded a disjunct it says that there is no counterexample, not by how far.
+        # A search that excludes a disjunct shows that there is no counterexample, but gives no margin.
         least = f", least margin {min(margins):.6g}" if all(map(isfinite, margins)) else ""
         out.print(
             f"  {refuted:,} of {len(margins):,} disjuncts excluded{least} "
@@ -205,7 +207,7 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
 
 
 def _undefined(node: str) -> str:
-    return f"{node} may be NaN, beyond the range of its type, or rounded as runtimes please, so bounds say nothing"
+    return f"{node} may be NaN, beyond the range of its type, or rounded differently by runtimes, so bounds say nothing"
 
 
 def show_claims(path: Path, claims: Sequence[Claim]) -> None:
@@ -220,7 +222,7 @@ def show_claims(path: Path, claims: Sequence[Claim]) -> None:
 
 
 def show_run(run: TrainingRun, data: str | None) -> None:
-    """Print where a run is, what it reached on the images held out of training, and what to do next with its data."""
+    """Print where a run is saved, its accuracies on the held-out images, and the command to run next."""
     out = console()
     where = f" → {run.out}/ in {run.receipt['seconds']:.0f} s"
     out.print(Text.assemble("trained ", (run.network.name, "bold"), where))
@@ -231,19 +233,20 @@ def show_run(run: TrainingRun, data: str | None) -> None:
         )
     if run.is_at_chance:
         hint = "a longer schedule.warmup or schedule.ramp, or a lower optimizer.learning_rate, may help"
-        out.print(f"it answers as chance would: {hint}", style="yellow")
+        out.print(f"its accuracy is about that of chance: {hint}", style="yellow")
     given = "" if data is None else f" --data {data}"
     out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}{given}", style="dim")
 
 
 def show_advice(advice: Iterable[str]) -> None:
-    """Print on standard error what the source of a method would have otherwise."""
+    """Print on standard error where a network deviates from what the paper of its training method recommends."""
+    err = _error_console()
     for text in advice:
-        Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False).print(f"note: {text}")
+        err.print(f"note: {text}")
 
 
 def show_outcome(outcome: Outcome) -> None:
-    """Print one line about a trial of a sweep that has ended."""
+    """Print one line about a finished trial of a sweep."""
     if outcome.nominal is None or outcome.certified is None:
         reached = outcome.problem
     else:
@@ -257,16 +260,16 @@ def _settings(outcome: Outcome) -> str:
 
 
 def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
-    """Print the trials that no other beats in both accuracies, and how the others went."""
-    front = sorted((found for found in outcomes if found.on_front), key=lambda found: found.nominal or 0.0)
-    table = Table(title="trials that no other beats in both", title_justify="left", box=None, pad_edge=False)
+    """Print the trials that no other beats in both accuracies, and how many trials failed."""
+    front = sorted((outcome for outcome in outcomes if outcome.on_front), key=lambda outcome: outcome.nominal or 0.0)
+    table = _table("trials that no other beats in both")
     for heading in ("nominal", "certified"):
         table.add_column(heading, justify="right")
     for heading in ("run", "values"):
         table.add_column(heading, overflow="fold")
-    for found in front:
-        table.add_row(f"{found.nominal:.2%}", f"{found.certified:.2%}", str(found.folder), _settings(found))
-    failed = sum(found.nominal is None for found in outcomes)
+    for outcome in front:
+        table.add_row(f"{outcome.nominal:.2%}", f"{outcome.certified:.2%}", str(outcome.folder), _settings(outcome))
+    failed = sum(outcome.nominal is None for outcome in outcomes)
     out = console()
     out.print(table)
     trials = "1 trial" if len(outcomes) == 1 else f"{len(outcomes)} trials"

@@ -1,18 +1,16 @@
 """Projected gradient ascent in a training step (Madry et al. 2018, arXiv 1706.06083), and boxes around its points.
 
-Nothing here waits for the device, and every random number comes from the generator that is handed in.
+Nothing here waits for the device, and every random number comes from the generator passed in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 from typing import TypeAlias
 
 import torch
-from torch import nn
 
 from ibpc.interval import Interval
 from ibpc.training.draws import Draws
@@ -22,9 +20,9 @@ Values: TypeAlias = Callable[..., torch.Tensor]
 Repeated: TypeAlias = Callable[..., tuple[torch.Tensor, ...]]
 
 
-# ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
+# ── options of a recipe ─────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
-class Attack:
+class AttackOptions:
     """How a training step searches for adversarial points."""
 
     steps: int = value(
@@ -65,7 +63,7 @@ class Attack:
 
 @dataclass(frozen=True)
 class SmallBox:
-    """The box that is propagated in place of the whole one, and how it shrinks on its way."""
+    """The small box that is propagated in place of the whole ball, and how boxes shrink at ReLUs."""
 
     share: float = value(
         0.4,
@@ -86,10 +84,10 @@ class SmallBox:
 
 
 # ── searching ───────────────────────────────────────────────────────────────────────────────────────────────────
-class Score:
-    """What an attack makes great: `values(points, *others)` maps points (B, …) to (B,), each row apart from the others.
+class AttackScore:
+    """What an attack maximizes: `values(points, *others)` maps points (B, …) to (B,), row by row.
 
-    `others` are tensors that the values depend on too, such as labels. `repeat` returns a function of tensors as the
+    `others` are further tensors that the values depend on, such as labels. `repeat` wraps a function of tensors as the
     engine runs it.
     """
 
@@ -110,11 +108,13 @@ class Score:
         return values.detach(), slopes
 
 
-def ascend(score: Score, box: Interval, attack: Attack, draws: Draws, *others: torch.Tensor) -> torch.Tensor:
-    """Return points (B, …) of the box with a great score, without gradients.
+def ascend(
+    score: AttackScore, box: Interval, attack: AttackOptions, draws: Draws, *others: torch.Tensor
+) -> torch.Tensor:
+    """Return points (B, …) of the box with a high score, without gradients.
 
-    `others` are what the score depends on besides the points. Starts are uniform in the box. Of all points that were
-    visited the best is returned; the single step of a single search is taken without looking back.
+    `others` are what the score depends on besides the points. Starts are uniform in the box. The best of all visited
+    points is returned, except that a single step of a single search is taken unconditionally.
     """
     lower, upper = box.lower.detach(), box.upper.detach()
     radius = (upper - lower) / 2
@@ -133,7 +133,7 @@ def ascend(score: Score, box: Interval, attack: Attack, draws: Draws, *others: t
 
 
 class _Best:
-    """The points of the greatest score so far, row by row."""
+    """The points with the highest score so far, row by row."""
 
     points: torch.Tensor
     _scores: torch.Tensor | None = None
@@ -153,21 +153,10 @@ def project(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.
 
 
 def small_box(points: torch.Tensor, box: Interval, radius: float) -> Interval:
-    """Return the box of `radius` around `points` (B, …), moved to lie inside `box`.
+    """Return the box of `radius` around `points` (B, …), moved to lie inside `box` (Müller et al. 2023, section 3).
 
-    Where `box` is narrower than 2 · radius, all of it (Müller et al. 2023, arXiv 2210.04871, section 3).
+    Where `box` is narrower than 2 · radius, the result is all of it.
     """
     reach = ((box.upper - box.lower) / 2).clamp(max=radius)
     middle = project(points, box.lower + reach, box.upper - reach)
     return Interval.bounds(torch.maximum(middle - reach, box.lower), torch.minimum(middle + reach, box.upper))
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation while the block runs: parametrizations then keep their state as it is."""
-    was = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was)

@@ -1,4 +1,4 @@
-"""Means of the weights over the last part of a run, and BatchNormalization statistics that fit the final weights."""
+"""Averages of the weights over the last part of a run, and BatchNormalization statistics for the final weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from torch import nn
 
 from ibpc.lowering import Phase, entry_of, lower_nominal
 from ibpc.network import Network
-from ibpc.training.attack import evaluating
+from ibpc.training.evaluating import evaluating
 from ibpc.training.fields import value
+from ibpc.training.momentum import BATCH_NORMALIZATION, REPLACED, with_momentum
 
 NONE: Final = "none"
 EQUAL: Final = "swa"
@@ -20,12 +21,10 @@ EXPONENTIAL: Final = "ema"
 POPULATION: Final = "population"
 RUNNING: Final = "running"
 
-_BATCH_NORMALIZATION: Final = "BatchNormalization"
-
 
 @dataclass(frozen=True)
 class Averaging:
-    """Which mean of the weights a run ends with, and by which statistics it then normalizes."""
+    """Which average of the weights a run ends with, and which statistics BatchNormalization then uses."""
 
     kind: str = value(
         NONE,
@@ -52,7 +51,7 @@ class Averaging:
 
 
 class WeightAverage:
-    """The mean of a model's parameters over the steps of a run. Nothing is kept before it begins."""
+    """The mean of a model's parameters over the last steps of a run; empty before it begins."""
 
     def __init__(self, options: Averaging, model: nn.Module, total: int) -> None:
         self._options = options
@@ -62,7 +61,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take the weights after `step`, counted from 0, into the mean."""
+        """Add the weights after `step`, counted from 0, to the mean, if they are due."""
         past = step + 1 - self._first
         if self._options.kind == NONE or past <= 0 or past % self._options.every:
             return
@@ -76,7 +75,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def apply(self) -> bool:
-        """Put the mean into the model. Return whether there is one."""
+        """Copy the mean into the model, and return whether there is one."""
         for name, mean in self._mean.items():
             self._parameters[name].copy_(mean)
         return bool(self._mean)
@@ -86,7 +85,7 @@ class WeightAverage:
         return dict(self._mean)
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a state. Raises KeyError for a parameter that is not there."""
+        """Continue from a state. Raises KeyError for a parameter that the model does not have."""
         self._mean = {name: mean.to(self._parameters[name].device) for name, mean in state.items()}
 
 
@@ -94,17 +93,15 @@ class WeightAverage:
 def population_statistics(network: Network, batches: Iterable[torch.Tensor]) -> None:
     """Set the running statistics of every BatchNormalization to those of batches (B, …) under the present weights.
 
-    With mean μ and variance v of each batch: E[μ] and E[v + μ²] − E[μ]² (Wu and Johnson 2021, arXiv 2105.07576, section
-    3), where each batch is normalized by its own. Batches are of one size.
+    With mean μ and variance v of each batch, they become E[μ] and E[v + μ²] − E[μ]², where each batch is normalized by
+    its own statistics (Wu and Johnson 2021, arXiv 2105.07576, section 3). All batches have the same size.
     """
-    graph = network.graph.copy()
-    names = [node.name for node in graph.order() if node.operator == _BATCH_NORMALIZATION]
+    names = [node.name for node in network.graph.order() if node.operator == BATCH_NORMALIZATION]
     if not names:
         return
-    for name in names:
-        graph.replace(name, attributes={**graph.node(name).attributes, "momentum": 0.0})
     pairs = [(_buffer(network, name, "running_mean"), _buffer(network, name, "running_var")) for name in names]
     means, squares = ([torch.zeros_like(mean) for mean, _ in pairs] for _ in range(2))
+    graph = with_momentum(network.graph, REPLACED)
     forward = lower_nominal(graph, network.parameters, Phase.TRAINING)
     count = 0
     with evaluating(network.parameters):

@@ -1,4 +1,4 @@
-"""Boxes through the network in a training step, regularized while ε climbs (Shi et al. 2021, arXiv 2103.17268)."""
+"""Interval propagation in a training step, regularized while ε climbs (Shi et al. 2021, arXiv 2103.17268)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ LEAST_EPS: Final = 1e-6
 
 @dataclass(frozen=True)
 class Bounded:
-    """Logits and margins (B, K), and the regularization with its weight in it, a scalar or None."""
+    """Logits and margins (B, K), and the weighted regularization, a scalar or None."""
 
     logits: torch.Tensor
     margins: torch.Tensor
     warm_up: torch.Tensor | None
 
     def regularized(self, loss: torch.Tensor) -> torch.Tensor:
-        """Return the loss with the regularization."""
+        """Return the loss plus the regularization, if there is one."""
         return loss if self.warm_up is None else loss + self.warm_up
 
     def parts(self, **parts: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the named parts of the loss, the regularization among them if there is one."""
+        """Return the named parts of the loss, with the regularization if there is one."""
         return parts if self.warm_up is None else {**parts, "warm_up_loss": self.warm_up}
 
 
 class Bounding:
-    """Propagates boxes, and regularizes them while ε climbs: both weights fall as 1 − ε / its final value."""
+    """Propagates boxes and, while ε climbs, regularizes them with weights that fall as 1 − ε / (final ε)."""
 
     def __init__(self, graphs: TrainingGraphs, recipe: Recipe) -> None:
         self._graphs = graphs
@@ -46,13 +46,13 @@ class Bounding:
         self._is_on = bool(self._options.tightness or self._options.balance) and bool(graphs.rectified)
 
     def eps(self, moment: Moment) -> float:
-        """Return the radius to propagate: the moment's, and never 0 while boxes are regularized."""
+        """Return the radius to propagate: that of the moment, but not 0 while boxes are regularized."""
         return max(moment.eps, LEAST_EPS) if self._strength(moment) > 0 else moment.eps
 
     def __call__(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, moment: Moment) -> Bounded:
         """Return the logits at x (B, …), the bounds of the margins over the box, and the regularization.
 
-        Where κ is 0 the logits are no part of the loss, and carry no gradient.
+        If κ is 0, the loss does not use the logits and they carry no gradient.
         """
         graphs = self._graphs if moment.kappa else self._graphs.undescended
         if self._strength(moment) == 0:
@@ -61,7 +61,7 @@ class Bounding:
         return Bounded(logits, margins, self.regularization(box, boxes, moment))
 
     def regularization(self, box: Interval, boxes: Sequence[Interval], moment: Moment) -> torch.Tensor | None:
-        """Return the weighted regularization of the boxes that rectifiers read, None once it has faded out."""
+        """Return the weighted regularization of the boxes that rectifiers read, or None once it has faded out."""
         strength = self._strength(moment)
         if strength == 0:
             return None

@@ -1,4 +1,4 @@
-"""The checkpoint: one safetensors file from which a run goes on exactly. Nothing in it is ever unpickled.
+"""The checkpoint: one safetensors file from which a run resumes exactly. Nothing in it is unpickled.
 
 Tensors are the parameters and buffers (`model.NAME`), the optimizer's state (`optimizer.NAME.KEY`), the mean of the
 weights (`average.NAME`) and the states of the random generators (`random.NAME`); the header holds the rest as JSON.
@@ -56,7 +56,7 @@ _SCHEMA: Final[Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be the same when a run goes on: recipe and seed, the data's SHA-256, the graph's text."""
+    """What must be the same when a run is resumed: recipe, seed, SHA-256 of the data, text of the graph."""
 
     recipe: Mapping[str, Any]
     seed: int
@@ -64,7 +64,7 @@ class Identity:
     graph: str
 
     def differences(self, other: Identity, where: Path) -> Iterator[Problem]:
-        """Yield what is different in `other`, the run on disk."""
+        """Yield every difference to `other`, the run on disk."""
         yield from _changed(self.recipe, other.recipe, where, "recipe")
         if self.seed != other.seed:
             yield Problem(str(where), f"seed {self.seed}", f"{other.seed}, that of the run")
@@ -85,7 +85,7 @@ def _changed(mine: Mapping[str, Any], theirs: Mapping[str, Any], where: Path, pr
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run after `epoch` whole epochs and `seconds` of work."""
+    """A run after `epoch` whole epochs and `seconds` of computing time."""
 
     identity: Identity
     epoch: int
@@ -121,7 +121,7 @@ class Checkpoint:
         average: WeightAverage,
         where: Path,
     ) -> None:
-        """Put the state back. Raises TrainingError unless all of it is there, and is that of such a run."""
+        """Restore the state. Raises TrainingError unless it is complete and fits this run."""
         raise_all(TrainingError, self._misfits(model, optimization, generator, where))
         try:
             model.load_state_dict(self._part(_MODEL))
@@ -136,32 +136,32 @@ class Checkpoint:
     def _misfits(
         self, model: nn.Module, optimization: Optimization, generator: torch.Generator, where: Path
     ) -> Iterator[Problem]:
-        """Yield the tensors that are missing, unknown, or of another type or shape than those of such a run."""
+        """Yield the tensors that are missing, unknown, or of another type or shape than in this run."""
         parameters = dict(model.named_parameters())
         kept = {
             f"{name}.{key}": entry
             for name, parameter in parameters.items()
             for key, entry in optimization.state_of(parameter).items()
         }
-        found = self._part(_OPTIMIZER)
-        is_fresh = self.epoch == 0 and not found
-        moved = {key.rpartition(".")[0] for key in found} & parameters.keys()
+        states = self._part(_OPTIMIZER)
+        is_fresh = self.epoch == 0 and not states
+        moved = {key.rpartition(".")[0] for key in states} & parameters.keys()
         if kept and not is_fresh and not moved:
             yield Problem(str(where), "no state of the optimizer", f"that after {self.epoch} epochs")
         required = {key: entry for key, entry in kept.items() if key.rpartition(".")[0] in moved}
-        yield from _odd(_OPTIMIZER, found, required, where)
+        yield from _odd(_OPTIMIZER, states, required, where)
         yield from _odd(_MODEL, self._part(_MODEL), model.state_dict(), where)
         yield from _odd(_RANDOM, self._part(_RANDOM), _random_states(generator), where)
         yield from _odd(_AVERAGE, mean := self._part(_AVERAGE), parameters if mean else {}, where)
         known = (_OPTIMIZER, _MODEL, _RANDOM, _AVERAGE)
         strangers = [name for name in self.tensors if not name.startswith(known)]
         yield from (Problem(f"{where}: {name}", "an unknown tensor", "none of that name") for name in strangers)
-        for key, entry in found.items():
+        for key, entry in states.items():
             if key.endswith(f".{_STEP}") and not bool(torch.isfinite(entry).all() and (entry >= 0).all()):
                 yield Problem(f"{where}: {_OPTIMIZER}{key}", f"found {entry.tolist()}", "a number of steps")
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all. Raises ArtifactError where that fails."""
+        """Write the file atomically. Raises ArtifactError if that fails."""
         header = {
             "format": FORMAT_VERSION,
             "epoch": self.epoch,
@@ -215,27 +215,27 @@ class Checkpoint:
 
 
 class Pace:
-    """When the next checkpoint is due: small ones after each epoch, large ones so rarely that they cost little.
+    """When the next checkpoint is due: small ones after each epoch, large ones rarely enough to cost little time.
 
-    Writing 200 MB takes seconds, as long as an epoch of such a network on a GPU.
+    Writing 200 MB takes seconds, as long as one epoch of such a network on a GPU.
     """
 
     def __init__(self) -> None:
         self._due = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether enough time has passed since the last one."""
+        """Return whether enough time has passed since the last checkpoint."""
         return time.monotonic() >= self._due
 
     def wrote(self, size: int) -> None:
-        """Count a checkpoint of so many bytes."""
+        """Register that a checkpoint of `size` bytes was written."""
         self._due = time.monotonic() + (size / _BYTES_A_SECOND if size > _SMALL else 0.0)
 
 
 def _odd(
     prefix: str, found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], where: Path
 ) -> Iterator[Problem]:
-    """Yield the tensors that are in one of two sets only, or differ in type or shape."""
+    """Yield the tensors that are in only one of the two sets, or differ in type or shape."""
     for name in sorted(found.keys() | wanted.keys()):
         texts = [_described(tensors[name]) if name in tensors else "none" for tensors in (found, wanted)]
         if texts[0] != texts[1]:
@@ -279,7 +279,7 @@ def _load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors:
 
 
 def _laid_out_as(parameter: torch.Tensor, entry: torch.Tensor) -> torch.Tensor:
-    """Return an entry on its parameter's device, a tensor of its shape also in its layout, as fused optimizers want."""
+    """Return an entry on its parameter's device and, if of the same shape, in its layout, as fused optimizers need."""
     if entry.shape != parameter.shape:
         return entry
     return torch.empty_like(parameter, dtype=entry.dtype).copy_(entry)

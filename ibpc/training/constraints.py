@@ -1,7 +1,7 @@
-"""Constraints on weights, as parametrizations: what is trained is free, what the network uses obeys.
+"""Constraints on weights, as parametrizations: the trained values are free, the weights computed from them obey.
 
 A node of the graph names its constraints ("nonnegative", "spectral"). `constrain` registers them on the network's
-parameters before training; `bake` removes them after it and leaves the weights as they were used.
+parameters before training; `bake` removes them afterwards and leaves the constrained weights in place.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Constraint: TypeAlias = Callable[[nn.Module, Node], None]
 
 
 class Nonnegative(nn.Module):
-    """W = |V|, trained in V. A weight W is its own V."""
+    """W = |V|, trained in V."""
 
     def forward(self, free: torch.Tensor) -> torch.Tensor:
         """Return |V|."""
         return free.abs()
 
     def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return V = W: a weight that is negative somewhere comes out as its modulus."""
+        """Return V = W. Negative weights thus become their absolute values."""
         return weight
 
 
@@ -44,9 +44,9 @@ def nonnegative(holder: nn.Module, node: Node) -> None:
 def spectral(holder: nn.Module, node: Node) -> None:
     """Divide the weight by σ, the largest singular value of the matrix (outputs, everything else).
 
-    σ comes from one step of power iteration each time the weight is used in training (Miyato et al. 2018, arXiv
-    1802.05957), and from the last step's vectors in evaluation. A transposed convolution has its outputs in
-    dimension 1. For convolutions σ is that of the reshaped kernel, not of the operator.
+    In training, σ is estimated by one step of power iteration each time the weight is used (Miyato et al. 2018, arXiv
+    1802.05957); in evaluation, by the vectors of the last step. A transposed convolution has its outputs in dimension
+    1. For convolutions, σ is the norm of the reshaped kernel, not of the operator.
     """
     outputs = 1 if node.operator == "ConvTranspose" else 0
     spectral_norm(holder, WEIGHT, dim=outputs)
@@ -56,7 +56,7 @@ CONSTRAINTS: Final[Mapping[str, Constraint]] = MappingProxyType({"nonnegative": 
 
 
 def constrain(network: Network) -> None:
-    """Register the constraints that the graph's nodes name, in order. Raises TrainingError for an unknown one."""
+    """Register the constraints that the graph's nodes name, in order. Raises TrainingError for an unknown name."""
     for node, holder in _restrained(network):
         if parametrize.is_parametrized(holder, WEIGHT):
             continue
@@ -68,7 +68,7 @@ def constrain(network: Network) -> None:
 
 
 def bake(network: Network) -> None:
-    """Remove all constraints and leave the weights that evaluation used."""
+    """Remove all constraints and leave the weights as used in evaluation mode."""
     network.parameters.eval()
     for _, holder in _restrained(network):
         if parametrize.is_parametrized(holder, WEIGHT):

@@ -1,7 +1,7 @@
-"""Random numbers of a part of a batch: those that its rows get when the whole batch draws.
+"""Random numbers for part of a batch.
 
-Every process draws for the whole batch and keeps its own rows. So a run is the same however its batches are shared out
-among processes and micro-batches, and one generator's state is all that a checkpoint needs.
+Every process draws for the whole batch and keeps its own rows. So a run does not depend on how its batches are split
+among processes and micro-batches, and a checkpoint needs the state of one generator only.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 
 @dataclass(frozen=True)
 class Draws:
-    """Random numbers for part `part` of the `parts` equal ones, in order, of a batch."""
+    """Random numbers for part number `part` of a batch that is split into `parts` equal parts, in order."""
 
     generator: torch.Generator
     part: int = 0
     parts: int = 1
 
     def uniform(self, like: torch.Tensor) -> torch.Tensor:
-        """Return numbers uniform in [0, 1), of the shape (B, …), dtype and device of `like`, this part's rows."""
+        """Return this part's rows of uniform numbers in [0, 1), with the shape (B, …), dtype and device of `like`."""
         rows = like.shape[0]
         shape = (rows * self.parts, *like.shape[1:])
         whole = torch.rand(shape, generator=self.generator, device=like.device, dtype=like.dtype)

@@ -1,8 +1,8 @@
 """How training graphs run: as they are, compiled by inductor, or captured as CUDA graphs; and in which precision.
 
 A captured graph replays its kernels with one launch, so the host no longer limits how fast small networks train. It
-reads and writes fixed memory: results hold until the next call, so **one graph is called at most once between two
-backward passes through it**. What needs a second call in one step has a graph of its own.
+reads and writes fixed memory: results are valid until the next call, so **a graph is called at most once between two
+backward passes through it**. A second call in one step needs a graph of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PLANAR: Final = 4
 
 # ── precision ───────────────────────────────────────────────────────────────────────────────────────────────────
 class Products(Enum):
-    """The numbers that products are computed with in training. Sums, bounds and losses are binary32 in all of them."""
+    """The number format of products in training. Sums, bounds and losses are always binary32."""
 
     FLOAT32 = "float32"
     TF32 = "tf32"
@@ -38,7 +38,7 @@ class Products(Enum):
 
 @dataclass(frozen=True)
 class Precision:
-    """What a recipe says of the numbers in training. Certification is always binary32."""
+    """The number formats in training. Certification always uses binary32."""
 
     products: str = value(
         Products.TF32.value,
@@ -53,7 +53,7 @@ USUAL: Final = Precision()
 
 @contextmanager
 def computing(precision: Precision) -> Iterator[None]:
-    """Let PyTorch use TF32 or not while the block runs. Restores the settings on exit."""
+    """Allow or forbid TF32 in PyTorch while the block runs, and restore the settings on exit."""
     is_rounded = precision.products != Products.FLOAT32.value
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if is_rounded else "highest")
@@ -75,9 +75,9 @@ _PRODUCTS: Final[frozenset[Callable[..., torch.Tensor]]] = frozenset(
 
 
 def in_bfloat16(module: fx.GraphModule) -> fx.GraphModule:
-    """Let a graph round the operands of its products to bfloat16 and go on in float32 with their results, in place.
+    """Round the operands of a graph's products to bfloat16 and convert the results to float32, in place.
 
-    Center and radius of a box meet in sums behind it: 8 bits there would swallow a radius of 1/256 of its center.
+    Center and radius are added later: in bfloat16, with 8 bits, a radius of 1/256 of its center would be lost.
     """
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target in _PRODUCTS:
@@ -98,7 +98,7 @@ def _round_operands(graph: fx.Graph, product: fx.Node) -> None:
 
 # ── engines ─────────────────────────────────────────────────────────────────────────────────────────────────────
 class Engine(Enum):
-    """What runs the training graphs."""
+    """How training graphs are executed."""
 
     EAGER = "eager"
     INDUCTOR = "inductor"
@@ -110,10 +110,10 @@ ENGINES: Final = (AUTO, *(engine.value for engine in Engine))
 
 
 def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine:
-    """Return the engine of a name; `auto` is what measured fastest: CUDA graphs on a GPU, else eager.
+    """Return the engine of a name; `auto` is the one that measured fastest: CUDA graphs on a GPU, else eager.
 
-    Raises UsageError for an unknown name, and for CUDA graphs on another device or in several processes (their
-    exchange is not captured).
+    Raises UsageError for an unknown name, and for CUDA graphs on another device or with several processes (whose
+    communication cannot be captured).
     """
     if name not in ENGINES:
         raise UsageError.at("engine", f"found {name!r}", f"one of {', '.join(ENGINES)}", nearest(name, ENGINES))
@@ -127,22 +127,22 @@ def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine
 
 
 def running(engine: Engine, module: nn.Module) -> Callable[..., Any]:
-    """Return a training graph as the engine runs it: the same values, and the same gradients."""
+    """Return a training graph as the engine runs it, with the same values and gradients."""
     if engine is Engine.CUDA_GRAPH:
         return _Captured(module)
     return _compiled(module) if engine is Engine.INDUCTOR else module
 
 
 def repeating(engine: Engine, function: Callable[..., Tensors]) -> Callable[..., Tensors]:
-    """Return a function of tensors, free of gradients outside itself, as the engine runs it."""
+    """Return a function of tensors, whose gradients stay inside it, as the engine runs it."""
     return _Replayed(function) if engine is Engine.CUDA_GRAPH else function
 
 
 def arrange(parameters: Iterable[nn.Parameter]) -> None:
-    """Lay out the weights of planar convolutions as a GPU's tensor cores want them, channels last, in place.
+    """Store the weights of 2-D convolutions on a GPU channels last, as tensor cores expect, in place.
 
-    Their results take the same layout, so images need not be turned around in front of each one. On a CPU most networks
-    lose by it, a few gain (`benchmarks/README.md`).
+    Their outputs then have the same layout, so images need not be transposed before each convolution. Weights on a CPU
+    stay as they are: there, most networks get slower and only a few faster (`benchmarks/README.md`).
     """
     for parameter in parameters:
         if parameter.is_cuda and parameter.dim() == _PLANAR:
@@ -150,7 +150,7 @@ def arrange(parameters: Iterable[nn.Parameter]) -> None:
 
 
 class _Captured:
-    """A module as CUDA graphs of its forward and backward passes, one pair for each signature of arguments."""
+    """A module as CUDA graphs of its forward and backward passes, one pair per signature of arguments."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
@@ -163,12 +163,12 @@ class _Captured:
         return self._graphs[key](*arguments)
 
     def _capture(self, arguments: Tensors) -> Callable[..., Any]:
-        """Capture; what the warm-up does to buffers (running statistics) is undone."""
+        """Capture the module, and undo the changes that the warm-up makes to buffers (running statistics)."""
         samples = tuple(a.detach().clone().requires_grad_(a.requires_grad) for a in arguments)
         buffers = [(buffer, buffer.clone()) for buffer in self._module.buffers()]
         held = _Held(self._module)
         with warnings.catch_warnings():
-            # The parameters' nodes may belong to another graph of this step; here nothing is accumulated into them.
+            # The AccumulateGrad nodes may belong to another graph of this step; capturing accumulates nothing.
             warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream")
             captured: Callable[..., Any] = torch.cuda.make_graphed_callables(
                 held, samples, num_warmup_iters=_WARM_UPS, allow_unused_input=True
@@ -180,7 +180,7 @@ class _Captured:
 
 
 class _Held(nn.Module):
-    """A module around a module: capturing replaces the `forward` of this one."""
+    """A wrapper whose `forward` capturing may replace, so that the module keeps its own."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class _Held(nn.Module):
 
 
 class _Replayed:
-    """A function as one CUDA graph for each signature of arguments. Results are copies."""
+    """A function as one CUDA graph per signature of arguments. Results are copies."""
 
     def __init__(self, function: Callable[..., Tensors]) -> None:
         self._function = function
@@ -223,7 +223,7 @@ class _Replayed:
 
 @contextmanager
 def compiling(engine: Engine) -> Iterator[None]:
-    """Turn what inductor cannot compile, here or for want of a C++ compiler, into a TrainingError."""
+    """Turn a failure of inductor, such as a missing C++ compiler, into a TrainingError."""
     if engine is not Engine.INDUCTOR:
         yield
         return

@@ -1,4 +1,4 @@
-"""Frozen dataclasses whose fields carry their JSON Schema: one description of a recipe's values, not two.
+"""Frozen dataclasses whose fields carry their JSON Schema, so that a recipe's values are described once.
 
 Declare a value with `value(default, description, **keywords)`, a nested dataclass with
 `field(default_factory=Kind, metadata=section(description))`.
@@ -39,7 +39,7 @@ def optional(**keywords: Any) -> dict[str, Any]:
 
 
 def object_schema(kind: type[Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a dataclass: its values, nothing else, those without default required."""
+    """Return the JSON Schema of a dataclass: no other values, and those without a default are required."""
     properties = {}
     for entry in fields(kind):
         own = dict(entry.metadata[_SCHEMA])
@@ -59,7 +59,7 @@ def object_schema(kind: type[Any]) -> dict[str, Any]:
 
 
 def build(kind: type[T], data: Mapping[str, Any]) -> T:
-    """Return the dataclass that valid JSON data describe; what is left out takes its default."""
+    """Return the dataclass of valid JSON data; missing values take their defaults."""
     arguments = {}
     for entry in fields(kind):
         if entry.name not in data:

@@ -53,7 +53,7 @@ class Totals:
         self._sums[name] = self._sums[name] + amount if name in self._sums else amount
 
     def read(self, model: nn.Module, workers: Workers) -> Figures:
-        """Wait for the device once and return the figures over the images of all processes."""
+        """Return the figures over the images of all processes. Waits for the device, once."""
         broken = ~torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
         own = torch.stack([*(total.float() for total in self._sums.values()), broken.float()])
         *sums, failures = workers.total(own).tolist()

@@ -21,20 +21,21 @@ from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.rules import Rules
 from ibpc.passes.merge_specification import merge_specification
-from ibpc.training.attack import Attack, Score, ascend, evaluating
+from ibpc.training.attack import AttackOptions, AttackScore, ascend
 from ibpc.training.draws import Draws
 from ibpc.training.engine import USUAL, Engine, Precision, Products, in_bfloat16, repeating, running
+from ibpc.training.evaluating import evaluating
+from ibpc.training.momentum import BATCH_NORMALIZATION, KEPT, with_momentum
 from ibpc.training.objectives import certified, correct
 from ibpc.training.synchronization import synchronized
 from ibpc.workers import ALONE, Workers
 
-_BATCH_NORMALIZATION: Final = "BatchNormalization"
 _RECTIFIERS: Final = frozenset({"Relu", "LeakyRelu", "PRelu"})
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of `images` images: classified as their label, and proved to be so at radius `eps`."""
+    """Shares of `images` images: classified correctly, and certified at radius `eps`."""
 
     images: int
     eps: float
@@ -43,10 +44,10 @@ class Accuracy:
 
 
 class TrainingGraphs:
-    """A network's graphs for training and for looking at it meanwhile. Each is made on first use.
+    """A network's graphs for training and for evaluation during training, each made on first use.
 
-    `merged` is the network with the margins as its last output, `tree` the parameters of both, and `index` finds the
-    margins of a label (`ibpc.margins.margin_index`): what further graphs are lowered from.
+    Further graphs are lowered from `merged`, the network with the class differences as its last output, and `tree`, its
+    parameters, shared with the network's. `index` finds the margins of a label (`ibpc.margins.margin_index`).
 
     Raises TrainingError unless the network has one input and one output, a row of logits.
     """
@@ -71,20 +72,20 @@ class TrainingGraphs:
         self.index = margin_index(network.classes).to(network.device)
 
     def obeying(self, rules: Mapping[str, Rules]) -> Self:
-        """Return graphs of the same network that descend by other rules of some operators. They judge by the usual."""
+        """Return graphs of the same network whose training uses other rules for some operators; evaluation does not."""
         return type(self)(self.network, self.workers, self._engine, self._precision, rules)
 
     def prepared(self, module: fx.GraphModule) -> fx.GraphModule:
         """Return a training graph in the recipe's precision; BatchNormalization sees the batch of all processes."""
-        whole = synchronized(module, self.workers)
-        return in_bfloat16(whole) if self._precision.products == Products.BFLOAT16.value else whole
+        shared = synchronized(module, self.workers)
+        return in_bfloat16(shared) if self._precision.products == Products.BFLOAT16.value else shared
 
     def run(self, module: fx.GraphModule) -> Callable[..., Any]:
-        """Return a training graph, prepared, as the engine runs it: to be called once a step (`engine.py`)."""
+        """Return a training graph, prepared, as the engine runs it; call it at most once per step (`engine.py`)."""
         return running(self._engine, self.prepared(module))
 
     def repeat(self, function: Callable[..., tuple[torch.Tensor, ...]]) -> Callable[..., tuple[torch.Tensor, ...]]:
-        """Return a function without gradients outside itself as the engine runs it, to be called at any time."""
+        """Return a function, whose gradients stay inside it, as the engine runs it; it can be called any time."""
         return repeating(self._engine, function)
 
     @cached_property
@@ -94,15 +95,15 @@ class TrainingGraphs:
 
     @cached_property
     def logits_of(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        """The graph points → logits in training, normalized by their own batch; running statistics stay."""
-        return self.run(lower_nominal(still(self.network.graph), self.network.parameters, Phase.TRAINING))
+        """The graph points → logits in training: normalized by the batch of points, without updating the statistics."""
+        return self.run(lower_nominal(with_momentum(self.network.graph, KEPT), self.network.parameters, Phase.TRAINING))
 
     @cached_property
     def undescended(self) -> TrainingGraphs:
-        """The same graphs with logits that carry no gradient, for steps of whose loss they are no part.
+        """Graphs whose logits carry no gradient, for steps whose loss does not use them.
 
-        Then nothing goes back through the nominal value of a layer. Where boxes hang on the nominal batch
-        (BatchNormalization), these graphs themselves.
+        They save the backward pass through the nominal values. Where boxes depend on the nominal batch
+        (BatchNormalization), the graphs themselves are returned.
         """
         if any(rules.training is not rules.nominal for rules in map(self._rules_of, self.merged.order())):
             return self
@@ -133,7 +134,7 @@ class TrainingGraphs:
         return lower_interval(self.merged, self.tree, outputs=self.merged.outputs[-1:])
 
     def ball(self, x: torch.Tensor, eps: float) -> Interval:
-        """Return the L∞ ball of radius `eps` around x (B, …), clipped to the range that certification clips to."""
+        """Return the L∞ ball of radius `eps` around x (B, …), clipped to the same range as in certification."""
         return Interval.ball(x, eps, self.network.pixel_range)
 
     def paired(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,33 +145,33 @@ class TrainingGraphs:
     def observed(
         self, x: torch.Tensor, box: Interval, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[Interval, ...]]:
-        """Return what `paired` does, and the boxes of what the rectifiers read, in the order of `rectified`."""
+        """Return what `paired` returns, and the boxes of the values that rectifiers read, ordered as `rectified`."""
         logits, *bounds = self._observed(x, box.lower, box.upper)
         boxes = tuple(Interval.bounds(*pair) for pair in zip(bounds[::2], bounds[1::2], strict=True))
         return logits, margins_of(boxes[0].lower, boxes[0].upper, labels, self.index), boxes[1:]
 
     def adversarial(
-        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: Attack, draws: Draws
+        self, x: torch.Tensor, labels: torch.Tensor, eps: float, attack: AttackOptions, draws: Draws
     ) -> torch.Tensor:
-        """Return points (B, …) of the balls of radius `eps` · attack.eps_factor with a great cross-entropy.
+        """Return points (B, …) of the balls of radius `eps` · attack.eps_factor with a high cross-entropy.
 
-        The attacked network is that of evaluation: it normalizes by running statistics and leaves them alone.
+        The attacked network is in evaluation mode: it uses running statistics and does not update them.
         """
         with evaluating(self.network.parameters):
             return ascend(self._errors, self.ball(x, eps * attack.eps_factor), attack, draws, labels)
 
     @cached_property
-    def _errors(self) -> Score:
+    def _errors(self) -> AttackScore:
         def score(points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
             return F.cross_entropy(self.network.nominal(points), labels, reduction="none")
 
-        return Score(score, self.repeat)
+        return AttackScore(score, self.repeat)
 
     @torch.no_grad()
     def accuracy(self, split: Split, eps: float, batch: int) -> Accuracy:
-        """Return the accuracies over a split (on the network's device) at radius `eps`, in evaluation.
+        """Return the accuracies over a split (on the network's device) at radius `eps`, in evaluation mode.
 
-        Each process looks at its share of the images.
+        Each process evaluates its share of the images.
         """
         self.network.parameters.eval()
         counts = torch.zeros(2, dtype=torch.int64, device=self.network.device)
@@ -187,7 +188,7 @@ class TrainingGraphs:
 
 
 class _Undescended(TrainingGraphs):
-    """Graphs whose logits and boxes are computed apart, the logits without gradients."""
+    """Graphs that compute logits and boxes separately, the logits without gradients."""
 
     def _pair(self, bounded: Sequence[str]) -> Callable[..., Any]:
         boxes = self.run(lower_paired(self.merged, self.tree, (), bounded, rules=self.rules))
@@ -209,13 +210,4 @@ def rectified_values(graph: Graph) -> tuple[str, ...]:
 
 def unnormalized_values(graph: Graph) -> tuple[str, ...]:
     """Return the names of the values that a rectifier reads and that do not come from a BatchNormalization."""
-    return tuple(name for name in rectified_values(graph) if graph.node(name).operator != _BATCH_NORMALIZATION)
-
-
-def still(graph: Graph) -> Graph:
-    """Return a copy of a graph whose BatchNormalization, in training, leaves its running statistics as they are."""
-    result = graph.copy()
-    for node in graph.order():
-        if node.operator == _BATCH_NORMALIZATION:
-            result.replace(node.name, attributes={**node.attributes, "momentum": 1.0})
-    return result
+    return tuple(name for name in rectified_values(graph) if graph.node(name).operator != BATCH_NORMALIZATION)

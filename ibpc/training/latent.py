@@ -1,4 +1,7 @@
-"""A network in two: boxes up to a cut, and adversarial points of the box there (Mao et al. 2023, arXiv 2305.04574)."""
+"""A network cut in two: boxes up to the cut, adversarial points of the box behind it.
+
+(Mao et al. 2023, arXiv 2305.04574.)
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ import torch
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.lowering import lower_nominal, lower_paired
-from ibpc.margins import margins_of
+from ibpc.margins import margins_of, other_classes, spread_margins
 from ibpc.ops import operators
-from ibpc.training.attack import Attack, Score, ascend, evaluating
+from ibpc.training.attack import AttackOptions, AttackScore, ascend
 from ibpc.training.draws import Draws
+from ibpc.training.evaluating import evaluating
 from ibpc.training.fields import value
-from ibpc.training.graphs import TrainingGraphs, still
+from ibpc.training.graphs import TrainingGraphs
+from ibpc.training.momentum import KEPT, with_momentum
 
 _NARROW: Final = 1e-5
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where boxes end and points begin, and how gradients cross."""
+class CutOptions:
+    """Where the network is cut, and how gradients cross the cut."""
 
     layers: int = value(
         1,
@@ -48,9 +53,10 @@ class Cut:
 
 
 def cut_before(graph: Graph, output: str, layers: int) -> str:
-    """Return the first cut of the graph with at most `layers` nonlinear operators between it and `output`.
+    """Return the first cut with at most `layers` nonlinear operators between it and `output`.
 
-    Everything from the inputs passes through a cut. A network of fewer nonlinear operators is cut at its input.
+    A cut is a node that every path from the inputs to `output` passes. A network with fewer nonlinear operators is cut
+    at its input.
     """
     needed = graph.ancestors([output])
     for name in graph.cuts(output):
@@ -61,7 +67,7 @@ def cut_before(graph: Graph, output: str, layers: int) -> str:
 
 
 def connect(points: torch.Tensor, box: Interval, softness: float) -> torch.Tensor:
-    """Return the points (B, P, …) unchanged, with gradients to the bounds (B, …) that they lie near.
+    """Return the points (B, P, …) unchanged, with gradients to the bounds (B, …) that they are close to.
 
     The upper bound gets the gradient of a point times (x − (u − c (u − l))) / (c (u − l)) where that is positive, the
     lower bound symmetrically (the rectified linear gradient connector of Mao et al. 2023, section 3.2).
@@ -75,13 +81,13 @@ def connect(points: torch.Tensor, box: Interval, softness: float) -> torch.Tenso
 
 
 def _nearness(gap: torch.Tensor, slack: torch.Tensor) -> torch.Tensor:
-    """Return gap / slack where the gap is not negative, and 1/2 at a box without width: both bounds are the point."""
+    """Return max(gap, 0) / slack; 1/2 in a box of width 0, where both bounds equal the point."""
     return torch.where(gap >= 0, gap.clamp_min(_NARROW / 2) / slack.clamp_min(_NARROW), torch.zeros_like(gap))
 
 
 @dataclass(frozen=True)
 class Front:
-    """What the boxed part gives: logits (B, K), value and box at the cut (B, …), and bounds of the margins (B, K)."""
+    """The results of the boxed part: logits (B, K), value and box at the cut (B, …), bounds of the margins (B, K)."""
 
     logits: torch.Tensor
     latent: torch.Tensor
@@ -92,43 +98,43 @@ class Front:
 class CutGraphs:
     """The graphs before and behind a cut, over the parameters of `graphs`."""
 
-    def __init__(self, graphs: TrainingGraphs, cut: Cut) -> None:
+    def __init__(self, graphs: TrainingGraphs, cut: CutOptions) -> None:
         logits, margins = graphs.merged.outputs
         self.name = cut_before(graphs.merged, logits, cut.layers)
         self._graphs = graphs
         self._softness = cut.softness
         merged, tree, start = graphs.merged, graphs.tree, [self.name]
         front = lower_paired(merged, tree, [logits, self.name], [self.name, margins], rules=graphs.rules)
-        behind = lower_paired(still(merged), tree, nominal=[], bounded=[margins], inputs=start)
+        behind = lower_paired(with_momentum(merged, KEPT), tree, nominal=[], bounded=[margins], inputs=start)
         self._front, self._behind = graphs.run(front), graphs.run(behind)
         self._attacked = lower_nominal(merged, tree, inputs=start, outputs=[logits])
-        self._gains = Score(self._gain, graphs.repeat)
+        self._gains = AttackScore(self._gain, graphs.repeat)
 
     def front(self, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> Front:
-        """Return everything about x (B, …) and a box, in training."""
+        """Return the results for images x (B, …) and a box around them, in training mode."""
         logits, latent, lower, upper, *margins = self._front(x, box.lower, box.upper)
         bounds = margins_of(margins[0], margins[1], labels, self._graphs.index)
         return Front(logits, latent, Interval.bounds(lower, upper), bounds)
 
-    def estimate(self, front: Front, labels: torch.Tensor, attack: Attack, draws: Draws) -> torch.Tensor:
+    def estimate(self, front: Front, labels: torch.Tensor, attack: AttackOptions, draws: Draws) -> torch.Tensor:
         """Return the least margins (B, K) found over the box at the cut, 0 at the label.
 
-        For each other class its own point is sought. Gradients flow into the network behind the cut, which is
+        Each other class is attacked with a point of its own. Gradients flow into the network behind the cut, which is
         normalized by the nominal batch, and through the connector into the box.
         """
         classes = front.logits.shape[1]
-        others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
+        others = other_classes(labels, classes)
         points = connect(self._search(front.box, labels, others, attack, draws), front.box, self._softness)
         flat, own = points.flatten(0, 1), labels.repeat_interleave(classes - 1)
         latent = front.latent.repeat_interleave(classes - 1, dim=0)
         lower, upper = self._behind(latent, flat, flat)
         margins = margins_of(lower, upper, own, self._graphs.index).gather(1, others.reshape(-1, 1))
-        return torch.zeros_like(front.logits).scatter(1, others, margins.reshape(others.shape))
+        return spread_margins(margins.reshape(others.shape), others)
 
     def _search(
-        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: Attack, draws: Draws
+        self, box: Interval, labels: torch.Tensor, others: torch.Tensor, attack: AttackOptions, draws: Draws
     ) -> torch.Tensor:
-        """Return for each other class (B, K − 1) the point (B, K − 1, …) of the box that its logit gains most at."""
+        """Return for each other class (B, K − 1) a point (B, K − 1, …) of the box where its logit gains most."""
         count = others.shape[1]
         own = labels.repeat_interleave(count)[:, None]
         wide = Interval.bounds(*_repeated((box.lower, box.upper), count))
@@ -137,7 +143,7 @@ class CutGraphs:
         return points.reshape(*others.shape, *points.shape[1:])
 
     def _gain(self, points: torch.Tensor, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Return what the logits of the classes `others` (B, 1) have over those of `own`, (B,)."""
+        """Return z_others − z_own (B,) for classes `others` and `own`, both (B, 1)."""
         logits: torch.Tensor = self._attacked(points)
         return (logits.gather(1, others) - logits.gather(1, own))[:, 0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,19 @@ import torch
 from ibpc.interval import Interval
 from ibpc.lowering import lower_interval
 from ibpc.network import Network
-from ibpc.training.attack import evaluating
+from ibpc.training.evaluating import evaluating
 from ibpc.training.graphs import rectified_values
+
+
+def boxes_within(network: Network, names: Sequence[str]) -> Callable[[Interval], tuple[Interval, ...]]:
+    """Return a function from a box (B, …) of the input to those of the values `names`, under the present weights."""
+    bounds = lower_interval(network.graph, network.parameters, outputs=names)
+
+    def boxes(box: Interval) -> tuple[Interval, ...]:
+        ends = bounds(box.lower, box.upper)
+        return tuple(Interval.bounds(*pair) for pair in zip(ends[::2], ends[1::2], strict=True))
+
+    return boxes
 
 
 @dataclass(frozen=True)
@@ -34,21 +46,21 @@ class LayerProbe:
         self._network = network
         self._names = rectified_values(network.graph)
         self._box = Interval.ball(x.to(network.device), eps, network.pixel_range)
-        self._bounds = lower_interval(network.graph, network.parameters, outputs=self._names) if self._names else None
+        self._boxes = boxes_within(network, self._names) if self._names else None
 
     @torch.no_grad()
     def __call__(self) -> tuple[LayerFigures, ...]:
         """Return the figures under the present weights, in the order of the network."""
-        if self._bounds is None:
+        if self._boxes is None:
             return ()
         with evaluating(self._network.parameters):
-            bounds = self._bounds(self._box.lower, self._box.upper)
-        pairs = zip(bounds[::2], bounds[1::2], strict=True)
-        return tuple(_figures(name, *pair) for name, pair in zip(self._names, pairs, strict=True))
+            boxes = self._boxes(self._box)
+        return tuple(_figures(name, box) for name, box in zip(self._names, boxes, strict=True))
 
 
-def _figures(name: str, lower: torch.Tensor, upper: torch.Tensor) -> LayerFigures:
-    active = lower >= 0
-    dead = (upper <= 0) & ~active
-    width, alive, gone = torch.stack([(upper - lower).mean(), active.float().mean(), dead.float().mean()]).tolist()
-    return LayerFigures(name, width, gone, alive, max(0.0, 1.0 - alive - gone))
+def _figures(name: str, box: Interval) -> LayerFigures:
+    is_active = box.lower >= 0
+    is_dead = (box.upper <= 0) & ~is_active
+    means = torch.stack([box.width.mean(), is_active.float().mean(), is_dead.float().mean()])
+    width, active, dead = means.tolist()
+    return LayerFigures(name, width, dead, active, max(0.0, 1.0 - active - dead))

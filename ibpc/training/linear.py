@@ -1,8 +1,8 @@
 """Linear bounds in a training step: a backward pass between the boxes of interval propagation.
 
-(CROWN-IBP: Zhang et al. 2020, arXiv 1906.06316; loss fusion: Xu et al. 2020, arXiv 2002.12920, section 3.3.) The
-pass is that of certification (`ibpc.bounds.backward`) in the precision of the weights and with gradients into them:
-through the coefficients, and through the boxes that the planes are chosen by. It pays for no rounding.
+(CROWN-IBP: Zhang et al. 2020, arXiv 1906.06316; loss fusion: Xu et al. 2020, arXiv 2002.12920, section 3.3.) This is
+the backward pass of certification (`ibpc.bounds.backward`) in the precision of the weights. Gradients reach the weights
+through the coefficients and through the boxes that determine the planes. Rounding is not accounted for.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ibpc.bounds.values import Step, Values
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Node
 from ibpc.lowering import entry_of, lower_paired
-from ibpc.margins import margins_of
+from ibpc.margins import margins_of, other_classes, spread_margins
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import Call, Operand, call_of
@@ -29,13 +29,13 @@ from ibpc.training.graphs import TrainingGraphs
 
 MARGINS: Final = "margins"
 LOSS: Final = "loss"
-# Planes of a narrower box have slopes without a usable gradient.
+# The planes of a narrower box have slopes without a usable gradient.
 _NARROWEST: Final = 1e-8
 
 
 @dataclass(frozen=True)
-class Linear:
-    """What linear bounds are taken of, and how much they count."""
+class LinearOptions:
+    """What is bounded by linear bounds, and the weight of these bounds in the loss."""
 
     rows: str = value(
         LOSS,
@@ -56,7 +56,7 @@ class Linear:
 
 
 class _RoughBackward(Backward):
-    """A backward pass that pays for no rounding, and never waits for the device to say what a tensor holds."""
+    """A backward pass that does not account for rounding and never waits for the device to read a value."""
 
     slack = 0.0
     sees = False
@@ -64,7 +64,7 @@ class _RoughBackward(Backward):
 
 @dataclass(frozen=True)
 class _Steps:
-    """The steps of one batch."""
+    """The steps of the network for one batch, as `Backward` reads them."""
 
     steps: Mapping[str, Step]
     inputs: tuple[str, ...]
@@ -72,7 +72,7 @@ class _Steps:
 
 @dataclass(frozen=True)
 class Propagated:
-    """What interval propagation gives: logits (B, K), the margins' box (B, pairs), and boxes by name of their node."""
+    """The results of interval propagation: logits (B, K), box of the class differences (B, pairs), boxes by node."""
 
     logits: torch.Tensor
     differences: Interval
@@ -81,7 +81,7 @@ class Propagated:
     _output: str
 
     def lower(self, forms: torch.Tensor) -> torch.Tensor:
-        """Return lower bounds (R, B) over the box of the linear forms (R, B, K) of the logits."""
+        """Return lower bounds (R, B) over the box for linear forms (R, B, K) of the logits."""
         return self._backward.lower({self._output: forms})
 
 
@@ -105,14 +105,14 @@ class LinearGraphs:
         self._paired = graphs.prepared(lower_paired(merged, graphs.tree, [self._output], bounded, scaled=self._scaled))
 
     def __call__(self, x: torch.Tensor, box: Interval) -> Propagated:
-        """Return everything about x (B, …) and a box, in training."""
+        """Return the results for images x (B, …) and a box around them, in training mode."""
         with parametrize.cached():
             logits, *rest = self._paired(x, box.lower, box.upper)
             parameters = {node.name: self._parameters(node) for node in self._nodes}
         pairs = list(zip(rest[::2], rest[1::2], strict=True))
-        differences, *found = [Interval.bounds(*pair) for pair in pairs[: 1 + len(self._boxed)]]
+        differences, *inner = [Interval.bounds(*pair) for pair in pairs[: 1 + len(self._boxed)]]
         scalings = dict(zip(self._scaled, pairs[1 + len(self._boxed) :], strict=True))
-        boxes = dict(zip(self._boxed, found, strict=True))
+        boxes = dict(zip(self._boxed, inner, strict=True))
         steps = {node.name: self._step(node, parameters[node.name], scalings) for node in self._nodes}
         (start,) = self._merged.inputs
         known = self._known(steps, {**{name: _widened(box) for name, box in boxes.items()}, start: box})
@@ -137,7 +137,7 @@ class LinearGraphs:
         return Step(node, operator, call, operands, parameters)
 
     def _known(self, steps: Mapping[str, Step], boxes: dict[str, Interval]) -> dict[str, Operand]:
-        """Return boxes and constants by node; of boxes that no plane depends on nothing but the shape is known."""
+        """Return boxes and constants by node. A box that no plane depends on is (−∞, ∞) of the right shape."""
         known: dict[str, Operand] = dict(boxes)
         like = next(iter(boxes.values())).lower
         for name, step in steps.items():
@@ -162,7 +162,7 @@ def _fixed(operator: Operator) -> Operator:
 
 
 def _scale(call: Call, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """Return a · x + b for x (R B, …) or (1, …), where a and b may be (B, …) or the same for all samples."""
+    """Return a · x + b for x (R · B, …) or (1, …), where a and b are (B, …) or have no batch dimension."""
     if scale.dim() < x.dim():
         return x * scale + shift
     rows = x.reshape(-1, min(len(x), len(scale)), *x.shape[1:])
@@ -170,25 +170,26 @@ def _scale(call: Call, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Ten
 
 
 # ── what is bounded ─────────────────────────────────────────────────────────────────────────────────────────────
-def margin_bounds(found: Propagated, labels: torch.Tensor) -> torch.Tensor:
-    """Return lower bounds (B, K) of the margins z_label − z_j by one backward pass of K − 1 rows; 0 at the label."""
-    classes = found.logits.shape[1]
-    others = (labels[:, None] + torch.arange(1, classes, device=labels.device)) % classes
-    own = torch.zeros_like(found.logits).scatter(1, labels[:, None], 1.0)
-    picked = found.logits.new_zeros(classes - 1, *found.logits.shape).scatter(2, others.T[:, :, None], 1.0)
-    lower = found.lower(own - picked)
-    return torch.zeros_like(found.logits).scatter(1, others, lower.T)
+def margin_bounds(propagated: Propagated, labels: torch.Tensor) -> torch.Tensor:
+    """Return lower bounds (B, K) of the margins z_label − z_j, 0 at the label, by one backward pass of K − 1 rows."""
+    logits = propagated.logits
+    classes = logits.shape[1]
+    others = other_classes(labels, classes)
+    own = torch.zeros_like(logits).scatter(1, labels[:, None], 1.0)
+    picked = logits.new_zeros(classes - 1, *logits.shape).scatter(2, others.T[:, :, None], 1.0)
+    lower = propagated.lower(own - picked)
+    return spread_margins(lower.T, others)
 
 
-def fused_losses(found: Propagated, labels: torch.Tensor, index: torch.Tensor, beta: float) -> torch.Tensor:
-    """Return upper bounds (B,) of the cross-entropy log Σ exp(−margin), 0 at the label included, over the box.
+def fused_losses(propagated: Propagated, labels: torch.Tensor, index: torch.Tensor, beta: float) -> torch.Tensor:
+    """Return upper bounds (B,) of the cross-entropy log Σ exp(−margin) over the box; the label's margin is 0.
 
-    Over the margins' box [l, u] of interval propagation exp(−m) ≤ exp(−l) − s (m − l), s the modulus of the chord's
-    slope; the sum of the right sides is one linear form of the logits, pulled back as one row. The bound of the sum
-    is mixed, β of it and 1 − β of Σ exp(−l), before its logarithm is taken (Xu et al. 2020, section 3.3). All is
-    computed relative to the greatest exp(−l), so nothing overflows.
+    Interval propagation gives margins m in [l, u], where exp(−m) ≤ exp(−l) − s (m − l) with −s the slope of the chord.
+    The sum of the right sides is one linear form of the logits, pulled back as one row. The bound of the sum, with
+    weight β, is averaged with Σ exp(−l), with weight 1 − β, before the logarithm is taken (Xu et al. 2020, section
+    3.3). Everything is computed relative to the greatest exp(−l), so nothing overflows.
     """
-    box = found.differences
+    box = propagated.differences
     lower = margins_of(box.lower, box.upper, labels, index)
     upper = -margins_of(-box.upper, -box.lower, labels, index)
     greatest = (-lower).amax(1, keepdim=True).detach()
@@ -196,7 +197,7 @@ def fused_losses(found: Propagated, labels: torch.Tensor, index: torch.Tensor, b
     width = (upper - lower).clamp_min(_NARROWEST)
     slope = (high - low) / width
     own = torch.zeros_like(slope).scatter(1, labels[:, None], 1.0) * slope.sum(1, keepdim=True)
-    linear = found.lower((own - slope)[None])[0]
+    linear = propagated.lower((own - slope)[None])[0]
     fused = (high + slope * lower).sum(1) - linear
     certain = high.sum(1)
     total = certain + beta * (torch.minimum(fused, certain) - certain)

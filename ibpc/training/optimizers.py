@@ -15,7 +15,7 @@ from ibpc.training.fields import value
 
 @dataclass(frozen=True)
 class Optimization:
-    """Which optimizer, and its numbers."""
+    """The optimizer and its parameters."""
 
     name: str = value("adam", "The optimizer", enum=["adam", "adamw", "sgd"])
     learning_rate: float = value(1e-3, "The first learning rate", type="number", exclusiveMinimum=0)
@@ -29,22 +29,22 @@ class Optimization:
         return _BUILDERS[self.name](self, parameters)
 
     def state_of(self, parameter: torch.Tensor) -> Mapping[str, torch.Tensor]:
-        """Return tensors such as the optimizer keeps of a parameter: what one step leaves of a stand-in."""
-        stand_in = nn.Parameter(torch.zeros_like(parameter))
-        stand_in.grad = torch.zeros_like(parameter)
-        optimizer = self.build([stand_in])
+        """Return tensors like those that the optimizer keeps for a parameter, by taking one step on a dummy."""
+        dummy = nn.Parameter(torch.zeros_like(parameter))
+        dummy.grad = torch.zeros_like(parameter)
+        optimizer = self.build([dummy])
         optimizer.step()
-        return {key: entry for key, entry in optimizer.state[stand_in].items() if isinstance(entry, torch.Tensor)}
+        return {key: entry for key, entry in optimizer.state[dummy].items() if isinstance(entry, torch.Tensor)}
 
 
 def _common(options: Optimization, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
-    """Return what all optimizers take. On a GPU one kernel moves all parameters."""
-    moved = list(parameters)
+    """Return the arguments of every optimizer. On a GPU, a fused kernel updates all parameters."""
+    trained = list(parameters)
     return {
-        "params": moved,
+        "params": trained,
         "lr": options.learning_rate,
         "weight_decay": options.weight_decay,
-        "fused": all(parameter.is_cuda for parameter in moved) or None,
+        "fused": all(parameter.is_cuda for parameter in trained) or None,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a sweep varies: values of a recipe, each over an interval or among choices."""
+"""The ranges of a sweep: values of a recipe that vary over an interval or among choices."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SCHEMA: Final[Mapping[str, Any]] = {
 
 
 class Trial(Protocol):
-    """What a range asks of an Optuna trial."""
+    """The methods of an Optuna trial that ranges use."""
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool) -> int:
         """Return an integer from low to high."""
@@ -58,8 +58,8 @@ class Trial(Protocol):
 
 
 @dataclass(frozen=True)
-class Span:
-    """The numbers from `low` to `high`, evenly by their logarithms with `log`; whole where the recipe wants it."""
+class Numbers:
+    """Numbers from `low` to `high`, uniform in the logarithm with `log`; integers if the recipe wants integers."""
 
     key: str
     low: float
@@ -73,7 +73,7 @@ class Span:
         return trial.suggest_float(self.key, self.low, self.high, log=self.log)
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that have to be valid for all to be."""
+        """Return the values whose validity implies that of all values."""
         return self.low, self.high
 
     def to_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Choices:
         return json.loads(trial.suggest_categorical(self.key, [json.dumps(value) for value in self.values]))
 
     def ends(self) -> tuple[Any, ...]:
-        """Return the values that have to be valid for all to be."""
+        """Return the values whose validity implies that of all values."""
         return self.values
 
     def to_json(self) -> dict[str, Any]:
@@ -106,10 +106,10 @@ def _is_whole(key: str) -> bool:
     place: Mapping[str, Any] = Recipe.schema()
     for step in key.split("."):
         place = place["properties"][step]
-    return any(found.get("type") == "integer" for found in (place, *place.get("anyOf", ())))
+    return any(kind.get("type") == "integer" for kind in (place, *place.get("anyOf", ())))
 
 
-Range: TypeAlias = Span | Choices
+Range: TypeAlias = Numbers | Choices
 
 
 def parse_range(text: str) -> Range:
@@ -118,7 +118,7 @@ def parse_range(text: str) -> Range:
     if not separator or not key or not rest:
         raise UsageError.at("--range", f"found {text!r}", "KEY=LOW..HIGH, KEY=LOW..HIGHlog or KEY=A,B,C")
     if match := _INTERVAL.match(rest.strip()):
-        return Span(key, _number(match[1]), _number(match[2]), bool(match[3]))
+        return Numbers(key, _number(match[1]), _number(match[2]), bool(match[3]))
     if ".." in rest:
         raise UsageError.at("--range", f"found {text!r}", "two numbers around .., then nothing or log")
     return Choices(key, tuple(map(_value, rest.split(","))))
@@ -146,13 +146,13 @@ def load_ranges(path: Path) -> tuple[Range, ...]:
     return tuple(
         Choices(key, tuple(entry["choices"]))
         if "choices" in entry
-        else Span(key, entry["low"], entry["high"], entry.get("log", False))
+        else Numbers(key, entry["low"], entry["high"], entry.get("log", False))
         for key, entry in data.items()
     )
 
 
 def check_ranges(ranges: Sequence[Range], recipe: Recipe) -> None:
-    """Raise SpecError unless every end of every range makes a valid recipe, UsageError unless there is a range."""
+    """Raise UsageError if there is no range, SpecError unless the ends of every range make valid recipes."""
     if not ranges:
         raise UsageError.at("sweep", "nothing to vary", "--range KEY=LOW..HIGH or --ranges FILE.json")
     raise_all(SpecError, [problem for entry in ranges for problem in _problems(entry, ranges, recipe)])
@@ -165,7 +165,7 @@ def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator
     if entry.key.startswith(_FIXED):
         yield Problem(where, "it would change what trials are compared by", "another value of the recipe")
         return
-    if isinstance(entry, Span) and not (entry.low < entry.high and (entry.low > 0 or not entry.log)):
+    if isinstance(entry, Numbers) and not (entry.low < entry.high and (entry.low > 0 or not entry.log)):
         yield Problem(where, f"from {entry.low:g} to {entry.high:g}", "a rising interval, above 0 with log")
         return
     for value in entry.ends():
@@ -173,6 +173,6 @@ def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator
             recipe.with_overrides({entry.key: value})
         except SpecError as error:
             yield from (
-                Problem(f"{where}: {found.where}", found.found, found.expected, found.remedy)
-                for found in error.problems
+                Problem(f"{where}: {problem.where}", problem.found, problem.expected, problem.remedy)
+                for problem in error.problems
             )

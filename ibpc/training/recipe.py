@@ -17,12 +17,12 @@ from ibpc.data import Augmentation
 from ibpc.errors import Problem, SpecError, nearest, raise_all
 from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
-from ibpc.training.attack import Attack, SmallBox
+from ibpc.training.attack import AttackOptions, SmallBox
 from ibpc.training.averaging import Averaging
 from ibpc.training.engine import Precision
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
-from ibpc.training.latent import Cut
-from ibpc.training.linear import Linear
+from ibpc.training.latent import CutOptions
+from ibpc.training.linear import LinearOptions
 from ibpc.training.methods import method_named, methods
 from ibpc.training.objectives import Combination
 from ibpc.training.optimizers import Optimization
@@ -44,8 +44,8 @@ _FALLBACK: Final = "ibp"
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The part of the training images that is held out to watch and select by."""
+class ValidationOptions:
+    """The training images that are held out for validation."""
 
     images: int | None = value(
         None,
@@ -98,27 +98,31 @@ class Recipe:
     regularization: Regularization = field(
         default_factory=Regularization, metadata=section("What is added to the loss")
     )
-    attack: Attack = field(
-        default_factory=Attack,
+    attack: AttackOptions = field(
+        default_factory=AttackOptions,
         metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp and its kin, taps"),
     )
     box: SmallBox = field(default_factory=SmallBox, metadata=section("The boxes of sabr, taps and staps"))
     combination: Combination = field(
         default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
     )
-    cut: Cut = field(default_factory=Cut, metadata=section("Where and how taps and staps part the network"))
-    linear: Linear = field(default_factory=Linear, metadata=section("What crown-ibp bounds by linear bounds"))
+    cut: CutOptions = field(
+        default_factory=CutOptions, metadata=section("Where and how taps and staps part the network")
+    )
+    linear: LinearOptions = field(
+        default_factory=LinearOptions, metadata=section("What crown-ibp bounds by linear bounds")
+    )
     precision: Precision = field(default_factory=Precision, metadata=section("The numbers that are computed with"))
     averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
-    validation: Validation = field(default_factory=Validation, metadata=section("What is held out"))
+    validation: ValidationOptions = field(default_factory=ValidationOptions, metadata=section("What is held out"))
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
     @classmethod
     def default(cls, method: str, eps: float, dataset: str | None = None) -> Self:
         """Return the shipped recipe of a method for a data set, at radius `eps`.
 
-        Without one, the values are those of the method itself, then those of the IBP recipe for the data set, and for
-        an unknown data set those of the schema. Raises UsageError for an unknown method, SpecError for an impossible
+        If none is shipped, values come from the method's defaults and else from the IBP recipe for the data set or, for
+        an unknown data set, from the schema. Raises UsageError for an unknown method, SpecError for an impossible
         radius.
         """
         defaults = dict(method_named(method).defaults)
@@ -133,7 +137,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path, method: str | None = None) -> Self:
-        """Return the recipe of a JSON file, which a `method` takes as it stands, whatever method the file is for.
+        """Return the recipe of a JSON file; `method` replaces the file's method, and all other values stay.
 
         Raises SpecError with everything that is wrong.
         """
@@ -158,17 +162,18 @@ class Recipe:
     def with_overrides(self, changes: Mapping[str, Any]) -> Self:
         """Return the recipe with values changed by dotted name: `{"epochs": 5, "schedule.warmup": 1}`.
 
-        What follows from a change stands unless it is changed as well: another method brings its own defaults and takes
-        those of the one before away, and a run of other length has its warm-ups in proportion. Raises SpecError with
-        everything that is wrong.
+        Some changes imply others, unless these are given as well: a new method replaces the defaults of the old one by
+        its own, and a new number of epochs scales the warm-ups in proportion. Raises SpecError with everything that is
+        wrong.
         """
         data = copy.deepcopy(self.to_json())
-        whole = {**self._of_method(changes.get("method")), **self._of_length(changes.get("epochs")), **changes}
-        raise_all(SpecError, [problem for key, item in whole.items() for problem in _change(data, key, item)])
+        implied = self._of_method(changes.get("method")) | self._of_length(changes.get("epochs"))
+        every = {**implied, **changes}
+        raise_all(SpecError, [problem for key, item in every.items() for problem in _change(data, key, item)])
         return type(self).from_json(data)
 
     def _of_method(self, name: Any) -> dict[str, Any]:
-        """Return what another method changes."""
+        """Return the changes that a new method implies."""
         if not isinstance(name, str) or name == self.method or name not in methods():
             return {}
         old, new = method_named(self.method).defaults, method_named(name).defaults
@@ -179,7 +184,7 @@ class Recipe:
         return {key: plain[key] for key, item in old.items() if own[key] == item} | dict(new)
 
     def _of_length(self, epochs: Any) -> dict[str, Any]:
-        """Return what another number of epochs changes."""
+        """Return the changes that a new number of epochs implies."""
         if not isinstance(epochs, int) or epochs < 1 or epochs == self.epochs:
             return {}
         warmups = {"schedule.warmup": self.schedule.warmup, "learning_rate.warmup": self.learning_rate.warmup}
@@ -201,7 +206,7 @@ class Recipe:
 
 
 def recipes_folder() -> Path:
-    """Return where the shipped recipes lie: inside an installed package, or beside the package in its repository."""
+    """Return the folder of the shipped recipes: inside an installed package, or beside it in the repository."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "specs" / "recipes"
     return installed if installed.is_dir() else package.parent / "specs" / "recipes"
@@ -212,7 +217,7 @@ def _file_name(method: str) -> str:
 
 
 def _completed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the data in which `defaults`, by dotted name, stand where something is left out."""
+    """Return a copy of the data in which missing values are filled from `defaults`, by dotted name."""
     whole = copy.deepcopy(dict(data))
     for key, item in defaults.items():
         *sections, last = key.split(".")
@@ -254,8 +259,8 @@ def _change(data: dict[str, Any], key: str, item: Any) -> Iterator[Problem]:
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested data by dotted names."""
-    found: dict[str, Any] = {}
+    """Return the values of nested data by dotted name."""
+    values: dict[str, Any] = {}
     for key, item in data.items():
-        found |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
-    return found
+        values |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return values

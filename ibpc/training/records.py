@@ -1,4 +1,4 @@
-"""What a run leaves behind in its `training/` folder: metrics.jsonl, one line an epoch, and receipt.json."""
+"""The records of a run in its `training/` folder: metrics.jsonl, one line per epoch, and receipt.json."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ CHECKPOINT: Final = "checkpoint.safetensors"
 class EpochRecord:
     """One epoch (counted from 1), ending at `step`. ε, κ and the learning rate are those of its last step.
 
-    `losses` and the two accuracies are means over the training images as they were used, each before its own step;
-    `certified_accuracy` is at the ε of its step, and None if the method has no bounds. `seconds` are those of the
-    training steps; `validation` is at the recipe's ε.
+    `losses` and the two accuracies are means over the training images, augmented, each computed before the step that
+    uses the image; `certified_accuracy` is at the ε of that step, and None if the method has no bounds. `seconds` is
+    the time of the training steps; `validation` is at the recipe's ε.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class EpochRecord:
 
 
 def append_record(folder: Path, record: EpochRecord) -> None:
-    """Add a line to metrics.jsonl and wait until it is on the disk. Raises TrainingError where that fails."""
+    """Append a line to metrics.jsonl and wait until it is on disk. Raises TrainingError if that fails."""
     path = folder / METRICS
     try:
         with path.open("a", encoding="utf-8") as stream:
@@ -69,7 +69,7 @@ def append_record(folder: Path, record: EpochRecord) -> None:
 def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
     """Return the records of the first `epochs` epochs. Raises TrainingError if one is missing or damaged.
 
-    What follows them was written after the checkpoint that the run goes on from; its last line may be cut short.
+    Later lines were written after the checkpoint that the run resumes from; the last one may be cut short.
     """
     path = folder / METRICS
     try:
@@ -82,7 +82,7 @@ def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
 
 
 def keep_records(folder: Path, epochs: int) -> None:
-    """Drop from metrics.jsonl all that follows the first `epochs` epochs; write an empty one if there is none."""
+    """Drop everything after the first `epochs` epochs from metrics.jsonl; write an empty file if there is none."""
     path = folder / METRICS
     write_atomically(path, b"".join(line + b"\n" for line in _lines(path, epochs)))
 
@@ -91,14 +91,14 @@ def _lines(path: Path, epochs: int) -> list[bytes]:
     return read_regular(path, MOST_TEXT).split(b"\n")[:epochs] if path.exists() else []
 
 
-# ── the receipt's facts ─────────────────────────────────────────────────────────────────────────────────────────
+# ── entries of the receipt ──────────────────────────────────────────────────────────────────────────────────────
 def versions() -> dict[str, str]:
-    """Return the versions of everything that shapes a run."""
+    """Return the versions of all software that a run depends on."""
     return tool_versions() | {name: version(name) for name in ("numpy", "torchvision")}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Return what the run was computed on."""
+    """Return the hardware that the run uses."""
     return {
         "device": str(device),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,

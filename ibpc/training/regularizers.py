@@ -1,4 +1,4 @@
-"""Terms of the loss beside those of the samples: of the parameters, and of the boxes inside the network."""
+"""Regularization terms of the loss: of the parameters, and of the boxes inside the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TINY: Final = 1e-12
 
 @dataclass(frozen=True)
 class Regularization:
-    """How strongly each term counts. Weight decay belongs to the optimizer."""
+    """The weight of each term. Weight decay belongs to the optimizer."""
 
     l1: float = value(0.0, "Weight of the sum of the moduli of all weights", type="number", minimum=0)
     tightness: float = value(
@@ -44,15 +44,15 @@ L1: Final = "l1_loss"
 
 
 def l1_norm(weights: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return Σ |w| over all weights, a scalar. It is what lets a box grow: the radius passes through |W|."""
+    """Return Σ |w| over all weights, a scalar. It limits the growth of boxes, as radii are multiplied by |W|."""
     return torch.stack([weight.abs().sum() for weight in weights]).sum()
 
 
 def tightness(first: Interval, boxes: Sequence[Interval], tolerance: float) -> torch.Tensor:
-    """Return how much boxes are wider than the `first`, that of the input: a scalar.
+    """Return how much wider the boxes are than the `first`, that of the input: a scalar.
 
-    The mean over the boxes of max(τ − E[r₀] / E[rᵢ], 0) / τ, with mean radii E[r] (Shi et al. 2021, arXiv 2103.17268,
-    section 3.3).
+    It is the mean over the boxes of max(τ − E[r₀] / E[rᵢ], 0) / τ, with mean radii E[r] (Shi et al. 2021, arXiv
+    2103.17268, section 3.3).
     """
     start = first.width.mean()
     ratios = torch.stack([start / box.width.mean().clamp_min(_TINY) for box in boxes])
@@ -60,11 +60,11 @@ def tightness(first: Interval, boxes: Sequence[Interval], tolerance: float) -> t
 
 
 def balance(boxes: Sequence[Interval], tolerance: float) -> torch.Tensor:
-    """Return how unlike the active and the inactive neurons are whose inputs lie in the boxes: a scalar.
+    """Return the imbalance between active and inactive neurons, whose inputs lie in the boxes: a scalar.
 
-    The mean over the boxes of (max(τ − α, 0) + max(τ − β, 0)) / τ. α is the ratio, the smaller by the greater, of the
-    sums of |center| over the active neurons (lower > 0) and the inactive ones (upper < 0); β that of the sums of
-    squared deviations of the centers from their mean (Shi et al. 2021, section 3.3).
+    It is the mean over the boxes of (max(τ − α, 0) + max(τ − β, 0)) / τ. α is the ratio, smaller to greater, of the
+    sums of |center| over active neurons (lower > 0) and over inactive ones (upper < 0); β is the same ratio of the sums
+    of squared deviations of the centers from their mean (Shi et al. 2021, section 3.3).
     """
     return torch.stack([_imbalance(box, tolerance) for box in boxes]).mean() / tolerance
 
@@ -77,9 +77,9 @@ def _imbalance(box: Interval, tolerance: float) -> torch.Tensor:
 
 
 def _moments(center: torch.Tensor, chosen: torch.Tensor, mean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return Σ c and Σ (c − mean)² of the n chosen centers c, in few passes over them.
+    """Return Σ c and Σ (c − mean)² over the n chosen centers c, in few passes over the tensor.
 
-    The latter is Σ c² − 2 mean Σ c + n mean².
+    The second is computed as Σ c² − 2 mean Σ c + n mean².
     """
     centers = (center * chosen.to(center.dtype)).flatten()
     total = centers.sum()
@@ -87,7 +87,7 @@ def _moments(center: torch.Tensor, chosen: torch.Tensor, mean: torch.Tensor) -> 
 
 
 def _lack(first: torch.Tensor, second: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """Return max(τ − ratio of the smaller to the greater, 0), and 0 where both are 0: then no neuron is stable."""
+    """Return max(τ − smaller / greater, 0), or 0 if both are 0, which means that no neuron is stable."""
     greater = torch.maximum(first, second)
     lack = (tolerance - torch.minimum(first, second) / greater.clamp_min(_TINY)).clamp_min(0.0)
     return torch.where(greater > 0, lack, torch.zeros_like(lack))

@@ -1,4 +1,4 @@
-"""Who wants to know how a run goes on."""
+"""Listeners to the progress of a run."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from ibpc.training.schedules import Moment, Timeline
 
 
 class Reporter(Protocol):
-    """Who wants to know how a run goes on. Nothing that it is told costs a wait for the device."""
+    """A listener to the progress of a run. Its arguments are available without waiting for the device."""
 
     def started(self, timeline: Timeline, epoch: int) -> None:
-        """Learn the schedules of a run that begins after `epoch` epochs: 0, or more when it is resumed."""
+        """Receive the schedules of a run that starts after `epoch` epochs: more than 0 if it is resumed."""
         ...
 
     def stepped(self, moment: Moment) -> None:
-        """Learn that a step was given to the device."""
+        """Receive the moment of a step that was queued on the device."""
         ...
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Learn the figures of an epoch."""
+        """Receive the figures of an epoch."""
         ...
 
 
 class Silent:
-    """The reporter that tells nobody."""
+    """A reporter that does nothing."""
 
     def started(self, timeline: Timeline, epoch: int) -> None:
         """Do nothing."""
@@ -38,22 +38,22 @@ class Silent:
 
 
 class Several:
-    """The reporter that passes everything on to others, in order."""
+    """A reporter that calls several others, in order."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
 
     def started(self, timeline: Timeline, epoch: int) -> None:
-        """Pass it on."""
+        """Call `started` of each."""
         for reporter in self._reporters:
             reporter.started(timeline, epoch)
 
     def stepped(self, moment: Moment) -> None:
-        """Pass it on."""
+        """Call `stepped` of each."""
         for reporter in self._reporters:
             reporter.stepped(moment)
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Pass it on."""
+        """Call `finished_epoch` of each."""
         for reporter in self._reporters:
             reporter.finished_epoch(record)

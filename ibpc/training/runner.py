@@ -1,8 +1,8 @@
 """The runner: trains a network by a recipe, and can be stopped and resumed exactly between any two epochs.
 
 `OUT/training/` holds recipe.json, metrics.jsonl, checkpoint.safetensors and receipt.json; at the end the trained
-network is saved to OUT as an artifact. On a CPU the weights depend on the recipe, the seed, the data, the machine, its
-number of threads and the number of processes, and on nothing else. Of several processes the first alone writes.
+network is saved to OUT as an artifact. On a CPU the weights depend only on the recipe, the seed, the data, the machine,
+its number of threads and the number of processes. If there are several processes, only the first writes.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from ibpc.training.trainer import Trainer
 from ibpc.workers import present
 
 _LOCK: Final = ".lock"
-# What answers as often as chance, times this, has learned nothing.
+# Below this multiple of chance accuracy a network counts as untrained.
 _CHANCE: Final = 1.2
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A finished run: its folder, the trained network, one record an epoch, and the receipt."""
+    """A finished run: its folder, the trained network, one record per epoch, and the receipt."""
 
     out: Path
     network: Network = field(repr=False)
@@ -58,7 +58,7 @@ class TrainingRun:
 
     @property
     def is_at_chance(self) -> bool:
-        """Whether the network answers hardly better than one that always gives the same class."""
+        """Whether the nominal accuracy is hardly above that of a constant prediction."""
         last = self.records[-1]
         nominal = last.nominal_accuracy if last.validation is None else last.validation.nominal
         return nominal < _CHANCE / self.network.classes
@@ -79,10 +79,10 @@ def train(
     """Train the network in place by the recipe and save it as an artifact with its run in `out`.
 
     `device` is where to train (default: where the network is), `engine` one of `ibpc.training.engine.ENGINES`. With
-    `resume` the run in `out` goes on from its last checkpoint, if it has one. Where torch.distributed has a default
+    `resume`, the run in `out` continues from its last checkpoint, if it has one. If torch.distributed has a default
     group, its processes train together: each gets an equal part of every batch, and all must see `out`. Raises
-    DataError for missing data, UsageError for an engine that is not there, TrainingError for a run that is in the way,
-    differs from the one to resume, diverges or is interrupted, ArtifactError where `out` cannot be written.
+    DataError for missing data, UsageError for an unavailable engine, TrainingError if `out` holds another run or the
+    run diverges or is interrupted, ArtifactError if `out` cannot be written.
     """
     raise_all(UsageError, _misuses(network, recipe, data))
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
@@ -92,11 +92,11 @@ def train(
         check_place(Path(out))
         recover(Path(out))
         _check_free(folder, resume)
-    told = (reporter if workers.is_first else None) or Silent()
+    listener = (reporter if workers.is_first else None) or Silent()
     network = _moved(network, device)
     chosen = chosen_engine(engine, network.device, workers.count)
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
-        trainer = Trainer(network, recipe, dataset, seed, workers, told, chosen)
+        trainer = Trainer(network, recipe, dataset, seed, workers, listener, chosen)
         with kept_memory(network.device), computing(recipe.precision), compiling(chosen), _stopping_at(out, trainer):
             with _alone(folder) if workers.is_first else nullcontext():
                 records = _run(trainer, folder)
@@ -104,7 +104,7 @@ def train(
 
 
 def _run(trainer: Trainer, folder: Path) -> list[EpochRecord]:
-    """Train from where the folder's checkpoint is to the end, and keep every epoch."""
+    """Train from the folder's checkpoint to the end, and record every epoch."""
     records = trainer.begin(folder)
     while trainer.epoch < trainer.recipe.epochs:
         records.append(trainer.run_epoch())
@@ -128,7 +128,7 @@ def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> Training
 
 # ── before a run ────────────────────────────────────────────────────────────────────────────────────────────────
 def _misuses(network: object, recipe: object, data: object) -> Iterator[Problem]:
-    """Yield what a call gives that is something else than it should be."""
+    """Yield the arguments of the wrong type."""
     if not isinstance(network, Network):
         yield Problem("network", f"a {type(network).__name__}", "a network", "ibpc.compile makes one")
     if not isinstance(recipe, Recipe):
@@ -140,7 +140,7 @@ def _misuses(network: object, recipe: object, data: object) -> Iterator[Problem]
 
 
 def _moved(network: Network, device: torch.device | str | None) -> Network:
-    """Return the network on a device. Raises UsageError for one that is not there."""
+    """Return the network on a device. Raises UsageError for an unavailable device."""
     try:
         return network.to(device or network.device)
     except (RuntimeError, AssertionError) as error:
@@ -164,7 +164,7 @@ def _check_free(folder: Path, resume: bool) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a training folder while the block runs. Raises TrainingError where one is there."""
+    """Lock a training folder while the block runs. Raises TrainingError if another process trains there."""
     path = folder / _LOCK
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -184,7 +184,7 @@ def _alone(folder: Path) -> Iterator[None]:
 # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────
 @contextmanager
 def _stopping_at(out: str | Path, trainer: Trainer) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into an error that says how to go on. What was kept stays."""
+    """Turn Ctrl-C and SIGTERM into an error that says how to resume. Checkpoints stay."""
     try:
         with _terminable():
             yield
@@ -195,7 +195,7 @@ def _stopping_at(out: str | Path, trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does while the block runs. Only the main thread can be told so."""
+    """Let SIGTERM act like Ctrl-C while the block runs. Only the main thread can change that; others do nothing."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -212,7 +212,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 # ── the receipt ─────────────────────────────────────────────────────────────────────────────────────────────────
 def _receipt(trainer: Trainer, records: list[EpochRecord]) -> dict[str, Any]:
-    """Return everything needed to make the run again, and what came of it."""
+    """Return everything needed to repeat the run, and its results."""
     validation = records[-1].validation
     return {
         "network": trainer.network.name,

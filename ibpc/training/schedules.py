@@ -1,7 +1,7 @@
-"""What changes during training: ε, κ and the learning rate, as functions of the step.
+"""Schedules of ε, κ and the learning rate, as functions of the step.
 
-A run of `epochs · per_epoch` steps begins with a warm-up at ε = 0 and the first κ. Then ε climbs to its final value
-and κ falls to its own, over the same ramp, and both stay there. The learning rate has a warm-up of its own.
+A run of `epochs · per_epoch` steps begins with a warm-up at ε = 0 and the first κ. Then ε climbs and κ falls to their
+final values over the same ramp, and both stay there. The learning rate has a warm-up of its own.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _POWER: Final = 4
 
 # ── shapes: progress → share ────────────────────────────────────────────────────────────────────────────────────
 def linear(progress: float) -> float:
-    """Return the share of the final ε at `progress` of the ramp, both in [0, 1]: the same (Gowal et al. 2018)."""
+    """Return the share of the final ε at `progress` of the ramp, both in [0, 1]: `progress` (Gowal et al. 2018)."""
     return progress
 
 
 def smooth(progress: float) -> float:
-    """Return α p⁴ for p < 1/4 and a straight line to 1 from there on, with α such that the slope has no jump.
+    """Return α p⁴ for p < 1/4 and then a straight line to 1, with α such that the slope is continuous.
 
     (The schedule of Shi et al. 2021 after CROWN-IBP, Zhang et al. 2020, arXiv 1906.06316.)
     """
@@ -67,10 +67,10 @@ DECAYS: Final[Mapping[str, Callable[[float, tuple[float, ...], float], float]]] 
 )
 
 
-# ── what a recipe says of them ──────────────────────────────────────────────────────────────────────────────────
+# ── options of a recipe ─────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Schedule:
-    """How ε and κ move."""
+    """How ε and κ change over a run."""
 
     warmup: float = value(0.0, "Epochs at ε = 0 before the ramp", type="number", minimum=0)
     ramp: float = value(
@@ -86,7 +86,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class LearningRate:
-    """How the learning rate moves."""
+    """How the learning rate changes over a run."""
 
     warmup: float = value(
         0.0, "Epochs over which it climbs from 0 to the optimizer's, as a line", type="number", minimum=0
@@ -131,7 +131,7 @@ class Timeline:
         return self.epochs * self.per_epoch
 
     def progress(self, step: int) -> float:
-        """Return how far the ramp is at `step` (counted from 0): 0 before, 1 after."""
+        """Return the progress of the ramp at `step`, counted from 0: 0 before the ramp, 1 after it."""
         first = round(self.schedule.warmup * self.per_epoch)
         length = self.schedule.ramp * (self.total - first)
         if step < first:
@@ -139,7 +139,7 @@ class Timeline:
         return min(1.0, (step - first) / length) if length > 0 else 1.0
 
     def climbed(self, step: int) -> float:
-        """Return the share of the learning rate that its warm-up allows at `step`: (step + 1) / length, at most 1.
+        """Return the factor of the learning rate in its warm-up at `step`: (step + 1) / length, at most 1.
 
         (Goyal et al. 2017, arXiv 1706.02677, section 2.2.)
         """

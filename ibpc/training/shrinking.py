@@ -1,7 +1,7 @@
 """Boxes that shrink at unstable rectifiers in training (Müller et al. 2023, arXiv 2210.04871, for CIFAR-10 at 2/255).
 
-A shrunk box leaves points of the network out: it is a gentler loss, and it certifies nothing. Only the graphs that a
-training step descends are built with it; those that judge held-out images never are.
+A shrunk box misses points that the network reaches: it makes the loss gentler and certifies nothing. Only the graphs
+of training steps use it, never those that evaluate held-out images.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _SHRUNK = "Relu"
 
 
 def shrunk(graphs: TrainingGraphs, share: float) -> TrainingGraphs:
-    """Return graphs of the same network whose boxes shrink at every Relu; for a `share` of 1 the graphs themselves."""
+    """Return graphs of the same network whose boxes shrink at every Relu, or the same graphs if `share` is 1."""
     return graphs if share == 1 else graphs.obeying({_SHRUNK: shrinking_rules(share)})
 
 
 def shrinking_rules(share: float) -> Rules:
-    """Return the rules of a Relu with [max(l, 0), max(c u, 0)] for an input in [l, u] with l < 0, c = `share`.
+    """Return rules of Relu that bound the output by [max(l, 0), max(c u, 0)], c = `share`, if the input has l < 0.
 
-    An input with l ≥ 0 keeps its box.
+    For l ≥ 0 the output is bounded as usual.
     """
     rules = operators()[_SHRUNK].rules
 

@@ -1,9 +1,8 @@
-"""A sweep: many short runs whose recipes Optuna varies, to see how nominal accuracy pays for certified accuracy.
+"""A sweep: many short runs whose recipes Optuna varies, to explore nominal against certified accuracy.
 
-Everything is in one folder: `sweep.json` (what is swept), `study.journal` (Optuna's log), `trial-NNNN/` (a run each).
-Processes that are started on the same folder share the study. A process that was killed leaves its trial to the next
-one, which resumes it. The values of a trial depend on the seed, its number and the trials before it, so one process
-alone makes the same sweep again.
+Everything is in one folder: `sweep.json` (what is swept), `study.journal` (Optuna's log), `trial-NNNN/` (one run each).
+Processes started on the same folder share the study. If a process is killed, the next one resumes its trial. The values
+of a trial depend on the seed, its number and the trials before it, so a sweep by a single process is reproducible.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from ibpc.files import MOST_TEXT, read_regular, write_json
 from ibpc.frontends.strict_json import read_json
 from ibpc.locking import locked, take
 from ibpc.network import Network
+from ibpc.progress import ignore
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import train
@@ -44,7 +44,7 @@ _RANDOM_TRIALS: Final = 8
 
 @dataclass(frozen=True)
 class Outcome:
-    """One trial: its values by name, the two accuracies on the held-out images, or what went wrong."""
+    """One trial: its values by name, and its two accuracies on the held-out images or what went wrong."""
 
     number: int
     folder: Path
@@ -57,9 +57,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What to sweep: an artifact, the recipe to start from, what varies, the data, and the folder of it all.
+    """What to sweep: an artifact, the recipe to start from, the ranges of its values, the data, and the folder.
 
-    `overrides` are values of the recipe that stay as they are where the method varies and brings its own.
+    `overrides` are values of the recipe that stay, even if a trial varies the method and its defaults differ.
     """
 
     artifact: Path
@@ -72,12 +72,12 @@ class Sweep:
     device: str = "cpu"
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, trials: int, workers: int = 1, watcher: Callable[[Outcome], object] = repr) -> tuple[Outcome, ...]:
-        """Run until the study has `trials` trials, in `workers` processes; return all trials that have ended.
+    def run(self, trials: int, workers: int = 1, progress: Callable[[Outcome], object] = ignore) -> tuple[Outcome, ...]:
+        """Run until the study has `trials` trials, in `workers` processes; return all finished trials.
 
-        A trial that fails or diverges is one of them. `watcher` learns of the trials of this process. Raises the
-        errors of a bad artifact, data set or range, UsageError without Optuna, TrainingError where another sweep is
-        in the way or this one is interrupted.
+        These include trials that failed or diverged. `progress` gets each trial that this process finishes. Raises the
+        errors of a bad artifact, data set or range, UsageError without Optuna, TrainingError if the folder holds
+        another sweep or this one is interrupted.
         """
         check_ranges(self.ranges, self.recipe)
         worker = _Worker(self)
@@ -86,7 +86,7 @@ class Sweep:
         for helper in helpers:
             helper.start()
         try:
-            worker.work(trials, watcher)
+            worker.work(trials, progress)
         finally:
             for helper in helpers:
                 helper.join()
@@ -98,7 +98,7 @@ class Sweep:
 def _help(sweep: Sweep, trials: int) -> None:
     """Work on a sweep in a process of its own."""
     try:
-        _Worker(sweep).work(trials, repr)
+        _Worker(sweep).work(trials, ignore)
     except (IbpcError, KeyboardInterrupt):
         sys.exit(1)
 
@@ -120,7 +120,7 @@ class _Worker:
 
     # ── the folder ──────────────────────────────────────────────────────────────────────────────────────────────
     def _claim(self) -> None:
-        """Write down what the folder sweeps, or compare."""
+        """Write the sweep's identity to the folder, or check that the one there is the same."""
         out = self._sweep.out
         if out.exists() and not out.is_dir():
             raise TrainingError.at(out, "not a folder", "a new folder, or one of a sweep")
@@ -140,11 +140,11 @@ class _Worker:
             found, wanted = read_json(out / SWEEP), self._identity()
         if found != wanted:
             differing = [key for key in wanted if not isinstance(found, dict) or found.get(key) != wanted[key]]
-            what = f"a sweep that differs in: {', '.join(differing)}"
-            raise TrainingError.at(out, what, "the same sweep, to go on with it", "choose another folder")
+            other = f"a sweep that differs in: {', '.join(differing)}"
+            raise TrainingError.at(out, other, "the same sweep, to go on with it", "choose another folder")
 
     def _identity(self) -> dict[str, Any]:
-        """Return what must not change while a sweep goes on, as JSON data."""
+        """Return what must be the same when a sweep is continued, as JSON data."""
         sweep = self._sweep
         identity = {
             "network": self._network.fingerprint(),
@@ -177,7 +177,7 @@ class _Worker:
         return self._sweep.out / f"trial-{number:04}"
 
     def _take(self, number: int) -> bool:
-        """Return whether the trial is now this process's own; it is until it is given up, or the process ends."""
+        """Lock a trial for this process until it is given up or the process ends. Return whether that worked."""
         locks = self._sweep.out / _LOCKS
         locks.mkdir(exist_ok=True)
         held = take(locks / f"{number:04}")
@@ -189,15 +189,15 @@ class _Worker:
         self._held.pop(number).close()
 
     # ── trials ──────────────────────────────────────────────────────────────────────────────────────────────────
-    def work(self, trials: int, watcher: Callable[[Outcome], object]) -> None:
-        """Finish the trials that nobody works on any more, then take new ones until there are enough."""
+    def work(self, trials: int, progress: Callable[[Outcome], object]) -> None:
+        """Finish abandoned trials, then start new ones until there are enough."""
         for trial in self._left_behind():
-            watcher(self._finish(trial))
+            progress(self._finish(trial))
         while (new := self._next(trials)) is not None:
-            watcher(self._finish(new))
+            progress(self._finish(new))
 
     def _next(self, trials: int) -> Trial | None:
-        """Return a new trial with its values, None if there are enough."""
+        """Return a new trial with its values, or None if there are enough."""
         with locked(self._sweep.out / _LOCK):
             if len(self._study.get_trials(deepcopy=False)) >= trials:
                 return None
@@ -212,25 +212,25 @@ class _Worker:
         return trial
 
     def _left_behind(self) -> Iterator[Trial]:
-        """Yield the trials that a process took and did not live to finish."""
+        """Yield the trials whose process ended before it finished them."""
         states = self._optuna.trial.TrialState
         keys = {entry.key for entry in self._sweep.ranges}
-        for found in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        for running in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
             with locked(self._sweep.out / _LOCK):
-                is_mine = self._take(found.number)
-                now = self._study.get_trials(deepcopy=False)[found.number]
+                is_mine = self._take(running.number)
+                now = self._study.get_trials(deepcopy=False)[running.number]
             if not is_mine:
                 continue
             if now.state.is_finished():
-                self._give_up(found.number)
+                self._give_up(running.number)
             elif now.params.keys() == keys:
                 yield self._optuna.Trial(self._study, now._trial_id)
             else:
                 self._study.tell(now.number, state=states.FAIL)
-                self._give_up(found.number)
+                self._give_up(running.number)
 
     def _finish(self, trial: Trial) -> Outcome:
-        """Train a trial's network and tell the study what came of it."""
+        """Train a trial's network and report the result to the study."""
         sweep, folder = self._sweep, self._folder(trial.number)
         try:
             recipe = sweep.recipe.with_overrides({**sweep.overrides, **self._values(trial.params)})
@@ -252,7 +252,7 @@ class _Worker:
         return next(outcome for outcome in self.outcomes() if outcome.number == trial.number)
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Return all trials that have ended, in order."""
+        """Return all finished trials, in order."""
         front = {trial.number for trial in self._study.best_trials}
         ended = [trial for trial in self._study.get_trials(deepcopy=False) if trial.state.is_finished()]
         return tuple(
@@ -269,13 +269,13 @@ class _Worker:
         )
 
     def _values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a trial's values for the recipe: the study keeps choices as JSON text."""
+        """Return a trial's values for the recipe; the study stores choices as JSON text."""
         chosen = {entry.key for entry in self._sweep.ranges if isinstance(entry, Choices)}
         return {key: json.loads(value) if key in chosen else value for key, value in parameters.items()}
 
 
 class _JournalLock:
-    """What Optuna holds while it reads or writes the log. The system frees it when a process is killed."""
+    """The lock that Optuna holds while it reads or writes the log. The system frees it if the process is killed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -287,14 +287,14 @@ class _JournalLock:
         return True
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         self._held.close()
 
 
 def _mend(path: Path, lock: _JournalLock) -> None:
-    """Cut off a last line that a killed process or a full disk left unfinished: the next one would be joined to it.
+    """Remove an incomplete last line, left by a killed process or a full disk, so that the next one starts afresh.
 
-    Raises ValueError or RecursionError where another line is damaged.
+    Raises ValueError or RecursionError if another line is damaged.
     """
     if not path.exists():
         return
@@ -310,7 +310,7 @@ def _mend(path: Path, lock: _JournalLock) -> None:
 
 
 def _mixed(seed: int, number: int) -> int:
-    """Return a seed of 32 bits that differs for every pair."""
+    """Return a 32-bit seed that depends on both numbers."""
     return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
 
 

@@ -1,4 +1,4 @@
-"""BatchNormalization over a batch that several processes share: each normalizes by the statistics of all of it."""
+"""BatchNormalization over a batch split among processes: each normalizes by the statistics of the whole batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ibpc.workers import Workers
 
 
 class _Mean(torch.autograd.Function):
-    """The mean of a tensor over all processes. Each process's loss depends on all of them, so gradients add up too."""
+    """The mean of a tensor over all processes. Each process's loss depends on it, so gradients are averaged, too."""
 
     @staticmethod
     def forward(_: Any, tensor: torch.Tensor) -> torch.Tensor:
@@ -41,9 +41,9 @@ def _everywhere(tensor: torch.Tensor) -> torch.Tensor:
 def shared_statistics(
     x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, momentum: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Do as `batch_statistics` for a batch of which every process holds an equal part x (B, C, …).
+    """Do what `batch_statistics` does for a batch of which every process holds an equal part x (B, C, …).
 
-    With mean mᵣ and variance vᵣ of each part: μ = E[mᵣ] and E[vᵣ + (mᵣ − μ)²], without cancellation.
+    From the mean mᵣ and variance vᵣ of each part: mean μ = E[mᵣ] and variance E[vᵣ + (mᵣ − μ)²], without cancellation.
     """
     axes = [0, *range(2, x.dim())]
     own_mean, own_variance = x.mean(axes), x.var(axes, unbiased=False)
@@ -64,7 +64,7 @@ def normalize_by_shared_batch(
     momentum: float,
     epsilon: float,
 ) -> torch.Tensor:
-    """Do as `normalize_by_batch` for a batch of which every process holds an equal part x (B, C, …)."""
+    """Do what `normalize_by_batch` does for a batch of which every process holds an equal part x (B, C, …)."""
     mean, variance = shared_statistics(x, running_mean, running_var, momentum)
     slope, shift = normalized(mean, variance, weight, bias, epsilon, x.dim())
     return x * slope + shift
@@ -76,7 +76,7 @@ _SHARED: Final[Mapping[Any, Callable[..., Any]]] = MappingProxyType(
 
 
 def synchronized(module: fx.GraphModule, workers: Workers) -> fx.GraphModule:
-    """Let a training graph normalize by the batch of all processes, in place; a process alone has it already."""
+    """Let a training graph normalize by the batch of all processes, in place; unchanged for a single process."""
     if workers.count == 1:
         return module
     for node in module.graph.nodes:

@@ -1,9 +1,9 @@
 """A run in progress: its state between two epochs, and the steps from one to the next.
 
-Several processes (`ibpc.workers`) hold the same state. In each step every one computes the gradient of its own rows of
-the batch; the gradients are averaged, so all take the same step. They are averaged in one exchange after the backward
-passes, not by DistributedDataParallel: a step runs several graphs over one tree of parameters, that wrapper hooks into
-the backward pass of a single module.
+Several processes (`ibpc.workers`) hold the same state. In each step, every process computes the gradient of its own
+rows of the batch; the gradients are averaged, so all take the same step. This takes one exchange after the backward
+passes instead of DistributedDataParallel, which hooks into the backward pass of a single module: a step runs several
+graphs over one tree of parameters.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from ibpc.workers import Workers
 
 _FRESH_SCHEME: Final = "ibp"
 _EVALUATION_BATCH: Final = 500
-# How many times the loss of a constant answer a run may have.
+# A run diverges when its loss exceeds that of a constant prediction this many times.
 _DIVERGED: Final = 1000.0
 
 
 class Trainer:
-    """All that changes from step to step, and the parts that change it."""
+    """The state of a run and the steps that change it."""
 
     def __init__(
         self,
@@ -93,9 +93,9 @@ class Trainer:
 
     # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────
     def begin(self, folder: Path) -> list[EpochRecord]:
-        """Go back to the checkpoint in the folder, or write the first one. Return the records up to there.
+        """Restore the checkpoint in the folder, or write the first one. Return the records up to it.
 
-        The first process goes first: the others find what it wrote.
+        The first process goes first; the others read what it wrote.
         """
         if not self.workers.is_first:
             self.workers.wait()
@@ -120,7 +120,7 @@ class Trainer:
         self.seconds = stored.seconds
 
     def _prepare(self, folder: Path) -> None:
-        """Sweep away what a killed run left half written; write what a new one begins with."""
+        """Remove the partial files of a killed run, and write the files that a new run starts with."""
         for leftover in folder.glob(".*.partial"):
             with suppress(OSError):
                 leftover.unlink()
@@ -130,9 +130,9 @@ class Trainer:
         keep_records(folder, self.epoch)
 
     def keep(self, folder: Path, record: EpochRecord) -> None:
-        """Write what an epoch brought: its line of metrics, and a checkpoint if one is due.
+        """Write an epoch's line of metrics, and a checkpoint if one is due.
 
-        A resumed run drops the lines of epochs behind its checkpoint, and makes them again.
+        A resumed run drops the lines of epochs after its checkpoint and trains these epochs again.
         """
         if not self.workers.is_first:
             return
@@ -148,11 +148,11 @@ class Trainer:
 
     @property
     def kept_until(self) -> str:
-        """What the last checkpoint holds, in words; the first process alone knows when it wrote."""
+        """When the last checkpoint was written, in words; only the first process knows the epoch."""
         return f"after epoch {self.kept}" if self.workers.is_first else "after the last epoch kept"
 
     def identity(self) -> Identity:
-        """Return what must not change when the run is resumed."""
+        """Return what must be the same when the run is resumed."""
         graph = hashlib.sha256(self.network.graph.structure().encode()).hexdigest()
         return Identity(self.recipe.to_json(), self.seed, self.dataset.sha256, graph)
 
@@ -165,9 +165,9 @@ class Trainer:
 
     # ── one epoch ───────────────────────────────────────────────────────────────────────────────────────────────
     def run_epoch(self) -> EpochRecord:
-        """Pass over the training images once, in a new order. What does not fill a batch is left out this time.
+        """Train on every image once, in a new random order. An incomplete last batch is left out.
 
-        The host never waits for the device here: figures add up on the device and are read once at the end.
+        The host does not wait for the device: figures are summed on the device and read once at the end.
         """
         started = time.monotonic()
         self.network.parameters.train()
@@ -190,9 +190,9 @@ class Trainer:
         return record
 
     def step(self, index: torch.Tensor, moment: Moment, totals: Totals) -> None:
-        """Take one step down the gradient of the batch of an index (B,), in micro-batches.
+        """Take one gradient step on the batch of an index (B,), in micro-batches.
 
-        Each draws its random numbers from where the generator stood before the first.
+        Every micro-batch draws its random numbers from the state that the generator had before the first one.
         """
         x, labels = self.batch(index)
         count, parts = self.recipe.accumulate, self.recipe.accumulate * self.workers.count
@@ -209,12 +209,12 @@ class Trainer:
         self.descend(moment)
 
     def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images (B, …) as the network takes them, float32 in [0, 1], augmented, and labels (B,)."""
+        """Return augmented images (B, …), float32 in [0, 1] in the network's layout, and labels (B,)."""
         images = augment(self.training.images[index], self.augmentation, self.generator)
         return fit_images(to_unit(images), self.network.input_shape), self.training.labels[index]
 
     def regularized(self, terms: Terms) -> Terms:
-        """Return the terms with the penalty on the weights that the recipe turns on, a part of the loss."""
+        """Return the terms with the recipe's penalty on the weights, if any, added to the loss and its parts."""
         strength = self.recipe.regularization.l1
         if strength == 0:
             return terms
@@ -222,7 +222,7 @@ class Trainer:
         return replace(terms, loss=terms.loss + penalty, parts={**terms.parts, L1: penalty})
 
     def descend(self, moment: Moment) -> None:
-        """Move the parameters by their gradients, averaged over the processes."""
+        """Update the parameters by their gradients, averaged over the processes."""
         for group in self.optimizer.param_groups:
             group["lr"] = moment.learning_rate
         self.workers.average_gradients(self.network.parameters.parameters())
@@ -231,11 +231,11 @@ class Trainer:
         self.optimizer.step()
 
     def settle(self) -> None:
-        """Put the mean of the weights in place, and the statistics that go with it, at the end of the run."""
+        """At the end of the run, replace the weights by their mean, and the running statistics to match."""
         is_mean = self.average.apply()
         if is_mean or self.recipe.averaging.statistics == POPULATION:
-            whole = self.timeline.per_epoch * self.batch_size
-            parts = torch.split(self.training.images[:whole], self.batch_size)
+            count = self.timeline.per_epoch * self.batch_size
+            parts = torch.split(self.training.images[:count], self.batch_size)
             batches = (fit_images(to_unit(images), self.network.input_shape) for images in parts)
             population_statistics(self.network, batches)
 
@@ -262,7 +262,7 @@ class Trainer:
         return self.graphs.accuracy(self.validation, self.recipe.eps, _EVALUATION_BATCH)
 
     def _expect_convergence(self, figures: Figures) -> None:
-        """Raise TrainingError where a figure is no number, or a constant answer would do far better."""
+        """Raise TrainingError if a figure is not finite, or if a constant prediction would have a far lower loss."""
         loss, constant = figures.losses.get("nominal_loss", figures.losses[LOSS]), log(max(self.network.classes, 2))
         if figures.is_finite and loss <= _DIVERGED * constant:
             return
@@ -277,9 +277,9 @@ class Trainer:
 
 
 def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Copy gradients to memory of their own, before others are added to them.
+    """Copy gradients to memory of their own before further gradients are added to them.
 
-    Those of a captured graph lie where its next replay writes, and autograd adds to them there.
+    The gradients of a captured graph lie in memory that its next replay overwrites.
     """
     for parameter in parameters:
         if parameter.grad is not None:
@@ -287,7 +287,7 @@ def own_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _initialize(network: Network, recipe: Recipe, seed: int) -> None:
-    """Draw fresh weights where the recipe says so."""
+    """Draw fresh weights if the recipe asks for them."""
     scheme = recipe.initialization
     if scheme == AUTO:
         is_fresh = are_fresh(network.graph.hints) and not network.is_changed
@@ -301,7 +301,7 @@ def _augmentation(recipe: Recipe, dataset: Dataset) -> Augmentation:
 
 
 def _batch_size(recipe: Recipe, images: int, workers: Workers) -> int:
-    """Return the images of a step. Raises TrainingError unless every micro-batch of every process gets as many."""
+    """Return the images per step. Raises TrainingError unless micro-batches and processes get equal parts."""
     size, parts = min(recipe.batch_size, images), recipe.accumulate * workers.count
     if size % parts:
         expected = f"a multiple of {parts}: {workers.count} processes with {recipe.accumulate} micro-batches each"

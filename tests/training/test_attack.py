@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ibpc.interval import Interval
-from ibpc.training.attack import Attack, Score, ascend, small_box
+from ibpc.training.attack import AttackOptions, AttackScore, ascend, small_box
 from ibpc.training.draws import Draws
 from ibpc.training.latent import connect
 
@@ -18,7 +18,7 @@ def interval(lower: list[float], upper: list[float]) -> Interval:
 def test_ascent_of_a_linear_score_ends_in_its_corner():
     box = interval([-1.0, 0.0, 2.0], [1.0, 0.0, 6.0])
     weights = torch.tensor([1.0, 1.0, -1.0])
-    points = ascend(Score(lambda x: x @ weights), box, Attack(steps=8, step=0.5), Draws(torch.Generator()))
+    points = ascend(AttackScore(lambda x: x @ weights), box, AttackOptions(steps=8, step=0.5), Draws(torch.Generator()))
     assert points.tolist() == [[1.0, 0.0, 2.0]]
     assert not points.requires_grad
 
@@ -27,15 +27,18 @@ def test_the_best_visited_point_is_kept():
     """A step far too long jumps over the peak at 0 from one end to the other: the start was better."""
     box = interval([-1.0], [1.0])
     start = torch.rand(1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    long = Attack(steps=5, step=4.0)
-    points = ascend(Score(lambda x: -x[:, 0].abs()), box, long, Draws(torch.Generator().manual_seed(0)))
+    long = AttackOptions(steps=5, step=4.0)
+    points = ascend(AttackScore(lambda x: -x[:, 0].abs()), box, long, Draws(torch.Generator().manual_seed(0)))
     assert points.item() == pytest.approx(start.item())
 
 
 def test_a_single_step_is_taken_without_looking_back():
     box = interval([-1.0], [1.0])
     points = ascend(
-        Score(lambda x: -x[:, 0].abs()), box, Attack(steps=1, step=4.0), Draws(torch.Generator().manual_seed(0))
+        AttackScore(lambda x: -x[:, 0].abs()),
+        box,
+        AttackOptions(steps=1, step=4.0),
+        Draws(torch.Generator().manual_seed(0)),
     )
     assert points.abs().item() == 1.0
 
@@ -47,7 +50,9 @@ def test_restarts_find_the_higher_of_two_peaks():
         return torch.where(x[:, 0] > 0.2, 2.0 * x[:, 0], -x[:, 0])
 
     found = [
-        (ascend(Score(score), box, Attack(steps=20, restarts=n), Draws(torch.Generator())) > 0).sum().item()
+        (ascend(AttackScore(score), box, AttackOptions(steps=20, restarts=n), Draws(torch.Generator())) > 0)
+        .sum()
+        .item()
         for n in (1, 8)
     ]
     assert found[0] < 40
@@ -56,7 +61,7 @@ def test_restarts_find_the_higher_of_two_peaks():
 
 def test_steps_shrink_where_the_source_says():
     """After the fourth and the seventh of eight (Müller et al. 2023)."""
-    attack = Attack(steps=8, step=0.5, decay=0.1)
+    attack = AttackOptions(steps=8, step=0.5, decay=0.1)
     lengths = [attack.length(number) for number in range(8)]
     assert lengths == pytest.approx([0.5] * 4 + [0.05] * 3 + [0.005])
 

@@ -8,19 +8,7 @@ import pytest
 import torch
 
 from ibpc.interval import Interval
-from ibpc.training.objectives import (
-    blend,
-    certified,
-    convex_combination_loss,
-    convex_polygon_loss,
-    correct,
-    exponential_loss,
-    margins_at,
-    multi_task_loss,
-    nominal_loss,
-    product_loss,
-    robust_loss,
-)
+from ibpc.training.objectives import blend, certified, correct, nominal_loss, robust_loss
 from ibpc.training.regularizers import balance, l1_norm, tightness
 
 LABELS = torch.tensor([0, 2])
@@ -64,55 +52,6 @@ def test_a_term_of_weight_0_is_left_out():
     whole = torch.tensor(2.0, requires_grad=True)
     assert blend(whole, broken, 1.0) is whole
     assert blend(broken, whole, 0.0) is whole
-
-
-def test_margins_at_logits():
-    logits = torch.tensor([[2.0, 0.0, 1.0], [0.5, 0.0, -1.0]])
-    assert margins_at(logits, LABELS).tolist() == [[0.0, 2.0, 1.0], [-1.5, -1.0, 0.0]]
-
-
-def test_multi_task_loss():
-    assert multi_task_loss(torch.tensor(2.0), torch.tensor(10.0), 0.25).item() == 4.0
-
-
-def test_convex_combination_loss_is_taken_at_the_mean_of_the_margins():
-    adversarial, bounds = torch.tensor([[0.0, 2.0, 4.0]]), torch.tensor([[0.0, -2.0, 0.0]])
-    expected = log(1 + exp(-1) + exp(-3))
-    assert convex_combination_loss(adversarial, bounds, LABELS[:1], 0.25).item() == pytest.approx(expected)
-
-
-def test_exponential_loss_and_its_gradient():
-    adversarial = torch.tensor(4.0, requires_grad=True)
-    bound = torch.tensor(9.0, requires_grad=True)
-    loss = exponential_loss(adversarial, bound, 0.5)
-    assert loss.item() == pytest.approx(6.0)
-    loss.backward()
-    assert (adversarial.grad.item(), bound.grad.item()) == pytest.approx((0.5 * 6 / 4, 0.5 * 6 / 9))
-
-
-def test_exponential_loss_has_a_finite_gradient_where_a_loss_vanishes():
-    adversarial = torch.tensor(0.0, requires_grad=True)
-    bound = torch.tensor(1.0, requires_grad=True)
-    exponential_loss(adversarial, bound, 0.5).backward()
-    assert adversarial.grad.item() == 0
-    assert bound.grad.isfinite()
-
-
-def test_product_loss_scales_one_gradient_alone():
-    estimated, bound = torch.tensor(3.0, requires_grad=True), torch.tensor(5.0, requires_grad=True)
-    loss = product_loss(estimated, bound, 4.0)
-    loss.backward()
-    assert (loss.item(), estimated.grad.item(), bound.grad.item()) == (15.0, 20.0, 3.0)
-
-
-def test_convex_polygon_loss_is_the_mean_over_the_other_classes():
-    margins = torch.tensor([[0.0, 1.0, -2.0], [3.0, 0.5, 0.0]], requires_grad=True)
-    loss = convex_polygon_loss(margins, LABELS)
-    expected = sum(log(1 + exp(-margin)) for margin in (1, -2, 3, 0.5)) / 4
-    assert loss.item() == pytest.approx(expected)
-    loss.backward()
-    slopes = [[0.0, -1 / (1 + exp(1)), -1 / (1 + exp(-2))], [-1 / (1 + exp(3)), -1 / (1 + exp(0.5)), 0.0]]
-    torch.testing.assert_close(margins.grad, torch.tensor(slopes) / 4)
 
 
 def test_correct():

@@ -607,7 +607,7 @@ def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):
     for noise, told in ((0.1, tiny.recipe()), (100.0, still)):
         run = train(tiny.network(), told, tiny.blobs(noise=noise), tmp_path / str(noise))
         terminal.show_run(run, None)
-        assert ("as chance would" in capsys.readouterr().out) == run.is_at_chance == (noise > 1)
+        assert ("that of chance" in capsys.readouterr().out) == run.is_at_chance == (noise > 1)
 
 
 def test_a_run_in_the_way_is_never_overwritten(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 
 from ibpc import api
 from ibpc.errors import ArtifactError, IbpcError, SpecError, TrainingError, UsageError
-from ibpc.training.ranges import Choices, Span, check_ranges, load_ranges, parse_range
+from ibpc.training.ranges import Choices, Numbers, check_ranges, load_ranges, parse_range
 from ibpc.training.recipe import Recipe
 from ibpc.training.sweep import Outcome, Sweep, _Worker
 
@@ -48,9 +48,9 @@ def reached(outcomes: tuple[Outcome, ...]) -> list[tuple]:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("schedule.kappa_end=0..1", Span("schedule.kappa_end", 0, 1)),
-        ("optimizer.learning_rate=1e-4..1e-2log", Span("optimizer.learning_rate", 1e-4, 1e-2, True)),
-        ("optimizer.learning_rate=.5..2. log", Span("optimizer.learning_rate", 0.5, 2.0, True)),
+        ("schedule.kappa_end=0..1", Numbers("schedule.kappa_end", 0, 1)),
+        ("optimizer.learning_rate=1e-4..1e-2log", Numbers("optimizer.learning_rate", 1e-4, 1e-2, True)),
+        ("optimizer.learning_rate=.5..2. log", Numbers("optimizer.learning_rate", 0.5, 2.0, True)),
         ("method=ibp,fast-ibp", Choices("method", ("ibp", "fast-ibp"))),
         ("clip_norm=null,8", Choices("clip_norm", (None, 8))),
     ],
@@ -69,7 +69,7 @@ def test_a_file_of_ranges(tmp_path):
     path = tmp_path / "ranges.json"
     data = {"schedule.kappa_end": {"low": 0.1, "high": 0.9}, "method": {"choices": ["ibp", "sabr"]}}
     path.write_text(json.dumps(data))
-    assert load_ranges(path) == (Span("schedule.kappa_end", 0.1, 0.9), Choices("method", ("ibp", "sabr")))
+    assert load_ranges(path) == (Numbers("schedule.kappa_end", 0.1, 0.9), Choices("method", ("ibp", "sabr")))
     for bad in (
         "[]",
         "{}",
@@ -132,7 +132,7 @@ def test_a_sweep_that_was_stopped_ends_as_one_that_was_not(sweep):
     assert left is not None
     worker._give_up(left.number)  # as if its process had been killed
     seen: list[Outcome] = []
-    assert reached(part.run(2, watcher=seen.append)) == reached(whole)
+    assert reached(part.run(2, progress=seen.append)) == reached(whole)
     assert [found.number for found in seen] == [0, 1]
     assert len({found.values["optimizer.learning_rate"] for found in whole}) == 2
     assert all((found.folder / "training" / "receipt.json").is_file() for found in whole)
@@ -168,7 +168,7 @@ def test_a_trial_that_diverges_is_recorded(sweep):
 
 def test_processes_share_a_sweep(sweep):
     seen: list[Outcome] = []
-    outcomes = sweep().run(2, workers=2, watcher=seen.append)
+    outcomes = sweep().run(2, workers=2, progress=seen.append)
     assert [found.number for found in outcomes] == [0, 1]
     assert all(found.nominal is not None for found in outcomes)
 

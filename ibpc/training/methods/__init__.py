@@ -1,4 +1,4 @@
-"""Training methods. Each module of this package registers one; importing the package registers them all."""
+"""Training methods. Each registers itself; importing the package imports every module in it."""
 
 from importlib import import_module
 from pkgutil import iter_modules
@@ -6,7 +6,6 @@ from pkgutil import iter_modules
 from ibpc.training.methods.base import Method, Objective, Terms, method_named, methods
 
 for _module in iter_modules(__path__):
-    if _module.name != "base":
-        import_module(f"{__name__}.{_module.name}")
+    import_module(f"{__name__}.{_module.name}")
 
 __all__ = ["Method", "Objective", "Terms", "method_named", "methods"]

@@ -1,4 +1,4 @@
-"""What MTL-IBP, CC-IBP and EXP-IBP share: adversarial points, IBP margins, and a loss that joins the two."""
+"""The objective of MTL-IBP, CC-IBP and EXP-IBP: a loss that joins adversarial points and IBP margins."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ Join: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], to
 
 
 def combined(join: Join, graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective κ · nominal loss + (1 − κ) · what `join` makes of adversarial logits and IBP margins."""
+    """Return the objective κ · nominal loss + (1 − κ) · joint loss, with `join` giving the joint loss."""
     bounding = Bounding(graphs, recipe)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         points = graphs.adversarial(x, labels, moment.eps, recipe.attack, draws)
-        found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
-        attacked, nominal = graphs.logits_of(points), nominal_loss(found.logits, labels)
-        joint = join(attacked, found.margins, labels, recipe.combination.alpha)
-        parts = found.parts(
+        bounded = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
+        attacked, nominal = graphs.logits_of(points), nominal_loss(bounded.logits, labels)
+        joint = join(attacked, bounded.margins, labels, recipe.combination.alpha)
+        parts = bounded.parts(
             nominal_loss=nominal,
             adversarial_loss=nominal_loss(attacked, labels),
-            robust_loss=robust_loss(found.margins, labels),
+            robust_loss=robust_loss(bounded.margins, labels),
         )
-        return Terms(found.regularized(blend(nominal, joint, moment.kappa)), found.logits, found.margins, parts)
+        return Terms(bounded.regularized(blend(nominal, joint, moment.kappa)), bounded.logits, bounded.margins, parts)
 
     return objective

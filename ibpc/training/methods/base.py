@@ -1,9 +1,9 @@
-"""What a training method is: a name, and a builder of its objective over a network's graphs."""
+"""The record of a training method, and the registry of all."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an objective says of one batch: the loss to descend, its parts by name (scalars), and what led to them.
+    """The result of an objective for one batch: the loss to minimize, its parts by name (scalars), logits and margins.
 
-    `margins` are lower bounds (B, K) over the whole box of radius ε, with 0 at the label, or None where the method
-    computes none (those over a smaller box certify nothing).
+    `margins` are lower bounds (B, K) over the whole ball of radius ε, with 0 at the label, or None if the method
+    computes none (bounds over a smaller box certify nothing).
     """
 
     loss: torch.Tensor
@@ -34,19 +34,28 @@ class Terms:
 
 
 class Objective(Protocol):
-    """The loss of one batch. No host synchronisation in it: it runs on the device without waiting."""
+    """The loss of one batch, computed without host synchronization."""
 
     def __call__(self, x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         """Return the terms of images x (B, …) in [0, 1] with labels (B,) int64 at a moment of the schedules.
 
-        All that is random comes from `draws`, on the device of x: a checkpoint stores its generator, so a resumed run
-        goes on with the same numbers.
+        All random numbers come from `draws`, on the device of x. A checkpoint stores its generator, so a resumed run
+        continues with the same numbers.
         """
         ...
 
 
+def without_margins(objective: Objective) -> Objective:
+    """Return the objective with no margins in its terms, for boxes that do not contain the whole ball."""
+
+    def hidden(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
+        return replace(objective(x, labels, moment, draws), margins=None)
+
+    return hidden
+
+
 def no_advice(graph: Graph) -> tuple[str, ...]:
-    """Return nothing: any network will do."""
+    """Return no advice."""
     return ()
 
 
@@ -54,8 +63,9 @@ def no_advice(graph: Graph) -> tuple[str, ...]:
 class Method:
     """A training method by name. `build(graphs, recipe)` returns its objective.
 
-    `defaults` are the values of a recipe, by dotted name, that the method's source sets otherwise than the schema; a
-    recipe that leaves them out gets them. `advice(graph)` says what its source would have otherwise in a network.
+    `defaults` are values of a recipe, by dotted name, for which the paper differs from the defaults of the schema; a
+    recipe that leaves them out gets them. `advice(graph)` lists where the network deviates from the paper's
+    recommendations.
     """
 
     name: str
@@ -65,7 +75,7 @@ class Method:
     advice: Callable[[Graph], tuple[str, ...]] = no_advice
 
 
-# What several sources have in common, against IBP as Gowal et al. (2018) train it.
+# Defaults that several papers share and that differ from IBP as Gowal et al. (2018) train it.
 ROBUST_ALONE: Final[Mapping[str, Any]] = MappingProxyType(
     {"schedule.kappa_start": 0.0, "schedule.kappa_end": 0.0, "schedule.shape": "smooth"}
 )

@@ -8,12 +8,13 @@ import torch
 
 from ibpc.training.methods._combined import combined
 from ibpc.training.methods.base import WARM_UP, Method, register
-from ibpc.training.objectives import convex_combination_loss, margins_at
+from ibpc.training.objectives import robust_loss
 
 
 def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, alpha: float) -> torch.Tensor:
     """Return the loss at (1 − α) · adversarial + α · IBP margins."""
-    return convex_combination_loss(margins_at(attacked, labels), margins, labels, alpha)
+    adversarial = attacked.gather(1, labels[:, None]) - attacked
+    return robust_loss((1.0 - alpha) * adversarial + alpha * margins, labels)
 
 
 METHOD = register(

@@ -1,6 +1,6 @@
-"""CROWN-IBP: linear bounds between interval bounds, the more the smaller ε is (Zhang et al. 2020, arXiv 1906.06316).
+"""CROWN-IBP: linear bounds on top of interval bounds, fading out as ε climbs (Zhang et al. 2020, arXiv 1906.06316).
 
-While ε climbs the weight β of the linear bounds falls; where it is 0 the objective is that of IBP, and costs no more.
+While ε climbs, the weight β of the linear bounds falls; at 0 the objective is that of IBP, at the cost of IBP.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ibpc.training.schedules import Moment
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
 
-# From what was propagated, interval margins (B, K), labels (B,), the index of margins and β: the loss, and margins.
+# From the propagated boxes, interval margins (B, K), labels (B,), the index of margins and β: loss and margins.
 Robust: TypeAlias = Callable[
     [Propagated, torch.Tensor, torch.Tensor, torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]
 ]
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
+    """Return κ · nominal + (1 − κ) · robust loss, where linear bounds enter the robust loss with weight β."""
     plain = ibp.build(graphs, recipe)
     bounding, linear = Bounding(graphs, recipe), LinearGraphs(graphs)
     robust_of = _ROWS[recipe.linear.rows]
@@ -41,38 +41,38 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
         if moment.eps == 0 or beta == 0:
             return plain(x, labels, moment, draws)
         box = graphs.ball(x, moment.eps)
-        found = linear(x, box)
-        certain = margins_of(found.differences.lower, found.differences.upper, labels, graphs.index)
-        robust, margins = robust_of(found, certain, labels, graphs.index, beta)
-        nominal = nominal_loss(found.logits, labels)
-        warm_up = bounding.regularization(box, [found.boxes[name] for name in graphs.rectified], moment)
-        bounded = Bounded(found.logits, margins, warm_up)
+        propagated = linear(x, box)
+        certain = margins_of(propagated.differences.lower, propagated.differences.upper, labels, graphs.index)
+        robust, margins = robust_of(propagated, certain, labels, graphs.index, beta)
+        nominal = nominal_loss(propagated.logits, labels)
+        warm_up = bounding.regularization(box, [propagated.boxes[name] for name in graphs.rectified], moment)
+        bounded = Bounded(propagated.logits, margins, warm_up)
         loss = bounded.regularized(blend(nominal, robust, moment.kappa))
-        return Terms(loss, found.logits, margins, bounded.parts(nominal_loss=nominal, robust_loss=robust))
+        return Terms(loss, propagated.logits, margins, bounded.parts(nominal_loss=nominal, robust_loss=robust))
 
     return objective
 
 
 def weight(recipe: Recipe, moment: Moment) -> float:
-    """Return β at a moment: it moves with ε."""
+    """Return β at a moment: it changes in proportion to ε."""
     final = final_eps(recipe)
     start, end = recipe.linear.beta_start, recipe.linear.beta_end
     return start + (end - start) * min(1.0, moment.eps / final) if final else start
 
 
 def _by_margins(
-    found: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
+    propagated: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the loss at (1 − β) · interval + β · linear margins, and these margins."""
-    margins = certain + beta * (torch.maximum(margin_bounds(found, labels), certain) - certain)
+    """Return the loss at margins (1 − β) · interval + β · linear, and these margins."""
+    margins = certain + beta * (torch.maximum(margin_bounds(propagated, labels), certain) - certain)
     return robust_loss(margins, labels), margins
 
 
 def _by_loss(
-    found: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
+    propagated: Propagated, certain: torch.Tensor, labels: torch.Tensor, index: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the bound of the loss as a whole; of single margins nothing but the interval bounds is known."""
-    return fused_losses(found, labels, index, beta).mean(), certain
+    """Return the bound of the whole loss, and the interval margins: it does not bound single margins."""
+    return fused_losses(propagated, labels, index, beta).mean(), certain
 
 
 _ROWS: Final[Mapping[str, Robust]] = MappingProxyType({MARGINS: _by_margins, LOSS: _by_loss})

@@ -1,8 +1,8 @@
-"""IBP with a short warm-up, held together by regularizers of its boxes (Shi et al. 2021, arXiv 2103.17268).
+"""IBP with a short warm-up, made possible by regularizing the boxes (Shi et al. 2021, arXiv 2103.17268).
 
-The objective is that of IBP; what makes it fast is the regularization of tightness and balance while ε climbs
-(`ibpc.training.bounding`), weights that start such that boxes neither grow nor shrink (the initialization "ibp"), and
-BatchNormalization by the clean batch.
+The objective is that of IBP. It trains fast because tightness and balance are regularized while ε climbs
+(`ibpc.training.bounding`), because initial weights let boxes neither grow nor shrink (the initialization "ibp"), and
+because BatchNormalization uses the clean batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_LISTED: Final = 5
 
 
 def advice(graph: Graph) -> tuple[str, ...]:
-    """Say where no BatchNormalization stands in front of a rectifier (Shi et al. 2021)."""
+    """List the rectifiers without a BatchNormalization in front of them (Shi et al. 2021 always have one)."""
     bare = unnormalized_values(graph)
     if not bare:
         return ()

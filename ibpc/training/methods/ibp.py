@@ -6,28 +6,23 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ibpc.training.bounding import Bounding
+from ibpc.interval import Interval
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import Method, Objective, Terms, register
-from ibpc.training.objectives import blend, nominal_loss, robust_loss
-from ibpc.training.schedules import Moment
+from ibpc.training.methods._worst_case import worst_case
+from ibpc.training.methods.base import Method, Objective, register
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
-    bounding = Bounding(graphs, recipe)
+    """Return the worst-case objective over the whole ball of radius ε."""
 
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
-        found = bounding(x, graphs.ball(x, bounding.eps(moment)), labels, moment)
-        nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
-        loss = found.regularized(blend(nominal, robust, moment.kappa))
-        return Terms(loss, found.logits, found.margins, found.parts(nominal_loss=nominal, robust_loss=robust))
+    def region(x: torch.Tensor, labels: torch.Tensor, eps: float, draws: Draws) -> Interval:
+        return graphs.ball(x, eps)
 
-    return objective
+    return worst_case(graphs, recipe, region)
 
 
 METHOD = register(Method("ibp", "Cross-entropy of the logits and of their worst case over the box", build))

@@ -8,12 +8,12 @@ import torch
 
 from ibpc.training.methods._combined import combined
 from ibpc.training.methods.base import WARM_UP, Method, register
-from ibpc.training.objectives import multi_task_loss, nominal_loss, robust_loss
+from ibpc.training.objectives import blend, nominal_loss, robust_loss
 
 
 def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, alpha: float) -> torch.Tensor:
     """Return (1 − α) · adversarial + α · IBP loss."""
-    return multi_task_loss(nominal_loss(attacked, labels), robust_loss(margins, labels), alpha)
+    return blend(robust_loss(margins, labels), nominal_loss(attacked, labels), alpha)
 
 
 METHOD = register(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
+    """Return κ · nominal + (1 − κ) · adversarial loss."""
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         points = graphs.adversarial(x, labels, moment.eps, recipe.attack, draws)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from ibpc.interval import Interval
 from ibpc.training.attack import small_box
-from ibpc.training.bounding import Bounding
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
-from ibpc.training.objectives import blend, nominal_loss, robust_loss
-from ibpc.training.schedules import Moment
+from ibpc.training.methods._worst_case import worst_case
+from ibpc.training.methods.base import WARM_UP, Method, Objective, register, without_margins
 from ibpc.training.shrinking import shrunk
 
 if TYPE_CHECKING:
@@ -34,22 +33,9 @@ def region(
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
-    return over(shrunk(graphs, recipe.box.shrinking), recipe)
-
-
-def over(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective over graphs as they are."""
-    bounding = Bounding(graphs, recipe)
-
-    def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
-        box = region(graphs, recipe, x, labels, bounding.eps(moment), draws)
-        found = bounding(x, box, labels, moment)
-        nominal, robust = nominal_loss(found.logits, labels), robust_loss(found.margins, labels)
-        loss = found.regularized(blend(nominal, robust, moment.kappa))
-        return Terms(loss, found.logits, None, found.parts(nominal_loss=nominal, robust_loss=robust))
-
-    return objective
+    """Return the worst-case objective over the small box."""
+    graphs = shrunk(graphs, recipe.box.shrinking)
+    return without_margins(worst_case(graphs, recipe, partial(region, graphs, recipe)))
 
 
 METHOD = register(

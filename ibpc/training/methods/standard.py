@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
+    """Return the cross-entropy of the logits."""
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         logits = graphs.nominal(x)

@@ -1,11 +1,11 @@
-"""STAPS: TAPS over the small box of SABR in place of the whole one (Mao et al. 2023, arXiv 2305.04574).
+"""STAPS: TAPS over the small box of SABR in place of the whole ball (Mao et al. 2023, arXiv 2305.04574).
 
-While ε climbs the objective is that of SABR, as in the source.
+While ε climbs, the objective is that of SABR, as in the paper.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +15,8 @@ from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import sabr, taps
-from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register
+from ibpc.training.methods._worst_case import worst_case
+from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register, without_margins
 from ibpc.training.schedules import Moment
 from ibpc.training.shrinking import shrunk
 
@@ -24,18 +25,17 @@ if TYPE_CHECKING:
 
 
 def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
-    """Return the objective."""
+    """Return SABR's objective until ε is final, then that of TAPS over the small box."""
     graphs = shrunk(graphs, recipe.box.shrinking)
-    climbing, halves = sabr.over(graphs, recipe), CutGraphs(graphs, recipe.cut)
+    region = partial(sabr.region, graphs, recipe)
+    climbing, halves = worst_case(graphs, recipe, region), CutGraphs(graphs, recipe.cut)
 
     def objective(x: torch.Tensor, labels: torch.Tensor, moment: Moment, draws: Draws) -> Terms:
         if moment.eps < final_eps(recipe):
             return climbing(x, labels, moment, draws)
-        box = sabr.region(graphs, recipe, x, labels, moment.eps, draws)
-        found = taps.terms(halves, recipe, x, box, labels, moment, draws)
-        return replace(found, margins=None)
+        return taps.terms(halves, recipe, x, region(x, labels, moment.eps, draws), labels, moment, draws)
 
-    return objective
+    return without_margins(objective)
 
 
 METHOD = register(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Shape
@@ -35,8 +35,8 @@ def expect_biases(parameters: Mapping[str, Shape], channels: int, where: str) ->
 
 
 def magnitude(
-    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
-) -> torch.Tensor | None:
+    call: Call, *, bias: Tensor | None = None, bias_magnitude: Tensor | None = None, **_: Tensor
+) -> Tensor | None:
     """|bias|, or the sum of the moduli of what a pass folded into the bias."""
     if bias_magnitude is not None:
         return bias_magnitude
@@ -67,12 +67,12 @@ def expect_groups(options: Mapping[str, Any], channels: int, where: str) -> None
         )
 
 
-def onnx_parameters(node: OnnxNode) -> dict[str, torch.Tensor]:
+def onnx_parameters(node: OnnxNode) -> dict[str, Tensor]:
     """Return the weight and, where there is one, the bias. Raises GraphError if one depends on an input."""
     weight = {"weight": node.known(1)}
     return weight if node.optional(2) is None else {**weight, "bias": node.known(2)}
 
 
-def write_parameters(writer: Writer, parameters: Mapping[str, torch.Tensor]) -> list[str]:
+def write_parameters(writer: Writer, parameters: Mapping[str, Tensor]) -> list[str]:
     """Add the weight and the bias to the exported model and return their names."""
     return [writer.constant(parameters[role]) for role in ("weight", "bias") if role in parameters]

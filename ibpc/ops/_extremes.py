@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -17,8 +17,6 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.element_types import FLOAT
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
-
-Tensor: TypeAlias = torch.Tensor
 
 
 def extreme_index(name: str, summary: str, facing: Callable[[Interval], Interval]) -> Operator:

@@ -8,6 +8,7 @@ from functools import reduce
 from math import inf
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import LARGEST
@@ -16,8 +17,6 @@ from ibpc.ops._steps import flushed
 from ibpc.ops.combinators import outward
 from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import SMALLEST, Arithmetic
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

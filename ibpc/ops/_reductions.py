@@ -7,10 +7,12 @@ by side take them as the last dimension of `gathered`, whose other dimensions ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -21,8 +23,6 @@ from ibpc.ops.combinators import affine, no_macs, no_magnitude, outward
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
 from ibpc.rounding import Arithmetic, vanishing
-
-Tensor: TypeAlias = torch.Tensor
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
     "axes": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
@@ -88,11 +88,6 @@ def gathered(call: Call, x: Tensor) -> Tensor:
     return moved.reshape([-1, *call.output[1:], count(call)])
 
 
-def gathered_box(call: Call, x: Interval) -> Interval:
-    """Return the box as `gathered`."""
-    return Interval.bounds(gathered(call, x.lower), gathered(call, x.upper))
-
-
 def sum_of_radii(total: NominalRule) -> NominalRule:
     """Return the rule |W| r + offset of a sum or mean, whose weights are not negative."""
 
@@ -133,7 +128,7 @@ def greatest_planes(lower: Tensor, upper: Tensor) -> tuple[tuple[Tensor, Tensor]
 
 def maximum_planes(call: Call, x: Interval) -> Planes:
     """Return the planes of the maximum over the axes; see `greatest_planes`."""
-    box = gathered_box(call, x)
+    box = x.map(partial(gathered, call))
     (slope, offset), (above_slope, above_offset) = greatest_planes(box.lower, box.upper)
     views = (lambda value: gathered(call, value),)
     return Planes(Plane((slope,), offset, views), Plane((above_slope,), above_offset, views))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import BISECTIONS, Function, above, below, chord, midpoint
 from ibpc.ops.rules import Call, Planes
-
-Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True)

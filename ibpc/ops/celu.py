@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -23,12 +24,12 @@ DECAYING: Final = 20 * UNIT
 GROWING_ULPS: Final = ELEMENTARY_ULPS + 50
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max(x, 0) + min(alpha (e^(x / alpha) − 1), 0) (Barron 2017, arXiv 1704.07483)."""
     return F.celu(x, call["alpha"])
 
 
-def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+def derivative(call: Call, x: Tensor) -> Tensor:
     """1 where x ≥ 0, e^(x / alpha) elsewhere."""
     return torch.exp(x.clamp(max=0.0) / call["alpha"])
 
@@ -46,7 +47,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return _growing(call, lower, upper)
 
 
-def _growing(call: Call, lower: torch.Tensor, upper: torch.Tensor) -> Interval:
+def _growing(call: Call, lower: Tensor, upper: Tensor) -> Interval:
     """Round outward for alpha < 0, where the exponential may overflow although alpha times it does not."""
     size = abs(call["alpha"])
     lower, upper = unbroken(call, lower, upper, LARGEST * min(1.0, size))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import Enum
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops.rules import (
@@ -21,7 +22,6 @@ from ibpc.ops.rules import (
     PairedRule,
     RelaxationRule,
     Rules,
-    Tensor,
     TermsRule,
 )
 from ibpc.rounding import (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
@@ -20,7 +21,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return operands[0]
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """yᵢ = Σ xⱼ over j ≤ i, over j < i if exclusive, over j ≥ i or j > i if in reverse."""
     axis = call["axis"]
     x = x.flip(axis) if call["reverse"] else x
@@ -30,7 +31,7 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
     return sums.flip(axis) if call["reverse"] else sums
 
 
-def absolute(call: Call, radius: torch.Tensor, *, offset: float | None) -> torch.Tensor:
+def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
     """Return the sums of the radii: all weights are 0 or 1."""
     sums = nominal(call, radius)
     return sums if offset is None else sums + offset
@@ -50,7 +51,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("CumSum", [x], {"axis": axis, **flags})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export CumSum."""
     flags = {name: int(call[name]) for name in ("exclusive", "reverse")}
     return writer.node("CumSum", [*operands, writer.constant(torch.tensor(call["axis"]))], **flags)

@@ -7,6 +7,7 @@ from math import pi, sqrt
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
@@ -22,12 +23,12 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 22 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 2/√π ∫₀ˣ e^(−t²) dt."""
     return torch.erf(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """2/√π e^(−x²)."""
     return torch.exp(-x * x) * (2.0 / sqrt(pi))
 

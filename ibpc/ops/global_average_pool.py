@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import prod
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._pools import global_layer, global_shape, mean_of_radii
@@ -14,7 +14,7 @@ from ibpc.ops.combinators import affine, no_macs, no_magnitude
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = mean of x over dimensions 2 and up."""
     return x.mean(list(range(2, len(call.output))), keepdim=True)
 

@@ -8,6 +8,7 @@ from math import inf
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
@@ -25,7 +26,7 @@ ALPHA: Final = 0.20000000298023224
 BETA: Final = 0.5
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = min(max(alpha x + beta, 0), 1)."""
     return torch.clamp(call["alpha"] * x + call["beta"], 0.0, 1.0)
 
@@ -67,7 +68,7 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     return LayerPlan({"alpha": 1.0 / 6.0, "beta": 0.5})
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the pieces meet."""
     return tuple(piece.end for piece in pieces(call)[:-1])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -16,7 +17,7 @@ from ibpc.ops.combinators import monotone, no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x where x ≥ 0, alpha x elsewhere (Maas et al. 2013)."""
     return F.leaky_relu(x, call["alpha"])
 
@@ -39,7 +40,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return leaky_interval(call, x, lambda point: nominal(call, point), ulps=2)
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
 

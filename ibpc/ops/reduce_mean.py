@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._reductions import count, reduction, sum_of_radii
 from ibpc.ops.base import register
@@ -10,7 +10,7 @@ from ibpc.ops.combinators import affine, no_magnitude
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = Σ x / n."""
     return x.mean(list(call["axes"]), keepdim=bool(call["keepdims"]))
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -26,13 +27,13 @@ GAMMA: Final = 1.0507010221481323
 EXPONENTIAL_ERROR: Final = 20 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere (Klambauer et al. 2017, arXiv 1706.02515)."""
     gamma: float = call["gamma"]
     return gamma * F.elu(x, call["alpha"])
 
 
-def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+def derivative(call: Call, x: Tensor) -> Tensor:
     """Gamma where x > 0, gamma alpha eˣ elsewhere."""
     alpha: float = call["alpha"]
     gamma: float = call["gamma"]

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
@@ -22,7 +23,7 @@ from ibpc.rounding import UNIT
 HALF_WIDTH: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0}
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x + bias where x < −lambd, x − bias where x > lambd, 0 between."""
     zero = torch.zeros_like(x)
     right = torch.where(x > call["lambd"], x - call["bias"], zero)

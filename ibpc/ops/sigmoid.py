@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
@@ -21,12 +22,12 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 10 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 / (1 + e⁻ˣ)."""
     return torch.sigmoid(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """y (1 − y), with 1 − y as sigmoid(−x): no cancellation."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import inf
 from typing import Final
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
@@ -19,12 +19,12 @@ from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x / (1 + |x|); NaN at ±∞."""
     return x / (1.0 + x.abs())
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """1 / (1 + |x|)²."""
     share = 1.0 / (1.0 + x.abs())
     return share * share

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
@@ -21,12 +22,12 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 14 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = tanh x."""
     return torch.tanh(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """1 − tanh² x = 4 sigmoid(2x) sigmoid(−2x): no cancellation."""
     return 4.0 * (torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x))
 

@@ -7,6 +7,7 @@ from math import inf
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
@@ -18,7 +19,7 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x where x > alpha, 0 elsewhere."""
     return torch.where(x > call["alpha"], x, torch.zeros_like(x))
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape
 from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW, add_fused_roundings, fused_roundings
@@ -34,9 +35,9 @@ class Scaling:
     `roundings` roundings.
     """
 
-    scale: torch.Tensor
-    shift: torch.Tensor
-    magnitude: torch.Tensor
+    scale: Tensor
+    shift: Tensor
+    magnitude: Tensor
     roundings: int
 
     @property
@@ -59,11 +60,11 @@ class Scaling:
             return None
         return by_channel._each(lambda tensor: tensor[:, 0])
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Scaling:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Scaling:
         return replace(self, scale=change(self.scale), shift=change(self.shift), magnitude=change(self.magnitude))
 
 
-def _channels_first(sample: torch.Tensor, operator: str) -> torch.Tensor:
+def _channels_first(sample: Tensor, operator: str) -> Tensor:
     if operator == "Gemm":
         return sample.reshape(-1, sample.shape[-1]).T
     return sample.reshape(sample.shape[0], -1)
@@ -85,42 +86,42 @@ def elementwise_scaling(graph: Graph, node: Node) -> tuple[str, Scaling] | None:
     return None if scaling is None else (perturbed[0], scaling)
 
 
-def _expanded(graph: Graph, constant: str, shape: Shape) -> torch.Tensor:
+def _expanded(graph: Graph, constant: str, shape: Shape) -> Tensor:
     value = torch.as_tensor(graph.parameters_of(constant)["value"]).double()
     if value.dim() == len(shape):
         value = value[0]
     return value.expand(shape[1:])
 
 
-def _sum(constant: torch.Tensor, slot: int) -> Scaling:
+def _sum(constant: Tensor, slot: int) -> Scaling:
     return Scaling(torch.ones_like(constant), constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
 
 
-def _difference(constant: torch.Tensor, slot: int) -> Scaling:
+def _difference(constant: Tensor, slot: int) -> Scaling:
     """Return x − c (x in slot 0) or c − x (x in slot 1)."""
     sign = 1.0 if slot == 0 else -1.0
     scale = torch.full_like(constant, sign)
     return Scaling(scale, -sign * constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
 
 
-def _product(constant: torch.Tensor, slot: int) -> Scaling:
+def _product(constant: Tensor, slot: int) -> Scaling:
     zero = torch.zeros_like(constant)
     return Scaling(constant, zero, zero, _ELEMENTWISE_ROUNDINGS)
 
 
-def _quotient(constant: torch.Tensor, slot: int) -> Scaling | None:
+def _quotient(constant: Tensor, slot: int) -> Scaling | None:
     """Return x / c; c / x is not affine, and nothing is known of x / 0."""
     if slot == 1 or bool((constant == 0).any()):
         return None
     return _product(1.0 / constant, slot)
 
 
-def _negation(constant: torch.Tensor, slot: int) -> Scaling:
+def _negation(constant: Tensor, slot: int) -> Scaling:
     zero = torch.zeros_like(constant)
     return Scaling(zero - 1.0, zero, zero, 0)
 
 
-_SCALINGS: Final[Mapping[str, Callable[[torch.Tensor, int], Scaling | None]]] = {
+_SCALINGS: Final[Mapping[str, Callable[[Tensor, int], Scaling | None]]] = {
     "Add": _sum,
     "Sub": _difference,
     "Mul": _product,
@@ -240,9 +241,9 @@ def _sees_borders(node: Node) -> bool:
 class _Linear:
     """Weight (groups, outputs, inputs, taps), bias and bias magnitude (channels) of a linear operator, binary64."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    magnitude: torch.Tensor
+    weight: Tensor
+    bias: Tensor
+    magnitude: Tensor
 
 
 def _behind(linear: _Linear, scaling: Scaling) -> _Linear:
@@ -261,7 +262,7 @@ def _in_front(linear: _Linear, scaling: Scaling) -> _Linear:
     groups, _, inputs, _ = linear.weight.shape
     least = UNDERFLOW if scaling.roundings else 0.0
 
-    def through(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def through(weight: Tensor, x: Tensor) -> Tensor:
         return (weight.sum(-1) * x.reshape(groups, 1, inputs)).sum(-1).flatten()
 
     return _Linear(
@@ -317,7 +318,7 @@ def _linear_of(node: Node, parameters: Mapping[str, Any]) -> _Linear:
     return _Linear(weight, bias, magnitude)
 
 
-def _grouped(node: Node, weight: torch.Tensor) -> torch.Tensor:
+def _grouped(node: Node, weight: Tensor) -> Tensor:
     """Return the weight as (groups, outputs, inputs, taps), outputs and inputs counted in a group."""
     if node.operator == "Gemm":
         return weight[None, :, :, None]
@@ -326,11 +327,11 @@ def _grouped(node: Node, weight: torch.Tensor) -> torch.Tensor:
     return by_group.transpose(1, 2) if node.operator == "ConvTranspose" else by_group
 
 
-def _ungrouped(node: Node, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _ungrouped(node: Node, weight: Tensor, shape: torch.Size) -> Tensor:
     return (weight.transpose(1, 2) if node.operator == "ConvTranspose" else weight).reshape(shape)
 
 
-def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
+def _in_range(values: Iterable[Tensor], factors: Iterable[Tensor], dtype: torch.dtype) -> bool:
     """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
     least = torch.finfo(dtype).tiny
     ends = [end for value in values if value.numel() for end in torch.aminmax(value)]

@@ -14,6 +14,7 @@ from math import prod
 from typing import ClassVar, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape, format_shape
@@ -38,7 +39,7 @@ class MergeSpecification(Pass):
     name: ClassVar[str] = "merge_specification"
     summary: ClassVar[str] = "merge a margin specification into the last affine operator"
 
-    matrix: torch.Tensor
+    matrix: Tensor
     output: str | None = None
     node: str = "margins"
 
@@ -92,9 +93,7 @@ class MergeSpecification(Pass):
         graph.add(product, [output.name, constant.name])
 
 
-def merge_specification(
-    graph: Graph, matrix: torch.Tensor, output: str | None = None, name: str = "margins"
-) -> PassResult:
+def merge_specification(graph: Graph, matrix: Tensor, output: str | None = None, name: str = "margins") -> PassResult:
     """Return the graph with the node `name` = `matrix` · output as its last output; see `MergeSpecification`.
 
     Raises GraphError for an unknown output, a matrix that does not fit, and a name that is taken.

@@ -23,7 +23,9 @@ from ibpc.errors import GraphError
 
 UNIT: Final = 2.0**-24
 WIDE_UNIT: Final = 2.0**-53
+# The least positive normal number of binary32, and its greatest number.
 SMALLEST: Final = 2.0**-126
+LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 ELEMENTARY_ULPS: Final = 8
 # By how much radii are raised while they are summed, and lowered afterwards: so they overflow before any sum does.
 RAISED: Final = 2.0**24

@@ -8,11 +8,10 @@ from typing import Any, Final
 from torch import Tensor
 
 from ibpc.errors import GraphError
-from ibpc.ir import Shape
+from ibpc.ops._biases import BIAS, BIAS_MAGNITUDE
 from ibpc.ops._windows import PADS, SIZES, sizes_option
 from ibpc.ops.base import Fill, Role
 from ibpc.ops.onnx import OnnxNode, Writer
-from ibpc.ops.rules import Call
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
     "strides": SIZES,
@@ -20,27 +19,7 @@ ATTRIBUTES: Final[Mapping[str, Any]] = {
     "dilations": SIZES,
     "group": {"type": "integer", "minimum": 1, "default": 1},
 }
-ROLES: Final = (
-    Role("weight", Fill.WEIGHT),
-    Role("bias", Fill.BIAS, optional=True),
-    Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
-)
-
-
-def expect_biases(parameters: Mapping[str, Shape], channels: int, where: str) -> None:
-    """Raise GraphError unless the biases that are there have one value per output channel."""
-    for role in ("bias", "bias_magnitude"):
-        if role in parameters and parameters[role] != (channels,):
-            raise GraphError.at(where, f"{role} of shape {parameters[role]}", f"({channels},)")
-
-
-def magnitude(
-    call: Call, *, bias: Tensor | None = None, bias_magnitude: Tensor | None = None, **_: Tensor
-) -> Tensor | None:
-    """|bias|, or the sum of the moduli of what a pass folded into the bias."""
-    if bias_magnitude is not None:
-        return bias_magnitude
-    return None if bias is None else bias.abs()
+ROLES: Final = (Role("weight", Fill.WEIGHT), BIAS, BIAS_MAGNITUDE)
 
 
 def layer_options(dimensions: int, padding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

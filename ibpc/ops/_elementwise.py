@@ -54,14 +54,18 @@ def import_as(type: str, versions: tuple[int, ...], operator: str | None = None)
     return OnnxImport(type, versions, read)
 
 
-def import_number(type: str, versions: tuple[int, ...], attribute: str, default: float) -> OnnxImport:
-    """Return the import of an ONNX operator of one operand and one number, the attribute `attribute`."""
+def import_numbers(type: str, versions: tuple[int, ...], *names: str) -> OnnxImport:
+    """Return the import of an ONNX operator of one operand with the attributes `names`, which are numbers."""
 
     def read(node: OnnxNode, builder: Builder) -> Value:
-        value = float(node.attributes.get(attribute, default))
-        return builder.add(type, [node.operand(0)], {attribute: value})
+        return builder.add(type, [node.operand(0)], numbers_of(node, *names))
 
     return OnnxImport(type, versions, read)
+
+
+def numbers_of(node: OnnxNode, *names: str) -> dict[str, float]:
+    """Return the attributes `names` that the node states; the record has the defaults of the others."""
+    return {name: float(node.attributes[name]) for name in names if name in node.attributes}
 
 
 def export_as(type: str, *names: str) -> OnnxExport:

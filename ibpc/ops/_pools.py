@@ -29,7 +29,7 @@ from ibpc.ops._windows import (
 )
 from ibpc.ops.base import Layer, LayerPlan
 from ibpc.ops.onnx import OnnxNode
-from ibpc.ops.rules import Call, NominalRule
+from ibpc.ops.rules import Call
 
 FLAG: Final[Mapping[str, Any]] = {"enum": [0, 1], "default": 0}
 ATTRIBUTES: Final[Mapping[str, Any]] = {
@@ -128,16 +128,6 @@ def unfolded(call: Call, padded: Tensor) -> Tensor:
 def are_exportable(call: Call, pads: Sequence[int]) -> bool:
     """Return whether ONNX Runtime takes `pads`: it wants each of them smaller than the kernel."""
     return all(pad < size for pad, size in zip(pads, [*call["kernel_shape"]] * 2, strict=True))
-
-
-def mean_of_radii(nominal: NominalRule) -> NominalRule:
-    """Return the rule |W| r + offset of a mean: its weights are not negative, so |W| r is the mean of the radii."""
-
-    def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
-        mean = nominal(call, radius)
-        return mean if offset is None else mean + offset
-
-    return absolute
 
 
 def pool_options(dimensions: int, filling: str) -> dict[str, Mapping[str, Any]]:

@@ -19,9 +19,9 @@ from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axes, onnx_integers
 from ibpc.ops.base import Operator
-from ibpc.ops.combinators import affine, no_macs, no_magnitude, outward
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights, outward
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
+from ibpc.ops.rules import Call, Plane, Planes, Rules
 from ibpc.rounding import Arithmetic, vanishing
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
@@ -88,16 +88,6 @@ def gathered(call: Call, x: Tensor) -> Tensor:
     return moved.reshape([-1, *call.output[1:], count(call)])
 
 
-def sum_of_radii(total: NominalRule) -> NominalRule:
-    """Return the rule |W| r + offset of a sum or mean, whose weights are not negative."""
-
-    def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
-        result = total(call, radius)
-        return result if offset is None else result + offset
-
-    return absolute
-
-
 def summed(call: Call, terms: Interval, size: int, ulps: int = 0) -> Interval:
     """Return the sum along the last dimension of `size` nonnegative independent terms, each off by `ulps` roundings.
 
@@ -139,4 +129,4 @@ def total(call: Call, x: Tensor) -> Tensor:
     return x.sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
 
 
-SUM: Final = affine(total, sum_of_radii(total), count, no_magnitude)
+SUM: Final = affine(total, nonnegative_weights(total), count, no_magnitude)

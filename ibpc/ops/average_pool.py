@@ -18,7 +18,6 @@ from ibpc.ops._pools import (
     FLAG,
     are_exportable,
     covering_pads,
-    mean_of_radii,
     native_padding,
     onnx_pool,
     planned_pool,
@@ -29,7 +28,7 @@ from ibpc.ops._pools import (
 )
 from ibpc.ops._windows import torch_pads
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
-from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Kernel
 
@@ -135,7 +134,7 @@ OPERATOR = register(
         roles=(),
         shape=partial(pooled_shape, "AveragePool"),
         macs=no_macs,
-        rules=replace(affine(nominal, mean_of_radii(nominal), terms, no_magnitude), local=local),
+        rules=replace(affine(nominal, nonnegative_weights(nominal), terms, no_magnitude), local=local),
         reads=(OnnxImport("AveragePool", (7, 10, 11, 19, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._curves import LARGEST, unbroken
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._curves import unbroken
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call
-from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
+from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, UNIT, Arithmetic
 
 # An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
 DECAYING: Final = 20 * UNIT
@@ -74,7 +74,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_number("Celu", (12, 28), "alpha", 1.0),),
+        reads=(import_numbers("Celu", (12, 28), "alpha"),),
         writes=export_as("Celu", "alpha"),
         layers=(
             option_layer(

@@ -19,8 +19,8 @@ from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
+from ibpc.rounding import LARGEST
 
-LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default": None}
 
 

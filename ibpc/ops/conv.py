@@ -15,13 +15,12 @@ from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
+from ibpc.ops._biases import expect_biases, magnitude
 from ibpc.ops._convolution import (
     ATTRIBUTES,
     ROLES,
-    expect_biases,
     expect_groups,
     layer_options,
-    magnitude,
     onnx_parameters,
     write_parameters,
 )
@@ -36,7 +35,7 @@ from ibpc.ops._windows import (
     spread,
 )
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
-from ibpc.ops.combinators import Sharing, affine
+from ibpc.ops.combinators import Sharing, affine, macs_of
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Kernel
 
@@ -87,11 +86,6 @@ def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
 def terms(call: Call) -> int:
     """Every output sums (C/group) · kernel products."""
     return prod(call.parameters["weight"][1:])
-
-
-def macs(call: Call) -> int:
-    """Every output sums (C/group) · kernel products."""
-    return prod(call.output[1:]) * terms(call)
 
 
 def local(call: Call, *, weight: Tensor, bias: Tensor | None = None, **_: Tensor) -> Kernel | None:
@@ -177,7 +171,7 @@ OPERATOR = register(
         operands=(1, 1),
         roles=ROLES,
         shape=shape,
-        macs=macs,
+        macs=macs_of(terms),
         rules=replace(affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain), local=local, pull=pull),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,

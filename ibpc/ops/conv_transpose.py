@@ -12,13 +12,12 @@ from torch.nn import functional as F
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._biases import expect_biases, magnitude
 from ibpc.ops._convolution import (
     ATTRIBUTES,
     ROLES,
-    expect_biases,
     expect_groups,
     layer_options,
-    magnitude,
     onnx_parameters,
     write_parameters,
 )
@@ -112,7 +111,7 @@ def terms(call: Call) -> int:
 
 
 def macs(call: Call) -> int:
-    """Every input element meets (M/group) · kernel weights."""
+    """Return inputs × (M/group) · kernel products."""
     return prod(call.operands[0][1:]) * prod(call.parameters["weight"][1:])
 
 

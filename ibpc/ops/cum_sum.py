@@ -10,7 +10,7 @@ from torch import Tensor
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 
@@ -29,12 +29,6 @@ def nominal(call: Call, x: Tensor) -> Tensor:
         x = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, call.output[axis] - 1)], axis)
     sums = x.cumsum(axis)
     return sums.flip(axis) if call["reverse"] else sums
-
-
-def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
-    """Return the sums of the radii: all weights are 0 or 1."""
-    sums = nominal(call, radius)
-    return sums if offset is None else sums + offset
 
 
 def terms(call: Call) -> int:
@@ -70,7 +64,7 @@ OPERATOR = register(
         roles=(),
         shape=shape,
         macs=no_macs,
-        rules=affine(nominal, absolute, terms, no_magnitude),
+        rules=affine(nominal, nonnegative_weights(nominal), terms, no_magnitude),
         reads=(OnnxImport("CumSum", (11, 14), read),),
         writes=write,
         layers=(),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -72,7 +72,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_number("Elu", (6, 22), "alpha", 1.0),),
+        reads=(import_numbers("Elu", (6, 22), "alpha"),),
         writes=export_as("Elu", "alpha"),
         layers=(
             option_layer(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from math import pi, sqrt
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._s_shaped import SShape
+from ibpc.ops._s_shaped import SShape, s_shaped
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 4 ulps. One minus a polynomial times e⁻ˣ² (Abramowitz and Stegun 1964, 7.1.26)
@@ -36,11 +35,6 @@ def derivative(x: Tensor) -> Tensor:
 CURVE: Final = SShape(torch.erf, derivative)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `SShape`."""
-    return CURVE.planes(x)
-
-
 OPERATOR = register(
     Operator(
         name="Erf",
@@ -50,7 +44,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
+        rules=s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
         reads=(import_as("Erf", (9, 13)),),
         writes=export_as("Erf"),
         layers=(option_free_layer("Erf"),),

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._biases import BIAS, BIAS_MAGNITUDE, expect_biases, magnitude
 from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import Sharing, affine
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
@@ -27,9 +28,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
         raise GraphError.at(
             "Gemm", f"x {format_shape(x)} with weight {format_shape(weight)}", "as many features as weight[1]"
         )
-    for role in ("bias", "bias_magnitude"):
-        if role in parameters and parameters[role] != weight[:1]:
-            raise GraphError.at("Gemm", f"{role} of shape {parameters[role]}", f"{weight[:1]}")
+    expect_biases(parameters, weight[0], "Gemm")
     specification = parameters.get("specification", weight[:1] * 2)
     if len(specification) != 2 or specification[1] != weight[0]:
         raise GraphError.at("Gemm", f"specification of shape {specification}", f"(rows, {weight[0]})")
@@ -98,15 +97,6 @@ def rows(
     return forms.reshape(len(elements), *call.output[1:-1], found.shape[1])
 
 
-def magnitude(
-    call: Call, *, bias: Tensor | None = None, bias_magnitude: Tensor | None = None, **_: Tensor
-) -> Tensor | None:
-    """|b|, or the sum of the moduli of what a pass folded into the bias."""
-    if bias_magnitude is not None:
-        return bias_magnitude
-    return None if bias is None else bias.abs()
-
-
 def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
     """Σ |W| of each output."""
     return weight.abs().sum(1)
@@ -149,7 +139,7 @@ def interval(call: Call, x: Operand, **parameters: Tensor) -> Interval:
 
 
 def macs(call: Call) -> int:
-    """Every output sums K products."""
+    """Return outputs × K products: a specification merged into the weight costs nothing per sample."""
     return prod(call.output[1:]) * call.parameters["weight"][1]
 
 
@@ -217,9 +207,9 @@ OPERATOR = register(
         operands=(1, 1),
         roles=(
             Role("weight", Fill.WEIGHT),
-            Role("bias", Fill.BIAS, optional=True),
+            BIAS,
             Role("specification", Fill.ZEROS, trainable=False, optional=True),
-            Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
+            BIAS_MAGNITUDE,
         ),
         shape=shape,
         macs=macs,

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._leaky import leaky_interval, leaky_planes
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -55,7 +55,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
-        reads=(import_number("LeakyRelu", (6, 16), "alpha", 0.01),),
+        reads=(import_numbers("LeakyRelu", (6, 16), "alpha"),),
         writes=export_as("LeakyRelu", "alpha"),
         layers=(
             option_layer(

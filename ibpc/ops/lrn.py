@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._elementwise import numbers_of
 from ibpc.ops._norms import moduli
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import factor_lines
@@ -140,9 +141,8 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import LRN."""
-    defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
-    attributes = {name: float(node.attributes.get(name, default)) for name, default in defaults.items()}
-    return builder.add("LRN", [node.operand(0)], {**attributes, "size": int(node.attributes["size"])})
+    numbers = numbers_of(node, "alpha", "beta", "bias")
+    return builder.add("LRN", [node.operand(0)], {**numbers, "size": int(node.attributes["size"])})
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:

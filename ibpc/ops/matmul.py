@@ -19,7 +19,7 @@ from ibpc.ops._planes import blended_planes, product_planes
 from ibpc.ops._products import bilinear, corners, flushable
 from ibpc.ops._shapes import broadcast
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import Sharing
+from ibpc.ops.combinators import Sharing, macs_of
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import Arithmetic, inflation, vanishing
@@ -147,11 +147,6 @@ def _viewed(operand: Operand, view: View) -> Operand:
     return view(operand)
 
 
-def macs(call: Call) -> int:
-    """Every output sums K products."""
-    return prod(call.output[1:]) * terms(call)
-
-
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import MatMul: with a constant matrix on the right as Gemm, whose weight trains and takes specifications."""
     x, y = node.operand(0), node.operand(1)
@@ -168,7 +163,7 @@ OPERATOR = register(
         operands=(2, 2),
         roles=(),
         shape=shape,
-        macs=macs,
+        macs=macs_of(terms),
         rules=replace(bilinear(nominal, terms, both, relaxation, Sharing.ALWAYS), tuned=tuned, start=start),
         reads=(OnnxImport("MatMul", (1, 9, 13), read), OnnxImport("Einsum", (12, 28), read_einsum)),
         writes=export_as("MatMul"),

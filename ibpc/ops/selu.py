@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._elementwise import export_as, option_free_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_free_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
@@ -62,12 +61,6 @@ def curve(call: Call) -> Curve:
     return Curve(partial(nominal, call), partial(derivative, call), (bend, Bend.LINE), (0.0,))
 
 
-def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Selu."""
-    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("alpha", ALPHA), ("gamma", GAMMA))}
-    return builder.add("Selu", [node.operand(0)], attributes)
-
-
 OPERATOR = register(
     Operator(
         name="Selu",
@@ -78,7 +71,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(OnnxImport("Selu", (6, 22), read),),
+        reads=(import_numbers("Selu", (6, 22), "alpha", "gamma"),),
         writes=export_as("Selu", "alpha", "gamma"),
         layers=(option_free_layer("SELU"),),
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape
 from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW, add_fused_roundings, fused_roundings
-from ibpc.passes.base import listed
+from ibpc.passes.base import also_read, constant_of, described, listed, readers, uneven
 from ibpc.rounding import toward
 
 LINEAR: Final = ("Conv", "ConvTranspose", "Gemm")
@@ -74,20 +74,21 @@ def _channels_first(sample: Tensor, operator: str) -> Tensor:
 def elementwise_scaling(graph: Graph, node: Node) -> tuple[str, Scaling] | None:
     """Return what an Add, Sub, Mul, Div or Neg scales, and how; None if it is no scaling by constants."""
     operands = graph.operands(node.name)
-    perturbed = [name for name in operands if graph.node(name).operator != "Constant"]
+    perturbed = [name for name in operands if constant_of(graph, name) is None]
     if node.operator not in _SCALINGS or node.shape[:1] != (BATCH,) or len(perturbed) != 1:
         return None
     if graph.node(perturbed[0]).shape != node.shape:
         return None
     slot = operands.index(perturbed[0])
-    constants = [_expanded(graph, name, node.shape) for name in operands if name != perturbed[0]]
+    values = (constant_of(graph, name) for name in operands)
+    constants = [_expanded(value, node.shape) for value in values if value is not None]
     constant = constants[0] if constants else torch.zeros(node.shape[1:], dtype=torch.float64)
     scaling = _SCALINGS[node.operator](constant, slot)
     return None if scaling is None else (perturbed[0], scaling)
 
 
-def _expanded(graph: Graph, constant: str, shape: Shape) -> Tensor:
-    value = torch.as_tensor(graph.parameters_of(constant)["value"]).double()
+def _expanded(constant: Tensor, shape: Shape) -> Tensor:
+    value = constant.double()
     if value.dim() == len(shape):
         value = value[0]
     return value.expand(shape[1:])
@@ -145,16 +146,16 @@ def normalization_scaling(graph: Graph, node: Node) -> Scaling:
 # ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
 def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
     """Fold the scaling that node `name` applies to `operand` into the node that computes it. Returns why not."""
-    target, scaling, others = _linear_source(graph, name, operand, scaling)
+    target, scaling, reason = _linear_source(graph, name, operand, scaling)
     if target.operator not in (*LINEAR, *VIEWS):
-        return f"{_described(target)}"
-    if others:
-        return f"the value of {target.name} is also read by {listed(others)}"
+        return described(target)
+    if reason is not None:
+        return reason
     if "specification" in graph.parameters_of(target.name):
         return f"{target.name} carries a specification"
     channels = scaling.per_channel(target.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {target.name} differently"
+        return uneven(target)
     reason = _take_in(graph, target, channels, _behind)
     if reason is None:
         _bypass(graph, name, operand)
@@ -167,10 +168,10 @@ def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str
     if others:
         return f"its value is read by {listed(others)}"
     if reader.operator not in LINEAR:
-        return f"{_described(reader)}"
+        return described(reader)
     channels = scaling.per_channel(reader.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {reader.name} differently"
+        return uneven(reader)
     if channels.shifts and _sees_borders(reader):
         return f"it adds to the elements and not to the zeros that {reader.name} has at its borders"
     reason = _take_in(graph, reader, channels, _in_front)
@@ -194,25 +195,15 @@ def _bypass(graph: Graph, name: str, operand: str) -> None:
     graph.remove(name)
 
 
-def _described(node: Node) -> str:
-    return f"{node.name} is {'an' if node.operator[0] in 'AEIOU' else 'a'} {node.operator}"
+def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, Scaling, str | None]:
+    """Follow the operand of node `name` back through views that nothing else reads, to the node before the first.
 
-
-def readers(graph: Graph, name: str) -> list[str]:
-    """Return the nodes that read the value, and "the caller" if the network returns it."""
-    found = [use.consumer for use in graph.consumers(name)]
-    return [*found, "the caller"] if name in graph.outputs else found
-
-
-def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:
-    """Follow what node `name` reads back through views that nothing else reads, to the node before the first.
-
-    Returns the node, the scaling in its result's shape, and what else reads it.
+    Returns that node, the scaling in the shape of its result, and the refusal if others read its value.
     """
     while True:
-        node, others = graph.node(operand), [reader for reader in readers(graph, operand) if reader != name]
-        if others or node.operator not in VIEWS:
-            return node, scaling, others
+        node, reason = graph.node(operand), also_read(graph, operand, name)
+        if reason is not None or node.operator not in VIEWS:
+            return node, scaling, reason
         name, operand = operand, graph.operands(operand)[0]
         scaling = scaling.reshaped(graph.node(operand).shape[1:])
 

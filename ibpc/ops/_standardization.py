@@ -105,7 +105,7 @@ def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, 
     The network errs as `_errors` says in the standardized value, and by a few u in its product with the weight and the
     sum with the bias. Where it may overflow, or the variance may be lost, nothing is claimed.
     """
-    wide = x.map(Tensor.double)
+    wide = x.map(lambda end: end.double())
     scale = torch.ones_like(wide.lower[..., :1]) if weight is None else weight.double()
     shift = torch.zeros_like(wide.lower[..., :1]) if bias is None else bias.double()
     box = _standardized(wide, size, epsilon, DOUBLE)

@@ -267,7 +267,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the bias of a folded normalization keeps no moduli",
-        "ibpc/ops/gemm.py",
+        "ibpc/ops/_biases.py",
         "return bias_magnitude\n",
         "return bias.abs()\n",
         "tests/passes -k 'normalization or cancel'",

@@ -7,9 +7,11 @@ conversion, neither on tensors nor, when the same code runs on `torch.fx` proxie
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import UsageError
 
@@ -21,10 +23,10 @@ class Interval:
 
     def __init__(
         self,
-        lower: torch.Tensor | None,
-        upper: torch.Tensor | None,
-        center: torch.Tensor | None,
-        radius: torch.Tensor | None,
+        lower: Tensor | None,
+        upper: Tensor | None,
+        center: Tensor | None,
+        radius: Tensor | None,
     ) -> None:
         self._lower = lower
         self._upper = upper
@@ -32,39 +34,39 @@ class Interval:
         self._radius = radius
         self._centered = lower is None
         self._is_nonnegative = False
-        self._scaled: tuple[torch.Tensor, float] | None = None
+        self._scaled: tuple[Tensor, float] | None = None
 
     @classmethod
-    def bounds(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
+    def bounds(cls, lower: Tensor, upper: Tensor) -> Self:
         """Return the box [lower, upper]. Both of one shape; lower ≤ upper is the caller's promise."""
         return cls(lower, upper, None, None)
 
     @classmethod
-    def nonnegative(cls, lower: torch.Tensor, upper: torch.Tensor) -> Self:
+    def nonnegative(cls, lower: Tensor, upper: Tensor) -> Self:
         """Return the box [lower, upper], 0 ≤ lower ≤ upper, both of which the caller promises."""
         box = cls.bounds(lower, upper)
         box._is_nonnegative = True
         return box
 
     @classmethod
-    def around(cls, center: torch.Tensor, radius: torch.Tensor) -> Self:
+    def around(cls, center: Tensor, radius: Tensor) -> Self:
         """Return the box [center − radius, center + radius], radius ≥ 0."""
         return cls(None, None, center, radius)
 
     @classmethod
-    def scaled(cls, center: torch.Tensor, share: torch.Tensor, scale: float) -> Self:
+    def scaled(cls, center: Tensor, share: Tensor, scale: float) -> Self:
         """Return the box around `center` of radius scale · share ≥ 0, a product that is made with the sums it is in."""
         box = cls(None, None, center, None)
         box._scaled = share, scale
         return box
 
     @classmethod
-    def point(cls, x: torch.Tensor) -> Self:
+    def point(cls, x: Tensor) -> Self:
         """Return the box of the single tensor `x`."""
         return cls(x, x, x, torch.zeros_like(x))
 
     @classmethod
-    def ball(cls, x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Self:
+    def ball(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:
         """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
 
         That x lies in `clip` is the caller's promise: where it does not, what is returned is no part of the ball.
@@ -73,7 +75,7 @@ class Interval:
         """
         if not x.is_floating_point():
             raise UsageError.at("x", f"{x.dtype}", "floating-point numbers", "images of uint8 are divided by 255")
-        is_radius = bool((eps >= 0).all()) if isinstance(eps, torch.Tensor) else eps >= 0
+        is_radius = bool((eps >= 0).all()) if isinstance(eps, Tensor) else eps >= 0
         if not is_radius:
             raise UsageError.at("eps", f"found {eps}", "a number of at least 0")
         lower, upper = x - eps, x + eps
@@ -82,20 +84,20 @@ class Interval:
         return cls.bounds(lower, upper)
 
     @property
-    def lower(self) -> torch.Tensor:
+    def lower(self) -> Tensor:
         """The lower bounds."""
         if self._lower is None:
             self._lower = self._end(-1.0)
         return self._lower
 
     @property
-    def upper(self) -> torch.Tensor:
+    def upper(self) -> Tensor:
         """The upper bounds."""
         if self._upper is None:
             self._upper = self._end(1.0)
         return self._upper
 
-    def _end(self, sign: float) -> torch.Tensor:
+    def _end(self, sign: float) -> Tensor:
         """Return the center moved by the radius, in one pass where that is a product."""
         if self._scaled is None:
             return self.center + self.radius if sign > 0 else self.center - self.radius
@@ -103,7 +105,7 @@ class Interval:
         return torch.add(self.center, share, alpha=sign * scale)
 
     @property
-    def center(self) -> torch.Tensor:
+    def center(self) -> Tensor:
         """The midpoints."""
         if self._center is None:
             assert self._lower is not None and self._upper is not None
@@ -111,19 +113,19 @@ class Interval:
         return self._center
 
     @property
-    def modulus(self) -> torch.Tensor:
+    def modulus(self) -> Tensor:
         """The moduli of the midpoints: the midpoints themselves where the producer promised that none is below 0."""
         return self.center if self._is_nonnegative else self.center.abs()
 
     @property
-    def radius(self) -> torch.Tensor:
+    def radius(self) -> Tensor:
         """Half the widths."""
         if self._radius is None:
             self._radius = self.center - self.lower if self._scaled is None else self._scaled[0] * self._scaled[1]
         return self._radius
 
     @property
-    def product(self) -> tuple[torch.Tensor, float]:
+    def product(self) -> tuple[Tensor, float]:
         """The radius as a tensor and a factor, the form that it was made in."""
         return (self.radius, 1.0) if self._scaled is None else self._scaled
 
@@ -142,11 +144,19 @@ class Interval:
         return self._centered
 
     @property
-    def width(self) -> torch.Tensor:
+    def width(self) -> Tensor:
         """The widths, upper − lower."""
         return self.upper - self.lower
 
-    def contains(self, x: torch.Tensor) -> torch.Tensor:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """Return [function(lower), function(upper)] for a function that does not decrease in any element."""
+        return self.bounds(function(self.lower), function(self.upper))
+
+    def nearest(self, x: Tensor) -> Tensor:
+        """Return the point of the box nearest to `x`, NaN where a bound or `x` is NaN."""
+        return torch.clamp(x, self.lower, self.upper)
+
+    def contains(self, x: Tensor) -> Tensor:
         """Return elementwise whether `x` lies inside. False where a bound or `x` is NaN."""
         return (self.lower <= x) & (x <= self.upper)
 
@@ -166,10 +176,10 @@ class Paired:
 
     def __init__(
         self,
-        nominal: torch.Tensor | None,
+        nominal: Tensor | None,
         interval: Interval | None,
-        stack: torch.Tensor | None,
-        radius: torch.Tensor | None,
+        stack: Tensor | None,
+        radius: Tensor | None,
     ) -> None:
         self._nominal = nominal
         self._interval = interval
@@ -177,12 +187,12 @@ class Paired:
         self._radius = radius
 
     @classmethod
-    def separate(cls, nominal: torch.Tensor, interval: Interval) -> Self:
+    def separate(cls, nominal: Tensor, interval: Interval) -> Self:
         """Return the pair of a nominal value and a box of the same shape."""
         return cls(nominal, interval, None, None)
 
     @classmethod
-    def stacked(cls, stack: torch.Tensor, radius: torch.Tensor) -> Self:
+    def stacked(cls, stack: Tensor, radius: Tensor) -> Self:
         """Return the pair whose nominal value and center are the halves of `stack` (2B, …), with `radius` (B, …)."""
         return cls(None, None, stack, radius)
 
@@ -192,19 +202,19 @@ class Paired:
         return self._stack is not None
 
     @property
-    def stack(self) -> torch.Tensor:
+    def stack(self) -> Tensor:
         """Nominal value and center, concatenated on the batch: (2B, …)."""
         if self._stack is None:
             self._stack = torch.cat([self.nominal, self.interval.center])
         return self._stack
 
     @property
-    def radius(self) -> torch.Tensor:
+    def radius(self) -> Tensor:
         """The radius of the box, (B, …)."""
         return self.interval.radius if self._radius is None else self._radius
 
     @property
-    def nominal(self) -> torch.Tensor:
+    def nominal(self) -> Tensor:
         """The nominal value, (B, …)."""
         if self._nominal is None:
             self._split()

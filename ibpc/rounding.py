@@ -17,12 +17,15 @@ from enum import Enum
 from typing import Final, TypeVar
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 
 UNIT: Final = 2.0**-24
 WIDE_UNIT: Final = 2.0**-53
+# The least positive normal number of binary32, and its greatest number.
 SMALLEST: Final = 2.0**-126
+LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 ELEMENTARY_ULPS: Final = 8
 # By how much radii are raised while they are summed, and lowered afterwards: so they overflow before any sum does.
 RAISED: Final = 2.0**24
@@ -30,7 +33,7 @@ RAISED: Final = 2.0**24
 # operator multiplies it by |W|, so it is added in front of the product; `vanishing` pays for what underflows behind it.
 FLUSHED: Final = 16.0 * SMALLEST
 
-T = TypeVar("T", bound=torch.Tensor)
+T = TypeVar("T", bound=Tensor)
 
 
 class Arithmetic(Enum):
@@ -69,7 +72,7 @@ def vanishing(terms: int) -> float:
     return 4.0 * (terms + 16) * SMALLEST
 
 
-def guard_overflow(radius: torch.Tensor, growth: float) -> torch.Tensor:
+def guard_overflow(radius: Tensor, growth: float) -> Tensor:
     """Return (1 + growth) · radius of an affine operator, infinite where its sums may overflow binary32 in some order.
 
     `radius` is at least 4 (n + 16) u Σ |wᵢ| |xᵢ| (see `inflation`), so radius / u overflows before any of the sums
@@ -84,12 +87,12 @@ def lowering(growth: float) -> float:
     return (1.0 + growth) / RAISED
 
 
-def down(lower: torch.Tensor, ulps: int = 1) -> torch.Tensor:
+def down(lower: Tensor, ulps: int = 1) -> Tensor:
     """Return a value below `lower` by at least `ulps` roundings of relative size 2u, computed in binary32."""
     return lower - (lower.abs() * (2.0 * (ulps + 1) * UNIT) + 4.0 * SMALLEST)
 
 
-def up(upper: torch.Tensor, ulps: int = 1) -> torch.Tensor:
+def up(upper: Tensor, ulps: int = 1) -> Tensor:
     """Return a value above `upper` by at least `ulps` roundings of relative size 2u, computed in binary32."""
     return upper + (upper.abs() * (2.0 * (ulps + 1) * UNIT) + 4.0 * SMALLEST)
 
@@ -113,9 +116,7 @@ def plain_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def outer_ball(
-    x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None
-) -> tuple[torch.Tensor, torch.Tensor]:
+def outer_ball(x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
     """Return binary32 bounds of the L∞ ball of radius `eps` around `x`, rounded outward, intersected with `clip`.
 
     The ball is that of the real numbers: [x − ε, x + ε] with ε as given (a binary64 number or tensor), so the bounds
@@ -128,7 +129,7 @@ def outer_ball(
     return toward(lower, -torch.inf), toward(upper, torch.inf)
 
 
-def _sum_toward(a: torch.Tensor, b: torch.Tensor, end: float) -> torch.Tensor:
+def _sum_toward(a: Tensor, b: Tensor, end: float) -> Tensor:
     """Return binary64 a + b rounded toward `end`: the rounding error is known exactly (Knuth's two-sum)."""
     total = a + b
     part = total - a
@@ -137,7 +138,7 @@ def _sum_toward(a: torch.Tensor, b: torch.Tensor, end: float) -> torch.Tensor:
     return torch.where(missed, torch.nextafter(total, torch.full_like(total, end)), total)
 
 
-def toward(value: torch.Tensor, end: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def toward(value: Tensor, end: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the number of `dtype` nearest to the binary64 `value` that does not lie on the other side from `end`.
 
     `end` is −∞ or ∞.

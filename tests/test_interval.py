@@ -226,3 +226,17 @@ def test_padding_with_a_number_below_zero_breaks_the_promise() -> None:
     call = Call({"pads": [0, 0, 0, 1], "value": -1.0, "mode": "constant"}, ((BATCH, 2),), {}, (BATCH, 3))
     x = torch.rand(2, 2)
     assert not operators()["Pad"].rules.interval(call, Interval.nonnegative(x, x + 1.0)).is_nonnegative
+
+
+def test_map_acts_on_both_ends() -> None:
+    box = Interval.around(CENTER, RADIUS).map(torch.exp)
+    assert not box.centered
+    assert torch.equal(box.lower, LOWER.exp())
+    assert torch.equal(box.upper, UPPER.exp())
+
+
+def test_the_nearest_point_lies_inside_and_leaves_nan() -> None:
+    box = Interval.bounds(torch.tensor([-1.0, -1.0, 2.0, 0.0]), torch.tensor([1.0, 1.0, 3.0, torch.nan]))
+    nearest = box.nearest(torch.tensor([5.0, torch.nan, 2.5, 0.0]))
+    assert torch.equal(nearest.isnan(), torch.tensor([False, True, False, True]))
+    assert torch.equal(nearest[[0, 2]], torch.tensor([1.0, 2.5]))

@@ -11,13 +11,13 @@ from math import inf
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined_planes, substituted
 from ibpc.ops._planes import Function, chord, inside, midpoint
 from ibpc.ops.rules import Call, Plane, Planes, RelaxationRule, Rules
 
-Tensor: TypeAlias = torch.Tensor
 Domain: TypeAlias = Callable[[Interval], Tensor]
 # Where a plane is a tangent of the whole box, and the least, the plain and the greatest of its slopes.
 Side: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -109,7 +109,7 @@ class Curve:
         if not len(mixed):
             return plain
         rank = x.lower.dim()
-        box = Interval.bounds(x.lower.flatten()[mixed], x.upper.flatten()[mixed])
+        box = x.map(lambda end: end.flatten()[mixed])
         slope = _between([each.flatten()[mixed] for each in slopes], share.flatten(-rank)[..., mixed])
         found = self._plane(box, slope, sign, self._height(box, slope, sign))
         shape = torch.broadcast_to(plain.offset, share.shape).shape

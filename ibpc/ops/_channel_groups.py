@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from math import prod
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Shape, format_shape
@@ -37,21 +38,19 @@ def grouping(groups: CountRule) -> Rules:
     def layout(call: Call) -> Layout:
         channels, count, positions = call.output[1], groups(call), prod(call.output[2:])
 
-        def spread(parameter: torch.Tensor) -> torch.Tensor:
+        def spread(parameter: Tensor) -> Tensor:
             by_group = parameter.reshape(count, channels // count, 1)
             return by_group.expand(-1, -1, positions).reshape(count, channels // count * positions)
 
         return Layout((count,), channels // count * positions, spread)
 
-    def nominal(
-        call: Call, x: torch.Tensor, *, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def nominal(call: Call, x: Tensor, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return torch.group_norm(x, groups(call), weight, bias, call["epsilon"])
 
     return standardizing(nominal, layout)
 
 
-def write_instances(call: Call, writer: Writer, operand: str, parameters: Mapping[str, torch.Tensor]) -> str:
+def write_instances(call: Call, writer: Writer, operand: str, parameters: Mapping[str, Tensor]) -> str:
     """Export InstanceNormalization, with a weight of ones and a bias of zeros where there are none."""
     channels = call.output[1]
     weight = parameters.get("weight", torch.ones(channels))
@@ -60,7 +59,7 @@ def write_instances(call: Call, writer: Writer, operand: str, parameters: Mappin
     return writer.node("InstanceNormalization", names, epsilon=call["epsilon"])
 
 
-def write_groups(call: Call, writer: Writer, operand: str, groups: int, parameters: Mapping[str, torch.Tensor]) -> str:
+def write_groups(call: Call, writer: Writer, operand: str, groups: int, parameters: Mapping[str, Tensor]) -> str:
     """Export the standardization of groups of channels as that of as many channels, then weight and bias.
 
     (Opset 18 has one weight a group.)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape, export_as, option_free_layer
@@ -16,8 +17,6 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import NominalRule, Operand, Plane, Planes, RelaxationRule
-
-Tensor = torch.Tensor
 
 VERSIONS = (6, 8, 12, 13)
 

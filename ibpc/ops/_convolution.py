@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
-from ibpc.ir import Shape
+from ibpc.ops._biases import BIAS, BIAS_MAGNITUDE
 from ibpc.ops._windows import PADS, SIZES, sizes_option
 from ibpc.ops.base import Fill, Role
 from ibpc.ops.onnx import OnnxNode, Writer
-from ibpc.ops.rules import Call
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
     "strides": SIZES,
@@ -20,27 +19,7 @@ ATTRIBUTES: Final[Mapping[str, Any]] = {
     "dilations": SIZES,
     "group": {"type": "integer", "minimum": 1, "default": 1},
 }
-ROLES: Final = (
-    Role("weight", Fill.WEIGHT),
-    Role("bias", Fill.BIAS, optional=True),
-    Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
-)
-
-
-def expect_biases(parameters: Mapping[str, Shape], channels: int, where: str) -> None:
-    """Raise GraphError unless the biases that are there have one value per output channel."""
-    for role in ("bias", "bias_magnitude"):
-        if role in parameters and parameters[role] != (channels,):
-            raise GraphError.at(where, f"{role} of shape {parameters[role]}", f"({channels},)")
-
-
-def magnitude(
-    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
-) -> torch.Tensor | None:
-    """|bias|, or the sum of the moduli of what a pass folded into the bias."""
-    if bias_magnitude is not None:
-        return bias_magnitude
-    return None if bias is None else bias.abs()
+ROLES: Final = (Role("weight", Fill.WEIGHT), BIAS, BIAS_MAGNITUDE)
 
 
 def layer_options(dimensions: int, padding: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -67,12 +46,12 @@ def expect_groups(options: Mapping[str, Any], channels: int, where: str) -> None
         )
 
 
-def onnx_parameters(node: OnnxNode) -> dict[str, torch.Tensor]:
+def onnx_parameters(node: OnnxNode) -> dict[str, Tensor]:
     """Return the weight and, where there is one, the bias. Raises GraphError if one depends on an input."""
     weight = {"weight": node.known(1)}
     return weight if node.optional(2) is None else {**weight, "bias": node.known(2)}
 
 
-def write_parameters(writer: Writer, parameters: Mapping[str, torch.Tensor]) -> list[str]:
+def write_parameters(writer: Writer, parameters: Mapping[str, Tensor]) -> list[str]:
     """Add the weight and the bias to the exported model and return their names."""
     return [writer.constant(parameters[role]) for role in ("weight", "bias") if role in parameters]

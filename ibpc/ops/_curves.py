@@ -10,16 +10,14 @@ from math import inf
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import Function, inside
 from ibpc.ops.combinators import outward
 from ibpc.ops.rules import Call, Operand, Plane, Planes
-from ibpc.rounding import ELEMENTARY_ULPS, SMALLEST, Arithmetic
+from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, SMALLEST, Arithmetic
 
-Tensor = torch.Tensor
-
-LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 FAR: Final = 2.0**120
 # What binary64 itself makes of a share that cancels to almost 0.
 OWN_SHARE: Final = 2.0**-50

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import broadcast
@@ -23,7 +23,7 @@ def broadcast_shape(name: str) -> ShapeRule:
     return shape
 
 
-def sum_of_radii(call: Call, *radii: torch.Tensor | None, offset: float | None) -> torch.Tensor:
+def sum_of_radii(call: Call, *radii: Tensor | None, offset: float | None) -> Tensor:
     """Return the sum of the radii that are there, in the shape of the output: of a sum or a difference."""
     present = [radius for radius in radii if radius is not None]
     total = present[0]
@@ -54,20 +54,24 @@ def import_as(type: str, versions: tuple[int, ...], operator: str | None = None)
     return OnnxImport(type, versions, read)
 
 
-def import_number(type: str, versions: tuple[int, ...], attribute: str, default: float) -> OnnxImport:
-    """Return the import of an ONNX operator of one operand and one number, the attribute `attribute`."""
+def import_numbers(type: str, versions: tuple[int, ...], *names: str) -> OnnxImport:
+    """Return the import of an ONNX operator of one operand with the attributes `names`, which are numbers."""
 
     def read(node: OnnxNode, builder: Builder) -> Value:
-        value = float(node.attributes.get(attribute, default))
-        return builder.add(type, [node.operand(0)], {attribute: value})
+        return builder.add(type, [node.operand(0)], numbers_of(node, *names))
 
     return OnnxImport(type, versions, read)
+
+
+def numbers_of(node: OnnxNode, *names: str) -> dict[str, float]:
+    """Return the attributes `names` that the node states; the record has the defaults of the others."""
+    return {name: float(node.attributes[name]) for name in names if name in node.attributes}
 
 
 def export_as(type: str, *names: str) -> OnnxExport:
     """Return the export to an ONNX operator that takes the operands and the attributes `names`."""
 
-    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
         return writer.node(type, operands, **{name: call[name] for name in names})
 
     return write

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -17,8 +17,6 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.element_types import FLOAT
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
-
-Tensor: TypeAlias = torch.Tensor
 
 
 def extreme_index(name: str, summary: str, facing: Callable[[Interval], Interval]) -> Operator:
@@ -109,7 +107,7 @@ def _index_range(call: Call, x: Interval) -> Interval:
     index = torch.ones_like(lower).cumsum(axis) - 1.0
     least = torch.where(excluded, torch.full_like(index, float(count)), index).amin(axis)
     greatest = torch.where(excluded, torch.full_like(index, -1.0), index).amax(axis)
-    return Interval.bounds(*(_placed(call, bound) for bound in (least, greatest)))
+    return Interval.bounds(_kept(call, least), _kept(call, greatest))
 
 
 def _greatest_before(x: Tensor, axis: int, count: int) -> Tensor:
@@ -131,10 +129,6 @@ def _moved_on(x: Tensor, axis: int, step: int, count: int, fill: float) -> Tenso
     return torch.cat([start, x.narrow(axis, 0, count - step)], axis)
 
 
-def _placed(call: Call, reduced: Tensor) -> Tensor:
-    return reduced.unsqueeze(call["axis"]) if call["keepdims"] else reduced
-
-
 def _kept(call: Call, value: Tensor) -> Tensor:
-    """Return a value whose last dimension was the axis in the shape of the output, that dimension still the last."""
+    """Return a value that lacks the axis with size 1 there, if it is to be kept; further dimensions may follow."""
     return value.unsqueeze(call["axis"]) if call["keepdims"] else value

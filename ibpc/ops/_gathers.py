@@ -9,12 +9,12 @@ from __future__ import annotations
 from math import prod
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, format_shape
 from ibpc.ops._shapes import feature_axis, positive_axis
 from ibpc.ops.onnx import Builder, OnnxNode, Value
-from ibpc.ops.rules import Tensor
 
 
 def positive_indices(indices: Tensor, size: int, where: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import Function, above, below, chord, inside
@@ -24,7 +25,7 @@ def leaky_interval(call: Call, x: Interval, function: Function, ulps: int) -> In
     return outward(call, lower, torch.maximum(at_lower, at_upper), ulps)
 
 
-def leaky_planes(x: Interval, function: Function, slope: torch.Tensor) -> Planes:
+def leaky_planes(x: Interval, function: Function, slope: Tensor) -> Planes:
     """Chord on one side, on the other the line through 0 with slope 1 or a, whichever is nearer on the whole.
 
     f is convex for a ≤ 1 (chord above) and concave for a ≥ 1 (chord below). (Zhang et al. 2018, CROWN, arXiv

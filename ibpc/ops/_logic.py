@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape
@@ -16,7 +16,6 @@ from ibpc.ops.element_types import BOOL, FLOAT, number
 from ibpc.ops.onnx import Builder, OnnxExport, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand
 
-Tensor: TypeAlias = torch.Tensor
 Verdict: TypeAlias = tuple[Tensor, Tensor]
 Relation: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 Decision: TypeAlias = Callable[[Interval, Interval], Verdict]

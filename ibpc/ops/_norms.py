@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord, midpoint
@@ -17,7 +18,6 @@ from ibpc.ops.combinators import outward
 from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
-Tensor: TypeAlias = torch.Tensor
 View: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -58,8 +58,8 @@ def norm_interval(call: Call, x: Interval, p: float, size: int) -> Interval:
     if p == 1:
         return summed(call, size_of, size)
     if call.arithmetic is Arithmetic.REAL:
-        return Interval.bounds(norm(size_of.lower, p), norm(size_of.upper, p))
-    powers = Interval.bounds(_power(size_of.lower, p), _power(size_of.upper, p))
+        return size_of.map(lambda end: norm(end, p))
+    powers = size_of.map(lambda end: _power(end, p))
     total = summed(call, powers, size, 2 * ELEMENTARY_ULPS)
     if p == 2:
         return outward(call, total.lower.sqrt(), total.upper.sqrt(), 2 * ELEMENTARY_ULPS)

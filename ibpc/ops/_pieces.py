@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from math import inf
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
-from ibpc.ops._curves import LARGEST
 from ibpc.ops._planes import chord
 from ibpc.ops._steps import flushed
 from ibpc.ops.combinators import outward
-from ibpc.ops.rules import Call, Plane, Planes
-from ibpc.rounding import SMALLEST, Arithmetic
-
-Tensor = torch.Tensor
+from ibpc.ops.rules import Call, NominalRule, Plane, Planes, RelaxationRule
+from ibpc.rounding import LARGEST, SMALLEST, Arithmetic
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,15 @@ def _rounded(value: float, toward: float) -> float:
     if float(single) == value:
         return value
     return float(torch.nextafter(single, torch.tensor(toward, dtype=torch.float32)))
+
+
+def pieces_relaxation(pieces: Callable[[Call], Sequence[Piece]], nominal: NominalRule) -> RelaxationRule:
+    """Return the relaxation rule of the function `nominal`, which consists of `pieces(call)`; see `pieces_planes`."""
+
+    def relaxation(call: Call, x: Interval) -> Planes:
+        return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
+
+    return relaxation
 
 
 def pieces_planes(x: Interval, pieces: Sequence[Piece], at_lower: Tensor, at_upper: Tensor) -> Planes:

@@ -12,11 +12,11 @@ from functools import reduce
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane, Planes
 
-Tensor: TypeAlias = torch.Tensor
 Function: TypeAlias = Callable[[Tensor], Tensor]
 
 BISECTIONS: Final = 16

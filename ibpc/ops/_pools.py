@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
@@ -29,7 +29,7 @@ from ibpc.ops._windows import (
 )
 from ibpc.ops.base import Layer, LayerPlan
 from ibpc.ops.onnx import OnnxNode
-from ibpc.ops.rules import Call, NominalRule
+from ibpc.ops.rules import Call
 
 FLAG: Final[Mapping[str, Any]] = {"enum": [0, 1], "default": 0}
 ATTRIBUTES: Final[Mapping[str, Any]] = {
@@ -111,12 +111,12 @@ def covering_pads(call: Call) -> list[int]:
     return [*pads[: len(kernel)], *after]
 
 
-def windows(call: Call, x: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
+def windows(call: Call, x: Tensor, fill: float = 0.0) -> Tensor:
     """Return the windows of x (…, *spatial) as (…, *output, *kernel); what lies outside the input is `fill`."""
     return unfolded(call, F.pad(x, torch_pads(covering_pads(call)), value=fill))
 
 
-def unfolded(call: Call, padded: torch.Tensor) -> torch.Tensor:
+def unfolded(call: Call, padded: Tensor) -> Tensor:
     """Return the windows (…, *output, *kernel) of an input that is padded already."""
     view = padded
     for axis, kernel in enumerate(call["kernel_shape"]):
@@ -128,16 +128,6 @@ def unfolded(call: Call, padded: torch.Tensor) -> torch.Tensor:
 def are_exportable(call: Call, pads: Sequence[int]) -> bool:
     """Return whether ONNX Runtime takes `pads`: it wants each of them smaller than the kernel."""
     return all(pad < size for pad, size in zip(pads, [*call["kernel_shape"]] * 2, strict=True))
-
-
-def mean_of_radii(nominal: NominalRule) -> NominalRule:
-    """Return the rule |W| r + offset of a mean: its weights are not negative, so |W| r is the mean of the radii."""
-
-    def absolute(call: Call, radius: torch.Tensor, *, offset: float | None) -> torch.Tensor:
-        mean = nominal(call, radius)
-        return mean if offset is None else mean + offset
-
-    return absolute
 
 
 def pool_options(dimensions: int, filling: str) -> dict[str, Mapping[str, Any]]:

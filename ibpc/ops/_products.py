@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops.combinators import Sharing, affine, apart, no_magnitude
@@ -21,8 +21,6 @@ from ibpc.ops.rules import (
     TermsRule,
 )
 from ibpc.rounding import FLUSHED, Arithmetic
-
-Tensor: TypeAlias = torch.Tensor
 
 
 def bilinear(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -30,14 +31,14 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return size
 
 
-def along_axis(call: Call, value: torch.Tensor) -> torch.Tensor:
+def along_axis(call: Call, value: Tensor) -> Tensor:
     """Return a scale or zero point so that it broadcasts to the operand."""
     if call["axis"] is None:
         return value
     return value.reshape([-1, *[1] * (len(call.operands[0]) - call["axis"] - 1)])
 
 
-def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, torch.Tensor]]:
+def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, Tensor]]:
     """Return the axis (None: one scale for all) and the parameters of either node.
 
     Raises GraphError for scales that are not positive or not constant, for blocks, and for an axis that is the batch.

@@ -7,22 +7,22 @@ by side take them as the last dimension of `gathered`, whose other dimensions ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import prod
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axes, onnx_integers
 from ibpc.ops.base import Operator
-from ibpc.ops.combinators import affine, no_macs, no_magnitude, outward
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights, outward
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
+from ibpc.ops.rules import Call, Plane, Planes, Rules
 from ibpc.rounding import Arithmetic, vanishing
-
-Tensor: TypeAlias = torch.Tensor
 
 ATTRIBUTES: Final[Mapping[str, Any]] = {
     "axes": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1},
@@ -88,21 +88,6 @@ def gathered(call: Call, x: Tensor) -> Tensor:
     return moved.reshape([-1, *call.output[1:], count(call)])
 
 
-def gathered_box(call: Call, x: Interval) -> Interval:
-    """Return the box as `gathered`."""
-    return Interval.bounds(gathered(call, x.lower), gathered(call, x.upper))
-
-
-def sum_of_radii(total: NominalRule) -> NominalRule:
-    """Return the rule |W| r + offset of a sum or mean, whose weights are not negative."""
-
-    def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
-        result = total(call, radius)
-        return result if offset is None else result + offset
-
-    return absolute
-
-
 def summed(call: Call, terms: Interval, size: int, ulps: int = 0) -> Interval:
     """Return the sum along the last dimension of `size` nonnegative independent terms, each off by `ulps` roundings.
 
@@ -133,7 +118,7 @@ def greatest_planes(lower: Tensor, upper: Tensor) -> tuple[tuple[Tensor, Tensor]
 
 def maximum_planes(call: Call, x: Interval) -> Planes:
     """Return the planes of the maximum over the axes; see `greatest_planes`."""
-    box = gathered_box(call, x)
+    box = x.map(partial(gathered, call))
     (slope, offset), (above_slope, above_offset) = greatest_planes(box.lower, box.upper)
     views = (lambda value: gathered(call, value),)
     return Planes(Plane((slope,), offset, views), Plane((above_slope,), above_offset, views))
@@ -144,4 +129,4 @@ def total(call: Call, x: Tensor) -> Tensor:
     return x.sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
 
 
-SUM: Final = affine(total, sum_of_radii(total), count, no_magnitude)
+SUM: Final = affine(total, nonnegative_weights(total), count, no_magnitude)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import BISECTIONS, Function, above, below, chord, midpoint
-from ibpc.ops.rules import Call, Planes
-
-Tensor: TypeAlias = torch.Tensor
+from ibpc.ops.rules import Call, Planes, RelaxationRule, Rules
 
 
 @dataclass(frozen=True)
@@ -91,6 +90,15 @@ class SShape:
         first = torch.where(concave, lower, torch.minimum(end, upper))
         secant = chord(lower, upper, at_lower, self.function(upper), self.derivative(first))
         return first, concave | (touches & ~convex), secant
+
+
+def s_shaped(curve: SShape, rules: Callable[[RelaxationRule], Rules]) -> Rules:
+    """Return the rules that `rules` makes of a relaxation, with the tunable planes of an S-shaped function."""
+
+    def relaxation(call: Call, x: Interval) -> Planes:
+        return curve.planes(x)
+
+    return replace(rules(relaxation), tuned=curve.tuned, start=curve.start)
 
 
 def _start(x: Interval, anchors: tuple[Tensor, ...]) -> Tensor:

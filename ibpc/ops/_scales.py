@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -15,7 +16,6 @@ from ibpc.ops._shapes import feature_axis
 from ibpc.ops.base import Fill, LayerPlan, Role
 from ibpc.ops.onnx import Builder, OnnxNode, Value
 
-Tensor: TypeAlias = torch.Tensor
 Line: TypeAlias = tuple[Tensor, Tensor]
 Lines: TypeAlias = tuple[Line, Line]
 

@@ -12,6 +12,7 @@ from math import prod
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Shape, format_shape
@@ -19,7 +20,6 @@ from ibpc.ops._gathers import elements_at, slices_at
 from ibpc.ops._shapes import positive_axis
 from ibpc.ops.element_types import number
 from ibpc.ops.onnx import Builder, OnnxNode, Value
-from ibpc.ops.rules import Tensor
 
 _REDUCTIONS: Final = ("none", "add", "mul", "max", "min")
 _MOST_SOURCES: Final = 2**24

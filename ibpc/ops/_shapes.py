@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
@@ -61,7 +62,7 @@ def feature_axes(axes: Iterable[int], rank: int, where: str) -> list[int]:
     return found
 
 
-def reshaped(call: Call, x: torch.Tensor) -> torch.Tensor:
+def reshaped(call: Call, x: Tensor) -> Tensor:
     """y = x in the shape of the output, dimension 0 kept: what operators do that only rename dimensions."""
     return x.reshape([-1, *call.output[1:]])
 
@@ -78,7 +79,7 @@ def onnx_integers(node: OnnxNode, name: str, slot: int) -> list[int] | None:
 def export_axes(type: str) -> OnnxExport:
     """Return the export to an ONNX operator that takes the attribute `axes` as its second input."""
 
-    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+    def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
         return writer.node(type, [*operands, writer.constant(torch.tensor(call["axes"], dtype=torch.int64))])
 
     return write

@@ -6,6 +6,7 @@ from math import log, prod
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._planes import chord, midpoint
 from ibpc.ops._shapes import feature_axis
@@ -13,7 +14,6 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Plane
 from ibpc.rounding import ELEMENTARY_ULPS
 
-Tensor: TypeAlias = torch.Tensor
 Line: TypeAlias = tuple[Tensor, Tensor]
 
 

@@ -31,9 +31,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from math import sqrt
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._norms import prefixes, suffixes
@@ -42,8 +43,6 @@ from ibpc.ops._scales import Line, Lines, factor_lines, scaled, weighted_lines
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
 from ibpc.rounding import FLUSHED, UNIT, Arithmetic, down, gamma, up, vanishing
-
-Tensor: TypeAlias = torch.Tensor
 
 MOST_ENUMERATED: Final = 8
 GREATEST: Final = 2.0**127
@@ -74,17 +73,17 @@ def standardizing(nominal: NominalRule, layout: Callable[[Call], Layout]) -> Rul
 
     def interval(call: Call, x: Interval, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Interval:
         groups = layout(call)
-        box = Interval.bounds(groups.grouped(x.lower), groups.grouped(x.upper))
+        box = x.map(groups.grouped)
         scale = None if weight is None else groups.spread(weight)
         shift = None if bias is None else groups.spread(bias)
         bound = _in_binary32 if call.arithmetic is Arithmetic.FLOAT32 else _in_reals
         result = bound(box, groups.size, call["epsilon"], scale, shift)
-        return Interval.bounds(*(end.reshape([-1, *call.output[1:]]) for end in (result.lower, result.upper)))
+        return result.map(lambda end: end.reshape([-1, *call.output[1:]]))
 
     def relaxation(call: Call, x: Interval, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Planes:
         """Planes of d s with d = x_i − mean, affine, and s = 1 / √(variance + ε); see `_planes`."""
         groups = layout(call)
-        box = Interval.bounds(groups.grouped(x.lower), groups.grouped(x.upper))
+        box = x.map(groups.grouped)
         scale = None if weight is None else groups.spread(weight)
         shift = None if bias is None else groups.spread(bias)
         return _placed(call, groups, _planes(box, groups.size, call["epsilon"], scale, shift))
@@ -97,7 +96,7 @@ def _in_reals(x: Interval, size: int, epsilon: float, weight: Tensor | None, bia
     """Return the bounds in real arithmetic. A group with a bound that is not a number claims nothing."""
     box = scaled(_standardized(x, size, epsilon, 0.0), weight, bias)
     unknown = (0.0 * (x.lower + x.upper)).sum(-1, keepdim=True)
-    return Interval.bounds(box.lower + unknown, box.upper + unknown)
+    return box.map(lambda end: end + unknown)
 
 
 def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> Interval:
@@ -106,7 +105,7 @@ def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, 
     The network errs as `_errors` says in the standardized value, and by a few u in its product with the weight and the
     sum with the bias. Where it may overflow, or the variance may be lost, nothing is claimed.
     """
-    wide = Interval.bounds(x.lower.double(), x.upper.double())
+    wide = x.map(lambda end: end.double())
     scale = torch.ones_like(wide.lower[..., :1]) if weight is None else weight.double()
     shift = torch.zeros_like(wide.lower[..., :1]) if bias is None else bias.double()
     box = _standardized(wide, size, epsilon, DOUBLE)

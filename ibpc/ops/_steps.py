@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, IntervalRule, NominalRule, Operand, Plane, Planes, RelaxationRule, Rules
 from ibpc.rounding import SMALLEST, Arithmetic
 
-View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+View: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def box_of(x: Operand) -> Interval:
@@ -59,8 +61,7 @@ def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
     """
 
     def interval(call: Call, x: Interval) -> Interval:
-        box = flushed(call, x)
-        return Interval.bounds(nominal(call, box.lower), nominal(call, box.upper))
+        return flushed(call, x).map(partial(nominal, call))
 
     def relaxation(call: Call, x: Interval) -> Planes:
         box = interval(call, x)
@@ -72,13 +73,13 @@ def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
 def straight_through(nominal: NominalRule) -> NominalRule:
     """Return a rule with the gradient of x (a straight-through estimator: Bengio et al. 2013, arXiv 1308.3432)."""
 
-    def guiding(call: Call, x: torch.Tensor) -> torch.Tensor:
+    def guiding(call: Call, x: Tensor) -> Tensor:
         return nominal(call, x).detach() + (x - x.detach())
 
     return guiding
 
 
-def sloped_planes(box: Interval, sloped: torch.Tensor, below: float, above: float) -> Planes:
+def sloped_planes(box: Interval, sloped: Tensor, below: float, above: float) -> Planes:
     """Return x + `below` and x + `above` where `sloped`, elsewhere the bounds of the result as constants."""
     slope = sloped.type_as(box.lower)
     return Planes(

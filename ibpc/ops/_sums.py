@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import gain_of_sum, sum_of_radii, two_terms
 from ibpc.ops.combinators import affine, no_magnitude, reach
 from ibpc.ops.rules import Call, NominalRule, Operand, Rules
 from ibpc.rounding import FLUSHED, Arithmetic, inflation, vanishing
-
-Tensor: TypeAlias = torch.Tensor
 
 
 def sum_of_two(nominal: NominalRule) -> Rules:

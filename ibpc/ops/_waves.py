@@ -7,6 +7,7 @@ from math import inf, pi
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
@@ -17,8 +18,6 @@ from ibpc.ops.base import Operator
 from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
-
-Tensor = torch.Tensor
 
 # `ELEMENTARY_ULPS` of the greatest value: reducing the argument leaves an absolute error where the result vanishes.
 ABSOLUTE_ERROR: Final = 2.0 * ELEMENTARY_ULPS * UNIT
@@ -111,5 +110,5 @@ def _touching(x: Interval, slope: Tensor, quarter: float) -> list[Tensor]:
     points = [x.lower, x.upper]
     for phase in (angle - shift, -angle - shift):
         point = phase + TURN * torch.ceil((x.lower - phase) / TURN)
-        points.append(torch.minimum(torch.maximum(point, x.lower), x.upper))
+        points.append(x.nearest(point))
     return points

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Shape
@@ -165,7 +166,7 @@ def torch_pads(pads: Sequence[int]) -> list[int]:
     return [pads[axis + side] for axis in reversed(range(dimensions)) for side in (0, dimensions)]
 
 
-def split_padding(x: torch.Tensor, pads: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+def split_padding(x: Tensor, pads: Sequence[int]) -> tuple[Tensor, list[int]]:
     """Return the input and the symmetric padding left for the operator: asymmetric pads are applied at once."""
     dimensions = len(pads) // 2
     if list(pads[:dimensions]) == list(pads[dimensions:]):

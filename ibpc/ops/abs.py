@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
@@ -15,7 +16,7 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = |x|."""
     return x.abs()
 
@@ -35,7 +36,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(below(torch.abs, tangent, points), above(torch.abs, secant, points))
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
 

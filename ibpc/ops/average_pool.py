@@ -9,6 +9,7 @@ from math import prod
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.ir import Shape
@@ -17,7 +18,6 @@ from ibpc.ops._pools import (
     FLAG,
     are_exportable,
     covering_pads,
-    mean_of_radii,
     native_padding,
     onnx_pool,
     planned_pool,
@@ -28,14 +28,14 @@ from ibpc.ops._pools import (
 )
 from ibpc.ops._windows import torch_pads
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
-from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Kernel
 
-_POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_POOLS: Final[Mapping[int, Callable[..., Tensor]]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = (sum over the window) / (number of its elements).
 
     With count_include_pad the padding counts as elements; what a last window of ceil_mode has beyond it never does.
@@ -49,12 +49,12 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
     )
 
 
-def summed(call: Call, view: torch.Tensor) -> torch.Tensor:
+def summed(call: Call, view: Tensor) -> Tensor:
     """Return the sum over the kernel of windows (…, *kernel)."""
     return view.sum([-1 - axis for axis in range(len(call["kernel_shape"]))])
 
 
-def counts(call: Call, x: torch.Tensor) -> torch.Tensor:
+def counts(call: Call, x: Tensor) -> Tensor:
     """Return the divisors, (1, 1, *output), in the dtype of x."""
     cover = covering_pads(call)
     counted = [min(pad, total) for pad, total in zip(call["pads"], cover, strict=True)]
@@ -106,7 +106,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("AveragePool", [node.operand(0)], attributes)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export AveragePool, or what opset 18 or ONNX Runtime lack of it as a depthwise Conv of ones over the counts."""
     pads = covering_pads(call)
     hangs_over = any(pad > given for pad, given in zip(pads, call["pads"], strict=True))
@@ -134,7 +134,7 @@ OPERATOR = register(
         roles=(),
         shape=partial(pooled_shape, "AveragePool"),
         macs=no_macs,
-        rules=replace(affine(nominal, mean_of_radii(nominal), terms, no_magnitude), local=local),
+        rules=replace(affine(nominal, nonnegative_weights(nominal), terms, no_magnitude), local=local),
         reads=(OnnxImport("AveragePool", (7, 10, 11, 19, 22), read),),
         writes=write,
         layers=(layer(1), layer(2), layer(3)),

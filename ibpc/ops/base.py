@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from ibpc.ops.rules import Rules, ShapeRule, TermsRule
 
 # ── parameters, layers of a spec ────────────────────────────────────────────────────────────────────────────────
 class Fill(Enum):
-    """What a fresh parameter is filled with: the layer's initialisation scheme, zeros, or ones."""
+    """What a fresh parameter holds: random values of the layer's initialization scheme, or the constant 0, 1 or 1/4."""
 
     WEIGHT = "weight"
     BIAS = "bias"
@@ -53,10 +54,10 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Layer:
-    """A friendly name for an operator in JSON specs: that of torch.nn where there is one.
+    """A friendly name for an operator in JSON specs: the name in torch.nn where there is one.
 
     `options` is the JSON Schema of the layer's options (each property with its description and default). `plan` turns
-    complete options and the operands' shapes into a LayerPlan and raises GraphError where they do not fit.
+    complete options and the operands' shapes into a LayerPlan and raises GraphError if they do not fit.
     """
 
     name: str
@@ -68,11 +69,11 @@ class Layer:
 # ── the record and the registry ─────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Operator:
-    """All that is known about one operator. Nothing has a default that hides a missing rule.
+    """All that is known about one operator. Every field is required; of the rules, see `Rules` for the optional ones.
 
     `attributes` is a JSON Schema `properties` object; a property without "default" is required. `operands` is the
-    least and the greatest number of operands (None: no limit). `macs` counts the multiply-accumulates of one sample
-    through a weight or a product, the cost that `ibpc show` lists. `writes` emits ONNX of opset 18.
+    least and the greatest number of operands (None: no limit). `macs` counts the multiply-accumulates that one sample
+    costs in weights and products, as `ibpc show` lists them. `writes` emits ONNX of opset 18.
     """
 
     name: str
@@ -88,30 +89,34 @@ class Operator:
     layers: tuple[Layer, ...]
 
     def complete(self, attributes: Attributes) -> dict[str, Any]:
-        """Return `attributes` with the defaults of those that are left out."""
+        """Return `attributes` with defaults filled in."""
         defaults = {name: schema["default"] for name, schema in self.attributes.items() if "default" in schema}
         return {**defaults, **attributes}
 
     def check_attributes(self, attributes: Attributes) -> Iterator[str]:
-        """Yield what is wrong with complete attributes."""
+        """Yield the problems of complete attributes."""
         for name in attributes:
             if name not in self.attributes:
                 hint = f"; {nearest(name, self.attributes)}" if self.attributes else ""
                 yield f"{self.name} has no attribute {name!r}{hint}"
-        for name, schema in self.attributes.items():
+        for name in self.attributes:
             if name not in attributes:
                 yield f"attribute {name!r} of {self.name} is missing"
                 continue
-            for error in _validator(schema).iter_errors(attributes[name]):
+            for error in self._validators[name].iter_errors(attributes[name]):
                 yield f"attribute {name!r} of {self.name}: {error.message}"
+
+    @cached_property
+    def _validators(self) -> Mapping[str, jsonschema.Draft202012Validator]:
+        return {name: jsonschema.Draft202012Validator(dict(schema)) for name, schema in self.attributes.items()}
 
     @property
     def trainable(self) -> frozenset[str]:
-        """The names of the roles that training moves."""
+        """The names of the roles that training changes."""
         return frozenset(role.name for role in self.roles if role.trainable)
 
     def check_operands(self, count: int, roles: Iterable[str]) -> Iterator[str]:
-        """Yield what is wrong with the number of operands and the parameters that are present."""
+        """Yield the problems of the number of operands and of the parameters present."""
         least, most = self.operands
         if count < least or (most is not None and count > most):
             wanted = f"{least}" if most == least else f"{least} to {'any number' if most is None else most}"
@@ -126,7 +131,7 @@ class Operator:
     def infer_shape(
         self, attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]
     ) -> Shape:
-        """Return the shape of the result. Raises GraphError where the operands do not fit."""
+        """Return the shape of the result. Raises GraphError if the operands do not fit."""
         return self.shape(attributes, operands, parameters)
 
     @property
@@ -186,13 +191,3 @@ def _defects(operator: Operator) -> Iterator[str]:
 def operators() -> Mapping[str, Operator]:
     """Return all registered operators by name."""
     return MappingProxyType(_REGISTRY)
-
-
-_VALIDATORS: Final[dict[int, tuple[Mapping[str, Any], jsonschema.Draft202012Validator]]] = {}
-
-
-def _validator(schema: Mapping[str, Any]) -> jsonschema.Draft202012Validator:
-    key = id(schema)
-    if key not in _VALIDATORS:
-        _VALIDATORS[key] = (schema, jsonschema.Draft202012Validator(dict(schema)))
-    return _VALIDATORS[key][1]

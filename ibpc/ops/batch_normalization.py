@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.fx.node import has_side_effect
 from torch.nn import functional as F
 from torch.overrides import wrap_torch_function
@@ -37,30 +38,30 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 def nominal(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+) -> Tensor:
     """y = (x − mean) / √(var + ε) · weight + bias with the running statistics (Ioffe and Szegedy 2015)."""
     return F.batch_norm(x, running_mean, running_var, weight, bias, False, 0.0, call["epsilon"])
 
 
-def _broadcast(call: Call, value: torch.Tensor) -> torch.Tensor:
+def _broadcast(call: Call, value: Tensor) -> Tensor:
     return value.reshape([-1, *[1] * (len(call.operands[0]) - 2)])
 
 
 def absolute(
     call: Call,
-    radius: torch.Tensor,
+    radius: Tensor,
     *,
-    offset: torch.Tensor | float | None,
-    weight: torch.Tensor,
-    running_var: torch.Tensor,
-    **_: torch.Tensor,
-) -> torch.Tensor:
+    offset: Tensor | float | None,
+    weight: Tensor,
+    running_var: Tensor,
+    **_: Tensor,
+) -> Tensor:
     """|weight / √(var + ε)| · radius + offset."""
     result = radius * _broadcast(call, (weight * torch.rsqrt(running_var + call["epsilon"])).abs())
     if offset is None:
@@ -71,11 +72,11 @@ def absolute(
 def magnitude(
     call: Call,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+) -> Tensor:
     """|mean · weight / √(var + ε)| + |bias|: the two may cancel, their rounding errors do not."""
     return (running_mean * weight * torch.rsqrt(running_var + call["epsilon"])).abs() + bias.abs()
 
@@ -86,10 +87,10 @@ def terms(call: Call) -> int:
 
 
 def update_running_statistics(
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    mean: torch.Tensor,
-    variance: torch.Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    mean: Tensor,
+    variance: Tensor,
     count: int,
     momentum: float,
 ) -> None:
@@ -104,9 +105,7 @@ def update_running_statistics(
 
 @has_side_effect
 @wrap_torch_function(lambda *tensors_and_momentum: tensors_and_momentum[:-1])
-def batch_statistics(
-    x: torch.Tensor, running_mean: torch.Tensor, running_var: torch.Tensor, momentum: float
-) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance (C,) of the batch x (B, C, …), and move the running statistics towards them."""
     axes = [0, *range(2, x.dim())]
     mean, variance = x.mean(axes), x.var(axes, unbiased=False)
@@ -116,21 +115,21 @@ def batch_statistics(
 
 @wrap_torch_function(lambda *tensors_and_numbers: tensors_and_numbers[:-2])
 def normalize_by_batch(
-    x: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
+    x: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    weight: Tensor,
+    bias: Tensor,
     momentum: float,
     epsilon: float,
-) -> torch.Tensor:
+) -> Tensor:
     """Return x (B, C, …) normalized by its own statistics; move the running ones as `batch_statistics` does."""
     return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - momentum, epsilon)
 
 
 def normalized(
-    mean: torch.Tensor, variance: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, rank: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rank: int
+) -> tuple[Tensor, Tensor]:
     """Return the a and b of y = a x + b that normalizes by these statistics, for x (B, C, …) of `rank` dimensions."""
     scale = weight * torch.rsqrt(variance + epsilon)
     shape = [-1, *[1] * (rank - 2)]
@@ -139,32 +138,32 @@ def normalized(
 
 def training(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+) -> Tensor:
     """y with the statistics of the batch; updates the running ones."""
     return normalize_by_batch(x, running_mean, running_var, weight, bias, call["momentum"], call["epsilon"])
 
 
 def scaling(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+) -> tuple[Tensor, Tensor]:
     """Return the a and b of y = a x + b that normalizes by the statistics of the batch x; update the running ones."""
     found = batch_statistics(x, running_mean, running_var, call["momentum"])
     return normalized(found[0], found[1], weight, bias, call["epsilon"], len(call.operands[0]))
 
 
-def paired(call: Call, x: PairedOperand, **parameters: torch.Tensor) -> Paired:
+def paired(call: Call, x: PairedOperand, **parameters: Tensor) -> Paired:
     """Normalize nominal value and box by the statistics of the nominal batch, with gradients through them.
 
     (Shi et al. 2021, section 3.3, normalize both passes by the clean batch: so the box stays a box of the function
@@ -219,7 +218,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("BatchNormalization", [node.operand(0)], attributes, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export BatchNormalization in its inference form."""
     roles = ("weight", "bias", "running_mean", "running_var")
     return writer.node(
@@ -237,10 +236,10 @@ def interval(
     call: Call,
     x: Interval,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    running_mean: torch.Tensor,
-    running_var: torch.Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
 ) -> Interval:
     """Bound as affine operators do, by nothing where x − mean, or it times either factor, may leave binary32's range.
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._logic import truth, verdict
@@ -18,7 +19,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x ≠ 0 as 0 or 1; to integers x rounded toward zero. ONNX leaves open what is beyond their range: saturated.
 
     A floating type in the place of an integer one holds the values, so integers are exact up to 2²⁴ in binary32.
@@ -80,7 +81,7 @@ def cast_to(node: OnnxNode, builder: Builder, target: int) -> Value:
     return builder.add("Cast", [value], {"to": wanted})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export a Cast there and one back, for every value of the network is a floating number."""
     return writer.node("Cast", [writer.node("Cast", operands, to=NUMBERS[call["to"]])], to=FLOAT)
 

@@ -6,29 +6,30 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._curves import LARGEST, unbroken
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._curves import unbroken
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call
-from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
+from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, UNIT, Arithmetic
 
 # An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
 DECAYING: Final = 20 * UNIT
 GROWING_ULPS: Final = ELEMENTARY_ULPS + 50
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max(x, 0) + min(alpha (e^(x / alpha) − 1), 0) (Barron 2017, arXiv 1704.07483)."""
     return F.celu(x, call["alpha"])
 
 
-def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+def derivative(call: Call, x: Tensor) -> Tensor:
     """1 where x ≥ 0, e^(x / alpha) elsewhere."""
     return torch.exp(x.clamp(max=0.0) / call["alpha"])
 
@@ -46,7 +47,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return _growing(call, lower, upper)
 
 
-def _growing(call: Call, lower: torch.Tensor, upper: torch.Tensor) -> Interval:
+def _growing(call: Call, lower: Tensor, upper: Tensor) -> Interval:
     """Round outward for alpha < 0, where the exponential may overflow although alpha times it does not."""
     size = abs(call["alpha"])
     lower, upper = unbroken(call, lower, upper, LARGEST * min(1.0, size))
@@ -73,7 +74,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_number("Celu", (12, 28), "alpha", 1.0),),
+        reads=(import_numbers("Celu", (12, 28), "alpha"),),
         writes=export_as("Celu", "alpha"),
         layers=(
             option_layer(

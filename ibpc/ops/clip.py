@@ -8,6 +8,7 @@ from math import inf, isfinite
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -18,8 +19,8 @@ from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import monotone, no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
+from ibpc.rounding import LARGEST
 
-LARGEST: Final = (2.0 - 2.0**-23) * 2.0**127
 NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default": None}
 
 
@@ -29,7 +30,7 @@ def ends(call: Call) -> tuple[float, float]:
     return -inf if least is None else float(least), inf if greatest is None else float(greatest)
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = min(max(x, min), max); max where min > max."""
     if call["min"] is None and call["max"] is None:
         return x
@@ -46,7 +47,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     least, greatest = ends(call)
     points = [lower, upper, *(inside(kink, lower, upper) for kink in (least, greatest) if isfinite(kink))]
 
-    def function(point: torch.Tensor) -> torch.Tensor:
+    def function(point: Tensor) -> Tensor:
         return nominal(call, point)
 
     end, start = upper.clamp(max=greatest), lower.clamp(min=least)
@@ -108,7 +109,7 @@ def _given_end(node: OnnxNode, name: str, slot: int) -> float | None:
     return None if node.optional(slot) is None else float(node.known(slot))
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Clip."""
     constants = [
         "" if call[name] is None else writer.constant(torch.tensor(call[name], dtype=torch.float32))
@@ -117,7 +118,7 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
     return writer.node("Clip", [*operands, *constants])
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return the ends of the range that are there; they may lie in either order (see `ends`)."""
     return tuple(sorted(end for end in ends(call) if isfinite(end)))
 

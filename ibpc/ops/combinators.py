@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from math import prod
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops.rules import (
@@ -21,7 +23,6 @@ from ibpc.ops.rules import (
     PairedRule,
     RelaxationRule,
     Rules,
-    Tensor,
     TermsRule,
 )
 from ibpc.rounding import (
@@ -195,9 +196,24 @@ def apart(nominal: NominalRule, interval: IntervalRule) -> PairedRule:
     return paired
 
 
+def nonnegative_weights(nominal: NominalRule) -> NominalRule:
+    """Return the rule |W| r + offset of a linear operator of one operand without a negative weight, where |W| is W."""
+
+    def absolute(call: Call, radius: Tensor, *, offset: float | None) -> Tensor:
+        result = nominal(call, radius)
+        return result if offset is None else result + offset
+
+    return absolute
+
+
 def no_magnitude(call: Call, **parameters: Tensor) -> None:
     """Return the |b| of an affine operator without an offset: none."""
     return None
+
+
+def macs_of(terms: TermsRule) -> TermsRule:
+    """Return the multiply-accumulates of one sample where each output sums `terms(call)` products."""
+    return lambda call: prod(call.output[1:]) * terms(call)
 
 
 def no_macs(call: Call) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
@@ -32,12 +33,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (batch, *operands[0][1:axis], sum(x[axis] for x in operands), *operands[0][axis + 1 :])
 
 
-def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, *operands: Tensor) -> Tensor:
     """y = the operands one after the other, a constant repeated for every sample."""
     return torch.cat(repeated(call, operands), call["axis"])
 
 
-def repeated(call: Call, operands: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+def repeated(call: Call, operands: tuple[Tensor, ...]) -> list[Tensor]:
     """Return the operands, those without a batch expanded to that of the others (which may be a stack of two)."""
     batched = [x for x, size in zip(operands, call.operands, strict=True) if size[0] == BATCH]
     return [
@@ -58,7 +59,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Concat", operands, {"axis": axis})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Concat; constants are expanded to the batch of the first operand that has one."""
     batched = [name for name, size in zip(operands, call.operands, strict=True) if size[0] == BATCH]
     names = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
@@ -19,17 +19,17 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return parameters["value"]
 
 
-def nominal(call: Call, *, value: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, *, value: Tensor) -> Tensor:
     """y = value."""
     return value
 
 
-def interval(call: Call, *, value: torch.Tensor) -> Interval:
+def interval(call: Call, *, value: Tensor) -> Interval:
     """Return the box of the single point `value`."""
     return Interval.point(value)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export an initializer."""
     return writer.constant(parameters["value"])
 

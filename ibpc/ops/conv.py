@@ -9,18 +9,18 @@ from math import prod
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
+from ibpc.ops._biases import expect_biases, magnitude
 from ibpc.ops._convolution import (
     ATTRIBUTES,
     ROLES,
-    expect_biases,
     expect_groups,
     layer_options,
-    magnitude,
     onnx_parameters,
     write_parameters,
 )
@@ -35,12 +35,12 @@ from ibpc.ops._windows import (
     spread,
 )
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
-from ibpc.ops.combinators import Sharing, affine
+from ibpc.ops.combinators import Sharing, affine, macs_of
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Kernel
 
-_CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
+_CONVOLUTIONS: Final[Mapping[int, Callable[..., Tensor]]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: Final[Mapping[int, Callable[..., Tensor]]] = {1: conv1d_input, 2: conv2d_input, 3: conv3d_input}
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -59,28 +59,26 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 def nominal(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    bias_magnitude: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor | None = None,
+    bias_magnitude: Tensor | None = None,
+) -> Tensor:
     """y = weight ⋆ x + bias."""
     x, padding = split_padding(x, call["pads"])
     convolution = _CONVOLUTIONS[len(padding)]
     return convolution(x, weight, bias, call["strides"], padding, call["dilations"], call["group"])
 
 
-def absolute(
-    call: Call, radius: torch.Tensor, *, offset: torch.Tensor | float | None, weight: torch.Tensor, **_: torch.Tensor
-) -> torch.Tensor:
+def absolute(call: Call, radius: Tensor, *, offset: Tensor | float | None, weight: Tensor, **_: Tensor) -> Tensor:
     """|weight| ⋆ radius + offset."""
     if isinstance(offset, float):
         offset = torch.full_like(weight.flatten(1)[:, 0], offset)
     return nominal(call, radius, weight=weight.abs(), bias=offset)
 
 
-def gain(call: Call, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
     """Σ |weight| of each output channel."""
     return weight.abs().flatten(1).sum(1)
 
@@ -90,12 +88,7 @@ def terms(call: Call) -> int:
     return prod(call.parameters["weight"][1:])
 
 
-def macs(call: Call) -> int:
-    """Every output sums (C/group) · kernel products."""
-    return prod(call.output[1:]) * terms(call)
-
-
-def local(call: Call, *, weight: torch.Tensor, bias: torch.Tensor | None = None, **_: torch.Tensor) -> Kernel | None:
+def local(call: Call, *, weight: Tensor, bias: Tensor | None = None, **_: Tensor) -> Kernel | None:
     """Return the windows of a convolution over two dimensions."""
     if weight.dim() != 4:
         return None
@@ -103,7 +96,7 @@ def local(call: Call, *, weight: torch.Tensor, bias: torch.Tensor | None = None,
     return Kernel(weight, bias, strides, pads, dilations, call["group"])
 
 
-def pull(call: Call, forms: torch.Tensor, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+def pull(call: Call, forms: Tensor, *, weight: Tensor, **_: Tensor) -> Tensor:
     """Return weight ⋆ᵀ forms, less what falls on the padding."""
     dimensions = weight.dim() - 2
     pads, sizes = call["pads"], call.operands[0][2:]
@@ -158,7 +151,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Conv", [x], attributes, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Conv."""
     return writer.node(
         "Conv",
@@ -178,7 +171,7 @@ OPERATOR = register(
         operands=(1, 1),
         roles=ROLES,
         shape=shape,
-        macs=macs,
+        macs=macs_of(terms),
         rules=replace(affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain), local=local, pull=pull),
         reads=(OnnxImport("Conv", (1, 11, 22), read),),
         writes=write,

@@ -7,18 +7,17 @@ from functools import partial
 from math import prod
 from typing import Any, Final
 
-import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._biases import expect_biases, magnitude
 from ibpc.ops._convolution import (
     ATTRIBUTES,
     ROLES,
-    expect_biases,
     expect_groups,
     layer_options,
-    magnitude,
     onnx_parameters,
     write_parameters,
 )
@@ -28,7 +27,7 @@ from ibpc.ops.combinators import Sharing, affine
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 
-_CONVOLUTIONS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {
+_CONVOLUTIONS: Final[Mapping[int, Callable[..., Tensor]]] = {
     1: F.conv_transpose1d,
     2: F.conv_transpose2d,
     3: F.conv_transpose3d,
@@ -78,12 +77,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 def nominal(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    bias_magnitude: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor | None = None,
+    bias_magnitude: Tensor | None = None,
+) -> Tensor:
     """y = weight ⋆ᵀ x + bias, cropped by the pads."""
     dimensions = len(call["strides"])
     before, after = call["pads"][:dimensions], call["pads"][dimensions:]
@@ -98,9 +97,7 @@ def nominal(
     return y[(slice(None), slice(None), *window)]
 
 
-def absolute(
-    call: Call, radius: torch.Tensor, *, offset: torch.Tensor | float | None, weight: torch.Tensor, **_: torch.Tensor
-) -> torch.Tensor:
+def absolute(call: Call, radius: Tensor, *, offset: Tensor | float | None, weight: Tensor, **_: Tensor) -> Tensor:
     """|weight| ⋆ᵀ radius + offset."""
     if isinstance(offset, float):
         offset = weight.new_full([call.output[1]], offset)
@@ -114,7 +111,7 @@ def terms(call: Call) -> int:
 
 
 def macs(call: Call) -> int:
-    """Every input element meets (M/group) · kernel weights."""
+    """Return inputs × (M/group) · kernel products."""
     return prod(call.operands[0][1:]) * prod(call.parameters["weight"][1:])
 
 
@@ -189,7 +186,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("ConvTranspose", [x], attributes, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export ConvTranspose."""
     return writer.node(
         "ConvTranspose",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._shapes import feature_axis
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import affine, no_macs, no_magnitude
+from ibpc.ops.combinators import affine, no_macs, no_magnitude, nonnegative_weights
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 
@@ -20,7 +21,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return operands[0]
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """yᵢ = Σ xⱼ over j ≤ i, over j < i if exclusive, over j ≥ i or j > i if in reverse."""
     axis = call["axis"]
     x = x.flip(axis) if call["reverse"] else x
@@ -28,12 +29,6 @@ def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
         x = torch.cat([torch.zeros_like(x.narrow(axis, 0, 1)), x.narrow(axis, 0, call.output[axis] - 1)], axis)
     sums = x.cumsum(axis)
     return sums.flip(axis) if call["reverse"] else sums
-
-
-def absolute(call: Call, radius: torch.Tensor, *, offset: float | None) -> torch.Tensor:
-    """Return the sums of the radii: all weights are 0 or 1."""
-    sums = nominal(call, radius)
-    return sums if offset is None else sums + offset
 
 
 def terms(call: Call) -> int:
@@ -50,7 +45,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("CumSum", [x], {"axis": axis, **flags})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export CumSum."""
     flags = {name: int(call[name]) for name in ("exclusive", "reverse")}
     return writer.node("CumSum", [*operands, writer.constant(torch.tensor(call["axis"]))], **flags)
@@ -69,7 +64,7 @@ OPERATOR = register(
         roles=(),
         shape=shape,
         macs=no_macs,
-        rules=affine(nominal, absolute, terms, no_magnitude),
+        rules=affine(nominal, nonnegative_weights(nominal), terms, no_magnitude),
         reads=(OnnxImport("CumSum", (11, 14), read),),
         writes=write,
         layers=(),

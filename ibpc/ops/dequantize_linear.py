@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._quantization import AXIS, ROLES, VERSIONS, along_axis, read_parameters, shape
 from ibpc.ops.base import Operator, register
@@ -13,19 +13,19 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor, *, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, scale: Tensor, zero_point: Tensor) -> Tensor:
     """y = (x − zero point) · scale."""
     return (x - along_axis(call, zero_point)) * along_axis(call, scale)
 
 
 def absolute(
     call: Call,
-    radius: torch.Tensor,
+    radius: Tensor,
     *,
-    offset: torch.Tensor | None,
-    scale: torch.Tensor,
-    zero_point: torch.Tensor,
-) -> torch.Tensor:
+    offset: Tensor | None,
+    scale: Tensor,
+    zero_point: Tensor,
+) -> Tensor:
     """|scale| r + offset."""
     result = radius * along_axis(call, scale).abs()
     return result if offset is None else result + offset
@@ -36,7 +36,7 @@ def terms(call: Call) -> int:
     return 2
 
 
-def magnitude(call: Call, *, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+def magnitude(call: Call, *, scale: Tensor, zero_point: Tensor) -> Tensor:
     """|zero point · scale|."""
     return (along_axis(call, zero_point) * along_axis(call, scale)).abs()
 
@@ -47,7 +47,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("DequantizeLinear", [node.operand(0)], {"axis": axis}, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Sub and Mul, for the operand is a floating number."""
     scale, zero_point = (along_axis(call, parameters[role]) for role in ("scale", "zero_point"))
     return writer.node("Mul", [writer.node("Sub", [*operands, writer.constant(zero_point)]), writer.constant(scale)])

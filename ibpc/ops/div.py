@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
@@ -14,7 +15,7 @@ from ibpc.ops.rules import Call, Operand, PairedOperand, Plane, Planes, Rules
 from ibpc.rounding import SMALLEST, Arithmetic
 
 
-def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
     """z = x / y."""
     return x / y
 
@@ -29,12 +30,12 @@ def least_divisor(call: Call) -> float:
     return SMALLEST if call.arithmetic is Arithmetic.FLOAT32 else 0.0
 
 
-def center(call: Call, x: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+def center(call: Call, x: Tensor, divisor: Tensor) -> Tensor:
     """Return x / divisor, and x where the divisor may be zero."""
     return x / divisor.where(divisor.abs() > least_divisor(call), torch.ones_like(divisor))
 
 
-def spread(call: Call, radius: torch.Tensor, divisor: torch.Tensor) -> torch.Tensor:
+def spread(call: Call, radius: Tensor, divisor: Tensor) -> Tensor:
     """Return radius / divisor; infinity, or NaN for no radius, where the divisor may be zero."""
     return radius / divisor.where(divisor.abs() > least_divisor(call), torch.zeros_like(divisor))
 
@@ -60,7 +61,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
     return Interval.bounds(torch.where(safe, bounds.lower, -unknown), torch.where(safe, bounds.upper, unknown))
 
 
-def _nonzero(y: Interval) -> tuple[Interval, torch.Tensor]:
+def _nonzero(y: Interval) -> tuple[Interval, Tensor]:
     """Return the box with [1, 1] where it may hold a zero or is not a box of numbers, and where it is and does not.
 
     Not a box of numbers: a NaN bound, or [∞, ∞], which is what an overflow leaves and stands for any large number.
@@ -106,13 +107,13 @@ def _reciprocal_lines(y: Interval) -> tuple[Plane, Plane]:
     return Plane((-middle * middle,), 2.0 * middle), Plane((-low * high,), low + high)
 
 
-def _chosen(condition: torch.Tensor, first: Plane, second: Plane) -> Plane:
+def _chosen(condition: Tensor, first: Plane, second: Plane) -> Plane:
     """Return the first plane where the condition holds and the second elsewhere."""
     slope = torch.where(condition, first.slopes[0], second.slopes[0])
     return Plane((slope,), torch.where(condition, first.offset, second.offset))
 
 
-def _composed(product: Plane, positive: Plane, negative: Plane, safe: torch.Tensor, unknown: torch.Tensor) -> Plane:
+def _composed(product: Plane, positive: Plane, negative: Plane, safe: Tensor, unknown: Tensor) -> Plane:
     """Return a plane of x r as one of x and y, r replaced by `positive` or `negative` by the sign of its slope."""
     of_x, of_reciprocal = product.slopes
     line = _chosen(of_reciprocal >= 0, positive, negative)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
@@ -17,17 +18,17 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x, as in evaluation."""
     return x
 
 
-def training(call: Call, x: torch.Tensor) -> torch.Tensor:
+def training(call: Call, x: Tensor) -> Tensor:
     """y = x / (1 − ratio) with probability 1 − ratio and 0 otherwise, each element on its own."""
     return F.dropout(x, call["ratio"], training=True)
 
 
-def scaling(call: Call, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def scaling(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
     """Return a mask of 0 and 1 / (1 − ratio) for x, and an offset of 0."""
     mask = training(call, torch.ones_like(x))
     return mask, torch.zeros_like(mask)
@@ -43,11 +44,11 @@ def paired(call: Call, x: PairedOperand) -> Paired:
     return Paired.separate(x.nominal * mask, _scaled(x.interval, mask))
 
 
-def _scaled(x: Interval, mask: torch.Tensor) -> Interval:
+def _scaled(x: Interval, mask: Tensor) -> Interval:
     """Return the box times a mask ≥ 0."""
     if x.centered:
         return Interval.around(x.center * mask, x.radius * mask)
-    return Interval.bounds(x.lower * mask, x.upper * mask)
+    return x.map(lambda end: end * mask)
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
@@ -60,7 +61,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Dropout", [node.operand(0)], {"ratio": ratio})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Dropout in its inference form."""
     return writer.node("Dropout", [*operands, writer.constant(torch.tensor(call["ratio"], dtype=torch.float32))])
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ops.onnx import Builder, OnnxNode, Value
@@ -67,7 +68,7 @@ def number(node: OnnxNode, slot: int, builder: Builder) -> Value:
     return builder.constant(floating(value.constant, f"node {node.name}"))
 
 
-def floating(constant: torch.Tensor, where: str) -> torch.Tensor:
+def floating(constant: Tensor, where: str) -> Tensor:
     """Return booleans or integers as float32. Raises GraphError for an integer that float32 does not have."""
     if constant.dtype == torch.bool:
         return constant.float()

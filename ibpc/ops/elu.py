@@ -6,11 +6,12 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -21,12 +22,12 @@ from ibpc.rounding import ELEMENTARY_ULPS, UNIT, Arithmetic
 EXPONENTIAL_ERROR: Final = 18 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x where x ≥ 0, alpha (eˣ − 1) elsewhere (Clevert et al. 2016, arXiv 1511.07289)."""
     return F.elu(x, call["alpha"])
 
 
-def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+def derivative(call: Call, x: Tensor) -> Tensor:
     """1 where x > 0, alpha eˣ elsewhere."""
     return torch.where(x > 0, torch.ones_like(x), call["alpha"] * torch.exp(x.clamp(max=0.0)))
 
@@ -46,7 +47,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(torch.where(linear, lower, wide.lower), torch.where(linear, upper, wide.upper))
 
 
-def _range(call: Call, x: Interval) -> tuple[torch.Tensor, torch.Tensor]:
+def _range(call: Call, x: Interval) -> tuple[Tensor, Tensor]:
     at_lower, at_upper = nominal(call, x.lower), nominal(call, x.upper)
     if call["alpha"] >= 0:
         return at_lower, at_upper
@@ -71,7 +72,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_number("Elu", (6, 22), "alpha", 1.0),),
+        reads=(import_numbers("Elu", (6, 22), "alpha"),),
         writes=export_as("Elu", "alpha"),
         layers=(
             option_layer(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from math import pi, sqrt
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._s_shaped import SShape
+from ibpc.ops._s_shaped import SShape, s_shaped
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 4 ulps. One minus a polynomial times e⁻ˣ² (Abramowitz and Stegun 1964, 7.1.26)
@@ -22,22 +22,17 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 22 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 2/√π ∫₀ˣ e^(−t²) dt."""
     return torch.erf(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """2/√π e^(−x²)."""
     return torch.exp(-x * x) * (2.0 / sqrt(pi))
 
 
 CURVE: Final = SShape(torch.erf, derivative)
-
-
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `SShape`."""
-    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -49,7 +44,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
+        rules=s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
         reads=(import_as("Erf", (9, 13)),),
         writes=export_as("Erf"),
         layers=(option_free_layer("Erf"),),

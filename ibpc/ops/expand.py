@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
@@ -25,7 +26,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (x[0], *sizes)
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x, repeated."""
     return x.expand([-1, *call["shape"]])
 
@@ -42,7 +43,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return x if result == x.shape else builder.add("Expand", [x], {"shape": list(result[1:])})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Expand; size 1 leaves the batch as it is."""
     return writer.node("Expand", [*operands, writer.constant(torch.tensor([1, *call["shape"]]))])
 

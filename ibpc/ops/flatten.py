@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -25,7 +25,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (x[0], prod(x[1:]))
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x with dimensions 1 and up merged."""
     return x.reshape([-1, call.output[1]])
 

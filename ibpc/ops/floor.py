@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import export_as, import_as
 from ibpc.ops._shapes import same_as_operand
@@ -12,7 +13,7 @@ from ibpc.ops.combinators import no_macs
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = ⌊x⌋."""
     return torch.floor(x)
 

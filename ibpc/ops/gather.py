@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -27,7 +27,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (*x[:axis], *parameters["indices"], *x[axis + 1 :])
 
 
-def nominal(call: Call, x: torch.Tensor, *, indices: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, indices: Tensor) -> Tensor:
     """y = x[…, indices, …], the indices from 0 on."""
     if len(call.parameters["indices"]) == 1:
         return x.index_select(call["axis"], indices)
@@ -47,7 +47,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Gather", [x], {"axis": axis}, {"indices": indices})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Gather."""
     return writer.node("Gather", [*operands, writer.constant(parameters["indices"])], axis=call["axis"])
 

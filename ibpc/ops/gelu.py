@@ -8,6 +8,7 @@ from math import pi, sqrt
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -20,8 +21,6 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
-
-Tensor = torch.Tensor
 
 FORMS: Final[Mapping[str, Any]] = {"enum": ["none", "tanh"], "default": "none"}
 # Whether √(1/2), √(2/π) and 0.044715 are themselves, or what a file has in their place: off by 2⁻²² at most.

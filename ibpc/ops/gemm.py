@@ -7,11 +7,13 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._biases import BIAS, BIAS_MAGNITUDE, expect_biases, magnitude
 from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import Sharing, affine
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
@@ -26,9 +28,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
         raise GraphError.at(
             "Gemm", f"x {format_shape(x)} with weight {format_shape(weight)}", "as many features as weight[1]"
         )
-    for role in ("bias", "bias_magnitude"):
-        if role in parameters and parameters[role] != weight[:1]:
-            raise GraphError.at("Gemm", f"{role} of shape {parameters[role]}", f"{weight[:1]}")
+    expect_biases(parameters, weight[0], "Gemm")
     specification = parameters.get("specification", weight[:1] * 2)
     if len(specification) != 2 or specification[1] != weight[0]:
         raise GraphError.at("Gemm", f"specification of shape {specification}", f"(rows, {weight[0]})")
@@ -37,13 +37,13 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 def nominal(
     call: Call,
-    x: torch.Tensor,
+    x: Tensor,
     *,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    specification: torch.Tensor | None = None,
-    bias_magnitude: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weight: Tensor,
+    bias: Tensor | None = None,
+    specification: Tensor | None = None,
+    bias_magnitude: Tensor | None = None,
+) -> Tensor:
     """y = x Wᵀ + b; with a specification S, y = x (S W)ᵀ + S b (elision: Gowal et al. 2018, section 3)."""
     if specification is not None:
         weight = specification @ weight
@@ -53,13 +53,13 @@ def nominal(
 
 def absolute(
     call: Call,
-    radius: torch.Tensor,
+    radius: Tensor,
     *,
-    offset: torch.Tensor | float | None,
-    weight: torch.Tensor,
-    specification: torch.Tensor | None = None,
-    **_: torch.Tensor,
-) -> torch.Tensor:
+    offset: Tensor | float | None,
+    weight: Tensor,
+    specification: Tensor | None = None,
+    **_: Tensor,
+) -> Tensor:
     """|S W| radius + offset."""
     if specification is not None:
         weight = specification @ weight
@@ -70,24 +70,24 @@ def absolute(
 
 def pull(
     call: Call,
-    forms: torch.Tensor,
+    forms: Tensor,
     *,
-    weight: torch.Tensor,
-    specification: torch.Tensor | None = None,
-    **_: torch.Tensor,
-) -> torch.Tensor:
+    weight: Tensor,
+    specification: Tensor | None = None,
+    **_: Tensor,
+) -> Tensor:
     """Return forms · S W."""
     return (forms if specification is None else forms @ specification) @ weight
 
 
 def rows(
     call: Call,
-    elements: torch.Tensor,
+    elements: Tensor,
     *,
-    weight: torch.Tensor,
-    specification: torch.Tensor | None = None,
-    **_: torch.Tensor,
-) -> torch.Tensor:
+    weight: Tensor,
+    specification: Tensor | None = None,
+    **_: Tensor,
+) -> Tensor:
     """Return the rows of S W, (N, …, K), each where the vector lies that its element is of."""
     outputs = call.output[-1]
     chosen = elements % outputs
@@ -97,16 +97,7 @@ def rows(
     return forms.reshape(len(elements), *call.output[1:-1], found.shape[1])
 
 
-def magnitude(
-    call: Call, *, bias: torch.Tensor | None = None, bias_magnitude: torch.Tensor | None = None, **_: torch.Tensor
-) -> torch.Tensor | None:
-    """|b|, or the sum of the moduli of what a pass folded into the bias."""
-    if bias_magnitude is not None:
-        return bias_magnitude
-    return None if bias is None else bias.abs()
-
-
-def gain(call: Call, *, weight: torch.Tensor, **_: torch.Tensor) -> torch.Tensor:
+def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
     """Σ |W| of each output."""
     return weight.abs().sum(1)
 
@@ -117,9 +108,7 @@ def terms(call: Call) -> int:
     return columns + rows if "specification" in call.parameters else columns
 
 
-def _elided(
-    call: Call, x: Interval, *, weight: torch.Tensor, specification: torch.Tensor, **parameters: torch.Tensor
-) -> Interval:
+def _elided(call: Call, x: Interval, *, weight: Tensor, specification: Tensor, **parameters: Tensor) -> Interval:
     """Return the box in binary32 with a merged specification S.
 
     The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
@@ -141,7 +130,7 @@ def _elided(
 _PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain)
 
 
-def interval(call: Call, x: Operand, **parameters: torch.Tensor) -> Interval:
+def interval(call: Call, x: Operand, **parameters: Tensor) -> Interval:
     """Center W c + b, radius |W| r; see `_elided` for a specification in binary32."""
     merged = "specification" in parameters and call.arithmetic is Arithmetic.FLOAT32
     if merged and isinstance(x, Interval):
@@ -150,7 +139,7 @@ def interval(call: Call, x: Operand, **parameters: torch.Tensor) -> Interval:
 
 
 def macs(call: Call) -> int:
-    """Every output sums K products."""
+    """Return outputs × K products: a specification merged into the weight costs nothing per sample."""
     return prod(call.output[1:]) * call.parameters["weight"][1]
 
 
@@ -197,7 +186,7 @@ def _scaled(addend: Value, beta: float, builder: Builder) -> Value:
     return builder.add("Mul", [addend, builder.constant(torch.tensor(beta))])
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Gemm, as MatMul and Add where x is not a matrix."""
     weight, bias = parameters["weight"], parameters.get("bias")
     if "specification" in parameters:
@@ -218,9 +207,9 @@ OPERATOR = register(
         operands=(1, 1),
         roles=(
             Role("weight", Fill.WEIGHT),
-            Role("bias", Fill.BIAS, optional=True),
+            BIAS,
             Role("specification", Fill.ZEROS, trainable=False, optional=True),
-            Role("bias_magnitude", Fill.ZEROS, trainable=False, optional=True),
+            BIAS_MAGNITUDE,
         ),
         shape=shape,
         macs=macs,

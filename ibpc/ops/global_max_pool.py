@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from math import prod
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as
@@ -17,7 +17,7 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.rules import Call, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max of x over dimensions 2 and up."""
     return x.amax(list(range(2, len(call.output))), keepdim=True)
 
@@ -26,7 +26,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     """Return the planes of the maximum of all positions; see `greatest_planes`."""
     positions = prod(call.operands[0][2:])
 
-    def view(value: torch.Tensor) -> torch.Tensor:
+    def view(value: Tensor) -> Tensor:
         return value.reshape([-1, *call.output[1:], positions])
 
     (slope, offset), (above_slope, above_offset) = greatest_planes(view(x.lower), view(x.upper))

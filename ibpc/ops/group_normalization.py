@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
@@ -48,7 +48,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("GroupNormalization", [x], attributes, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export GroupNormalization as an InstanceNormalization of its groups."""
     return write_groups(call, writer, operands[0], groups(call), parameters)
 

@@ -8,16 +8,16 @@ from math import inf
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
-from ibpc.ops._elementwise import export_as
-from ibpc.ops._pieces import Piece, pieces_planes
+from ibpc.ops._elementwise import export_as, import_numbers
+from ibpc.ops._pieces import Piece, pieces_relaxation
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # The defaults of ONNX in binary32.
@@ -25,7 +25,7 @@ ALPHA: Final = 0.20000000298023224
 BETA: Final = 0.5
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = min(max(alpha x + beta, 0), 1)."""
     return torch.clamp(call["alpha"] * x + call["beta"], 0.0, 1.0)
 
@@ -51,23 +51,12 @@ def pieces(call: Call) -> tuple[Piece, ...]:
     return Piece(-inf, first, 0.0, left), Piece(first, last, alpha, beta), Piece(last, inf, 0.0, right)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `pieces_planes`."""
-    return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
-
-
-def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import HardSigmoid."""
-    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("alpha", ALPHA), ("beta", BETA))}
-    return builder.add("HardSigmoid", [node.operand(0)], attributes)
-
-
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     """Plan a Hardsigmoid layer: alpha is 1/6."""
     return LayerPlan({"alpha": 1.0 / 6.0, "beta": 0.5})
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the pieces meet."""
     return tuple(piece.end for piece in pieces(call)[:-1])
 
@@ -81,8 +70,8 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
-        reads=(OnnxImport("HardSigmoid", (6, 22), read),),
+        rules=replace(nonlinear(nominal, interval, pieces_relaxation(pieces, nominal)), kinks=kinks),
+        reads=(import_numbers("HardSigmoid", (6, 22), "alpha", "beta"),),
         writes=export_as("HardSigmoid", "alpha", "beta"),
         layers=(Layer("Hardsigmoid", {}, plan),),
     )

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
@@ -23,12 +24,12 @@ TURNS: Final = (-3.0, 3.0)
 SHARE_ERROR: Final = 3 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x min(max(x / 6 + 1/2, 0), 1) (Howard et al. 2019, arXiv 1905.02244)."""
     return x * torch.clamp(x / 6.0 + 0.5, 0.0, 1.0)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """0 up to −3, x / 3 + 1/2 up to 3, 1 from there on: that of the right at −3, of the left at 3."""
     inner = x / 3.0 + 0.5
     return torch.where(x < -3.0, torch.zeros_like(x), torch.where(x > 3.0, torch.ones_like(x), inner))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
@@ -11,7 +11,7 @@ from ibpc.ops.combinators import no_macs, passthrough
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x."""
     return x
 

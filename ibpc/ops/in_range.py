@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, defined_planes
@@ -16,12 +17,12 @@ from ibpc.ops.onnx import Writer
 from ibpc.ops.rules import Call, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x; beyond the range of the type, where machines wrap around, it is left as it is."""
     return x
 
 
-def _is_inside(call: Call, x: Interval) -> torch.Tensor:
+def _is_inside(call: Call, x: Interval) -> Tensor:
     least, greatest = RANGES[call["type"]]
     return (x.lower >= float(least)) & (x.upper < float(greatest + 1))
 
@@ -38,7 +39,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return defined_planes(_is_inside(call, x), Planes(same, same))
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Identity: the values of an exported network are floating numbers, which do not wrap around."""
     return writer.node("Identity", operands)
 

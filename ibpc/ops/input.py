@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import unreachable
 from ibpc.ir import BATCH, INPUT, Attributes, Shape
@@ -19,12 +19,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (BATCH, *attributes["shape"])
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x, the value that the caller passes in."""
     return x
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Refuse: inputs are declared by the exporter, not written as nodes."""
     unreachable("an Input node was exported as an operator")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._channel_groups import grouped_shape, grouping, write_instances
@@ -49,7 +49,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("InstanceNormalization", [node.operand(0)], attributes, parameters)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export InstanceNormalization."""
     return write_instances(call, writer, operands[0], parameters)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._shapes import same_as_operand
@@ -16,7 +17,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 where x is one of the infinities that are looked for, else 0."""
     found = torch.zeros_like(x) > 0
     if call["detect_positive"]:
@@ -45,7 +46,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("IsInf", [node.operand(0)], attributes)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export IsInf."""
     attributes = {name: int(call[name]) for name in ("detect_positive", "detect_negative")}
     return writer.node("Cast", [writer.node("IsInf", operands, **attributes)], to=FLOAT)

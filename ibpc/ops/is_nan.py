@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import import_as
@@ -17,7 +18,7 @@ from ibpc.ops.onnx import Writer
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 where x is NaN, else 0."""
     return x.isnan().type_as(x)
 
@@ -28,7 +29,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(torch.zeros_like(x.lower), possible.type_as(x.lower))
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export IsNaN."""
     return writer.node("Cast", [writer.node("IsNaN", operands)], to=FLOAT)
 

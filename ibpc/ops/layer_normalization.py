@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
 from ibpc.ops._scales import (
@@ -41,9 +42,7 @@ def layout(call: Call) -> Layout:
     return Layout(call.output[1:axis], prod(call.output[axis:]), torch.flatten)
 
 
-def nominal(
-    call: Call, x: torch.Tensor, *, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
-) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
     """y = (x − mean) / √(variance + ε) · weight + bias (Ba et al. 2016, arXiv 1607.06450)."""
     axis = feature_axis(call["axis"], len(call.output), "LayerNormalization")
     return torch.layer_norm(x, call.output[axis:], weight, bias, call["epsilon"])
@@ -80,7 +79,7 @@ def read(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
     return result, mean, builder.add("Div", [builder.constant(torch.tensor(1.0)), deviation])
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export LayerNormalization, with a weight of ones where there is none."""
     axis = feature_axis(call["axis"], len(call.output), "LayerNormalization")
     weight = parameters.get("weight")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
-from ibpc.ops._elementwise import export_as, import_number, option_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._leaky import leaky_interval, leaky_planes
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -16,7 +17,7 @@ from ibpc.ops.combinators import monotone, no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x where x ≥ 0, alpha x elsewhere (Maas et al. 2013)."""
     return F.leaky_relu(x, call["alpha"])
 
@@ -39,7 +40,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return leaky_interval(call, x, lambda point: nominal(call, point), ulps=2)
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
 
@@ -54,7 +55,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
-        reads=(import_number("LeakyRelu", (6, 16), "alpha", 0.01),),
+        reads=(import_numbers("LeakyRelu", (6, 16), "alpha"),),
         writes=export_as("LeakyRelu", "alpha"),
         layers=(
             option_layer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
@@ -34,7 +35,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return x
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y_i = x_i − ln Σ_j e^{x_j}."""
     return torch.log_softmax(x, call["axis"])
 
@@ -56,7 +57,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(bounds.lower.movedim(-1, axis), bounds.upper.movedim(-1, axis))
 
 
-def _at_corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def _at_corners(call: Call, own: Tensor, others: Tensor) -> Tensor:
     """Return y_i at x_i = own_i, x_j = others_j along the last axis."""
     return torch.log_softmax(corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._logic import export_logical, truth, verdict
@@ -15,7 +15,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 where x = 0, else 0."""
     return (x == 0).type_as(x)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
@@ -27,7 +28,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return x
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x / (Σ |x|ᵖ)^(1/p), 0 for x = 0."""
     length = norm(x.movedim(call["axis"], -1), call["p"]).unsqueeze(call["axis"])
     return x / torch.where(length == 0, torch.ones_like(length), length)
@@ -40,7 +41,7 @@ def interval(call: Call, x: Interval) -> Interval:
     itself; where underflow may take more than a rounding from it, or it may overflow, nothing is claimed.
     """
     axis = call["axis"]
-    box = Interval.bounds(x.lower.movedim(axis, -1), x.upper.movedim(axis, -1))
+    box = x.map(lambda end: end.movedim(axis, -1))
     size, sizes = call.output[axis], moduli(box)
     powers = [_power(call, end) for end in (sizes.lower, sizes.upper)]
     least, most = (sums_of_others(power, size) for power in powers)
@@ -56,12 +57,12 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(lower.movedim(-1, axis), upper.movedim(-1, axis))
 
 
-def _power(call: Call, x: torch.Tensor) -> torch.Tensor:
+def _power(call: Call, x: Tensor) -> Tensor:
     """Return xᵖ for x ≥ 0."""
     return x if call["p"] == 1 else x * x
 
 
-def _quotient(call: Call, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def _quotient(call: Call, x: Tensor, others: Tensor) -> Tensor:
     """Return x / (|x|ᵖ + others)^(1/p), and 0 for 0 / 0."""
     total = _power(call, x.abs()) + others
     total = torch.where(total == 0, torch.ones_like(total), total)
@@ -71,11 +72,10 @@ def _quotient(call: Call, x: torch.Tensor, others: torch.Tensor) -> torch.Tensor
 def relaxation(call: Call, x: Interval) -> Planes:
     """Planes of x s with s = 1 / ‖x‖ in its exact bounds; see `factor_lines`. Constants where x may be 0."""
     axis = call["axis"]
-    box = Interval.bounds(x.lower.movedim(axis, -1), x.upper.movedim(axis, -1))
+    box = x.map(lambda end: end.movedim(axis, -1))
     sizes = moduli(box)
     slow, fast = (1.0 / norm(end, call["p"]).unsqueeze(-1) for end in (sizes.upper, sizes.lower))
-    exact = interval(call, x)
-    bounds = Interval.bounds(exact.lower.movedim(axis, -1), exact.upper.movedim(axis, -1))
+    bounds = interval(call, x).map(lambda end: end.movedim(axis, -1))
     lines = factor_lines(box, Interval.bounds(slow, fast), midpoint(box.lower, box.upper), bounds)
     placed = [[part.movedim(-1, axis) for part in line] for line in lines]
     lower, upper = (Plane((slope,), offset) for slope, offset in placed)

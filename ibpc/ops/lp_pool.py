@@ -7,7 +7,7 @@ from functools import partial
 from math import prod
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
@@ -19,29 +19,24 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 
 
-def gathered(call: Call, x: torch.Tensor) -> torch.Tensor:
+def gathered(call: Call, x: Tensor) -> Tensor:
     """Return the elements of each window side by side, (*output, kernel); padding is 0."""
     return windows(call, x).flatten(-len(call["kernel_shape"]))
 
 
-def gathered_box(call: Call, x: Interval) -> Interval:
-    """Return the box as `gathered`."""
-    return Interval.bounds(gathered(call, x.lower), gathered(call, x.upper))
-
-
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = (Σ |x|ᵖ)^(1/p) over the window, with the gradient 0 at 0."""
     return norm(gathered(call, x), call["p"])
 
 
 def interval(call: Call, x: Interval) -> Interval:
     """Norms of the least and of the greatest moduli; exact. See `norm_interval`."""
-    return norm_interval(call, gathered_box(call, x), call["p"], prod(call["kernel_shape"]))
+    return norm_interval(call, x.map(partial(gathered, call)), call["p"], prod(call["kernel_shape"]))
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """Return the planes of the norm of each window; see `norm_planes`."""
-    return norm_planes(gathered_box(call, x), call["p"], partial(gathered, call))
+    return norm_planes(x.map(partial(gathered, call)), call["p"], partial(gathered, call))
 
 
 def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -80,7 +75,7 @@ def read_global(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("LpPool", [x], {**window, "p": int(node.attributes.get("p", 2))})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export LpPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
     kept = {name: call[name] for name in ("kernel_shape", "strides", "dilations", "p")}
     return writer.node("LpPool", operands, pads=covering_pads(call), **kept)

@@ -7,11 +7,13 @@ from math import ceil, sqrt
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
+from ibpc.ops._elementwise import numbers_of
 from ibpc.ops._norms import moduli
 from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import factor_lines
@@ -31,7 +33,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return x
 
 
-def windows(call: Call, x: torch.Tensor) -> torch.Tensor:
+def windows(call: Call, x: Tensor) -> Tensor:
     """Return the channels of each window, (…, size); those that are missing are 0."""
     before = own_place(call)
     around = [0, 0] * (len(call.output) - 2) + [before, call["size"] - 1 - before]
@@ -43,20 +45,20 @@ def own_place(call: Call) -> int:
     return int((call["size"] - 1) // 2)
 
 
-def others(call: Call, squares: torch.Tensor) -> torch.Tensor:
+def others(call: Call, squares: Tensor) -> Tensor:
     """Return the sum of the squares of each window but its own channel's."""
     view, own = windows(call, squares), own_place(call)
     return view.narrow(-1, 0, own).sum(-1) + view.narrow(-1, own + 1, call["size"] - 1 - own).sum(-1)
 
 
-def base_of(call: Call, squares: torch.Tensor) -> torch.Tensor:
+def base_of(call: Call, squares: Tensor) -> Tensor:
     """Return bias + alpha / size · squares."""
     return squares * float(call["alpha"] / call["size"]) + float(call["bias"])
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x / (bias + alpha / size · Σ x²)^beta (Krizhevsky et al. 2012, section 3.3)."""
-    result: torch.Tensor = x / base_of(call, windows(call, x * x).sum(-1)) ** call["beta"]
+    result: Tensor = x / base_of(call, windows(call, x * x).sum(-1)) ** call["beta"]
     return result
 
 
@@ -84,10 +86,10 @@ def interval(call: Call, x: Interval) -> Interval:
         grown = _slid(call, least + rate * squares[0], most + rate * squares[1], squares[1])
         lower, upper = lower - lower.abs() * grown, upper + upper.abs() * grown
     bounds = outward(call, lower, upper, ulps, FLUSHED * (1.0 + call["bias"] ** -call["beta"]))
-    return Interval.bounds(bounds.lower + overflow, bounds.upper + overflow)
+    return bounds.map(lambda end: end + overflow)
 
 
-def _slid(call: Call, least: torch.Tensor, most: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
+def _slid(call: Call, least: Tensor, most: Tensor, squares: Tensor) -> Tensor:
     """Return how far a quotient is off, relative, whose base was made by sliding; infinite where half may be lost.
 
     `least` and `most` are the bounds of the base. After two sums a channel it is off by γ of the greatest base of all
@@ -101,14 +103,12 @@ def _slid(call: Call, least: torch.Tensor, most: torch.Tensor, squares: torch.Te
     return torch.where(lost < 0.5, growth, torch.full_like(growth, torch.inf))
 
 
-def _greatest(
-    call: Call, lower: torch.Tensor, upper: torch.Tensor, least: torch.Tensor, most: torch.Tensor
-) -> torch.Tensor:
+def _greatest(call: Call, lower: Tensor, upper: Tensor, least: Tensor, most: Tensor) -> Tensor:
     """Return the greatest value for x in [lower, upper] and b in [least, most]."""
     rate, beta = call["alpha"] / call["size"], float(call["beta"])
 
-    def quotient(x: torch.Tensor, base: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = x / (base + rate * x * x) ** beta
+    def quotient(x: Tensor, base: Tensor) -> Tensor:
+        result: Tensor = x / (base + rate * x * x) ** beta
         return result
 
     best = upper
@@ -141,12 +141,11 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import LRN."""
-    defaults = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0}
-    attributes = {name: float(node.attributes.get(name, default)) for name, default in defaults.items()}
-    return builder.add("LRN", [node.operand(0)], {**attributes, "size": int(node.attributes["size"])})
+    numbers = numbers_of(node, "alpha", "beta", "bias")
+    return builder.add("LRN", [node.operand(0)], {**numbers, "size": int(node.attributes["size"])})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export LRN, over four dimensions as ONNX Runtime wants it."""
     attributes = {name: call[name] for name in ("alpha", "beta", "bias", "size")}
     if len(call.output) == 4:

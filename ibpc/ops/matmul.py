@@ -8,6 +8,7 @@ from math import prod
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -18,12 +19,12 @@ from ibpc.ops._planes import blended_planes, product_planes
 from ibpc.ops._products import bilinear, corners, flushable
 from ibpc.ops._shapes import broadcast
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import Sharing
+from ibpc.ops.combinators import Sharing, macs_of
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import Arithmetic, inflation, vanishing
 
-View: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+View: TypeAlias = Callable[[Tensor], Tensor]
 
 MOST_PRODUCTS: Final = 2**18
 
@@ -44,7 +45,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return result
 
 
-def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
     """z = x y."""
     return torch.matmul(x, y)
 
@@ -97,7 +98,7 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     return _summed(product_planes(_viewed(x, rows), _viewed(y, columns)), rows, columns)
 
 
-def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
+def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
     """Return planes for shares (…, 2, *products) of the second of two planes below, and above, each product."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)
@@ -107,7 +108,7 @@ def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Inter
     return _summed(blended_planes(left, right, below, above), rows, columns)
 
 
-def start(call: Call, x: Interval, y: Interval) -> torch.Tensor:
+def start(call: Call, x: Interval, y: Interval) -> Tensor:
     """Return the shares of the relaxation: none of the second planes."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)
@@ -121,10 +122,10 @@ def _views(call: Call) -> tuple[View, View]:
     """Return what brings the operands to (…, I, 1, K) and (…, 1, J, K)."""
     is_row, is_column = (len(operand) == 1 for operand in call.operands)
 
-    def rows(value: torch.Tensor) -> torch.Tensor:
+    def rows(value: Tensor) -> Tensor:
         return value if is_column else value.unsqueeze(-2)
 
-    def columns(value: torch.Tensor) -> torch.Tensor:
+    def columns(value: Tensor) -> Tensor:
         if is_column:
             return value
         return value.transpose(-1, -2) if is_row else value.transpose(-1, -2).unsqueeze(-3)
@@ -142,13 +143,8 @@ def _summed(planes: Planes, rows: View, columns: View) -> Planes:
 
 def _viewed(operand: Operand, view: View) -> Operand:
     if isinstance(operand, Interval):
-        return Interval.bounds(view(operand.lower), view(operand.upper))
+        return operand.map(view)
     return view(operand)
-
-
-def macs(call: Call) -> int:
-    """Every output sums K products."""
-    return prod(call.output[1:]) * terms(call)
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
@@ -167,7 +163,7 @@ OPERATOR = register(
         operands=(2, 2),
         roles=(),
         shape=shape,
-        macs=macs,
+        macs=macs_of(terms),
         rules=replace(bilinear(nominal, terms, both, relaxation, Sharing.ALWAYS), tuned=tuned, start=start),
         reads=(OnnxImport("MatMul", (1, 9, 13), read), OnnxImport("Einsum", (12, 28), read_einsum)),
         writes=export_as("MatMul"),

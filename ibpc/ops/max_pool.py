@@ -9,6 +9,7 @@ from math import inf
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -31,10 +32,10 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Plane, Planes
 
-_POOLS: Final[Mapping[int, Callable[..., torch.Tensor]]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_POOLS: Final[Mapping[int, Callable[..., Tensor]]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max over the window, padding excluded."""
     pool, padding = _POOLS[len(call["kernel_shape"])], native_padding(call)
     if padding is None:
@@ -47,7 +48,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     """Return the planes of the maximum of each window; see `greatest_planes`."""
     dimensions = len(call["kernel_shape"])
 
-    def view(value: torch.Tensor) -> torch.Tensor:
+    def view(value: Tensor) -> Tensor:
         return windows(call, value).flatten(-dimensions)
 
     lower = windows(call, x.lower, -inf).flatten(-dimensions)
@@ -75,7 +76,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("MaxPool", [node.operand(0)], onnx_pool(node))
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export MaxPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
     pads, inputs = covering_pads(call), list(operands)
     if not are_exportable(call, pads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer, sum_of_radii
 from ibpc.ops.base import Operator, register
@@ -12,12 +13,12 @@ from ibpc.ops.combinators import affine, no_macs, no_magnitude
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, *operands: Tensor) -> Tensor:
     """y = (x₀ + x₁ + …) / n."""
     return reduce(torch.add, operands) / len(operands)
 
 
-def absolute(call: Call, *radii: torch.Tensor | None, offset: float | None) -> torch.Tensor:
+def absolute(call: Call, *radii: Tensor | None, offset: float | None) -> Tensor:
     """Return the mean of the radii."""
     mean = sum_of_radii(call, *radii, offset=None) / len(radii)
     return mean if offset is None else mean + offset

@@ -5,13 +5,14 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._choices import choice, greatest_planes, mirrored, negated
 from ibpc.ops.base import register
 from ibpc.ops.rules import Call, Operand, Planes
 
 
-def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, *operands: Tensor) -> Tensor:
     """y = min(x₀, x₁, …)."""
     return reduce(torch.minimum, operands)
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
@@ -25,12 +26,12 @@ TURNS: Final = (-2.25637639636079312, 1.4905711794854284593)
 SHARE_ERROR: Final = 60 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x tanh(ln(1 + eˣ)) (Misra 2019, arXiv 1908.08681)."""
     return F.mish(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """t + x (1 − t²) sigmoid(x), with t = tanh(softplus(x)) and 1 − t² as 4 sigmoid(2s) sigmoid(−2s)."""
     soft = torch.logaddexp(x, torch.zeros_like(x))
     flatness = 4.0 * torch.sigmoid(2.0 * soft) * torch.sigmoid(-2.0 * soft)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape
@@ -16,7 +17,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand
 
 
-def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
     """z = x − y trunc(x / y) for fmod, else x − y ⌊x / y⌋."""
     return torch.fmod(x, y) if call["fmod"] else torch.remainder(x, y)
 
@@ -40,7 +41,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
     return flushed(call, found) if call["fmod"] else outward(call, found.lower, found.upper)
 
 
-def _fmod_range(x: Interval, y: Interval) -> tuple[torch.Tensor, torch.Tensor]:
+def _fmod_range(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
     """Return the range of a remainder that has the sign of x and no greater modulus than x and y."""
     size = torch.maximum(-y.lower, y.upper)
     zero = torch.zeros_like(x.lower + size)
@@ -48,7 +49,7 @@ def _fmod_range(x: Interval, y: Interval) -> tuple[torch.Tensor, torch.Tensor]:
     return lower, torch.where(x.upper <= 0, zero, torch.minimum(x.upper, size))
 
 
-def _remainder_range(x: Interval, y: Interval) -> tuple[torch.Tensor, torch.Tensor]:
+def _remainder_range(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
     """Return the range of a remainder that has the sign of y; its shape is that of the result."""
     zero = torch.zeros_like(x.lower)
     return torch.minimum(y.lower, zero), torch.maximum(y.upper, zero)
@@ -60,7 +61,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Mod", [number(node, 0, builder), number(node, 1, builder)], attributes)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Mod with fmod, the only form on floating numbers; fmod(fmod(x, y) + y, y) has the sign of y."""
     remainder = writer.node("Mod", operands, fmod=1)
     if call["fmod"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
@@ -15,7 +16,7 @@ from ibpc.ops.combinators import Sharing, no_macs, outward
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
     """z = x y."""
     return x * y
 
@@ -46,7 +47,7 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     return product_planes(x, y)
 
 
-def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
+def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
     """Return planes for shares (…, 2, *product) of the second of two planes below, and above; see `blended_planes`.
 
     The same box twice, x²: the first share says where in the box the tangent below touches, above is the chord.
@@ -58,7 +59,7 @@ def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval, y: Inter
     return Planes(Plane((touch, touch), -(touch * touch)), square_chord(x))
 
 
-def start(call: Call, x: Interval, y: Interval) -> torch.Tensor:
+def start(call: Call, x: Interval, y: Interval) -> Tensor:
     """Return the shares of the relaxation: none of the second planes, and the middle of a square's box."""
     product = x.lower * y.lower
     return torch.stack([torch.full_like(product, 0.5 if x is y else 0.0), torch.zeros_like(product)], 1)

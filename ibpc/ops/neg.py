@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
@@ -12,7 +12,7 @@ from ibpc.ops.combinators import apart, no_macs
 from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = −x."""
     return -x
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -25,14 +26,14 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (*size[:axis], attributes["depth"], *size[axis:])
 
 
-def entries(call: Call, x: torch.Tensor) -> torch.Tensor:
+def entries(call: Call, x: Tensor) -> Tensor:
     """Return the number of each entry along the new axis: 0 to depth − 1, in the shape of the output."""
     axis = call["axis"]
     ones = torch.ones_like(x.unsqueeze(axis)).expand([-1, *call.output[1:]])
     return ones.cumsum(axis) - 1.0
 
 
-def nominal(call: Call, index: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, index: Tensor) -> Tensor:
     """y = on at the entry ⟦index⟧ (rounded toward zero), counted from the end if negative, and off elsewhere."""
     entry = entries(call, index)
     whole = torch.trunc(index).unsqueeze(call["axis"])
@@ -60,7 +61,7 @@ def interval(call: Call, index: Interval) -> Interval:
 def relaxation(call: Call, index: Interval) -> Planes:
     """Constants: the bounds."""
 
-    def view(value: torch.Tensor) -> torch.Tensor:
+    def view(value: Tensor) -> Tensor:
         return value.unsqueeze(call["axis"]).unsqueeze(-1)
 
     return range_planes(interval(call, index), 1, (view,))
@@ -77,7 +78,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("OneHot", [index], attributes)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export OneHot of whole indices."""
     whole = writer.node("Cast", operands, to=NUMBERS["int64"])
     depth = writer.constant(torch.tensor(call["depth"]))

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+from torch import Tensor
+
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape
-from ibpc.ops.rules import Call, Tensor
+from ibpc.ops.rules import Call
 
 
 class Value(Protocol):

@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
@@ -42,17 +43,17 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (x[0], *(size + sum(sides) for size, sides in zip(cropped, added, strict=True)))
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x with `value`, its reflection or its edge around it; negative pads crop."""
     return extended(call, x, call["value"])
 
 
-def absolute(call: Call, radius: torch.Tensor) -> torch.Tensor:
+def absolute(call: Call, radius: Tensor) -> Tensor:
     """Return the radius extended likewise; the constant `value` is exact."""
     return extended(call, radius, 0.0)
 
 
-def extended(call: Call, x: torch.Tensor, value: float) -> torch.Tensor:
+def extended(call: Call, x: Tensor, value: float) -> Tensor:
     """Return x cropped by the negative pads, then padded in the call's mode, in mode constant with `value`."""
     pads, rank = call["pads"], len(call.output)
     if call["mode"] == "constant":
@@ -80,12 +81,12 @@ def local(call: Call) -> Kernel | None:
     )
 
 
-def edge(x: torch.Tensor, axis: int, border: int, inner: int, count: int) -> torch.Tensor:
+def edge(x: Tensor, axis: int, border: int, inner: int, count: int) -> Tensor:
     """Return `count` copies of the slice at `border`."""
     return x.narrow(axis, border, 1).repeat_interleave(count, axis)
 
 
-def reflection(x: torch.Tensor, axis: int, border: int, inner: int, count: int) -> torch.Tensor:
+def reflection(x: Tensor, axis: int, border: int, inner: int, count: int) -> Tensor:
     """Return the `count` slices from `inner` on, backwards."""
     return x.narrow(axis, inner, count).flip(axis)
 
@@ -135,7 +136,7 @@ def spread_over(given: Sequence[int], axes: Sequence[int], rank: int, where: str
     return pads
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Pad."""
     pads = writer.constant(torch.tensor(call["pads"]))
     if call["mode"] != "constant" or call["value"] == 0:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve
@@ -19,8 +20,6 @@ from ibpc.ops.element_types import NAMES, RANGES, number
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
-
-Tensor = torch.Tensor
 
 # On either side of 0, by exponent.
 BENDS: Final = (Bend.EITHER, Bend.EITHER)
@@ -127,7 +126,7 @@ def _planes_of_exponent(x: Tensor, y: Interval) -> Planes:
     safe = (x > 0) & (y.lower <= y.upper)
     base = torch.where(safe, x, torch.ones_like(x))
     rate = torch.log(base)
-    wide = Interval.bounds(y.lower + torch.zeros_like(base), y.upper + torch.zeros_like(base))
+    wide = y.map(lambda end: end + torch.zeros_like(base))
     curve = Curve(lambda point: torch.pow(base, point), lambda point: rate * torch.pow(base, point), (Bend.CONVEX,))
     planes = curve.planes(wide)
     nothing = torch.zeros_like(planes.lower.offset)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.errors import GraphError
@@ -36,26 +37,26 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return x
 
 
-def slopes(call: Call, weight: torch.Tensor) -> torch.Tensor:
+def slopes(call: Call, weight: Tensor) -> Tensor:
     """Return the weight in a shape that broadcasts to x."""
     if len(call.parameters["weight"]) > 1:
         return weight
     return weight.reshape([-1, *[1] * (len(call.operands[0]) - 2)])
 
 
-def nominal(call: Call, x: torch.Tensor, *, weight: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, weight: Tensor) -> Tensor:
     """y = x where x ≥ 0, weight · x elsewhere (He et al. 2015, arXiv 1502.01852, equation 1)."""
     if len(call.parameters["weight"]) == 1:
         return F.prelu(x, weight)
     return torch.where(x >= 0, x, weight * x)
 
 
-def interval(call: Call, x: Interval, *, weight: torch.Tensor) -> Interval:
+def interval(call: Call, x: Interval, *, weight: Tensor) -> Interval:
     """See `leaky_interval`; exact for slopes of any sign. In binary32 the product is rounded, here and there."""
     return leaky_interval(call, x, lambda point: nominal(call, point, weight=weight), ulps=1)
 
 
-def relaxation(call: Call, x: Interval, *, weight: torch.Tensor) -> Planes:
+def relaxation(call: Call, x: Interval, *, weight: Tensor) -> Planes:
     """Return the planes of a leaky rectifier; see `leaky_planes`."""
     return leaky_planes(x, lambda point: nominal(call, point, weight=weight), slopes(call, weight))
 
@@ -75,7 +76,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Add", [builder.add("Relu", [x]), builder.add("Mul", [negative, slope])])
 
 
-def _weight(slope: torch.Tensor, rank: int) -> torch.Tensor:
+def _weight(slope: Tensor, rank: int) -> Tensor:
     """Return ONNX slopes, which broadcast to an x of `rank`, as one slope, one per channel, or of that rank."""
     if slope.numel() == 1:
         return slope.reshape(1)
@@ -83,12 +84,12 @@ def _weight(slope: torch.Tensor, rank: int) -> torch.Tensor:
     return full.reshape(-1) if full.dim() > 1 and full.shape[1] == full.numel() else full
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export PRelu."""
     return writer.node("PRelu", [*operands, writer.constant(slopes(call, parameters["weight"]))])
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -22,25 +23,25 @@ TYPES: Final = ("uint8", "int8", "uint16", "int16")
 QUOTIENT_ULPS: Final = 3
 
 
-def nominal(call: Call, x: torch.Tensor, *, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, scale: Tensor, zero_point: Tensor) -> Tensor:
     """y = saturate(round(x / scale) + zero point), half to even."""
     return stepped(call, x / along_axis(call, scale), zero_point)
 
 
-def stepped(call: Call, quotient: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+def stepped(call: Call, quotient: Tensor, zero_point: Tensor) -> Tensor:
     """Return saturate(round(quotient) + zero point)."""
     least, greatest = RANGES[call["type"]]
     return torch.clamp(torch.round(quotient) + along_axis(call, zero_point), float(least), float(greatest))
 
 
-def interval(call: Call, x: Interval, *, scale: torch.Tensor, zero_point: torch.Tensor) -> Interval:
+def interval(call: Call, x: Interval, *, scale: Tensor, zero_point: Tensor) -> Interval:
     """[f(l), f(u)], exact; in binary32 the quotients are rounded outward, and all that follows is exact."""
     size = along_axis(call, scale)
     quotient = outward(call, x.lower / size, x.upper / size, QUOTIENT_ULPS)
-    return Interval.bounds(stepped(call, quotient.lower, zero_point), stepped(call, quotient.upper, zero_point))
+    return quotient.map(lambda end: stepped(call, end, zero_point))
 
 
-def relaxation(call: Call, x: Interval, *, scale: torch.Tensor, zero_point: torch.Tensor) -> Planes:
+def relaxation(call: Call, x: Interval, *, scale: Tensor, zero_point: Tensor) -> Planes:
     """Constants: the bounds."""
     return range_planes(interval(call, x, scale=scale, zero_point=zero_point), 1)
 
@@ -65,7 +66,7 @@ def refuse_dynamic(node: OnnxNode, builder: Builder) -> Value:
     )
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Div, Round, Add and Clip: the same function on floating numbers, in which the network goes on."""
     scale, zero_point = (along_axis(call, parameters[role]) for role in ("scale", "zero_point"))
     quotient = writer.node("Div", [*operands, writer.constant(scale)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from math import inf
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
@@ -18,17 +18,17 @@ from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 / x."""
     return 1.0 / x
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """−1 / x², also where x² overflows."""
     return -(1.0 / x) / x
 
 
-def one_sided(x: Interval) -> torch.Tensor:
+def one_sided(x: Interval) -> Tensor:
     """Return where the box lies on one side of 0. [∞, ∞] is what an overflow leaves and stands for any large number."""
     return ((x.lower > 0) & (x.lower < inf)) | ((x.upper < 0) & (x.upper > -inf))
 

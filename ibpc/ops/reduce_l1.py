@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._norms import norm_interval, norm_planes
-from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops._reductions import count, gathered, reduction
 from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = Σ |x|."""
     return x.abs().sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
 
 
 def interval(call: Call, x: Interval) -> Interval:
     """Sum of the least and of the greatest moduli; exact. See `norm_interval`."""
-    return norm_interval(call, gathered_box(call, x), 1, count(call))
+    return norm_interval(call, x.map(partial(gathered, call)), 1, count(call))
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """Return the chords above, ± x below; see `norm_planes`."""
-    return norm_planes(gathered_box(call, x), 1, lambda value: gathered(call, value))
+    return norm_planes(x.map(partial(gathered, call)), 1, lambda value: gathered(call, value))
 
 
 OPERATOR = register(

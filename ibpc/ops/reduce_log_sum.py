@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import chord, midpoint
@@ -13,7 +14,7 @@ from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = ln Σ x: −∞ for a sum of 0, NaN for a negative one."""
     return total(call, x).log()
 
@@ -27,7 +28,7 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(torch.where(defined, bounds.lower, torch.full_like(safe, -torch.inf)), bounds.upper)
 
 
-def _log(x: torch.Tensor) -> torch.Tensor:
+def _log(x: Tensor) -> Tensor:
     """Return ln x with the gradient 0 where x ≤ 0."""
     positive = torch.where(x <= 0, torch.ones_like(x), x).log()
     unknown = torch.where(x == 0, torch.full_like(x, -torch.inf), torch.full_like(x, torch.nan))
@@ -46,7 +47,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     unknown = torch.full_like(lower, torch.inf)
     views = (lambda value: gathered(call, value),)
 
-    def plane(rate: torch.Tensor, offset: torch.Tensor, otherwise: torch.Tensor) -> Plane:
+    def plane(rate: Tensor, offset: Tensor, otherwise: Tensor) -> Plane:
         rate = torch.where(safe, rate, torch.zeros_like(rate)).unsqueeze(-1)
         return Plane((rate,), torch.where(safe, offset, otherwise), views)
 

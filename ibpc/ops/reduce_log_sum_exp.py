@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
-from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops._reductions import count, gathered, reduction
 from ibpc.ops._softmax import chord_line, relative_error, tangent_line
 from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear, outward
@@ -13,7 +16,7 @@ from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = ln Σ eˣ."""
     return torch.logsumexp(x, list(call["axes"]), keepdim=bool(call["keepdims"]))
 
@@ -32,7 +35,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """Return the tangent at the center below, that of the chords above; see `tangent_line`, `chord_line`."""
-    box = gathered_box(call, x)
+    box = x.map(partial(gathered, call))
     views = (lambda value: gathered(call, value),)
     slope, offset = tangent_line(box.lower, box.upper)
     chord_slope, chord_offset = chord_line(box.lower, box.upper)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._reductions import maximum_planes, reduction
 from ibpc.ops.base import register
@@ -12,7 +12,7 @@ from ibpc.ops.combinators import monotone
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max x."""
     return x.amax(list(call["axes"]), keepdim=bool(call["keepdims"]))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
-from ibpc.ops._reductions import count, reduction, sum_of_radii
+from ibpc.ops._reductions import count, reduction
 from ibpc.ops.base import register
-from ibpc.ops.combinators import affine, no_magnitude
+from ibpc.ops.combinators import affine, no_magnitude, nonnegative_weights
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = Σ x / n."""
     return x.mean(list(call["axes"]), keepdim=bool(call["keepdims"]))
 
@@ -25,6 +25,6 @@ OPERATOR = register(
         "ReduceMean",
         "The mean over some axes",
         (1, 11, 13, 18),
-        affine(nominal, sum_of_radii(nominal), terms, no_magnitude),
+        affine(nominal, nonnegative_weights(nominal), terms, no_magnitude),
     )
 )

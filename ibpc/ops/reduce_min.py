@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._reductions import maximum_planes, reduction
@@ -11,7 +11,7 @@ from ibpc.ops.combinators import monotone
 from ibpc.ops.rules import Call, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = min x."""
     return x.amin(list(call["axes"]), keepdim=bool(call["keepdims"]))
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._planes import midpoint
 from ibpc.ops._products import corners
-from ibpc.ops._reductions import count, gathered, gathered_box, reduction
+from ibpc.ops._reductions import count, gathered, reduction
 from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import FLUSHED, Arithmetic, down, up
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = Π x."""
     return gathered(call, x).prod(-1)
 
@@ -26,7 +29,7 @@ def interval(call: Call, x: Interval) -> Interval:
     a product of n factors in any order is off by γₙ of itself, and by what underflow takes from a factor or a partial
     product, times all other factors: at most the product of max(|x|, 1). Where that overflows nothing is claimed.
     """
-    factors = gathered_box(call, x)
+    factors = x.map(partial(gathered, call))
     result = _product(factors, count(call))
     if call.arithmetic is Arithmetic.REAL:
         return result
@@ -39,11 +42,9 @@ def interval(call: Call, x: Interval) -> Interval:
 def _product(x: Interval, size: int) -> Interval:
     """Return the box of the product of `size` factors along the last dimension."""
     if size == 1:
-        return Interval.bounds(x.lower.squeeze(-1), x.upper.squeeze(-1))
+        return x.map(lambda end: end.squeeze(-1))
     half = size // 2
-    first, second = (
-        Interval.bounds(x.lower.narrow(-1, start, half), x.upper.narrow(-1, start, half)) for start in (0, half)
-    )
+    first, second = x.map(lambda end: end.narrow(-1, 0, half)), x.map(lambda end: end.narrow(-1, half, half))
     lower, upper = corners(first, second, torch.mul)
     if size % 2:
         lower = torch.cat([lower, x.lower.narrow(-1, size - 1, 1)], -1)
@@ -57,7 +58,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     With m the center, r the radius and [g_i − s_i, g_i + s_i] the bounds of ∂y/∂x_i, the product of the others, over
     the box: |y(x) − y(m) − Σ g_i (x_i − m_i)| ≤ Σ s_i r_i.
     """
-    size, factors = count(call), gathered_box(call, x)
+    size, factors = count(call), x.map(partial(gathered, call))
     bounds = _product(factors, size)
     slopes = _product(_others(factors, size), size)
     middle = midpoint(factors.lower, factors.upper)
@@ -86,7 +87,7 @@ def _others(x: Interval, size: int) -> Interval:
     """Return the factors (…, n) as rows (…, n, n), the factor i of row i replaced by 1."""
     own = torch.eye(size, dtype=torch.bool, device=x.lower.device)
     ones = torch.ones_like(x.lower).unsqueeze(-2)
-    return Interval.bounds(torch.where(own, ones, x.lower.unsqueeze(-2)), torch.where(own, ones, x.upper.unsqueeze(-2)))
+    return x.map(lambda end: torch.where(own, ones, end.unsqueeze(-2)))
 
 
 OPERATOR = register(

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._norms import moduli, power_chord
 from ibpc.ops._planes import midpoint
-from ibpc.ops._reductions import count, gathered, gathered_box, reduction, summed
+from ibpc.ops._reductions import count, gathered, reduction, summed
 from ibpc.ops.base import register
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = Σ x²."""
     return (x * x).sum(list(call["axes"]), keepdim=bool(call["keepdims"]))
 
 
 def interval(call: Call, x: Interval) -> Interval:
     """Sum of the least and of the greatest squares, for the terms are independent; exact."""
-    size = moduli(gathered_box(call, x))
-    return summed(call, Interval.bounds(size.lower * size.lower, size.upper * size.upper), count(call), 1)
+    size = moduli(x.map(partial(gathered, call)))
+    return summed(call, size.map(lambda end: end * end), count(call), 1)
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
     """Return the sums of the squares' tangents at the midpoints and of their chords."""
-    box = gathered_box(call, x)
+    box = x.map(partial(gathered, call))
     middle = midpoint(box.lower, box.upper)
     slope, constant = power_chord(box, 2)
     views = (lambda value: gathered(call, value),)

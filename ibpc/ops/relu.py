@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import wrap_torch_function
 
 from ibpc.interval import Interval, Paired
@@ -16,7 +17,7 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.rules import Call, PairedOperand, Plane, Planes
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = max(x, 0)."""
     return torch.relu(x)
 
@@ -35,18 +36,18 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(Plane((slope,), torch.zeros_like(lower)), Plane((chord,), offset))
 
 
-def tuned(call: Call, slope: torch.Tensor, plain: Planes, x: Interval) -> Planes:
+def tuned(call: Call, slope: Tensor, plain: Planes, x: Interval) -> Planes:
     """Any lower slope in [0, 1] where the box straddles 0 (Xu et al. 2021, α-CROWN, arXiv 2011.13824, section 3.1)."""
     is_unstable = (x.lower < 0) & (x.upper > 0)
     return Planes(Plane((torch.where(is_unstable, slope, plain.lower.slopes[0]),), plain.lower.offset), plain.upper)
 
 
-def start(call: Call, x: Interval) -> torch.Tensor:
+def start(call: Call, x: Interval) -> Tensor:
     """Return the slopes of the relaxation."""
     return relaxation(call, x).lower.slopes[0]
 
 
-def kinks(call: Call, **parameters: torch.Tensor) -> tuple[float, ...]:
+def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
     """Return where the slope changes: at 0."""
     return (0.0,)
 
@@ -55,7 +56,7 @@ class _StackedRelu(torch.autograd.Function):
     """Relu of a stack [nominal; center] with its radius, in as few passes over memory as the formula allows."""
 
     @staticmethod
-    def forward(ctx: Any, stack: torch.Tensor, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(ctx: Any, stack: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
         nominal, center = torch.chunk(stack, 2)
         result = torch.empty_like(stack)
         torch.clamp_min(nominal, 0.0, out=result[: len(nominal)])
@@ -66,7 +67,7 @@ class _StackedRelu(torch.autograd.Function):
         return result, torch.sub(middle, lower)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         on_stack, on_radius = gradients
         result, lower, upper = ctx.saved_tensors
         on_nominal, on_center = torch.chunk(on_stack, 2)
@@ -81,7 +82,7 @@ class _StackedRelu(torch.autograd.Function):
 
 
 @wrap_torch_function(lambda stack, radius: (stack, radius))
-def stacked_relu(stack: torch.Tensor, radius: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def stacked_relu(stack: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
     """Return [relu(x); c′] and r′ for a stack [x; c] (2B, …) and a radius r (B, …).
 
     c′ ± r′ are relu(c ± r): c′ = (relu(c − r) + relu(c + r)) / 2 and r′ = c′ − relu(c − r).

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, Attributes, Shape, format_shape
@@ -66,7 +67,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Reshape", [x], {"shape": filled_in(sizes[1:], x.shape, where)})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Reshape; the 0 copies the batch."""
     return writer.node("Reshape", [*operands, writer.constant(torch.tensor([0, *call["shape"]]))])
 

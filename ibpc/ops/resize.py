@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -19,8 +20,6 @@ from ibpc.ops.combinators import affine, no_magnitude
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Rules
 from ibpc.rounding import UNIT, Arithmetic
-
-Tensor = torch.Tensor
 
 _POLICIES: Final = ("stretch", "not_larger", "not_smaller")
 

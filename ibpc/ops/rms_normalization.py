@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
@@ -47,32 +49,32 @@ def size_of(call: Call) -> int:
     return prod(call.output[feature_axis(call["axis"], len(call.output), "RMSNormalization") :])
 
 
-def grouped(call: Call, x: torch.Tensor) -> torch.Tensor:
+def grouped(call: Call, x: Tensor) -> Tensor:
     """Return x as (N, groups, elements)."""
     axis = feature_axis(call["axis"], len(call.output), "RMSNormalization")
     return x.reshape([-1, prod(call.output[1:axis]), size_of(call)])
 
 
-def nominal(call: Call, x: torch.Tensor, *, weight: torch.Tensor | None = None) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """y = x / √(mean x² + ε) · weight (Zhang and Sennrich 2019, arXiv 1910.07467)."""
     axis = feature_axis(call["axis"], len(call.output), "RMSNormalization")
     normalized = x * torch.rsqrt(x.square().mean(list(range(axis, len(call.output))), keepdim=True) + call["epsilon"])
     return normalized if weight is None else normalized * weight
 
 
-def interval(call: Call, x: Interval, *, weight: torch.Tensor | None = None) -> Interval:
+def interval(call: Call, x: Interval, *, weight: Tensor | None = None) -> Interval:
     """Upper bound: x_i = u_i and all other |x_j| least if u_i ≥ 0, greatest if not; lower bound mirrored. Exact.
 
     x_i / √((x_i² + s) / n + ε) rises in x_i and falls in |x_i| s. In binary32 the sum is off by γₙ of itself and by
     what underflow takes from it, relative to n ε; where it may overflow nothing is claimed.
     """
-    box = Interval.bounds(grouped(call, x.lower), grouped(call, x.upper))
+    box = x.map(partial(grouped, call))
     result = _bounded(call, box)
     if weight is not None:
         result = scaled(result, weight.flatten(), None)
         absolute = FLUSHED if call.arithmetic is Arithmetic.FLOAT32 else 0.0
         result = outward(call, result.lower, result.upper, 4, 2.0 * absolute * (1.0 + size_of(call) ** 0.5))
-    return Interval.bounds(*(end.reshape([-1, *call.output[1:]]) for end in (result.lower, result.upper)))
+    return result.map(lambda end: end.reshape([-1, *call.output[1:]]))
 
 
 def _bounded(call: Call, box: Interval) -> Interval:
@@ -81,7 +83,7 @@ def _bounded(call: Call, box: Interval) -> Interval:
     sizes = moduli(box)
     least, most = (sums_of_others(end * end, size) for end in (sizes.lower, sizes.upper))
 
-    def quotient(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    def quotient(x: Tensor, others: Tensor) -> Tensor:
         return x * torch.rsqrt((x * x + others) / size + epsilon)
 
     lower = quotient(box.lower, torch.where(box.lower >= 0, most, least))
@@ -90,12 +92,12 @@ def _bounded(call: Call, box: Interval) -> Interval:
     lost = vanishing(size) / (size * epsilon * UNIT)
     ulps = 2 * size + 4 * ELEMENTARY_ULPS + 16 + ceil(min(lost, 1e9))
     bounds = outward(call, lower, upper, ulps, FLUSHED * (1.0 + epsilon**-0.5))
-    return Interval.bounds(bounds.lower + unknown, bounds.upper + unknown)
+    return bounds.map(lambda end: end + unknown)
 
 
-def relaxation(call: Call, x: Interval, *, weight: torch.Tensor | None = None) -> Planes:
+def relaxation(call: Call, x: Interval, *, weight: Tensor | None = None) -> Planes:
     """Planes of x s with s = 1 / √(mean x² + ε) in its exact bounds; see `factor_lines`."""
-    box = Interval.bounds(grouped(call, x.lower), grouped(call, x.upper))
+    box = x.map(partial(grouped, call))
     sizes = moduli(box)
     slow, fast = (
         torch.rsqrt(end.square().mean(-1, keepdim=True) + call["epsilon"]) for end in (sizes.upper, sizes.lower)
@@ -117,7 +119,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return import_scaled("RMSNormalization", node, builder, _TYPES_OF_STASH)
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export RMSNormalization operator by operator, for opset 18 has none."""
     axis = feature_axis(call["axis"], len(call.output), "RMSNormalization")
     (x,) = operands

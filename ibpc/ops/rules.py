@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
+from torch import Tensor as Tensor  # noqa: PLC0414, for modules that import it from here
 
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Graph, Node, Shape
 from ibpc.rounding import UNIT, Arithmetic
 
-Tensor: TypeAlias = torch.Tensor
 Operand: TypeAlias = Interval | Tensor
 PairedOperand: TypeAlias = Paired | Tensor
 

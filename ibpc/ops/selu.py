@@ -6,16 +6,16 @@ from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._elementwise import export_as, option_free_layer
+from ibpc.ops._elementwise import export_as, import_numbers, option_free_layer
 from ibpc.ops._planes import inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
@@ -26,13 +26,13 @@ GAMMA: Final = 1.0507010221481323
 EXPONENTIAL_ERROR: Final = 20 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = gamma x where x ≥ 0, gamma alpha (eˣ − 1) elsewhere (Klambauer et al. 2017, arXiv 1706.02515)."""
     gamma: float = call["gamma"]
     return gamma * F.elu(x, call["alpha"])
 
 
-def derivative(call: Call, x: torch.Tensor) -> torch.Tensor:
+def derivative(call: Call, x: Tensor) -> Tensor:
     """Gamma where x > 0, gamma alpha eˣ elsewhere."""
     alpha: float = call["alpha"]
     gamma: float = call["gamma"]
@@ -61,12 +61,6 @@ def curve(call: Call) -> Curve:
     return Curve(partial(nominal, call), partial(derivative, call), (bend, Bend.LINE), (0.0,))
 
 
-def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Selu."""
-    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("alpha", ALPHA), ("gamma", GAMMA))}
-    return builder.add("Selu", [node.operand(0)], attributes)
-
-
 OPERATOR = register(
     Operator(
         name="Selu",
@@ -77,7 +71,7 @@ OPERATOR = register(
         shape=same_as_operand,
         macs=no_macs,
         rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(OnnxImport("Selu", (6, 22), read),),
+        reads=(import_numbers("Selu", (6, 22), "alpha", "gamma"),),
         writes=export_as("Selu", "alpha", "gamma"),
         layers=(option_free_layer("SELU"),),
     )

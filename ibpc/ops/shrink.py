@@ -7,22 +7,22 @@ from math import inf
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
-from ibpc.ops._elementwise import export_as
-from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
+from ibpc.ops._elementwise import export_as, import_numbers
+from ibpc.ops._pieces import Piece, pieces_interval, pieces_relaxation
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
-from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 HALF_WIDTH: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0}
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x + bias where x < −lambd, x − bias where x > lambd, 0 between."""
     zero = torch.zeros_like(x)
     right = torch.where(x > call["lambd"], x - call["bias"], zero)
@@ -50,17 +50,6 @@ def interval(call: Call, x: Interval) -> Interval:
     return pieces_interval(call, x, pieces(call), 2 if bias else 0, error)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `pieces_planes`."""
-    return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
-
-
-def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Shrink."""
-    attributes = {name: float(node.attributes.get(name, value)) for name, value in (("bias", 0.0), ("lambd", 0.5))}
-    return builder.add("Shrink", [node.operand(0)], attributes)
-
-
 def plan_hard(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
     """Plan a Hardshrink layer."""
     return LayerPlan({"lambd": options["lambd"], "bias": 0.0})
@@ -86,8 +75,8 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
-        reads=(OnnxImport("Shrink", (9,), read),),
+        rules=nonlinear(nominal, interval, pieces_relaxation(pieces, nominal)),
+        reads=(import_numbers("Shrink", (9,), "bias", "lambd"),),
         writes=export_as("Shrink", "bias", "lambd"),
         layers=(shrink_layer("Hardshrink", plan_hard), shrink_layer("Softshrink", plan_soft)),
     )

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._s_shaped import SShape
+from ibpc.ops._s_shaped import SShape, s_shaped
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch is within 2 ulps, where 1 / (1 + e⁻ˣ) underflows included. ONNX Runtime's rational function is beyond 8 ulps
@@ -21,22 +21,17 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 10 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = 1 / (1 + e⁻ˣ)."""
     return torch.sigmoid(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """y (1 − y), with 1 − y as sigmoid(−x): no cancellation."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
 
 
 CURVE: Final = SShape(torch.sigmoid, derivative)
-
-
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `SShape`."""
-    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -48,7 +43,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
+        rules=s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
         reads=(import_as("Sigmoid", (6, 13)),),
         writes=export_as("Sigmoid"),
         layers=(option_free_layer("Sigmoid"),),

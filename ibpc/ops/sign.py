@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as
@@ -15,12 +16,12 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = −1 for x < 0, 0 for x = 0, 1 for x > 0."""
     return torch.sign(x)
 
 
-def guiding(call: Call, x: torch.Tensor) -> torch.Tensor:
+def guiding(call: Call, x: Tensor) -> Tensor:
     """y with the gradient of x / (1 + |x|), which is never 0 (a straight-through estimator: Bengio et al. 2013)."""
     bend = x / (1.0 + x.abs())
     return torch.sign(x) + (bend - bend.detach())

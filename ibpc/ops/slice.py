@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -54,7 +55,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return tuple(len(spans[axis]) if axis in spans else size for axis, size in enumerate(x))
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x[…, start:end:step, …]; a negative step reads the flipped dimension."""
     sizes, spans = call.operands[0], picked(call.attributes, call.operands[0])
     backward = [axis for axis, span in spans.items() if span.step < 0]
@@ -120,7 +121,7 @@ def read_split(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
     )
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Slice."""
     lists = (writer.constant(torch.tensor(call[key])) for key in ("starts", "ends", "axes", "steps"))
     return writer.node("Slice", [*operands, *lists])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
@@ -34,12 +35,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return x
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y_i = e^{x_i} / Σ_j e^{x_j}."""
     return torch.softmax(x, call["axis"])
 
 
-def guiding(call: Call, x: torch.Tensor) -> torch.Tensor:
+def guiding(call: Call, x: Tensor) -> Tensor:
     """y with a little of the gradient of x, which leads on where y is 0 or 1 to the last digit and does not change."""
     return nominal(call, x) + 2.0**-10 * (x - x.detach())
 
@@ -59,12 +60,12 @@ def interval(call: Call, x: Interval) -> Interval:
     return Interval.bounds(bounds[0].movedim(-1, axis), bounds[1].movedim(-1, axis))
 
 
-def _at_corners(call: Call, own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+def _at_corners(call: Call, own: Tensor, others: Tensor) -> Tensor:
     """Return y_i at x_i = own_i, x_j = others_j along the last axis."""
     return torch.softmax(corners(call, own, others), -1).diagonal(dim1=-2, dim2=-1)
 
 
-def _slack(call: Call, value: torch.Tensor) -> torch.Tensor:
+def _slack(call: Call, value: Tensor) -> Tensor:
     """Return twice what a binary32 softmax may be off by: for the network, and for the bound.
 
     Assumed: m = max x is subtracted, Σ e^{x_j − m} is off by `relative_error`, e^{x_i − m} by 8 ulps (16u) and what
@@ -89,7 +90,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return _planes_at(call, x, None)
 
 
-def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval) -> Planes:
+def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval) -> Planes:
     """Return the planes that touch at given points from the least (0) to the greatest differences x_j − x_i (1).
 
     `share` is (…, K, K + 1): for each output those of the K tangents above, and the one that makes t below.
@@ -97,13 +98,13 @@ def tuned(call: Call, share: torch.Tensor, _plain: Planes, x: Interval) -> Plane
     return _planes_at(call, x, share)
 
 
-def start(call: Call, x: Interval) -> torch.Tensor:
+def start(call: Call, x: Interval) -> Tensor:
     """Return the shares of the relaxation: the centers."""
     lower = x.lower.movedim(axis_of(call), -1)
     return torch.full_like(lower.unsqueeze(-1).expand(*lower.shape, lower.shape[-1] + 1), 0.5)
 
 
-def _planes_at(call: Call, x: Interval, share: torch.Tensor | None) -> Planes:
+def _planes_at(call: Call, x: Interval, share: Tensor | None) -> Planes:
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
     logs = [
@@ -121,9 +122,7 @@ def _planes_at(call: Call, x: Interval, share: torch.Tensor | None) -> Planes:
     )
 
 
-def _plane_below(
-    call: Call, low: torch.Tensor, high: torch.Tensor, at: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _plane_below(call: Call, low: Tensor, high: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², everything scaled by the greatest exponential.
 
     t is L where the differences are `at`.
@@ -138,9 +137,7 @@ def _plane_below(
     return on_operands(call, factor * slope / middle.square()), offset.squeeze(-1)
 
 
-def _plane_above(
-    call: Call, middle: torch.Tensor, log_least: torch.Tensor, log_greatest: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _plane_above(call: Call, middle: Tensor, log_least: Tensor, log_greatest: Tensor) -> tuple[Tensor, Tensor]:
     """Return slopes (…, K, K) and offsets (…, K) of p + q − p q Σ_j e^m (1 − m + x_j − x_i) for any m.
 
     p q enters as its logarithm, so that e^m cannot overflow.

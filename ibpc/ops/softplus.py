@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import Shape
 from ibpc.ops._bends import Bend, Curve, curved
@@ -23,7 +24,7 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 18 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = ln(1 + eˣ), without overflow and without the jump at 20 of torch's own function."""
     return torch.logaddexp(x, torch.zeros_like(x))
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from math import inf
 from typing import Final
 
-import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._s_shaped import SShape
+from ibpc.ops._s_shaped import SShape, s_shaped
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear, outward
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x / (1 + |x|); NaN at ±∞."""
     return x / (1.0 + x.abs())
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """1 / (1 + |x|)²."""
     share = 1.0 / (1.0 + x.abs())
     return share * share
@@ -40,11 +40,6 @@ def interval(call: Call, x: Interval) -> Interval:
 CURVE: Final = SShape(lambda x: x / (1.0 + x.abs()), derivative)
 
 
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `SShape`."""
-    return CURVE.planes(x)
-
-
 OPERATOR = register(
     Operator(
         name="Softsign",
@@ -54,7 +49,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), tuned=CURVE.tuned, start=CURVE.start),
+        rules=s_shaped(CURVE, partial(nonlinear, nominal, interval)),
         reads=(import_as("Softsign", (1, 22)),),
         writes=export_as("Softsign"),
         layers=(option_free_layer("Softsign"),),

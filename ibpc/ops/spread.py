@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape
@@ -23,23 +24,23 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (BATCH, *parameters["value"])
 
 
-def nominal(call: Call, x: torch.Tensor, *, value: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, *, value: Tensor) -> Tensor:
     """y = value, as often as x has samples."""
     return value.unsqueeze(0).expand([x.shape[0], *call.parameters["value"]])
 
 
-def interval(call: Call, x: Operand, *, value: torch.Tensor) -> Interval:
+def interval(call: Call, x: Operand, *, value: Tensor) -> Interval:
     """Return the box of the single point, as often as x has samples."""
     samples = x.lower if isinstance(x, Interval) else x
     return Interval.point(nominal(call, samples, value=value))
 
 
-def pull(call: Call, forms: torch.Tensor, *, value: torch.Tensor) -> torch.Tensor:
+def pull(call: Call, forms: Tensor, *, value: Tensor) -> Tensor:
     """Return forms of x: it has no part in the result."""
     return forms.new_zeros(len(forms), *call.operands[0][1:])
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export an Expand to the batch of x."""
     value = parameters["value"]
     batch = writer.node("Shape", [*operands], start=0, end=1)

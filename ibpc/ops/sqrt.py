@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
@@ -17,12 +18,12 @@ from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = √x; NaN below 0."""
     return torch.sqrt(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """1 / (2 √x)."""
     return 0.5 / torch.sqrt(x)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
 from ibpc.ops._sums import sum_of_two
@@ -13,7 +13,7 @@ from ibpc.ops.combinators import no_macs
 from ibpc.ops.rules import Call, Factors
 
 
-def nominal(call: Call, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
     """z = x − y."""
     return x - y
 

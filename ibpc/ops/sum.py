@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._elementwise import (
     broadcast_shape,
@@ -19,7 +20,7 @@ from ibpc.ops.combinators import affine, no_macs, no_magnitude
 from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, *operands: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, *operands: Tensor) -> Tensor:
     """y = x₀ + x₁ + …."""
     return reduce(torch.add, operands)
 

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
@@ -19,8 +20,6 @@ from ibpc.ops.combinators import no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 from ibpc.rounding import SMALLEST, UNIT
-
-Tensor = torch.Tensor
 
 # A smaller alpha may be flushed to 0.
 SHARPNESS: Final[Mapping[str, Any]] = {

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import Final
 
 import torch
+from torch import Tensor
 
-from ibpc.interval import Interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._s_shaped import SShape
+from ibpc.ops._s_shaped import SShape, s_shaped
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
 from ibpc.ops.combinators import monotone, no_macs
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 3 ulps (and may exceed 1). 1 − 2 / (e²ˣ + 1) with an exponential of 8 ulps is off
@@ -21,22 +21,17 @@ from ibpc.rounding import UNIT
 ABSOLUTE_ERROR: Final = 14 * UNIT
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = tanh x."""
     return torch.tanh(x)
 
 
-def derivative(x: torch.Tensor) -> torch.Tensor:
+def derivative(x: Tensor) -> Tensor:
     """1 − tanh² x = 4 sigmoid(2x) sigmoid(−2x): no cancellation."""
     return 4.0 * (torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x))
 
 
 CURVE: Final = SShape(torch.tanh, derivative)
-
-
-def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of an S-shaped function; see `SShape`."""
-    return CURVE.planes(x)
 
 
 OPERATOR = register(
@@ -48,7 +43,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(monotone(nominal, relaxation, absolute=ABSOLUTE_ERROR), tuned=CURVE.tuned, start=CURVE.start),
+        rules=s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
         reads=(import_as("Tanh", (6, 13)),),
         writes=export_as("Tanh"),
         layers=(option_free_layer("Tanh"),),

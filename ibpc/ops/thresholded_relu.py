@@ -7,18 +7,19 @@ from math import inf
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Shape
-from ibpc.ops._elementwise import export_as, import_number
-from ibpc.ops._pieces import Piece, pieces_interval, pieces_planes
+from ibpc.ops._elementwise import export_as, import_numbers
+from ibpc.ops._pieces import Piece, pieces_interval, pieces_relaxation
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
-from ibpc.ops.rules import Call, Planes
+from ibpc.ops.rules import Call
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x where x > alpha, 0 elsewhere."""
     return torch.where(x > call["alpha"], x, torch.zeros_like(x))
 
@@ -31,11 +32,6 @@ def pieces(call: Call) -> tuple[Piece, ...]:
 def interval(call: Call, x: Interval) -> Interval:
     """See `pieces_interval`; exact, alpha itself being the limit from the right."""
     return pieces_interval(call, x, pieces(call), 0, 0.0)
-
-
-def relaxation(call: Call, x: Interval) -> Planes:
-    """See `pieces_planes`."""
-    return pieces_planes(x, pieces(call), nominal(call, x.lower), nominal(call, x.upper))
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -52,8 +48,8 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
-        reads=(import_number("ThresholdedRelu", (10, 22), "alpha", 1.0),),
+        rules=nonlinear(nominal, interval, pieces_relaxation(pieces, nominal)),
+        reads=(import_numbers("ThresholdedRelu", (10, 22), "alpha"),),
         writes=export_as("ThresholdedRelu", "alpha"),
         layers=(
             Layer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -22,7 +23,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (x[0], *(size * count for size, count in zip(x[1:], repeats, strict=True)))
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = copies of x."""
     return x.repeat([1, *call["repeats"]])
 
@@ -35,7 +36,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Tile", [node.operand(0)], {"repeats": repeats[1:]})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Tile."""
     return writer.node("Tile", [*operands, writer.constant(torch.tensor([1, *call["repeats"]]))])
 

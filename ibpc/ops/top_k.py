@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -26,7 +27,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return (*size[:axis], attributes["k"], *size[axis + 1 :])
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = the k greatest elements, the greatest first, or the k least, the least first."""
     return torch.topk(x, call["k"], call["axis"], call["largest"])[0]
 
@@ -44,7 +45,7 @@ def interval(call: Call, x: Interval) -> Interval:
 def relaxation(call: Call, x: Interval) -> Planes:
     """Constants: the bounds."""
 
-    def view(value: torch.Tensor) -> torch.Tensor:
+    def view(value: Tensor) -> Tensor:
         return value.movedim(call["axis"], -1).unsqueeze(call["axis"])
 
     return range_planes(interval(call, x), 1, (view,))
@@ -68,7 +69,7 @@ def read(node: OnnxNode, builder: Builder) -> Value | tuple[Value, ...]:
     return values, builder.add("ArgMax" if largest else "ArgMin", [x], {"axis": axis, "keepdims": True})
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export TopK."""
     count = writer.constant(torch.tensor([call["k"]]))
     return writer.node("TopK", [*operands, count], 2, axis=call["axis"], largest=int(call["largest"]))

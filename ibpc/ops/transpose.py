@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import Attributes, Shape, format_shape
@@ -27,7 +27,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     return tuple(x[axis] for axis in perm)
 
 
-def nominal(call: Call, x: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, x: Tensor) -> Tensor:
     """y = x with dimension perm[i] in the place of i."""
     return x.permute(call["perm"])
 

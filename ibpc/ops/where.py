@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval
@@ -19,7 +20,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 
 
-def nominal(call: Call, condition: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def nominal(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """z = x where condition ≠ 0, else y."""
     return torch.where(condition != 0, x, y)
 
@@ -54,9 +55,7 @@ def _decided(call: Call, condition: Operand) -> Verdict:
     return condition != 0, condition != 0
 
 
-def _chosen(
-    certain: torch.Tensor, possible: torch.Tensor, x: torch.Tensor, y: torch.Tensor, open: torch.Tensor
-) -> torch.Tensor:
+def _chosen(certain: Tensor, possible: Tensor, x: Tensor, y: Tensor, open: Tensor) -> Tensor:
     return torch.where(certain, x, torch.where(possible, open, y))
 
 
@@ -89,7 +88,7 @@ def read_triangle(node: OnnxNode, builder: Builder) -> Value:
     return builder.add("Where", [builder.constant(kept), x, builder.constant(torch.zeros(()))])
 
 
-def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, torch.Tensor]) -> str:
+def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
     """Export Where on a boolean condition."""
     condition, x, y = operands
     return writer.node("Where", [writer.node("Cast", [condition], to=BOOL), x, y])

@@ -8,7 +8,7 @@ operators, so that bounds computed on its result hold for every execution of the
 from typing import Final
 
 from ibpc.passes.absorb_constants import AbsorbConstants
-from ibpc.passes.base import Log, Pass, PassResult, Pipeline, Report
+from ibpc.passes.base import Log, Pass, PassResult, Pipeline
 from ibpc.passes.drop_identities import DropIdentities
 from ibpc.passes.eliminate_dead_code import EliminateDeadCode
 from ibpc.passes.fold_batch_normalization import FoldBatchNormalization
@@ -55,6 +55,5 @@ __all__ = [
     "PassResult",
     "Pipeline",
     "RecognizeActivations",
-    "Report",
     "merge_specification",
 ]

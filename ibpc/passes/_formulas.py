@@ -10,6 +10,7 @@ from math import inf
 from typing import Final, TypeAlias
 
 from ibpc.ir import Graph
+from ibpc.passes.base import constant_of
 
 Powers: TypeAlias = tuple[int, ...]
 
@@ -85,14 +86,15 @@ def reached(graph: Graph, name: str) -> list[str]:
         steps = [value for value in level if graph.node(value).operator in _COMBINED]
         level = list(dict.fromkeys(operand for step in steps for operand in graph.operands(step)))
         found.update(dict.fromkeys(level))
-    return [value for value in found if graph.node(value).operator != "Constant"]
+    return [value for value in found if constant_of(graph, value) is None]
 
 
 def _number_of(graph: Graph, name: str) -> Fraction | None:
     """Return the positive number that is all that a Constant holds; otherwise None."""
-    if graph.node(name).operator != "Constant" or graph.parameters_of(name)["value"].numel() != 1:
+    value = constant_of(graph, name)
+    if value is None or value.numel() != 1:
         return None
-    number = float(graph.parameters_of(name)["value"])
+    number = float(value)
     return Fraction(number) if 0.0 < number < inf else None
 
 

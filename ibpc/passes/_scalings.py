@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape
 from ibpc.passes._roundings import MOST_ROUNDINGS, UNDERFLOW, add_fused_roundings, fused_roundings
-from ibpc.passes.base import listed
+from ibpc.passes.base import also_read, constant_of, described, listed, readers, uneven
 from ibpc.rounding import toward
 
 LINEAR: Final = ("Conv", "ConvTranspose", "Gemm")
@@ -34,9 +35,9 @@ class Scaling:
     `roundings` roundings.
     """
 
-    scale: torch.Tensor
-    shift: torch.Tensor
-    magnitude: torch.Tensor
+    scale: Tensor
+    shift: Tensor
+    magnitude: Tensor
     roundings: int
 
     @property
@@ -59,11 +60,11 @@ class Scaling:
             return None
         return by_channel._each(lambda tensor: tensor[:, 0])
 
-    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Scaling:
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Scaling:
         return replace(self, scale=change(self.scale), shift=change(self.shift), magnitude=change(self.magnitude))
 
 
-def _channels_first(sample: torch.Tensor, operator: str) -> torch.Tensor:
+def _channels_first(sample: Tensor, operator: str) -> Tensor:
     if operator == "Gemm":
         return sample.reshape(-1, sample.shape[-1]).T
     return sample.reshape(sample.shape[0], -1)
@@ -73,54 +74,55 @@ def _channels_first(sample: torch.Tensor, operator: str) -> torch.Tensor:
 def elementwise_scaling(graph: Graph, node: Node) -> tuple[str, Scaling] | None:
     """Return what an Add, Sub, Mul, Div or Neg scales, and how; None if it is no scaling by constants."""
     operands = graph.operands(node.name)
-    perturbed = [name for name in operands if graph.node(name).operator != "Constant"]
+    perturbed = [name for name in operands if constant_of(graph, name) is None]
     if node.operator not in _SCALINGS or node.shape[:1] != (BATCH,) or len(perturbed) != 1:
         return None
     if graph.node(perturbed[0]).shape != node.shape:
         return None
     slot = operands.index(perturbed[0])
-    constants = [_expanded(graph, name, node.shape) for name in operands if name != perturbed[0]]
+    values = (constant_of(graph, name) for name in operands)
+    constants = [_expanded(value, node.shape) for value in values if value is not None]
     constant = constants[0] if constants else torch.zeros(node.shape[1:], dtype=torch.float64)
     scaling = _SCALINGS[node.operator](constant, slot)
     return None if scaling is None else (perturbed[0], scaling)
 
 
-def _expanded(graph: Graph, constant: str, shape: Shape) -> torch.Tensor:
-    value = torch.as_tensor(graph.parameters_of(constant)["value"]).double()
+def _expanded(constant: Tensor, shape: Shape) -> Tensor:
+    value = constant.double()
     if value.dim() == len(shape):
         value = value[0]
     return value.expand(shape[1:])
 
 
-def _sum(constant: torch.Tensor, slot: int) -> Scaling:
+def _sum(constant: Tensor, slot: int) -> Scaling:
     return Scaling(torch.ones_like(constant), constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
 
 
-def _difference(constant: torch.Tensor, slot: int) -> Scaling:
+def _difference(constant: Tensor, slot: int) -> Scaling:
     """Return x − c (x in slot 0) or c − x (x in slot 1)."""
     sign = 1.0 if slot == 0 else -1.0
     scale = torch.full_like(constant, sign)
     return Scaling(scale, -sign * constant, constant.abs(), _ELEMENTWISE_ROUNDINGS)
 
 
-def _product(constant: torch.Tensor, slot: int) -> Scaling:
+def _product(constant: Tensor, slot: int) -> Scaling:
     zero = torch.zeros_like(constant)
     return Scaling(constant, zero, zero, _ELEMENTWISE_ROUNDINGS)
 
 
-def _quotient(constant: torch.Tensor, slot: int) -> Scaling | None:
+def _quotient(constant: Tensor, slot: int) -> Scaling | None:
     """Return x / c; c / x is not affine, and nothing is known of x / 0."""
     if slot == 1 or bool((constant == 0).any()):
         return None
     return _product(1.0 / constant, slot)
 
 
-def _negation(constant: torch.Tensor, slot: int) -> Scaling:
+def _negation(constant: Tensor, slot: int) -> Scaling:
     zero = torch.zeros_like(constant)
     return Scaling(zero - 1.0, zero, zero, 0)
 
 
-_SCALINGS: Final[Mapping[str, Callable[[torch.Tensor, int], Scaling | None]]] = {
+_SCALINGS: Final[Mapping[str, Callable[[Tensor, int], Scaling | None]]] = {
     "Add": _sum,
     "Sub": _difference,
     "Mul": _product,
@@ -144,16 +146,16 @@ def normalization_scaling(graph: Graph, node: Node) -> Scaling:
 # ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
 def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
     """Fold the scaling that node `name` applies to `operand` into the node that computes it. Returns why not."""
-    target, scaling, others = _linear_source(graph, name, operand, scaling)
+    target, scaling, reason = _linear_source(graph, name, operand, scaling)
     if target.operator not in (*LINEAR, *VIEWS):
-        return f"{_described(target)}"
-    if others:
-        return f"the value of {target.name} is also read by {listed(others)}"
+        return described(target)
+    if reason is not None:
+        return reason
     if "specification" in graph.parameters_of(target.name):
         return f"{target.name} carries a specification"
     channels = scaling.per_channel(target.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {target.name} differently"
+        return uneven(target)
     reason = _take_in(graph, target, channels, _behind)
     if reason is None:
         _bypass(graph, name, operand)
@@ -166,10 +168,10 @@ def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str
     if others:
         return f"its value is read by {listed(others)}"
     if reader.operator not in LINEAR:
-        return f"{_described(reader)}"
+        return described(reader)
     channels = scaling.per_channel(reader.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {reader.name} differently"
+        return uneven(reader)
     if channels.shifts and _sees_borders(reader):
         return f"it adds to the elements and not to the zeros that {reader.name} has at its borders"
     reason = _take_in(graph, reader, channels, _in_front)
@@ -193,25 +195,15 @@ def _bypass(graph: Graph, name: str, operand: str) -> None:
     graph.remove(name)
 
 
-def _described(node: Node) -> str:
-    return f"{node.name} is {'an' if node.operator[0] in 'AEIOU' else 'a'} {node.operator}"
+def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, Scaling, str | None]:
+    """Follow the operand of node `name` back through views that nothing else reads, to the node before the first.
 
-
-def readers(graph: Graph, name: str) -> list[str]:
-    """Return the nodes that read the value, and "the caller" if the network returns it."""
-    found = [use.consumer for use in graph.consumers(name)]
-    return [*found, "the caller"] if name in graph.outputs else found
-
-
-def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:
-    """Follow what node `name` reads back through views that nothing else reads, to the node before the first.
-
-    Returns the node, the scaling in its result's shape, and what else reads it.
+    Returns that node, the scaling in the shape of its result, and the refusal if others read its value.
     """
     while True:
-        node, others = graph.node(operand), [reader for reader in readers(graph, operand) if reader != name]
-        if others or node.operator not in VIEWS:
-            return node, scaling, others
+        node, reason = graph.node(operand), also_read(graph, operand, name)
+        if reason is not None or node.operator not in VIEWS:
+            return node, scaling, reason
         name, operand = operand, graph.operands(operand)[0]
         scaling = scaling.reshaped(graph.node(operand).shape[1:])
 
@@ -240,9 +232,9 @@ def _sees_borders(node: Node) -> bool:
 class _Linear:
     """Weight (groups, outputs, inputs, taps), bias and bias magnitude (channels) of a linear operator, binary64."""
 
-    weight: torch.Tensor
-    bias: torch.Tensor
-    magnitude: torch.Tensor
+    weight: Tensor
+    bias: Tensor
+    magnitude: Tensor
 
 
 def _behind(linear: _Linear, scaling: Scaling) -> _Linear:
@@ -261,7 +253,7 @@ def _in_front(linear: _Linear, scaling: Scaling) -> _Linear:
     groups, _, inputs, _ = linear.weight.shape
     least = UNDERFLOW if scaling.roundings else 0.0
 
-    def through(weight: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def through(weight: Tensor, x: Tensor) -> Tensor:
         return (weight.sum(-1) * x.reshape(groups, 1, inputs)).sum(-1).flatten()
 
     return _Linear(
@@ -317,7 +309,7 @@ def _linear_of(node: Node, parameters: Mapping[str, Any]) -> _Linear:
     return _Linear(weight, bias, magnitude)
 
 
-def _grouped(node: Node, weight: torch.Tensor) -> torch.Tensor:
+def _grouped(node: Node, weight: Tensor) -> Tensor:
     """Return the weight as (groups, outputs, inputs, taps), outputs and inputs counted in a group."""
     if node.operator == "Gemm":
         return weight[None, :, :, None]
@@ -326,11 +318,11 @@ def _grouped(node: Node, weight: torch.Tensor) -> torch.Tensor:
     return by_group.transpose(1, 2) if node.operator == "ConvTranspose" else by_group
 
 
-def _ungrouped(node: Node, weight: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def _ungrouped(node: Node, weight: Tensor, shape: torch.Size) -> Tensor:
     return (weight.transpose(1, 2) if node.operator == "ConvTranspose" else weight).reshape(shape)
 
 
-def _in_range(values: Iterable[torch.Tensor], factors: Iterable[torch.Tensor], dtype: torch.dtype) -> bool:
+def _in_range(values: Iterable[Tensor], factors: Iterable[Tensor], dtype: torch.dtype) -> bool:
     """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
     least = torch.finfo(dtype).tiny
     ends = [end for value in values if value.numel() for end in torch.aminmax(value)]

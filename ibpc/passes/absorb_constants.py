@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from torch import Tensor
 
 from ibpc.ir import Graph, Node
-from ibpc.passes._scalings import LINEAR, Scaling, elementwise_scaling, readers
-from ibpc.passes.base import Log, Pass, listed
+from ibpc.passes._scalings import LINEAR, Scaling, elementwise_scaling
+from ibpc.passes.base import Log, Pass, also_read, constant_of, uneven
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,27 @@ class AbsorbConstants(Pass):
     def apply(self, graph: Graph, log: Log) -> None:
         """Absorb, in order: a product first, then what is added to it."""
         for node in graph.order():
-            if node.operator == "MatMul" and _by_constant_matrix(graph, node):
-                _form_gemm(graph, node)
+            if node.operator == "MatMul" and (matrix := _constant_matrix(graph, node)) is not None:
+                _form_gemm(graph, node, matrix)
                 log.changed(node.name, "MatMul by a constant matrix is a Gemm")
             elif node.operator in ("Add", "Sub"):
                 _absorb_addend(graph, node, log)
 
 
-def _by_constant_matrix(graph: Graph, node: Node) -> bool:
-    x, y = (graph.node(name) for name in graph.operands(node.name))
-    return x.operator != "Constant" and len(x.shape) > 1 and y.operator == "Constant" and len(y.shape) == 2
+def _constant_matrix(graph: Graph, node: Node) -> Tensor | None:
+    """Return the right operand of a MatMul by a constant matrix; None if the left one is constant or a vector."""
+    x, y = graph.operands(node.name)
+    matrix = constant_of(graph, y)
+    if matrix is None or matrix.dim() != 2 or constant_of(graph, x) is not None or len(graph.node(x).shape) < 2:
+        return None
+    return matrix
 
 
-def _form_gemm(graph: Graph, node: Node) -> None:
-    x, matrix = graph.operands(node.name)
-    weight = torch.as_tensor(graph.parameters_of(matrix)["value"]).T.contiguous()
+def _form_gemm(graph: Graph, node: Node, matrix: Tensor) -> None:
+    x, _ = graph.operands(node.name)
     graph.replace(node.name, operator="Gemm", attributes={})
     graph.set_operands(node.name, [x])
-    graph.state[f"{node.name}.weight"] = weight
+    graph.state[f"{node.name}.weight"] = matrix.T.contiguous()
 
 
 def _absorb_addend(graph: Graph, node: Node, log: Log) -> None:
@@ -70,12 +73,12 @@ def _absorb(graph: Graph, name: str, target: Node, scaling: Scaling) -> str | No
     present = [role for role in ("bias", "specification", "bias_magnitude") if role in parameters]
     if present:
         return f"{target.name} has a {present[0]} already"
-    others = [reader for reader in readers(graph, target.name) if reader != name]
-    if others:
-        return f"the value of {target.name} is also read by {listed(others)}"
+    reason = also_read(graph, target.name, name)
+    if reason is not None:
+        return reason
     channels = scaling.per_channel(target.operator)
     if channels is None:
-        return f"it treats the positions of one channel of {target.name} differently"
+        return uneven(target)
     bias = channels.shift.to(parameters["weight"].dtype)
     if bool((bias.double() != channels.shift).any()):
         return f"the constant has more digits than the weights of {target.name}"

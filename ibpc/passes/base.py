@@ -1,37 +1,35 @@
-"""What a pass is: a rewriting of the IR that says what it changed and what it refused, and why.
+"""The base of all passes: rewritings of the IR that say what they changed and what they refused, and why.
 
 A pass is a frozen dataclass whose fields are its options. `run` copies the graph, checks what the pass `requires`,
 applies it, verifies every invariant of the IR, and checks what the pass `ensures`. The graph that comes in is never
-changed. A `Pipeline` runs passes one after the other and keeps a report of each.
+changed. A `Pipeline` runs passes one after the other and keeps the result of each.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from ibpc.errors import GraphError, Problem, raise_all
-from ibpc.ir import Graph
+from ibpc.ir import Graph, Node
 from ibpc.ops import operators
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass returns: the new graph, what it changed, and why it refused what looked like a match."""
+    """The graph after one pass, what the pass changed, and why it refused what looked like a match.
 
-    graph: Graph
-    changes: tuple[str, ...]
-    refusals: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """What one pass of a pipeline changed and refused. Prints as one line, and one more for each of them."""
+    Prints as one line, and one more for each change and refusal.
+    """
 
     name: str
     summary: str
+    graph: Graph
     changes: tuple[str, ...]
     refusals: tuple[str, ...]
 
@@ -49,7 +47,7 @@ def _count(number: int, noun: str) -> str:
 
 @dataclass
 class Log:
-    """Where a pass writes what it changes and refuses. Each line starts with the name of the node it is about."""
+    """The changes and refusals of a pass. Each line starts with the name of the node it is about."""
 
     changes: list[str] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
@@ -59,7 +57,7 @@ class Log:
         self.changes.append(f"{node}: {what}")
 
     def refused(self, node: str, why: str) -> None:
-        """Note that something looked like a match and why it was left alone."""
+        """Note why something that looked like a match was left alone."""
         self.refusals.append(f"{node}: {why}")
 
 
@@ -71,7 +69,7 @@ class Pass(ABC):
     summary: ClassVar[str]
 
     def requires(self, graph: Graph) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield why the pass cannot run on `graph`: by default nothing."""
+        """Yield the reasons why the pass cannot run on `graph`: by default none."""
         return iter(())
 
     @abstractmethod
@@ -79,13 +77,13 @@ class Pass(ABC):
         """Rewrite `graph`, which is the pass's own copy, and write to `log`."""
 
     def ensures(self, graph: Graph) -> Iterator[Problem]:  # noqa: ARG002
-        """Yield what `graph`, rewritten, lacks of what the pass promises beyond the IR's invariants."""
+        """Yield the promises beyond the IR's invariants that the rewritten `graph` breaks: by default none."""
         return iter(())
 
     def run(self, graph: Graph) -> PassResult:
-        """Return the rewritten copy of `graph`. Raises GraphError where the pass cannot run or breaks an invariant.
+        """Return the rewritten copy of `graph`. Raises GraphError if the pass cannot run or breaks an invariant.
 
-        What noted nothing changed nothing, and broke nothing.
+        A pass that logs nothing has changed nothing, so the graph is not verified again.
         """
         raise_all(GraphError, self.requires(graph))
         copy, log = graph.copy(), Log()
@@ -93,7 +91,7 @@ class Pass(ABC):
         if log.changes or log.refusals:
             copy.verify(operators())
         raise_all(GraphError, self.ensures(copy))
-        return PassResult(copy, tuple(log.changes), tuple(log.refusals))
+        return PassResult(self.name, self.summary, copy, tuple(log.changes), tuple(log.refusals))
 
 
 @dataclass(frozen=True)
@@ -102,18 +100,48 @@ class Pipeline:
 
     passes: tuple[Pass, ...]
 
-    def run(self, graph: Graph) -> tuple[Graph, tuple[Report, ...]]:
-        """Return the graph after all passes and the report of each. Raises GraphError as `Pass.run` does.
+    def run(self, graph: Graph) -> tuple[Graph, tuple[PassResult, ...]]:
+        """Return the graph after all passes and the result of each. Raises GraphError as `Pass.run` does.
 
-        A pass that runs again judges again: only its last report says what it refused.
+        A pass that runs again judges again: only its last result lists refusals.
         """
-        reports = []
+        results = []
         for index, step in enumerate(self.passes):
             result = step.run(graph)
             graph = result.graph
             again = any(later.name == step.name for later in self.passes[index + 1 :])
-            reports.append(Report(step.name, step.summary, result.changes, () if again else result.refusals))
-        return graph, tuple(reports)
+            results.append(replace(result, refusals=()) if again else result)
+        return graph, tuple(results)
+
+
+# ── what passes ask of graphs and say in refusals ───────────────────────────────────────────────────────────────
+def constant_of(graph: Graph, name: str) -> Tensor | None:
+    """Return the value of a Constant, None for any other node."""
+    if graph.node(name).operator != "Constant":
+        return None
+    return torch.as_tensor(graph.parameters_of(name)["value"])
+
+
+def readers(graph: Graph, name: str) -> list[str]:
+    """Return the nodes that read the value, and "the caller" if the network returns it."""
+    found = [use.consumer for use in graph.consumers(name)]
+    return [*found, "the caller"] if name in graph.outputs else found
+
+
+def also_read(graph: Graph, name: str, reader: str) -> str | None:
+    """Return the refusal if anything but node `reader` reads the value, else None."""
+    others = [other for other in readers(graph, name) if other != reader]
+    return f"the value of {name} is also read by {listed(others)}" if others else None
+
+
+def described(node: Node) -> str:
+    """Return the refusal of a node by its operator: `x is a Relu`."""
+    return f"{node.name} is {'an' if node.operator[0] in 'AEIOU' else 'a'} {node.operator}"
+
+
+def uneven(target: Node) -> str:
+    """Return the refusal of a scaling that is not one number per channel of `target`."""
+    return f"it treats the positions of one channel of {target.name} differently"
 
 
 def listed(names: Iterable[str]) -> str:

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-import torch
-
 from ibpc.ir import INPUT, Graph, Node
-from ibpc.passes.base import Log, Pass
+from ibpc.passes.base import Log, Pass, constant_of
 
 
-def _reason(graph: Graph, operand: str) -> str:
-    """Return why an output with this operand cannot be dropped."""
+def _why_kept(graph: Graph, operand: str) -> str:
+    """Return why an output with this operand is not dropped."""
     if operand in graph.outputs:
         return f"the network returns both it and {operand}, its operand"
     return f"it is an output, and {operand}, its operand, an input"
@@ -40,9 +38,8 @@ def _neutral(value: float, slots: tuple[int, ...]) -> Callable[[Graph, Node], bo
 
     def holds(graph: Graph, node: Node) -> bool:
         operands = graph.operands(node.name)
-        constants = [operands[slot] for slot in slots if graph.node(operands[slot]).operator == "Constant"]
-        values = [torch.as_tensor(graph.parameters_of(name)["value"]) for name in constants]
-        return any(bool((tensor == value).all()) for tensor in values)
+        constants = [constant_of(graph, operands[slot]) for slot in slots]
+        return any(constant is not None and bool((constant == value).all()) for constant in constants)
 
     return holds
 
@@ -84,7 +81,7 @@ class DropIdentities(Pass):
             if operand is None:
                 continue
             if node.name in graph.outputs and (operand in graph.outputs or graph.node(operand).operator == INPUT):
-                log.refused(node.name, f"not dropped, {_reason(graph, operand)}")
+                log.refused(node.name, f"not dropped, {_why_kept(graph, operand)}")
                 continue
             graph.rewire(node.name, operand)
             graph.remove(node.name)
@@ -95,7 +92,7 @@ class DropIdentities(Pass):
         unchanged = _always if node.operator in self.also else _CONDITIONS.get(node.operator)
         if unchanged is None or not unchanged(graph, node):
             return None
-        candidates = [name for name in graph.operands(node.name) if graph.node(name).operator != "Constant"]
+        candidates = [name for name in graph.operands(node.name) if constant_of(graph, name) is None]
         if len(candidates) != 1 or graph.node(candidates[0]).shape != node.shape:
             return None
         return candidates[0]

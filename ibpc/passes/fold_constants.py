@@ -10,7 +10,7 @@ import torch
 from ibpc.ir import Graph, Node, format_shape
 from ibpc.ops import operators
 from ibpc.ops.rules import call_of
-from ibpc.passes.base import Log, Pass
+from ibpc.passes.base import Log, Pass, constant_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class FoldConstants(Pass):
         for node in graph.order():
             if node.name in perturbed or node.operator == "Constant":
                 continue
-            reason = _reason(graph, node)
+            reason = _why_kept(graph, node)
             if reason is None:
                 reason = _fold(graph, node)
             if reason is None:
@@ -39,8 +39,8 @@ class FoldConstants(Pass):
                 log.refused(node.name, f"not folded, {reason}")
 
 
-def _reason(graph: Graph, node: Node) -> str | None:
-    open_operands = [name for name in graph.operands(node.name) if graph.node(name).operator != "Constant"]
+def _why_kept(graph: Graph, node: Node) -> str | None:
+    open_operands = [name for name in graph.operands(node.name) if constant_of(graph, name) is None]
     if open_operands:
         return f"{open_operands[0]} was not"
     if graph.parameters_of(node.name):
@@ -54,7 +54,7 @@ def _reason(graph: Graph, node: Node) -> str | None:
 @torch.no_grad()
 def _fold(graph: Graph, node: Node) -> str | None:
     """Replace the node. Returns why not, None if done."""
-    operands = [torch.as_tensor(graph.parameters_of(name)["value"]) for name in graph.operands(node.name)]
+    operands = [constant_of(graph, name) for name in graph.operands(node.name)]
     value = operators()[node.operator].rules.nominal(call_of(graph, node), *operands)
     if tuple(value.shape) != node.shape:
         return f"its value has the shape {format_shape(tuple(value.shape))}"

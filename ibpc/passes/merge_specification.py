@@ -14,11 +14,12 @@ from math import prod
 from typing import ClassVar, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.ir import BATCH, VIEWS, Graph, Node, Shape, format_shape
 from ibpc.passes._roundings import copy_fused_roundings
-from ibpc.passes.base import Log, Pass, PassResult
+from ibpc.passes.base import Log, Pass, PassResult, described
 
 _TIED: Final = ("weight", "bias", "bias_magnitude")
 _COPIES: Final = ("Identity", "Dropout")
@@ -38,7 +39,7 @@ class MergeSpecification(Pass):
     name: ClassVar[str] = "merge_specification"
     summary: ClassVar[str] = "merge a margin specification into the last affine operator"
 
-    matrix: torch.Tensor
+    matrix: Tensor
     output: str | None = None
     node: str = "margins"
 
@@ -46,7 +47,7 @@ class MergeSpecification(Pass):
         """Add the margin node. Raises GraphError for a matrix that does not fit and for an unknown output."""
         output = self._output(graph)
         last = _producer(graph, output)
-        reason = _reason(graph, last)
+        reason = _why_apart(graph, last)
         if reason:
             self._append(graph, output)
             log.refused(self.node, f"not merged, {reason}; bounds of the margins take the outputs for independent")
@@ -92,9 +93,7 @@ class MergeSpecification(Pass):
         graph.add(product, [output.name, constant.name])
 
 
-def merge_specification(
-    graph: Graph, matrix: torch.Tensor, output: str | None = None, name: str = "margins"
-) -> PassResult:
+def merge_specification(graph: Graph, matrix: Tensor, output: str | None = None, name: str = "margins") -> PassResult:
     """Return the graph with the node `name` = `matrix` · output as its last output; see `MergeSpecification`.
 
     Raises GraphError for an unknown output, a matrix that does not fit, and a name that is taken.
@@ -118,12 +117,11 @@ def _drops_ones(graph: Graph, node: Node) -> bool:
     return len(operand) >= 2 and operand[0] == BATCH and operand[-1] == node.shape[1] == prod(operand[1:])
 
 
-def _reason(graph: Graph, last: Node) -> str:
+def _why_apart(graph: Graph, last: Node) -> str:
     """Return why a specification cannot be merged into `last`, or nothing."""
     if last.operator == "Gemm":
         return ""
-    article = "an" if last.operator[0] in "AEIOU" else "a"
-    return f"{last.name} is {article} {last.operator} and not a Gemm"
+    return f"{described(last)} and not a Gemm"
 
 
 def _dtype(graph: Graph) -> torch.dtype:

@@ -14,6 +14,7 @@ from unittest import mock
 import onnxruntime
 import torch
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor
 
 import ibpc.lowering as lowering
 from ibpc.interval import Interval, Paired
@@ -35,8 +36,6 @@ from tests.ops.scene import (
     rounding,
     sampled_points,
 )
-
-Tensor = torch.Tensor
 
 SAMPLES: Final = 1000
 REMOTE: Final = (0.0, 1.0, -1.0, 10.0, -10.0, 1e3, -1e3, 1e6, -1e6)

@@ -11,6 +11,7 @@ import onnx
 import torch
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Attributes, Shape
@@ -20,7 +21,6 @@ from ibpc.ops.onnx import OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call
 from tests.ops.scene import Scene
 
-Tensor = torch.Tensor
 OPSET = 18
 ELEMENT = {torch.float64: onnx.TensorProto.DOUBLE, torch.float32: onnx.TensorProto.FLOAT}
 

@@ -7,13 +7,11 @@ from itertools import product
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._windows import torch_pads
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform, Values
-
-Tensor = torch.Tensor
-
 
 # ── other orders of summation ───────────────────────────────────────────────────────────────────────────────────
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform, Values
-
-Tensor = torch.Tensor
 
 
 # ── other ways to compute the same in binary32 ──────────────────────────────────────────────────────────────────

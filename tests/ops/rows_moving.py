@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Values
 
 
-def summed_apart(call: Call, x: torch.Tensor, **parameters: Any) -> torch.Tensor:
+def summed_apart(call: Call, x: Tensor, **parameters: Any) -> Tensor:
     """Cumulative sums, each computed by itself and from its end."""
     axis, shift = call["axis"], int(call["exclusive"])
     size = x.shape[axis]
@@ -19,7 +20,7 @@ def summed_apart(call: Call, x: torch.Tensor, **parameters: Any) -> torch.Tensor
     return torch.stack(parts, axis)
 
 
-def resized_backwards(call: Call, x: torch.Tensor, **parameters: Any) -> torch.Tensor:
+def resized_backwards(call: Call, x: Tensor, **parameters: Any) -> Tensor:
     """Weighted sums, tap by tap from the last one."""
     positions, weights, axis = parameters["positions"], parameters["weights"], call["axis"]
     view = [-1, *[1] * (x.dim() - axis - 1)]

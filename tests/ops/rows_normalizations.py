@@ -5,12 +5,11 @@ from __future__ import annotations
 from math import prod
 
 import torch
+from torch import Tensor
 
 from ibpc.ops import lp_pool, lrn
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform
-
-Tensor = torch.Tensor
 
 
 # ── other orders of evaluation ──────────────────────────────────────────────────────────────────────────────────

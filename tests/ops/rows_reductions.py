@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.ops._reductions import gathered
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case
-
-Tensor = torch.Tensor
 
 
 # ── other orders of summation ───────────────────────────────────────────────────────────────────────────────────

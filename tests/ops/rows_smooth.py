@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform, Values
-
-Tensor = torch.Tensor
 
 _POSITIVE = Box((3, 4), 0.1, 4.0, 0.5)
 _WIDE = Box((3, 4), -9.0, 9.0, 4.0)

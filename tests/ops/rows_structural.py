@@ -5,11 +5,10 @@ from __future__ import annotations
 from itertools import product
 
 import torch
+from torch import Tensor
 
 from ibpc.ops.rules import Call
 from tests.ops.cases import Box, Case, Uniform
-
-Tensor = torch.Tensor
 
 
 # ── other orders of summation ───────────────────────────────────────────────────────────────────────────────────

@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, Shape
@@ -17,7 +18,6 @@ from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 from tests.ops.cases import Box, Case, Uniform, Values
 
-Tensor = torch.Tensor
 Drawn = Interval | Tensor
 Bounds = tuple[Tensor, Tensor]
 

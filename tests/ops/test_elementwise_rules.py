@@ -16,6 +16,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval, Paired
@@ -34,7 +35,6 @@ from tests.ops.rows_elementwise import (
     tanh_by_exponential,
 )
 
-Tensor = torch.Tensor
 Drawn = Interval | Tensor
 
 

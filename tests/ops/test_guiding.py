@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 import ibpc
 from ibpc.frontends.onnx import graph_from_onnx
@@ -58,7 +59,7 @@ def test_attacks_lead_through_signs_and_saturated_shares() -> None:
 def _most_wrong(network: ibpc.Network, label: int) -> float:
     """Return the greatest share of the other class that a short attack from the center finds."""
 
-    def score(points: tuple[torch.Tensor, ...], items: torch.Tensor) -> torch.Tensor:
+    def score(points: tuple[Tensor, ...], items: Tensor) -> Tensor:
         return -network.guiding(points[0])[:, 1 - label]
 
     box = Interval.bounds(-torch.ones(1, 12), torch.ones(1, 12))

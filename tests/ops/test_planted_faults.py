@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ibpc.interval import Interval, Paired
 from ibpc.ops import gemm, operators
@@ -20,8 +20,6 @@ from ibpc.ops.rules import Call, Plane, Planes
 from ibpc.rounding import Arithmetic, inflation
 from tests.ops.cases import rows
 from tests.ops.harness import PROPERTIES
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)

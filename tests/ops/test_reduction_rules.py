@@ -7,14 +7,13 @@ from itertools import product
 
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH
 from ibpc.ops import operators
 from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
-
-Tensor = torch.Tensor
 
 
 def call_of(name: str, shape: tuple[int, ...], **attributes: object) -> Call:

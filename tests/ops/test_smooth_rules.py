@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops import operators
 from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
-Tensor = torch.Tensor
 INF = torch.inf
 
 

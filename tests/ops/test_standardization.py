@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH
@@ -14,7 +15,6 @@ from ibpc.ops._standardization import MOST_ENUMERATED
 from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
 
-Tensor = torch.Tensor
 OPERATOR = operators()["LayerNormalization"]
 
 

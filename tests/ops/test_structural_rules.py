@@ -10,6 +10,7 @@ import jsonschema
 import onnx
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.interval import Interval, Paired
@@ -19,8 +20,6 @@ from ibpc.ops import operators
 from ibpc.ops.base import Layer
 from ibpc.ops.onnx import OnnxNode, Value
 from ibpc.ops.rules import Call
-
-Tensor = torch.Tensor
 
 NAMES = (
     "AveragePool",

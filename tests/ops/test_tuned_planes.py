@@ -5,13 +5,13 @@ from __future__ import annotations
 import mpmath
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops import operators
 from ibpc.ops.rules import Call, Plane, Rules
 from ibpc.rounding import Arithmetic
 
-Tensor = torch.Tensor
 CHOICES = 7
 
 CALLS = {

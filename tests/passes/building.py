@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import BATCH, INPUT, Graph, Node
 from ibpc.lowering import lower_interval, lower_nominal, parameter_tree
 from ibpc.ops import operators
 from ibpc.rounding import Arithmetic
-
-Tensor = torch.Tensor
 
 
 class Net:

@@ -24,8 +24,8 @@ from ibpc.passes import (
     Log,
     MergeSpecification,
     Pass,
+    PassResult,
     Pipeline,
-    Report,
 )
 from ibpc.passes.base import listed
 from tests.passes.building import Net, nominal, seeded, values_of
@@ -107,11 +107,11 @@ def test_evaluation_of_its_own_result_changes_nothing() -> None:
 
 
 def test_reports_print() -> None:
-    report = Report("fold", "fold things", ("bn1: folded into conv1 before it",), ("bn2: not folded, no reason",))
-    assert str(report) == (
+    graph, changes, refusals = everything(), ("bn1: folded into conv1 before it",), ("bn2: not folded, no reason",)
+    assert str(PassResult("fold", "fold things", graph, changes, refusals)) == (
         "fold: 1 change, 1 refused\n  bn1: folded into conv1 before it\n  refused: bn2: not folded, no reason"
     )
-    assert str(Report("fold", "fold things", (), ())) == "fold: 0 changes"
+    assert str(PassResult("fold", "fold things", graph, (), ())) == "fold: 0 changes"
 
 
 def test_only_the_last_run_of_a_pass_refuses() -> None:

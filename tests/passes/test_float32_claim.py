@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -26,7 +27,6 @@ from tests.ops.rows_core import (
 )
 from tests.passes.building import Net, nominal, seeded, sound_bounds
 
-Tensor = torch.Tensor
 Rule = Callable[..., Tensor]
 
 

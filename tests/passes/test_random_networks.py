@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Graph
@@ -35,7 +36,7 @@ class Drawing:
         self.count += 1
         return f"n{self.count}"
 
-    def normal(self, *shape: int) -> torch.Tensor:
+    def normal(self, *shape: int) -> Tensor:
         """Draw numbers of sizes from 1e-3 to 1e3, one size for each call."""
         size = 10.0 ** (6.0 * torch.rand((), generator=self.draw) - 3.0)
         return size * torch.randn(shape, generator=self.draw)
@@ -144,14 +145,14 @@ networks = st.builds(network, st.lists(st.sampled_from(STEPS), max_size=10), st.
 randomly = settings(max_examples=15, deadline=None, derandomize=True)
 
 
-def samples(graph: Graph) -> tuple[torch.Tensor, torch.Tensor]:
+def samples(graph: Graph) -> tuple[Tensor, Tensor]:
     """Return points and radii, float32."""
     draw = seeded(len(graph))
     x = torch.randn(6, 2, 4, 4, generator=draw)
     return x, 0.1 * torch.rand(x.shape, generator=draw)
 
 
-def tolerance_of(graph: Graph, x: torch.Tensor, width: torch.Tensor) -> float:
+def tolerance_of(graph: Graph, x: Tensor, width: Tensor) -> float:
     """Return 1e-11 times the largest number that any node can sum up to: what binary64 rounding is in proportion to."""
     probe = graph.copy()
     probe.outputs = tuple(node.name for node in graph.order() if node.operator not in ("Constant", "Input"))

@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibpc.frontends.onnx_batch import LIFTS
 from ibpc.ir import BATCH
+from ibpc.ops import operators
 from ibpc.ops.onnx import OnnxNode
 from tests.onnx_models import normal
 
@@ -213,6 +214,19 @@ def onnx_node(row):
         for i in inputs
     )
     return OnnxNode("n", kind, schema.since_version, {**defaults, **attributes}, values)
+
+
+# What ONNX defines for a batch in dimension 0 only.
+BATCHED_ONLY = {
+    *("AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "GlobalAveragePool", "GlobalLpPool"),
+    *("GlobalMaxPool", "GroupNormalization", "InstanceNormalization", "LRN", "LpPool", "MaxPool"),
+}
+
+
+def test_every_type_that_is_read_is_lifted_to_a_batch_or_has_one():
+    read = {reading.type for operator in operators().values() for reading in operator.reads}
+    assert set(LIFTS) <= read
+    assert read - set(LIFTS) == BATCHED_ONLY
 
 
 def test_every_lift_has_rows():

@@ -282,14 +282,14 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
         *("Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Dropout", "DynamicQuantizeLinear", "Elu", "Erf"),
         *("Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Log", "Mish"),
         *("Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus"),
-        *("Softsign", "Sqrt", "Swish", "Tan", "Tanh", "ThresholdedRelu"),
+        *("Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
     ),
     _aligned: (
         *("Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Mean", "Min"),
         *("Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
     ),
     _axis: (
-        *("ArgMax", "ArgMin", "Gather", "Hardmax", "LayerNormalization", "LogSoftmax", "LpNormalization", "OneHot"),
+        *("ArgMax", "ArgMin", "Gather", "LayerNormalization", "LogSoftmax", "LpNormalization", "OneHot"),
         *("RMSNormalization", "Softmax", "Split", "TopK"),
     ),
     _axes: (

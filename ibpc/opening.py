@@ -67,10 +67,20 @@ def open_network(path: str | Path) -> Network:
     return compile(found)
 
 
-def normalized(network: Network, mean: float | Sequence[float], std: float | Sequence[float]) -> Network:
-    """Return the network with (x − mean) / std, per channel or one number, put before it.
+def normalized(
+    network: Network, mean: float | Sequence[float] | None = None, std: float | Sequence[float] | None = None
+) -> Network:
+    """Return the network with (x − mean) / std, per channel or one number, put before it; itself if neither is given.
 
-    For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Raises UsageError.
+    For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Without a mean it is 0,
+    without a standard deviation that is 1. Raises UsageError for numbers that do not fit.
     """
-    means, stds = ([float(each)] if isinstance(each, int | float) else each for each in (mean, std))
+    if mean is None and std is None:
+        return network
+    means, stds = _numbers(mean, default=0.0), _numbers(std, default=1.0)
     return Network(normalize_input(network.snapshot(), means, stds), network.source, network.notes)
+
+
+def _numbers(given: float | Sequence[float] | None, default: float) -> Sequence[float]:
+    found = default if given is None else given
+    return [float(found)] if isinstance(found, int | float) else found

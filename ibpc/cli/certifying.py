@@ -23,7 +23,6 @@ from ibpc.cli.options import (
     Seed,
     Std,
     named_dataset,
-    normalized,
     parse_arithmetic,
     parse_eps,
     parse_numbers,
@@ -93,7 +92,7 @@ def certify(
     if vnnlib or point:
         check_no_data(data_root, download, limit)
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    network = normalized(api.open_network(target), *normalization)
+    network = api.normalized(api.open_network(target), *normalization)
     where = own_device(pick_device(device))
     if method is None:
         method = api.AUTO if vnnlib or point else api.QUICK

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, normalized, parse_arithmetic, parse_numbers
+from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, parse_arithmetic, parse_numbers
 from ibpc.errors import UsageError
 
 
@@ -36,7 +36,7 @@ def compile(
     if artifact.is_trained(output) and not force:
         raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
     numbers = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    network = normalized(api.compile(source, seed=seed), *numbers)
+    network = api.normalized(api.compile(source, seed=seed), *numbers)
     if verbose:
         terminal.show_compilation(network)
     network.save(output, artifact.OldRun.DROP)

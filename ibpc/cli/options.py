@@ -69,13 +69,6 @@ Download = Annotated[bool, typer.Option("--download", help="Fetch the data set i
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of everything random.")]
 
 
-def normalized(network: Network, mean: list[float] | None, std: list[float] | None) -> Network:
-    """Return the network with (x − mean) / std before it, where one of them is given."""
-    from ibpc import api
-
-    return api.normalized(network, mean or [0.0], std or [1.0]) if mean or std else network
-
-
 # Written out, for help is shown without what the methods themselves import.
 BOUNDING: Final = "auto, bab, ibp, forward, crown-ibp, crown, alpha-crown, mip"
 TRAINING: Final = "standard, pgd, ibp, fast-ibp, crown-ibp, convex-polygon, sabr, mtl-ibp, cc-ibp, exp-ibp, taps, staps"

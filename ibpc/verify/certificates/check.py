@@ -55,10 +55,7 @@ def judged_model(about: ModelFile) -> onnx.ModelProto:
 
 def _as_certified(about: ModelFile) -> Network:
     """Return the network of a model file with the normalization put before it."""
-    network = open_network(about.path)
-    if about.mean is None and about.std is None:
-        return network
-    return normalized(network, about.mean or [0.0], about.std or [1.0])
+    return normalized(open_network(about.path), about.mean, about.std)
 
 
 def _check_model(about: ModelFile) -> Claim:

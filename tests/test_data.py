@@ -1,4 +1,4 @@
-"""Data sets: every source gives the same tensors, every defect one clear error, every crop lies where it should."""
+"""Data sets: every source gives the same tensors, every defect a clear error, every crop the right pixels."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def only_line(error: pytest.ExceptionInfo[DataError]) -> str:
 
 @pytest.mark.parametrize(("kind", "mode"), [(np.uint16, "I;16"), (np.int32, "I"), (np.float32, "F")])
 def test_images_of_more_than_8_bits_are_refused(tmp_path, kind, mode):
-    """Pillow would cut their values off at 255."""
+    """Pillow would truncate their values to 255."""
     for split, label in itertools.product(("train", "test"), ("a", "b")):
         folder = tmp_path / split / label
         folder.mkdir(parents=True)
@@ -299,7 +299,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
 
 
 def test_a_pipe_is_no_data_set(tmp_path):
-    """Reading one would wait for ever."""
+    """Reading one would block forever."""
     os.mkfifo(tmp_path / "own.npz")
     with pytest.raises(DataError, match="not a regular file"):
         load_dataset(tmp_path / "own.npz")
@@ -334,7 +334,7 @@ def test_folder_with_a_pipe_and_with_a_giant(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("target", ["..", "/", "../dog"])
 def test_folder_that_lies_in_itself(tmp_path, target):
-    """The walk through such folders would not end, or would find each image many times."""
+    """Listing such folders would not end, or would find each image many times."""
     write_folder(tmp_path)
     (tmp_path / "train/cat/link").symlink_to(target)
     (tmp_path / "train/dog/link").symlink_to("../cat")
@@ -488,7 +488,7 @@ def test_distortions_fill_with_black_and_leave_the_middle_of_a_white_image_white
 
 @pytest.mark.parametrize("size", [(28, 28), (20, 36)])
 def test_distortions_move_nothing_far_and_favour_no_direction(size):
-    """A dot in the middle keeps its place on average, and strays by what shift and wave allow."""
+    """A dot in the middle keeps its place on average, and moves by at most what shift and wave allow."""
     height, width = size
     images = torch.zeros(2000, 1, *size)
     images[:, :, height // 2 - 1 : height // 2 + 1, width // 2 - 1 : width // 2 + 1] = 1

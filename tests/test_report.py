@@ -1,4 +1,4 @@
-"""What people look at: figures are drawn, and say what the numbers say."""
+"""Figures, number formats and the page of operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `ibpc report`: its skeleton, that it stands alone, its measurements, and folders that are no runs."""
+"""The page of `ibpc report`: its skeleton, that it is self-contained, its measurements, and folders without runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def report(measured) -> Page:
 
 
 class Parsed(HTMLParser):
-    """What is on a page: the elements that are open, with ids, attributes and texts; and its skeleton."""
+    """A parsed page: its open elements, all elements with their attributes, and the lines of its skeleton."""
 
     VOID = ("meta", "img", "br")
 
@@ -91,7 +91,7 @@ class Parsed(HTMLParser):
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_the_skeleton_is_the_golden_one(report):
-    """Rewrite tests/golden/report.txt where a change is meant."""
+    """Rewrite tests/golden/report.txt if a change is intended."""
     parsed = Parsed(report.html)
     assert parsed.open == []
     inside = [line for line in parsed.lines if not re.match(r" *(li|i|tr|th|td|img|figcaption|ul|span)\b", line)]
@@ -119,7 +119,7 @@ def test_ids_are_unique_and_references_lead_to_them(report):
     assert wanted <= set(ids)
 
 
-def test_pictures_have_words_and_colours_have_names(report):
+def test_pictures_have_words_and_colors_have_names(report):
     parsed = Parsed(report.html)
     drawn = [attributes for tag, attributes in parsed.elements if tag == "figure" and attributes.get("role") == "img"]
     assert drawn and all(len(attributes["aria-label"]) > 20 for attributes in drawn)

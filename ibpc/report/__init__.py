@@ -1,1 +1,1 @@
-"""What people look at: tables, progress, figures, and the demonstration."""
+"""Output for people: tables, progress, figures, reports, and the demonstration."""

@@ -1,4 +1,4 @@
-"""The charts of a report: each a figure of one panel in the colors of `INKS`, with a sentence that says the same."""
+"""The charts of a report: each a figure with one panel in the colors of `INKS`, and a sentence that says the same."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def radius_chart(measurement: Measurement) -> Chart:
 
 
 def comparison_chart(measurements: Sequence[Measurement]) -> Chart:
-    """Draw certified accuracy against ε, one line a run."""
+    """Draw certified accuracy against ε, one line per run."""
     figure, axes = panel("certified accuracy of all runs")
     for number, measurement in enumerate(measurements):
         radii = [result.eps for result in measurement.curve]
@@ -139,7 +139,7 @@ def width_chart(measurements: Sequence[Measurement]) -> Chart:
 
 
 def relative_width_chart(measurements: Sequence[Measurement]) -> Chart:
-    """Draw the widths in units of how much the activations differ between images."""
+    """Draw the widths relative to the spread of the activations over the images."""
     widths = [[(w.layer, w.relative) for w in measurement.widths if _is_positive(w)] for measurement in measurements]
     return _layers_chart("relative_widths", "width in units of the spread", "relative width", measurements, widths)
 
@@ -189,7 +189,7 @@ def margin_chart(measurement: Measurement) -> Chart:
 
 
 def draw_margins(axes: Axes, result: Robustness) -> None:
-    """Draw the least certified margin of each image, by what is known of it: right of 0 is a proof."""
+    """Draw a histogram of the least certified margin of each image, by standing; margins right of 0 are proofs."""
     groups: dict[str, list[float]] = {name: [] for name in STANDINGS}
     for example in result.examples:
         groups[standing(example)].append(least_margin(example))
@@ -208,7 +208,7 @@ def draw_margins(axes: Axes, result: Robustness) -> None:
 
 
 def classes_chart(measurement: Measurement, names: Sequence[str]) -> Chart:
-    """Draw, class by class, how many images are certified, only correct, or wrong."""
+    """Draw the standings of the images of each class."""
     counts = class_counts(measurement.result, len(names))
     figure, axes = panel(f"{measurement.name}: class by class", SQUARE if len(names) > 6 else SIZE)
     totals = [max(1, sum(row.values())) for row in counts]

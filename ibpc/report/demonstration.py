@@ -29,7 +29,7 @@ SPEC: Final = "digits_small.json"
 
 @dataclass(frozen=True)
 class Demonstration:
-    """What the demonstration made: the run, the certification, and the files."""
+    """The results of the demonstration: the run, the certification, and the files."""
 
     run: TrainingRun
     result: Robustness
@@ -41,7 +41,7 @@ class Demonstration:
 def demonstrate(out: Path, seed: int, reporter: Reporter) -> Demonstration:
     """Compile the spec, train it with IBP on the embedded digits and certify it; write everything under `out`.
 
-    A demonstration that is there already is gone on with, or shown again.
+    An existing demonstration is resumed, or shown again if it is finished.
     """
     spec = recipes_folder().parent / SPEC
     network = Network(load_spec(spec, seed), Source.of_file("spec", spec))

@@ -20,7 +20,7 @@ from ibpc.verify.results import Robustness
 def draw_overview(records: Sequence[EpochRecord], result: Robustness, title: str, path: Path) -> None:
     """Draw accuracies over the epochs, with ε, beside the worst-case margins of the certified examples.
 
-    The ending of `path` chooses the format. Raises ArtifactError where it cannot be written.
+    The suffix of `path` selects the format. Raises ArtifactError if it cannot be written.
     """
     with styled():
         figure = Figure(figsize=(11, 4.2), layout="constrained")
@@ -55,16 +55,16 @@ def _draw_training(axes: Axes, records: Sequence[EpochRecord], eps: float) -> No
 
 
 def draw_front(outcomes: Sequence[Outcome], eps: float, path: Path) -> None:
-    """Draw nominal against certified accuracy of the trials of a sweep, and the line that no trial is beyond.
+    """Draw nominal against certified accuracy of the trials of a sweep, with a line through its Pareto front.
 
-    The ending of `path` chooses the format. Raises ArtifactError where it cannot be written.
+    The suffix of `path` selects the format. Raises ArtifactError if it cannot be written.
     """
     done = [
-        (found.certified, found.nominal, found)
-        for found in outcomes
-        if found.certified is not None and found.nominal is not None
+        (outcome.certified, outcome.nominal, outcome)
+        for outcome in outcomes
+        if outcome.certified is not None and outcome.nominal is not None
     ]
-    front = sorted((certified, nominal) for certified, nominal, found in done if found.on_front)
+    front = sorted((certified, nominal) for certified, nominal, outcome in done if outcome.on_front)
     with styled():
         figure = Figure(figsize=(6.4, 4.6), layout="constrained")
         axes = figure.subplots()
@@ -76,9 +76,9 @@ def draw_front(outcomes: Sequence[Outcome], eps: float, path: Path) -> None:
                 *zip(*front, strict=True), color=INKS["certified"], marker="o", ms=5, label="no trial is better in both"
             )
             axes.legend(loc="best")
-        for certified, nominal, found in done:
+        for certified, nominal, outcome in done:
             axes.annotate(
-                str(found.number), (certified, nominal), xytext=(4, 4), textcoords="offset points", fontsize=8
+                str(outcome.number), (certified, nominal), xytext=(4, 4), textcoords="offset points", fontsize=8
             )
         axes.set(
             title=f"{len(done)} trials, on held-out images",

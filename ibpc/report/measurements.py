@@ -1,4 +1,4 @@
-"""What a report measures on a run: verdicts at several radii, widths of boxes layer by layer, maps of features."""
+"""The measurements of a run for a report: verdicts at several radii, widths of boxes by layer, maps of features."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _PERPLEXITY: Final = 30
 
 @dataclass(frozen=True)
 class Width:
-    """How wide a layer's boxes are: the mean over units and images, and that in units of the activations' spread."""
+    """The mean width of a layer's boxes over units and images, and the same relative to the spread of activations."""
 
     layer: str
     mean: float
@@ -109,10 +109,10 @@ class Measuring:
 
 # ── widths ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Width, ...]:
-    """Return the widths of the boxes at each layer that computes something, in order, the input first.
+    """Return the widths of the boxes at the input and at each layer with weights or a nonlinearity, in order.
 
-    By interval bounds in real arithmetic, over the balls of radius `eps` around images (B, …) within the range of the
-    input. A layer whose activations do not vary has no relative width (NaN).
+    The boxes are interval bounds in real arithmetic over the balls of radius `eps` around images (B, …), clipped to the
+    range of the input. The relative width of a layer with constant activations is NaN.
     """
     graph = network.graph
     behind = graph.descendants(graph.inputs[:1]) - set(graph.inputs)
@@ -134,20 +134,21 @@ def layer_widths(network: Network, images: torch.Tensor, eps: float) -> tuple[Wi
 
 
 def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Return the outputs of a lowered graph, which gives a single one without a tuple."""
+    """Return the outputs of a lowered graph as a tuple; it returns a single output as it is."""
     return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def _computes(graph: Graph, node: Node) -> bool:
-    """Return whether a node has weights of its own or bends its input: what only moves numbers is no layer."""
+    """Return whether a node has weights or is nonlinear; nodes that only rearrange values are not layers."""
     return bool(graph.parameters_of(node.name)) or not operators()[node.operator].is_affine
 
 
 # ── maps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 def feature_maps(network: Network, images: torch.Tensor, labels: torch.Tensor) -> Iterator[FeatureMap]:
-    """Yield the features of images (B, …) at up to two places of the network, laid out in the plane by t-SNE.
+    """Yield the features of images (B, …) at up to two places of the network, mapped to the plane by t-SNE.
 
-    Van der Maaten, Hinton 2008, after the first fifty principal components; the same images give the same map.
+    (Van der Maaten and Hinton 2008.) Features are first reduced to fifty principal components. The result is
+    deterministic.
     """
     places = feature_places(network.graph)
     if len(images) < 4 or not places:
@@ -161,7 +162,7 @@ def feature_maps(network: Network, images: torch.Tensor, labels: torch.Tensor) -
 
 
 def feature_places(graph: Graph) -> dict[str, str]:
-    """Return which node has the features of each place; places that the network does not have are left out."""
+    """Return the node of each place in `PLACES` that the network has."""
     weighted = [node for node in graph.order() if _has_weights(graph, node)]
     if not weighted:
         return {}
@@ -196,7 +197,7 @@ def _in_the_plane(features: NDArray[Any]) -> NDArray[Any]:
 
 
 def chosen_examples(measurements: Sequence[Measurement], count: int) -> list[int]:
-    """Return the places of up to `count` examples so that every combination of verdicts is seen, rare ones too."""
+    """Return the indices of up to `count` examples that cover all combinations of verdicts, rare ones too."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, examples in enumerate(zip(*(measurement.result.examples for measurement in measurements), strict=True)):
         key = tuple((example.verdict, example.predicted == example.label) for example in examples)

@@ -1,4 +1,4 @@
-"""The page docs/support.md, written from the registry so that it says what the program does."""
+"""The page docs/support.md, generated from the registry so that it cannot go out of date."""
 
 from __future__ import annotations
 

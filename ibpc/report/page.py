@@ -1,4 +1,4 @@
-"""The page of a report: one HTML file with everything in it, for a light or a dark screen of any width, no scripts."""
+"""The page of a report: one self-contained HTML file without scripts, for light and dark screens of any width."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Section:
 
 
 def make_page(measurements: Sequence[Measurement], dataset: Dataset) -> Page:
-    """Return the page on runs that were measured on the same images of a data set."""
+    """Return the page about runs that were measured on the same images of a data set."""
     names = class_names(dataset.name, dataset.classes)
     with styled():
         groups = _charts(measurements, names)
@@ -245,7 +245,7 @@ def _table(caption: str, heads: Sequence[str], rows: Iterable[tuple[str, Sequenc
 
 # ── pictures ────────────────────────────────────────────────────────────────────────────────────────────────────
 def _grid(figures: Sequence[str], runs: int) -> str:
-    """Return figures in a grid, on a wide screen in two columns, or three where three runs stand side by side."""
+    """Return figures in a grid, which has two columns on a wide screen, or three for three runs."""
     columns = 3 if runs == 3 else 2
     inside = "".join(figures)
     return f'<div class="grid columns{columns}">\n{inside}</div>\n' if inside else ""
@@ -281,7 +281,7 @@ def _verdict(measurement: Measurement, place: int, names: Sequence[str], runs: i
 
 
 def _picture(image: torch.Tensor) -> str:
-    """Return an image (C, H, W), uint8 or float in [0, 1], as a data address: in colour if C is 3, else one plane."""
+    """Return an image (C, H, W), uint8 or float in [0, 1], as a data URL: in color if C is 3, else channel 0."""
     plane = to_unit(image) if image.shape[0] == 3 else to_unit(image[:1]).expand(3, -1, -1)
     buffer = BytesIO()
     imsave(buffer, plane.permute(1, 2, 0).contiguous().numpy(), format="png")
@@ -296,7 +296,7 @@ def _receipts(measurements: Sequence[Measurement]) -> str:
     )
 
 
-# ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the whole page ──────────────────────────────────────────────────────────────────────────────────────────────
 def _html(measurements: Sequence[Measurement], dataset: Dataset, sections: Sequence[_Section]) -> str:
     names = [measurement.name for measurement in measurements]
     title = f"How robust {'is' if len(names) == 1 else 'are'} {listed(names)}?"
@@ -322,5 +322,5 @@ def _html(measurements: Sequence[Measurement], dataset: Dataset, sections: Seque
 
 
 def figures_folder(page: Path) -> Path:
-    """Return the folder that the figures of a page go to. Raises ArtifactError where the page has no name."""
+    """Return the folder for the figures of a page. Raises ArtifactError if the page has no name."""
     return beside(page, f"{page.stem}_figures")

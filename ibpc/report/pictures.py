@@ -1,4 +1,4 @@
-"""Charts as files and as parts of a page: PNG, SVG, and SVG elements whose colours follow the page."""
+"""Charts as files and as parts of a page: PNG, SVG, and SVG elements whose colors follow the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibpc.report.style import INKS
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, the name of its files, and the text for those who do not see it."""
+    """A figure, the name of its files, and its alternative text."""
 
     name: str
     alt: str
@@ -26,7 +26,7 @@ class Chart:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's ending, whole or not at all."""
+    """Write a figure atomically, in the format of the path's suffix."""
     buffer = BytesIO()
     options: dict[str, Any] = {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 160}
     figure.savefig(buffer, format=path.suffix.lstrip("."), **options)
@@ -34,7 +34,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def picture_files(chart: Chart) -> Iterator[tuple[str, bytes]]:
-    """Yield an ending and the bytes of a file for each format: SVG and PNG, on white."""
+    """Yield the suffix and the bytes of a file for each format, SVG and PNG, on a white background."""
     for ending in ("svg", "png"):
         buffer = BytesIO()
         options: dict[str, Any] = {"metadata": {"Date": None}} if ending == "svg" else {"dpi": 160}
@@ -47,9 +47,9 @@ _REFERENCE: Final = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 def inline_svg(chart: Chart, prefix: str) -> str:
-    """Return the chart as an SVG element for a page: text stays text, colours are the page's variables.
+    """Return the chart as an SVG element for a page: text stays text, colors are variables of the page.
 
-    Ids begin with `prefix`, so that several charts can stand on one page.
+    Ids begin with `prefix`, so that one page can hold several charts.
     """
     buffer = StringIO()
     with mpl.rc_context({"svg.fonttype": "none"}):

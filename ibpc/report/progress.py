@@ -1,4 +1,4 @@
-"""Progress on the terminal: training epochs and certified examples, with what is left of the time."""
+"""Progress on the terminal: training epochs and certified examples, with the remaining time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _REFRESH_SECONDS = 0.2
 
 
 class TrainingReporter:
-    """Draws a bar over the steps of a run, with the present ε, κ and speed, and prints one line an epoch."""
+    """Draws a bar over the steps of a run, with the current ε and κ, and prints one line per epoch."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         self._console = console
@@ -50,7 +50,7 @@ class TrainingReporter:
         self._progress.update(self._task, completed=moment.step + 1, state=state)
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Print the epoch's figures, below the head of the table where there are terms that it lacks."""
+        """Print the epoch's figures, and before them a new table head if the loss has new terms."""
         self._progress.update(self._task, completed=record.step)
         if not set(record.losses) <= set(self._terms):
             self._terms = tuple(record.losses)
@@ -69,7 +69,7 @@ def head_of(terms: Sequence[str]) -> str:
 
 
 def line_of(record: EpochRecord, terms: Sequence[str]) -> str:
-    """Return the line of an epoch below `head_of`; blank where a term, a bound or a look at held-out images is not."""
+    """Return the line of an epoch below `head_of`, with blanks for missing terms, bounds and validation."""
     held = record.validation
     losses = [record.losses.get(name) for name in terms]
     shares = [record.nominal_accuracy, record.certified_accuracy, *((held.nominal, held.certified) if held else ())]
@@ -84,12 +84,12 @@ def line_of(record: EpochRecord, terms: Sequence[str]) -> str:
 
 
 def _loss(loss: float) -> str:
-    """Return a loss in at most eight places."""
+    """Return a loss in at most eight characters."""
     return f"{loss:.4f}" if loss < 1000 else f"{loss:.2e}"
 
 
 def _width(name: str) -> int:
-    """Return how wide the column of a term of the loss is."""
+    """Return the width of the column for a term of the loss."""
     return max(9, len(_short(name)) + 1)
 
 
@@ -99,7 +99,7 @@ def _short(name: str) -> str:
 
 @contextmanager
 def training_progress(workers: Workers = ALONE) -> Iterator[Reporter]:
-    """Yield a reporter that draws on standard error while the block runs; of several processes the first draws."""
+    """Yield a reporter that draws on standard error while the block runs; only the first process draws."""
     if not workers.is_first:
         yield Silent()
         return
@@ -120,9 +120,9 @@ def training_progress(workers: Workers = ALONE) -> Iterator[Reporter]:
 
 @contextmanager
 def certification_progress(total: int, workers: Workers = ALONE) -> Iterator[Callable[[int], object]]:
-    """Yield a function that takes how many of `total` examples are done, and draws a bar on standard error.
+    """Yield a function that takes the number of finished examples, of `total`, and draws a bar on standard error.
 
-    Of several processes the first draws, for its share alone.
+    If there are several processes, only the first draws, and only for its share.
     """
     if not workers.is_first:
         yield ignore
@@ -142,7 +142,7 @@ def certification_progress(total: int, workers: Workers = ALONE) -> Iterator[Cal
 
 @contextmanager
 def stages() -> Iterator[Callable[[str], None]]:
-    """Yield a function that takes the name of what is being tried, and shows it with the time on standard error."""
+    """Yield a function that takes the name of a stage, and shows it with the elapsed time on standard error."""
     columns = (TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("start", total=None)

@@ -1,4 +1,4 @@
-"""What is known of the images of a certification: certified, only correct, falsified, or misclassified."""
+"""The standing of an image after certification: certified, only correct, falsified, or misclassified."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ STANDINGS: Final[Mapping[str, str]] = {
 
 
 def standing(example: Example) -> str:
-    """Return what is known of an example, a key of `STANDINGS`."""
+    """Return the standing of an example, a key of `STANDINGS`."""
     if example.predicted != example.label:
         return "wrong"
     return {Verdict.VERIFIED: "certified", Verdict.FALSIFIED: "attack"}.get(example.verdict, "unknown")
 
 
 def least_margin(example: Example) -> float:
-    """Return the least lower bound over the other classes."""
+    """Return the least lower bound of the margins against the other classes."""
     return min((value for j, value in enumerate(example.margin_lower) if j != example.label), default=0.0)
 
 
 def class_counts(result: Robustness, classes: int) -> list[dict[str, int]]:
-    """Return for each class how many of its images stand where."""
+    """Return for each class the number of its images by standing."""
     counts = [dict.fromkeys(STANDINGS, 0) for _ in range(classes)]
     for example in result.examples:
         counts[example.label][standing(example)] += 1

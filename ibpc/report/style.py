@@ -1,4 +1,4 @@
-"""How figures look: colours by name, the style that all are drawn in, and what their axes show."""
+"""The look of figures: colors by name, the common style, and helpers for axes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibpc.report.wording import format_short
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# Every colour has a name; pages turn names into colours that suit a light or a dark background.
+# Every color has a name; pages map the names to colors that suit a light or a dark background.
 INKS: Final[Mapping[str, str]] = {
     "ink": "#1f2430",
     "muted": "#667085",
@@ -67,12 +67,12 @@ _BINS: Final = 40
 
 
 def run_ink(number: int) -> str:
-    """Return the colour of a run by its place."""
+    """Return the color of a run by its number."""
     return INKS[f"run{number % _RUNS + 1}"]
 
 
 def styled() -> Any:
-    """Return the context in which charts are drawn and written."""
+    """Return the context manager in which charts are to be drawn and written."""
     return mpl.rc_context(_STYLE)
 
 
@@ -85,20 +85,20 @@ def panel(title: str, size: tuple[float, float] = SIZE) -> tuple[Figure, Axes]:
 
 
 def show_shares(axes: Axes) -> None:
-    """Let the vertical axis show shares, 0 to 1, in percent."""
+    """Show shares from 0 to 1 in percent on the vertical axis."""
     axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter("{x:.0%}")
 
 
 def show_radii(axes: Axes, radii: Sequence[float], eps: float) -> None:
-    """Let the horizontal axis show radii, with a line at `eps`."""
+    """Show radii on the horizontal axis, with a line at `eps`."""
     axes.axvline(eps, color=INKS["muted"], lw=1, ls=":")
     axes.set_xticks([radii[0], *radii[2:]], [format_short(value) for value in (radii[0], *radii[2:])])
     axes.set_xlabel("ε, in pixels of [0, 1]")
 
 
 def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Set a logarithmic axis with plain numbers, three a decade where there are few."""
+    """Make the vertical axis logarithmic with plain numbers, three per decade if it spans few decades."""
     positive = [value for value in values if value > 0]
     axes.set_yscale("log")
     if not positive:
@@ -110,12 +110,12 @@ def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def show_whole_numbers(axes: Axes) -> None:
-    """Let the horizontal axis count in whole numbers."""
+    """Show only whole numbers on the horizontal axis."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def bins_around_zero(values: Sequence[float]) -> list[float]:
-    """Return about forty bin edges over finite values, one of them 0, so that no bar mixes proofs with others."""
+    """Return about forty bin edges over the finite values; one edge is 0, so that no bar mixes proofs with others."""
     finite = [value for value in values if isfinite(value)]
     least, greatest = min([0.0, *finite]), max([0.0, *finite])
     width = (greatest - least) / _BINS or 1.0

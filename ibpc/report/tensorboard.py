@@ -1,4 +1,4 @@
-"""A run as TensorBoard shows it: the figures of every epoch, the schedules, and the boxes inside the network."""
+"""Writing a run for TensorBoard: the figures of every epoch, the schedules, and the boxes inside the network."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _PROBED_IMAGES: Final = 200
 
 
 class TensorBoardReporter:
-    """Writes scalars once an epoch, at the step that ends it.
+    """Writes scalars once per epoch, at its last step.
 
-    `open_writer` is called when the run has its folder, with the step from which on older events no longer count;
-    `look` returns the figures of the layers.
+    `open_writer` is called once the run has its folder, with the step from which on older events are dropped; `look`
+    returns the figures of the layers.
     """
 
     def __init__(
@@ -38,14 +38,14 @@ class TensorBoardReporter:
         self._look = look
 
     def started(self, timeline: Timeline, epoch: int) -> None:
-        """Begin an event file; a resumed run begins another one in the same folder."""
+        """Open an event file; a resumed run opens another one in the same folder."""
         self._writer = self._open_writer(epoch * timeline.per_epoch + 1)
 
     def stepped(self, moment: Moment) -> None:
-        """Do nothing: a figure of a step would cost a wait for the device."""
+        """Do nothing: reading a figure of a step would wait for the device."""
 
     def finished_epoch(self, record: EpochRecord) -> None:
-        """Write the figures of an epoch and of the layers after it."""
+        """Write the figures of an epoch, and of the layers at its end."""
         for name, value in {**figures_of(record), **figures_within(self._look())}.items():
             self._writer.add_scalar(name, value, record.step)
         self._writer.flush()
@@ -53,7 +53,7 @@ class TensorBoardReporter:
 
 def figures_of(record: EpochRecord) -> dict[str, float]:
     """Return the scalars of an epoch by the names that TensorBoard groups them by."""
-    found = {
+    figures = {
         "schedule/eps": record.eps,
         "schedule/kappa": record.kappa,
         "schedule/learning_rate": record.learning_rate,
@@ -62,10 +62,10 @@ def figures_of(record: EpochRecord) -> dict[str, float]:
         **{f"loss/{name}": value for name, value in record.losses.items()},
     }
     if record.certified_accuracy is not None:
-        found["training/certified"] = record.certified_accuracy
+        figures["training/certified"] = record.certified_accuracy
     if record.validation:
-        found |= {"held_out/nominal": record.validation.nominal, "held_out/certified": record.validation.certified}
-    return found
+        figures |= {"held_out/nominal": record.validation.nominal, "held_out/certified": record.validation.certified}
+    return figures
 
 
 def figures_within(layers: tuple[LayerFigures, ...]) -> dict[str, float]:
@@ -86,7 +86,7 @@ def figures_within(layers: tuple[LayerFigures, ...]) -> dict[str, float]:
 def tensorboard_reporter(run: Path, network: Network, dataset: Dataset, recipe: Recipe) -> Iterator[Reporter]:
     """Yield a reporter that writes event files to `run`/training/tensorboard. Raises UsageError without TensorBoard.
 
-    Layers are seen at the recipe's ε around the first held-out images, or training images where none are held out.
+    The layers are probed at the recipe's ε around the first held-out images, or training images if none are held out.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter

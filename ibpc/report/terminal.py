@@ -1,4 +1,4 @@
-"""What the command line shows: tables and progress, drawn by rich."""
+"""The output of the command line: tables and lines, printed by rich."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ _CLASSES: Final[Mapping[str, str]] = {
 
 
 def format_eps(eps: float) -> str:
-    """Return a radius as people write it: in 255ths where it is a whole number of them and no short decimal."""
+    """Return a radius as people write it: as n/255 if n is whole and the decimal is not short, else as a decimal."""
     steps, short = round(eps * 255), f"{eps:.3g}"
     is_whole = 0 < steps < 255 and abs(steps / 255 - eps) < 1e-12
     return f"{steps}/255" if is_whole and float(short) != eps else f"{eps:g}"
 
 
 def class_names(data: str, classes: int) -> tuple[str, ...]:
-    """Return the names of a data set's classes: their numbers where it has no names."""
+    """Return the names of a data set's classes, or their numbers if they have no names."""
     names = tuple(_CLASSES.get(data, "").split())
     return names if len(names) == classes else tuple(map(str, range(classes)))
 
@@ -32,6 +32,6 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_short(eps: float) -> str:
-    """Return a radius with three digits where those are enough, else in 255ths."""
+    """Return a radius with three digits if those are exact, else in 255ths."""
     short = f"{eps:.3g}"
     return short if abs(float(short) - eps) < 1e-12 else f"{eps * 255:.3g}/255"

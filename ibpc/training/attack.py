@@ -30,28 +30,28 @@ class AttackOptions:
     )
     step: float = value(
         0.25,
-        "Length of a step, in units of the radius that is searched, per pixel (0.25: De Palma et al. 2024)",
+        "Length of a step per pixel, in units of the searched radius (0.25: De Palma et al. 2024)",
         type="number",
         exclusiveMinimum=0,
     )
-    restarts: int = value(1, "Searches from a random start, of which the best counts", type="integer", minimum=1)
+    restarts: int = value(1, "Searches, each from a random start; the best point counts", type="integer", minimum=1)
     eps_factor: float = value(
         1.0,
-        "Radius that is searched, in units of ε (2.1: De Palma et al. 2024 for CIFAR-10 at 2/255)",
+        "The searched radius, in units of ε (2.1: De Palma et al. 2024 for CIFAR-10 at 2/255)",
         type="number",
         exclusiveMinimum=0,
         maximum=10,
     )
     decay: float = value(
         1.0,
-        "What the step is multiplied by at each of decay_at (0.1: Müller et al. 2023)",
+        "Factor of the step length at each of decay_at (0.1: Müller et al. 2023)",
         type="number",
         exclusiveMinimum=0,
         maximum=1,
     )
     decay_at: tuple[float, ...] = value(
         (0.5, 0.8),
-        "Where the step shrinks, as shares of the steps (of 8 steps: after the 4th and the 7th)",
+        "When the step length shrinks, as shares of the steps (of 8 steps: after the 4th and the 7th)",
         type="array",
         items={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     )
@@ -75,7 +75,7 @@ class SmallBox:
     )
     shrinking: float = value(
         1.0,
-        "c: what the upper bound of a ReLU's input is multiplied by where the lower one is negative, in training (0.8: "
+        "c: factor of the upper bound of a ReLU's input if the lower one is negative, in training (0.8: "
         "Müller et al. 2023; Mao et al. 2023 for CIFAR-10 at 2/255); 1: boxes stay whole",
         type="number",
         exclusiveMinimum=0,

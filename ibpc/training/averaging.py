@@ -33,14 +33,14 @@ class Averaging:
     )
     start: float = value(
         0.9,
-        "Share of the run after which it begins (CTBench: 0.93 to 0.94)",
+        "Share of the run after which averaging begins (CTBench: 0.93 to 0.94)",
         type="number",
         minimum=0,
         exclusiveMaximum=1,
     )
     every: int = value(10, "Steps from one set of weights to the next (10: CTBench)", type="integer", minimum=1)
     decay: float = value(
-        0.99, "ema: what is kept of the mean each time", type="number", exclusiveMinimum=0, exclusiveMaximum=1
+        0.99, "ema: share of the mean that is kept each time", type="number", exclusiveMinimum=0, exclusiveMaximum=1
     )
     statistics: str = value(
         RUNNING,

@@ -39,14 +39,14 @@ class CutOptions:
     )
     softness: float = value(
         0.5,
-        "c: the share of the box next to a bound in which a point moves that bound (0.5: Mao et al. 2023)",
+        "c: share of the box, next to a bound, in which a point passes gradient to that bound (0.5: Mao et al. 2023)",
         type="number",
         exclusiveMinimum=0,
         maximum=0.5,
     )
     gradient_scale: float = value(
         5.0,
-        "w: what the gradient through the points is multiplied by (5: Mao et al. 2023 for CIFAR-10)",
+        "w: factor of the gradient through the points (5: Mao et al. 2023 for CIFAR-10)",
         type="number",
         exclusiveMinimum=0,
     )

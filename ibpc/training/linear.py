@@ -39,12 +39,16 @@ class LinearOptions:
 
     rows: str = value(
         LOSS,
-        "What goes back through the network: the loss of a sample, bounded as one value (Xu et al. 2020), or each of "
-        "its K − 1 margins, K − 1 times the work (Zhang et al. 2020)",
+        "The backward pass bounds the loss of a sample as one value (Xu et al. 2020), or each of its K − 1 margins, at "
+        "K − 1 times the cost (Zhang et al. 2020)",
         enum=[LOSS, MARGINS],
     )
     beta_start: float = value(
-        1.0, "Weight of linear bounds before the ramp, the rest is that of IBP", type="number", minimum=0, maximum=1
+        1.0,
+        "Weight of linear bounds before the ramp; interval bounds get the rest",
+        type="number",
+        minimum=0,
+        maximum=1,
     )
     beta_end: float = value(
         0.0,

@@ -49,13 +49,15 @@ class ValidationOptions:
 
     images: int | None = value(
         None,
-        "How many images are held out; null: 5000, or a tenth of a small set",
+        "Number of held-out images; null: 5000, or a tenth of a small set",
         **optional(type="integer", minimum=0),
     )
     every: int = value(
-        1, "Epochs from one look at them to the next; the last epoch always looks", type="integer", minimum=1
+        1, "Epochs from one validation to the next; the last epoch always validates", type="integer", minimum=1
     )
-    seed: int = value(0, "Seed of the choice of images, whatever the seed of the run", type="integer", minimum=0)
+    seed: int = value(
+        0, "Seed of the random choice of images, independent of the seed of the run", type="integer", minimum=0
+    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,10 @@ class Recipe:
         ],
     )
     epochs: int = value(30, "Passes over the training images", type="integer", minimum=1)
-    batch_size: int = value(256, "Images a step", type="integer", minimum=1)
+    batch_size: int = value(256, "Images per step", type="integer", minimum=1)
     accumulate: int = value(
         1,
-        "Micro-batches that a process splits its images of a step into, to need less memory",
+        "Micro-batches into which a process splits its images of a step, to save memory",
         type="integer",
         minimum=1,
     )
@@ -89,32 +91,32 @@ class Recipe:
     )
     augmentation: str = value(
         AUTO,
-        "What is done to training images; auto: what suits the data set",
+        "Random changes to training images; auto: those that suit the data set",
         enum=[AUTO, *(kind.value for kind in Augmentation)],
     )
-    optimizer: Optimization = field(default_factory=Optimization, metadata=section("What descends the loss"))
-    learning_rate: LearningRate = field(default_factory=LearningRate, metadata=section("How the learning rate falls"))
-    schedule: Schedule = field(default_factory=Schedule, metadata=section("How ε and κ move"))
+    optimizer: Optimization = field(default_factory=Optimization, metadata=section("The optimizer"))
+    learning_rate: LearningRate = field(default_factory=LearningRate, metadata=section("Schedule of the learning rate"))
+    schedule: Schedule = field(default_factory=Schedule, metadata=section("Schedules of ε and κ"))
     regularization: Regularization = field(
-        default_factory=Regularization, metadata=section("What is added to the loss")
+        default_factory=Regularization, metadata=section("Penalties added to the loss")
     )
     attack: AttackOptions = field(
         default_factory=AttackOptions,
-        metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp and its kin, taps"),
+        metadata=section("How adversarial points are found: pgd, sabr, mtl-ibp, cc-ibp, exp-ibp, taps, staps"),
     )
     box: SmallBox = field(default_factory=SmallBox, metadata=section("The boxes of sabr, taps and staps"))
     combination: Combination = field(
         default_factory=Combination, metadata=section("How mtl-ibp, cc-ibp and exp-ibp join two losses")
     )
     cut: CutOptions = field(
-        default_factory=CutOptions, metadata=section("Where and how taps and staps part the network")
+        default_factory=CutOptions, metadata=section("Where and how taps and staps cut the network")
     )
-    linear: LinearOptions = field(
-        default_factory=LinearOptions, metadata=section("What crown-ibp bounds by linear bounds")
+    linear: LinearOptions = field(default_factory=LinearOptions, metadata=section("The linear bounds of crown-ibp"))
+    precision: Precision = field(default_factory=Precision, metadata=section("Number formats in training"))
+    averaging: Averaging = field(default_factory=Averaging, metadata=section("Averaging of the weights"))
+    validation: ValidationOptions = field(
+        default_factory=ValidationOptions, metadata=section("Held-out training images")
     )
-    precision: Precision = field(default_factory=Precision, metadata=section("The numbers that are computed with"))
-    averaging: Averaging = field(default_factory=Averaging, metadata=section("What the trained weights are a mean of"))
-    validation: ValidationOptions = field(default_factory=ValidationOptions, metadata=section("What is held out"))
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
     @classmethod

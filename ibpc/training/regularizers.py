@@ -18,7 +18,7 @@ _TINY: Final = 1e-12
 class Regularization:
     """The weight of each term. Weight decay belongs to the optimizer."""
 
-    l1: float = value(0.0, "Weight of the sum of the moduli of all weights", type="number", minimum=0)
+    l1: float = value(0.0, "Weight of the sum of the absolute values of all weights", type="number", minimum=0)
     tightness: float = value(
         0.0,
         "First weight of the growth of boxes, which falls to 0 as ε climbs (λ₀ = 0.5: Shi et al. 2021)",
@@ -33,7 +33,7 @@ class Regularization:
     )
     tolerance: float = value(
         0.5,
-        "τ: the ratio from which on tightness and balance are good enough (0.5: Shi et al. 2021)",
+        "τ: the ratio above which tightness and balance are not penalized (0.5: Shi et al. 2021)",
         type="number",
         exclusiveMinimum=0,
         maximum=1,

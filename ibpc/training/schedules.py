@@ -74,7 +74,7 @@ class Schedule:
 
     warmup: float = value(0.0, "Epochs at ε = 0 before the ramp", type="number", minimum=0)
     ramp: float = value(
-        0.5, "Share of the steps after the warm-up over which ε and κ move", type="number", minimum=0, maximum=1
+        0.5, "Share of the steps after the warm-up over which ε and κ change", type="number", minimum=0, maximum=1
     )
     shape: str = value("linear", "How ε climbs over the ramp", enum=list(SHAPES))
     eps_multiplier: float = value(
@@ -89,15 +89,15 @@ class LearningRate:
     """How the learning rate changes over a run."""
 
     warmup: float = value(
-        0.0, "Epochs over which it climbs from 0 to the optimizer's, as a line", type="number", minimum=0
+        0.0, "Epochs over which it climbs linearly from 0 to the optimizer's", type="number", minimum=0
     )
     shape: str = value(
         "steps", "How it falls: not at all, by a factor at some points, or as a cosine to 0", enum=list(DECAYS)
     )
-    factor: float = value(0.2, "What a step multiplies it by", type="number", exclusiveMinimum=0, exclusiveMaximum=1)
+    factor: float = value(0.2, "Factor at each step", type="number", exclusiveMinimum=0, exclusiveMaximum=1)
     at: tuple[float, ...] = value(
         (0.75, 0.9),
-        "Where the steps are, as shares of the run in ascending order",
+        "When the steps come, as shares of the run in ascending order",
         type="array",
         items={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
     )

@@ -1,4 +1,4 @@
-"""The search inside a training step, the boxes around its points, and the connector of gradients."""
+"""The attack inside a training step, the small boxes around its points, and the gradient connector."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_ascent_of_a_linear_score_ends_in_its_corner():
 
 
 def test_the_best_visited_point_is_kept():
-    """A step far too long jumps over the peak at 0 from one end to the other: the start was better."""
+    """Steps that are far too long jump over the peak at 0 from end to end, so the start is the best point."""
     box = interval([-1.0], [1.0])
     start = torch.rand(1, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1
     long = AttackOptions(steps=5, step=4.0)
@@ -77,7 +77,7 @@ def test_a_small_box_lies_inside_the_ball():
 
 
 def test_connector_moves_the_bound_that_a_point_is_next_to():
-    """c = 1/4 over [0, 4]: a point moves a bound from a distance of 1 on, the more the nearer it is."""
+    """c = 1/4 over [0, 4]: a point within distance 1 of a bound passes gradient to it, more the closer it is."""
     lower = torch.zeros(1, 5, requires_grad=True)
     upper = torch.full((1, 5), 4.0, requires_grad=True)
     points = torch.tensor([[[0.0, 0.5, 2.0, 3.25, 4.0]]])

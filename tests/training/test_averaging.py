@@ -1,4 +1,4 @@
-"""Means of weights, and the statistics of BatchNormalization under them."""
+"""Averages of weights, and the BatchNormalization statistics for them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_population_statistics_are_those_of_all_batches():
 
 
 def test_a_mean_of_weights_ends_the_run_with_its_own_statistics(tmp_path):
-    """What was validated last is what is saved: the mean, normalized by the training images under the mean."""
+    """The saved network is the one validated last: mean weights with statistics of the training images under them."""
     recipe = tiny.recipe(averaging__kind="swa", averaging__start=0.5, averaging__every=1)
     net, data = tiny.network(NORMALIZED), tiny.blobs()
     run = train(net, recipe, data, tmp_path / "run")

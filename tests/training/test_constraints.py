@@ -1,4 +1,4 @@
-"""Constraints hold while training moves the weights, in every graph, and stay as they were used when baked in."""
+"""Constraints hold in every graph while weights are trained, and baking keeps the weights that were used."""
 
 from __future__ import annotations
 

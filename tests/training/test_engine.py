@@ -1,4 +1,4 @@
-"""Engines and precisions: the same steps however the graphs run, and products that are rounded as they say."""
+"""Engines and precisions: every engine takes the same steps, and products are rounded as the precision says."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BFLOAT16 = Precision("bfloat16")
 
 
 def gradients(net: Network, method: str, engine: Engine, precision: Precision, steps: int = 1) -> list[torch.Tensor]:
-    """Return the gradients of the last of some steps, on other images each, and the buffers after it."""
+    """Return the gradients of the last of several steps, each on other images, and the buffers after it."""
     graphs = TrainingGraphs(net, engine=engine, precision=precision)
     objective = methods()[method].build(graphs, Recipe.default(method, eps=0.1))
     generator = torch.Generator(net.device).manual_seed(1)
@@ -93,7 +93,7 @@ def test_gradients_in_bfloat16_are_near_those_in_float32(method):
 
 
 def test_a_narrow_box_keeps_its_width_in_bfloat16():
-    """A center of 1 with a radius of 1e-4 would be a point, were their sums rounded too."""
+    """A box of center 1 and radius 1e-4 would become a point if sums were rounded too."""
     net = network(({"type": "Flatten"}, {"type": "Linear", "out_features": 3}), shape=(1, 2, 2))
     x = torch.ones(1, 1, 2, 2)
     _, wide = TrainingGraphs(net, precision=BFLOAT16).paired(x, Interval.ball(x, 1e-4), torch.tensor([0]))
@@ -129,7 +129,7 @@ def test_a_run_in_bfloat16_learns(tmp_path):
 
 
 class Fixed:
-    """A module that works in fixed memory, as a captured graph does: results and gradients hold until the next call."""
+    """A module with fixed memory, like a captured graph: results and gradients are valid until the next call."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._module, self._parameters = module, tuple(module.parameters())
@@ -170,7 +170,7 @@ class Fixed:
 
 @pytest.mark.parametrize("method", sorted(methods()))
 def test_micro_batches_of_captured_graphs_add_up(method, tmp_path, monkeypatch):
-    """A replay overwrites the gradients of the one before; a GPU would do so without a word."""
+    """A replay overwrites the gradients of the previous one; on a GPU this would go unnoticed."""
     layers = (
         {"type": "Flatten"},
         {"type": "Linear", "out_features": 8},
@@ -209,7 +209,7 @@ def test_micro_batches_on_a_gpu_make_the_steps_of_the_whole_batch(method, tmp_pa
 @needs_cuda
 @pytest.mark.parametrize("averaging", ["none", "ema"])
 def test_a_run_on_a_gpu_can_be_resumed(averaging, tmp_path):
-    """The weights, and what the optimizer keeps of them, come back in the layout that the GPU works in."""
+    """Weights and the optimizer's state are restored in the layout that the GPU uses."""
     told = recipe(epochs=4, averaging__kind=averaging, averaging__start=0.2, averaging__every=1)
     whole = train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "whole")
 
@@ -225,7 +225,7 @@ def test_a_run_on_a_gpu_can_be_resumed(averaging, tmp_path):
 
 
 def test_what_an_optimizer_keeps_comes_back_in_the_layout_of_its_parameter(tmp_path):
-    """Fused optimizers refuse any other one."""
+    """Fused optimizers refuse any other layout."""
     net = network(CONVOLUTIONAL, shape=(2, 4, 4))
     model, generator = net.parameters, torch.Generator()
     weight = model.get_submodule("conv1").weight

@@ -1,4 +1,4 @@
-"""The paired graph with merged margins against references written by hand in float64, with their gradients."""
+"""The paired graph with merged margins, and its gradients, against hand-written references in float64."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def terms_of(method: str, net: Network, x: torch.Tensor, y: torch.Tensor, kappa:
 
 
 def leaves(net: Network) -> dict[str, torch.Tensor]:
-    """Return the trainable values in float64, as leaves of a graph of their own."""
+    """Return the trainable values in float64, as leaves of a separate autograd graph."""
     return {name: value.detach().double().requires_grad_() for name, value in net.parameters.named_parameters()}
 
 
@@ -62,7 +62,7 @@ def affine_bounds(
 def reference(
     net: Network, values: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and margins of a perceptron, with BatchNorm by the nominal batch where there is one."""
+    """Logits and margins of a perceptron; a BatchNorm uses the nominal batch."""
     first, *_, last = (node.name for node in net.graph.order() if node.operator == "Gemm")
     norm = next((node.name for node in net.graph.order() if node.operator == "BatchNormalization"), None)
     flat = x.double().flatten(1)

@@ -1,4 +1,4 @@
-"""Linear bounds in training: worked by hand, against certification, against samples, and what they teach."""
+"""Linear bounds in training: worked by hand, against certification and samples, and their gradients."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def bent() -> Network:
 
 
 def bounded(net: Network, x: torch.Tensor, box: Interval, y: torch.Tensor):
-    """Return the graphs, what was propagated, and the interval margins."""
+    """Return the graphs, the propagated boxes, and the interval margins."""
     graphs = TrainingGraphs(net)
     found = LinearGraphs(graphs)(x, box)
     certain = margins_of(found.differences.lower, found.differences.upper, y, graphs.index)
@@ -98,7 +98,7 @@ def test_margins_are_those_of_certification():
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("share", GRADES)
 def test_bounds_hold_at_samples_of_the_training_network(name, share):
-    """Points are normalized by the batch and dropped out as the boxes were: by a paired graph over point boxes."""
+    """Points get the same batch statistics and dropout as the boxes, through a paired graph over point boxes."""
     net = NETWORKS[name]()
     x, y = batch()
     graphs = TrainingGraphs(net)
@@ -120,7 +120,7 @@ def test_bounds_hold_at_samples_of_the_training_network(name, share):
 
 
 def untouched_call(linear: LinearGraphs, x: torch.Tensor, box: Interval):
-    """Propagate in training without moving running statistics or the state of a norm."""
+    """Propagate in training mode, then restore running statistics and the state of spectral norms."""
     tree = linear._graphs.tree
     before = {name: buffer.clone() for name, buffer in tree.named_buffers()}
     found = linear(x, box)
@@ -133,7 +133,7 @@ def untouched_call(linear: LinearGraphs, x: torch.Tensor, box: Interval):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_loss_is_never_above_that_of_intervals_nor_below_the_clean_one(name, rows):
-    """And it falls as β climbs."""
+    """It also falls as β climbs."""
     losses = []
     for beta in (0.0, 0.5, 1.0):
         torch.manual_seed(5)
@@ -175,7 +175,7 @@ def test_gradients_are_those_of_differences(name, rows):
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("eps", [1e-6, 1.0])
 def test_gradients_are_finite_at_narrow_and_at_wide_boxes(rows, eps):
-    """With every neuron on its edge, and with margins whose exponentials overflow."""
+    """With every neuron at its kink, and with margins whose exponentials overflow."""
     net = tiny.network()
     net.assign({"linear1.bias": torch.zeros(12)})
     if eps == 1.0:

@@ -1,4 +1,4 @@
-"""Training methods: what each descends, on networks worked by hand, and that each teaches, resumes and never waits."""
+"""Training methods: losses worked by hand; each method learns, resumes exactly, and never waits for the device."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_polygon_loss_is_the_mean_over_the_other_classes():
 
 # ── a network worked by hand ────────────────────────────────────────────────────────────────────────────────────
 def two_pixels() -> Network:
-    """Two pixels that are their own logits, through a ReLU that does not bend."""
+    """A network whose two logits are its two pixels; its ReLU is always active."""
     layers = [
         {"type": "Linear", "out_features": 2, "name": "first"},
         {"type": "ReLU"},
@@ -256,7 +256,7 @@ def test_all_randomness_comes_from_the_generator(method):
 
 
 class Waits(TorchDispatchMode):
-    """Fails where the host would wait for a value of the device."""
+    """Fails if the host would wait for a value from the device."""
 
     NAMES = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
 
@@ -322,7 +322,7 @@ def test_fast_ibp_is_ibp_with_regularizers_that_fade():
 
 @pytest.mark.parametrize(("layers", "name"), [(1, "add"), (2, "relu"), (3, "input"), (9, "input")])
 def test_where_a_residual_network_is_cut(layers, name):
-    """Not inside the block, which two paths lead through."""
+    """Never inside the residual block, which two paths lead through."""
     assert CutGraphs(TrainingGraphs(residual()), recipe_of("taps", cut__layers=layers).cut).name == name
 
 

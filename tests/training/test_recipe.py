@@ -1,4 +1,4 @@
-"""Recipes: the shipped ones, what the schema refuses, and what overrides change."""
+"""Recipes: the shipped ones, errors that the schema reports, and overrides."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_another_method_brings_its_own_values_and_takes_those_of_the_one_before(
 
 
 def test_a_run_of_other_length_has_its_warm_ups_in_proportion():
-    """Else the 16 epochs of a recipe for 160 would leave a run of 20 no time for its ramp."""
+    """Otherwise 16 warm-up epochs of a recipe for 160 would leave a run of 20 epochs no time for the ramp."""
     recipe = Recipe.default("crown-ibp", eps=2 / 255, dataset="cifar10")
     assert (recipe.epochs, recipe.schedule.warmup) == (160, 16)
     assert recipe.with_overrides({"epochs": 20}).schedule.warmup == 2
@@ -219,7 +219,7 @@ def test_wrong_overrides_are_collected_with_the_nearest_name():
 
 
 def test_a_method_takes_what_a_file_states(tmp_path):
-    """Its defaults fill only what the file leaves open, and a file need not name a method."""
+    """Its defaults fill in only values missing from the file, which need not name a method."""
     path = tmp_path / "r.json"
     path.write_text(
         '{"eps": 0.1, "schedule": {"shape": "cosine", "kappa_end": 0.2}, "regularization": {"balance": 0.1}}'

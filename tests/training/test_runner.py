@@ -1,4 +1,4 @@
-"""Runs: what they write, that they go on exactly where they were killed, and how they stop."""
+"""Runs: what they write, that they resume exactly after being killed, and how they stop."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Stops(Silent):
 
 
 class Listens(Silent):
-    """A reporter that remembers what it was told."""
+    """A reporter that remembers its calls."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -140,7 +140,7 @@ def test_metrics_and_recipe_and_receipt(tmp_path):
 
 
 def test_accuracies_of_an_epoch_are_those_of_the_images_as_they_were_used(tmp_path):
-    """With a learning rate that moves nothing, the stream's figures are those of the training split."""
+    """With a negligible learning rate, the figures of an epoch are those of the training split."""
     data = tiny.blobs(96)
     recipe = tiny.recipe(epochs=1, schedule__ramp=0, optimizer__learning_rate=1e-30, validation__images=0)
     net = tiny.network()
@@ -171,7 +171,7 @@ def test_l1_is_added_to_the_loss_over_weights_alone(tmp_path):
 
 
 def test_the_loss_that_is_written_is_the_one_that_is_descended(tmp_path):
-    """With its penalty, by the weights before the only step."""
+    """The penalty is that of the weights before the only step."""
     net = tiny.network()
     weights = sum(value.abs().sum().item() for value in net.snapshot().state.values() if value.dim() > 1)
     run = train(net, tiny.recipe(regularization__l1=0.1, epochs=1, batch_size=88), tiny.blobs(), tmp_path / "run")
@@ -183,7 +183,7 @@ def test_the_loss_that_is_written_is_the_one_that_is_descended(tmp_path):
 
 
 def test_training_clips_boxes_as_certification_does():
-    """A network that states no range for its input takes pixels of [0, 1], as modules and ONNX files do."""
+    """A network without a stated input range, such as a module or an ONNX file, takes pixels in [0, 1]."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).eval()
     net = ibpc.compile(module, torch.zeros(1, 1, 4, 4))
     assert net.input_range is None
@@ -217,7 +217,7 @@ def test_what_is_no_network_recipe_data_or_device_is_refused(tmp_path, change, f
 
 
 def test_the_gradient_is_clipped(tmp_path):
-    """Plain descent of one step: the weights move by exactly the learning rate times the clipped norm."""
+    """One step of plain descent moves the weights by exactly the learning rate times the clipped norm."""
     net = tiny.network()
     before = net.snapshot().state
     changes = {"optimizer__name": "sgd", "optimizer__momentum": 0, "optimizer__learning_rate": 1.0, "clip_norm": 1e-3}
@@ -372,7 +372,7 @@ def test_what_differs_from_the_run_is_named(tmp_path):
 
 
 def test_a_run_from_before_a_value_was_added_goes_on(tmp_path):
-    """What a stored recipe leaves out has its default."""
+    """Values missing from a stored recipe take their defaults."""
     interrupted(tmp_path)
     path = tmp_path / "training/checkpoint.safetensors"
     stored = Checkpoint.read(path)
@@ -453,7 +453,7 @@ def drop(found: dict[str, torch.Tensor], beginning: str, end: str = "") -> None:
 
 @pytest.mark.parametrize("name", ODD_TENSORS)
 def test_a_checkpoint_with_odd_tensors_is_refused(tmp_path, name):
-    """Nothing may begin anew unnoticed, and no step may fail over it later."""
+    """Nothing may be reset silently, and no later step may fail."""
     change, words = ODD_TENSORS[name]
     interrupted(tmp_path)
     path = tmp_path / "training/checkpoint.safetensors"
@@ -493,7 +493,7 @@ def test_a_recipe_that_was_lost_is_written_again(tmp_path):
 
 
 def test_a_run_that_another_process_works_on_is_left_alone(tmp_path):
-    """Two at once would mix their lines of metrics and lose each other's checkpoints."""
+    """Two processes would mix their lines of metrics and overwrite each other's checkpoints."""
     interrupted(tmp_path)
     held = take(tmp_path / "training/.lock")
     assert held is not None
@@ -539,7 +539,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def test_sigterm_is_ctrl_c(tmp_path):
-    """In the middle of the third epoch: what the second left is kept, and goes on to the very same weights."""
+    """Stopped in the third epoch, a run keeps the checkpoint of the second and resumes to the very same weights."""
 
     class Terminates(Silent):
         def stepped(self, moment: Moment) -> None:
@@ -557,7 +557,7 @@ def test_sigterm_is_ctrl_c(tmp_path):
 
 
 def test_large_checkpoints_wait_and_a_run_goes_on_from_the_last_one(tmp_path, monkeypatch):
-    """None after the first epochs, so what breaks in the third goes back to the beginning; the last is always kept."""
+    """None is written after the first epochs, so a run that breaks in the third restarts. The last always is."""
     monkeypatch.setattr("ibpc.training.checkpoint._SMALL", 0)
     monkeypatch.setattr("ibpc.training.checkpoint._BYTES_A_SECOND", 1e-3)
     with pytest.raises(TrainingError, match=r"interrupted in epoch 3 of 4; --resume goes on after epoch 0"):

@@ -1,4 +1,4 @@
-"""Boxes that shrink at unstable rectifiers: worked by hand, descended by training alone, never taken for bounds."""
+"""Boxes that shrink at unstable rectifiers: worked by hand, used by training only, never reported as bounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPS = 0.1
 
 
 def bent() -> Network:
-    """Two pixels less 0.55, through a ReLU, are the logits: at (0.6, 0.4) the first is unstable, the second dead."""
+    """The logits are relu(pixel − 0.55): around (0.6, 0.4) the first neuron is unstable, the second dead."""
     layers = [
         {"type": "Linear", "out_features": 2, "name": "first"},
         {"type": "ReLU"},
@@ -58,7 +58,7 @@ def rules_and_call(share: float) -> tuple[Any, Call]:
 
 
 def test_only_what_straddles_zero_shrinks():
-    """[−1, 2] → [0, 1], [1, 3] → [1, 3], [−2, −1] → [0, 0], [0, 4] → [0, 4]; the nominal value is as ever."""
+    """[−1, 2] → [0, 1], [1, 3] → [1, 3], [−2, −1] → [0, 0], [0, 4] → [0, 4]; the nominal value is unchanged."""
     rules, call = rules_and_call(0.5)
     box = Interval.bounds(torch.tensor([-1.0, 1, -2, 0]), torch.tensor([2.0, 3, -1, 4]))
     found = rules.paired(call, Paired.separate(torch.tensor([2.0, 3, -1, 4]), box))

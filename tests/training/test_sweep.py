@@ -1,4 +1,4 @@
-"""Sweeps: ranges, the front, what a stopped sweep leaves, failures, several processes, and folders that are others'."""
+"""Sweeps: ranges, the front, interruptions, failures, several processes, and folders with other content."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_a_damaged_log_is_one_clear_error(sweep):
 
 
 def test_a_log_that_was_cut_off_goes_on(sweep):
-    """A killed process or a full disk leaves half a line: the next one must not be joined to it."""
+    """A killed process or a full disk leaves half a line, to which the next line must not be appended."""
     plan = sweep()
     plan.run(1)
     path = plan.out / "study.journal"

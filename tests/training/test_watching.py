@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: lines of a table, TensorBoard, and the boxes inside the network."""
+"""The output of a run in progress: lines of a table, TensorBoard, and the boxes inside the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes, and micro-batches: the run is that of one process with whole batches."""
+"""Several processes and micro-batches give the same run as one process with whole batches."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def torchrun(*arguments: str | Path) -> None:
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:
-    """Return all numbers of a line of metrics but the times."""
+    """Return all numbers of a line of metrics except the times."""
     flat = {**without_times(record), **record["losses"], **record["validation"]}
     return {key: value for key, value in flat.items() if isinstance(value, int | float)}
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of everything that two processes trained."""
+    """The folder of the runs that two processes trained."""
     out = tmp_path_factory.mktemp("two")
     torchrun(Path(together.__file__), out)
     return out
@@ -66,14 +66,14 @@ def test_a_run_of_two_processes_goes_on_exactly(two):
 
 
 def test_the_command_line_in_two_processes(two):
-    """`torchrun -m ibpc train`: one artifact, one receipt, one line an epoch."""
+    """`torchrun -m ibpc train`: one artifact, one receipt, one line per epoch."""
     assert json.loads((two / "command/training/receipt.json").read_text())["hardware"]["processes"] == 2
     assert len(lines(two / "command")) == 1
     assert Network.load(two / "command").graph.hints["weights"] == "trained"
 
 
 def test_no_thread_of_the_exchange_outlives_it(two):
-    """Otherwise a process is aborted now and then as its interpreter leaves."""
+    """Otherwise a process now and then aborts when its interpreter exits."""
     found = [(two / f"threads {rank}").read_text().split() for rank in (0, 1)]
     assert not [name for names in found for name in names if "gloo" in name]
 

@@ -1,4 +1,4 @@
-"""What each of two processes does in `test_workers.py`: python -m torch.distributed.run … together.py OUT."""
+"""The script that two processes run in `test_workers.py`: python -m torch.distributed.run … together.py OUT."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def recipe_of(name: str) -> Any:
 
 
 def run(name: str, out: Path, **options: Any) -> dict[str, torch.Tensor]:
-    """Train and return the weights as this process holds them."""
+    """Train and return the weights of this process."""
     net = tiny.network(CASES[name][0])
     train(net, recipe_of(name), tiny.blobs(), out, seed=2, **options)
     return {key: torch.as_tensor(value).contiguous() for key, value in net.snapshot().state.items()}
 
 
 def stopped(name: str, out: Path) -> None:
-    """Begin a run that every process leaves in the third epoch of five steps."""
+    """Start a run that every process stops in the third epoch of five steps."""
     step = Trainer.step
 
     def stepping(self: Trainer, index: Any, moment: Any, totals: Any) -> None:
@@ -90,7 +90,7 @@ def main(out: Path, workers: Workers) -> None:
 
 
 def command(out: Path, workers: Workers) -> None:
-    """Give the command line that torchrun gives to every process."""
+    """Set the command line that torchrun passes to every process."""
     if workers.is_first:
         ibpc.compile(SPEC).save(out / "net")
     workers.wait()
@@ -100,7 +100,7 @@ def command(out: Path, workers: Workers) -> None:
 
 
 def threads() -> list[str]:
-    """Return the names of this process's threads, none where the system does not list them."""
+    """Return the names of this process's threads, or none if the system does not list them."""
     return [(task / "comm").read_text().strip() for task in Path("/proc/self/task").glob("*")]
 
 

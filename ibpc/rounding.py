@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -33,8 +33,6 @@ RAISED: Final = 2.0**24
 # The most that underflow can change in an operand: in the value itself, its center and radius, and their inflated sum.
 # An affine operator multiplies this by |W|, so it is added before the product; `vanishing` covers underflow after it.
 FLUSHED: Final = 16.0 * SMALLEST
-
-T = TypeVar("T", bound=Tensor)
 
 
 class Arithmetic(Enum):

@@ -20,7 +20,7 @@ from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, SMALLEST, Arithmetic
 
 FAR: Final = 2.0**120
 # The error that binary64 itself makes in a gate that cancels to almost 0.
-OWN_SHARE: Final = 2.0**-50
+OWN_GATE_ERROR: Final = 2.0**-50
 
 
 # ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._bends import BELL, Curve, curved
-from ibpc.ops._curves import OWN_SHARE, gated_interval
+from ibpc.ops._curves import OWN_GATE_ERROR, gated_interval
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
@@ -32,9 +32,9 @@ CUBIC: Final = 0.044715
 # The gate is (1 + e) / 2. Its e (erf or tanh) has a relative error of 16u, an absolute one of 22u (see Erf and Tanh),
 # and an error of at most 0.49 |δt / t| from the rounding of its argument t, where |δt| ≤ 34u |t|: 30 roundings, and
 # numbers off by 4u.
-SHARE_ERROR: Final = 32 * UNIT
+GATE_ERROR: Final = 32 * UNIT
 # The part of it due to rounded numbers: 0.245 |δt / t|, where |δt / t| ≤ 2⁻²².
-ROUNDED_SHARE: Final = 2.0**-23
+ROUNDED_GATE: Final = 2.0**-23
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -54,21 +54,21 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """See `gated_interval`: Gelu falls to its minimum and rises from there. Exact except for rounded numbers."""
     form = call["approximate"]
-    exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], SHARE_ERROR)
+    exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], GATE_ERROR)
     missed = _missed(call) * torch.maximum(x.lower.abs(), x.upper.abs())
     return Interval.bounds(exact.lower - missed, exact.upper + missed)
 
 
 def _missed(call: Call) -> float:
     """Return by how much rounded numbers may change the gate."""
-    return 0.0 if call["constants"] == "exact" else ROUNDED_SHARE
+    return 0.0 if call["constants"] == "exact" else ROUNDED_GATE
 
 
 def curve(call: Call) -> Curve:
     """Return the curve: concave, convex about 0, and concave again."""
     turn = TURN[call["approximate"]]
     return Curve(
-        partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call) + OWN_SHARE
+        partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call) + OWN_GATE_ERROR
     )
 
 

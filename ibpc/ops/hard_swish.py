@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._curves import OWN_SHARE, gated_interval
+from ibpc.ops._curves import OWN_GATE_ERROR, gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -21,7 +21,7 @@ from ibpc.rounding import UNIT
 BOTTOM: Final = -1.5
 TURNS: Final = (-3.0, 3.0)
 # Where the gate is neither 0 nor 1, x / 6 with a rounded 1/6 is off by 2u / 2, and the sum by u.
-SHARE_ERROR: Final = 3 * UNIT
+GATE_ERROR: Final = 3 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -37,12 +37,12 @@ def derivative(x: Tensor) -> Tensor:
 
 def interval(call: Call, x: Interval) -> Interval:
     """See `gated_interval`: HardSwish falls to its minimum and rises from there. Exact."""
-    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, SHARE_ERROR)
+    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, GATE_ERROR)
 
 
 def curve(call: Call) -> Curve:
     """Return the curve: a convex parabola between two lines."""
-    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS, missed=OWN_SHARE)
+    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS, missed=OWN_GATE_ERROR)
 
 
 OPERATOR = register(

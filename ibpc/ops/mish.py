@@ -23,7 +23,7 @@ BOTTOM: Final = -1.1924312145154952121
 TURNS: Final = (-2.25637639636079312, 1.4905711794854284593)
 # The softplus s has an absolute error of 18u and a relative one of 16u (see Softplus); tanh has 14u and 16u (see Tanh).
 # The absolute error matters where tanh(s) is small; where s is large, tanh is flat: |s tanh′(s)| ≤ 0.45.
-SHARE_ERROR: Final = 60 * UNIT
+GATE_ERROR: Final = 60 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def derivative(x: Tensor) -> Tensor:
 
 def interval(call: Call, x: Interval) -> Interval:
     """See `gated_interval`: Mish falls to its minimum and rises from there. Exact."""
-    return gated_interval(call, x, F.mish, BOTTOM, SHARE_ERROR)
+    return gated_interval(call, x, F.mish, BOTTOM, GATE_ERROR)
 
 
 def curve(_call: Call) -> Curve:

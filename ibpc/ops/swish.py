@@ -33,7 +33,7 @@ BOTTOM: Final = -1.2784645427610737951
 TURN: Final = 2.3993572805154676678
 # The sigmoid has an absolute error of 10u and a relative one of 16u (see Sigmoid), and 0.23 · 2u more because its
 # argument t is off by 2u |t|.
-SHARE_ERROR: Final = 28 * UNIT
+GATE_ERROR: Final = 28 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -56,9 +56,9 @@ def interval(call: Call, x: Interval) -> Interval:
     For alpha < 0, f(x) = −g(−x), where g has −alpha instead.
     """
     if call["alpha"] > 0:
-        return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM / call["alpha"], SHARE_ERROR)
+        return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM / call["alpha"], GATE_ERROR)
     mirrored = Interval.bounds(-x.upper, -x.lower)
-    found = gated_interval(call, mirrored, lambda point: -nominal(call, -point), -BOTTOM / call["alpha"], SHARE_ERROR)
+    found = gated_interval(call, mirrored, lambda point: -nominal(call, -point), -BOTTOM / call["alpha"], GATE_ERROR)
     return Interval.bounds(-found.upper, -found.lower)
 
 

@@ -80,7 +80,7 @@ def _gated(graph: Graph, node: Node) -> Activation | None:
         return None
     values = reached(graph, node.name)
     for curve in values:
-        for found in _SHARES.get(graph.node(curve).operator, _none)(graph, curve, values):
+        for found in _GATES.get(graph.node(curve).operator, _none)(graph, curve, values):
             if _is(Formula(graph, (found.operand, curve), _HALF, _ONE).polynomial(node.name), found.formula):
                 return found
     return None
@@ -90,7 +90,7 @@ def _is(found: Polynomial | None, wanted: Mapping[Powers, Fraction]) -> bool:
     return found is not None and found.coefficients == wanted and found.roundings <= _MOST_ROUNDINGS
 
 
-# ── shares ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── gates ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def _none(graph: Graph, curve: str, values: Sequence[str]) -> Iterator[Activation]:
     yield from ()
 
@@ -136,7 +136,7 @@ def _arguments(graph: Graph, curve: str, values: Sequence[str]) -> Iterator[tupl
             yield x, found
 
 
-_SHARES: Final[Mapping[str, Callable[[Graph, str, Sequence[str]], Iterator[Activation]]]] = {
+_GATES: Final[Mapping[str, Callable[[Graph, str, Sequence[str]], Iterator[Activation]]]] = {
     "Sigmoid": _of_sigmoid,
     "Tanh": _of_tanh,
     "Erf": _of_erf,

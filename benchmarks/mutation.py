@@ -1807,7 +1807,7 @@ MUTATIONS = (
         "tests/training/test_schedules.py",
     ),
     Mutation(
-        "what binary64 cancels in a gate not paid for",
+        "what binary64 cancels in a share not paid for",
         "ibpc/ops/_curves.py",
         "OWN_GATE_ERROR: Final = 2.0**-50",
         "OWN_GATE_ERROR: Final = 0.0",

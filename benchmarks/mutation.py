@@ -1851,8 +1851,8 @@ MUTATIONS = (
     Mutation(
         "what binary64 cancels in a share not paid for",
         "ibpc/ops/_curves.py",
-        "OWN_SHARE: Final = 2.0**-50",
-        "OWN_SHARE: Final = 0.0",
+        "OWN_GATE_ERROR: Final = 2.0**-50",
+        "OWN_GATE_ERROR: Final = 0.0",
         "tests/ops/test_tuned_planes.py -k cancels",
     ),
     Mutation(

@@ -1,8 +1,8 @@
-"""One box: all tensors between a lower and an upper one.
+"""Boxes: all tensors between a lower and an upper one.
 
-A box is carried as lower/upper or as center/radius, whichever its producer computed, and the other form is
-derived on the first request and kept. So an affine run that only ever asks for center and radius never pays for a
-conversion, neither on tensors nor, when the same code runs on `torch.fx` proxies, in the emitted graph.
+A box is kept as lower/upper or as center/radius, whichever its producer computed; the other form is derived on the
+first request and kept. So a run of affine operators that only reads center and radius never pays for a conversion,
+neither on tensors nor, when the same code runs on `torch.fx` proxies, in the emitted graph.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Interval:
 
     @classmethod
     def bounds(cls, lower: Tensor, upper: Tensor) -> Self:
-        """Return the box [lower, upper]. Both of one shape; lower ≤ upper is the caller's promise."""
+        """Return the box [lower, upper]. Both have one shape; the caller guarantees lower ≤ upper."""
         return cls(lower, upper, None, None)
 
     @classmethod
     def nonnegative(cls, lower: Tensor, upper: Tensor) -> Self:
-        """Return the box [lower, upper], 0 ≤ lower ≤ upper, both of which the caller promises."""
+        """Return the box [lower, upper]; the caller guarantees 0 ≤ lower ≤ upper."""
         box = cls.bounds(lower, upper)
         box._is_nonnegative = True
         return box
@@ -55,23 +55,23 @@ class Interval:
 
     @classmethod
     def scaled(cls, center: Tensor, share: Tensor, scale: float) -> Self:
-        """Return the box around `center` of radius scale · share ≥ 0, a product that is made with the sums it is in."""
+        """Return the box around `center` of radius scale · share ≥ 0, kept as a product to fuse with the addition."""
         box = cls(None, None, center, None)
         box._scaled = share, scale
         return box
 
     @classmethod
     def point(cls, x: Tensor) -> Self:
-        """Return the box of the single tensor `x`."""
+        """Return the box that holds only the tensor `x`."""
         return cls(x, x, x, torch.zeros_like(x))
 
     @classmethod
     def ball(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:
         """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
 
-        That x lies in `clip` is the caller's promise: where it does not, what is returned is no part of the ball.
-        `eps` is in the units of `x` (pixels in [0, 1] for images): one number, or a tensor that broadcasts to
-        `x` for a radius of its own per feature. Raises UsageError for a negative or NaN radius.
+        The caller guarantees that x lies in `clip`; otherwise the result is not inside the ball. `eps` is in the units
+        of `x` (pixels in [0, 1] for images): one number, or a tensor of radii that broadcasts to `x`.
+        Raises UsageError for a negative or NaN radius.
         """
         if not x.is_floating_point():
             raise UsageError.at("x", f"{x.dtype}", "floating-point numbers", "images of uint8 are divided by 255")
@@ -98,7 +98,7 @@ class Interval:
         return self._upper
 
     def _end(self, sign: float) -> Tensor:
-        """Return the center moved by the radius, in one pass where that is a product."""
+        """Return center ± radius, in one pass if the radius is kept as a product."""
         if self._scaled is None:
             return self.center + self.radius if sign > 0 else self.center - self.radius
         share, scale = self._scaled
@@ -114,7 +114,7 @@ class Interval:
 
     @property
     def modulus(self) -> Tensor:
-        """The moduli of the midpoints: the midpoints themselves where the producer promised that none is below 0."""
+        """The moduli of the midpoints; the midpoints themselves if the producer guaranteed that none is negative."""
         return self.center if self._is_nonnegative else self.center.abs()
 
     @property
@@ -126,20 +126,20 @@ class Interval:
 
     @property
     def product(self) -> tuple[Tensor, float]:
-        """The radius as a tensor and a factor, the form that it was made in."""
+        """The radius as (tensor, factor), the form it was made in."""
         return (self.radius, 1.0) if self._scaled is None else self._scaled
 
     @property
     def is_nonnegative(self) -> bool:
-        """Whether the producer promised that no element is below 0."""
+        """Whether the producer guaranteed that no element is negative."""
         return self._is_nonnegative
 
     @property
     def centered(self) -> bool:
-        """Whether the box was made as center/radius; if not, it was made as lower/upper.
+        """Whether the box was made as center/radius, not as lower/upper.
 
-        Rules that work on either form use the one the box was made in: a derived form carries the rounding of its
-        conversion, which only affine rules account for (`ibpc.rounding.inflation`).
+        Rules that work on either form use the one the box was made in: the derived form includes the rounding error of
+        the conversion, which only affine rules account for (`ibpc.rounding.inflation`).
         """
         return self._centered
 
@@ -157,7 +157,7 @@ class Interval:
         return torch.clamp(x, self.lower, self.upper)
 
     def contains(self, x: Tensor) -> Tensor:
-        """Return elementwise whether `x` lies inside. False where a bound or `x` is NaN."""
+        """Return elementwise whether `x` lies inside; False where a bound or `x` is NaN."""
         return (self.lower <= x) & (x <= self.upper)
 
     def __repr__(self) -> str:
@@ -168,7 +168,7 @@ class Interval:
 class Paired:
     """The nominal value and the box of one node, carried together through training.
 
-    An affine operator runs nominal value and center through its weight in one call, concatenated on the batch: the
+    An affine operator runs nominal value and center through its weight in one call, concatenated along the batch: the
     `stack`. Like an `Interval`, a `Paired` keeps the form its producer computed and derives the other on request.
     """
 
@@ -198,12 +198,12 @@ class Paired:
 
     @property
     def is_stacked(self) -> bool:
-        """Whether the stack is at hand without a copy."""
+        """Whether the stack is available without a copy."""
         return self._stack is not None
 
     @property
     def stack(self) -> Tensor:
-        """Nominal value and center, concatenated on the batch: (2B, …)."""
+        """Nominal value and center, concatenated along the batch: (2B, …)."""
         if self._stack is None:
             self._stack = torch.cat([self.nominal, self.interval.center])
         return self._stack

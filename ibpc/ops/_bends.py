@@ -1,4 +1,4 @@
-"""Planes of functions that are convex or concave piece by piece, with slopes that may be any between their steepest."""
+"""Planes of functions that are convex or concave piece by piece, with slopes that may be tuned."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from ibpc.ops._planes import Function, chord, inside, midpoint
 from ibpc.ops.rules import Call, Plane, Planes, RelaxationRule, Rules
 
 Domain: TypeAlias = Callable[[Interval], Tensor]
-# Where a plane is a tangent of the whole box, and the least, the plain and the greatest of its slopes.
+# Where a plane is a tangent over the whole box, and its least, default and greatest slopes.
 Side: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 
 _SIGNS: Final = (-1.0, 1.0)
 
-# Bisections for the point where a line touches, and then steps by the line through f′ at both ends of what is left.
+# To find where a line touches: bisections, then secant steps on f′ in the remaining bracket.
 _STEPS: Final = 5
 _LAST_STEPS: Final = 2
-# A slope that is less may have underflowed.
+# A slope of a smaller modulus may have underflowed.
 _LEAST_SLOPE: Final = 2.0**-900
-# A point where every function of a domain of its own is defined.
+# A point in the domain of every function.
 _KNOWN: Final = 1.0
 
 
 class Bend(Enum):
-    """How a function bends on a piece; EITHER: the way may depend on the element."""
+    """How a function bends on a piece; EITHER: convex or concave, depending on the element."""
 
     LINE = "line"
     CONVEX = "convex"
@@ -42,7 +42,7 @@ class Bend(Enum):
     EITHER = "either"
 
 
-# A lower line may touch inside a piece of the first kinds, an upper one inside one of the second.
+# The kinds of pieces inside which a lower line may touch, and an upper one.
 _FROM_BELOW: Final = (Bend.CONVEX, Bend.EITHER)
 _FROM_ABOVE: Final = (Bend.CONCAVE, Bend.EITHER)
 BELL: Final = (Bend.CONCAVE, Bend.CONVEX, Bend.CONCAVE)
@@ -52,15 +52,16 @@ BELL: Final = (Bend.CONCAVE, Bend.CONVEX, Bend.CONCAVE)
 class Curve:
     """A continuous function, its derivative, and how it bends on each of the pieces between its turns.
 
-    A plane's slope may be any: its offset is the extreme of f − line over l, u, the turns and, where f bends away from
-    the line, the point of each piece where f′ is the slope, moved outward by what the search for that point may miss.
+    A plane of any slope is sound: its offset is the extreme of f − line over l, u, the turns and, in each piece where f
+    bends away from the line, the point where f′ is the slope, moved outward by the error of the search for that point.
 
-    Over a box in one piece the plane on one side is a tangent, wherever it touches, and on the other the chord. Over a
-    box with a turn inside, a line of any slope that f has there may be the best on either side. Without a choice
-    tangents touch in the middle of the box, and other planes have the chord's slope.
+    Over a box within one piece the plane on one side is a tangent at any point and on the other side the chord. Over a
+    box with a turn inside, any slope that f has in the box may be the best on either side. By default tangents touch
+    in the middle of the box, and other planes have the slope of the chord.
 
-    At a turn f′ is its limit from a piece that is no line. `domain` tells over which boxes the function is defined;
-    over others planes are ∓∞. What a network computes may be off by `missed` times the greatest modulus in the box.
+    At a turn, `derivative` returns the limit of f′ from a piece that is not a line. `domain` says over which boxes the
+    function is defined; over others the planes are ∓∞. The network's value may be off by `missed` times the greatest
+    modulus in the box.
     """
 
     function: Function
@@ -71,17 +72,17 @@ class Curve:
     missed: float = 0.0
 
     def planes(self, x: Interval) -> Planes:
-        """Return the planes without a choice; their anchors are what they are tuned by."""
+        """Return the default planes; their anchors are what `tuned` needs."""
         box = self._known(x)
         sides = self._sides(box)
         lower, upper = (self._plain(box, side, sign) for side, sign in zip(sides, _SIGNS, strict=True))
         return replace(self._where_defined(x, Planes(lower, upper)), anchors=(*sides[0], *sides[1]))
 
     def tuned(self, share: Tensor, plain: Planes, x: Interval) -> Planes:
-        """Return planes by choices (…, B, 2, *shape), below and above.
+        """Return the planes chosen by `share` (…, B, 2, *shape), below and above.
 
-        A tangent touches at the share of the way from l to u; other slopes are the least that f has in the box at 0,
-        the chord's at 1/2 and the greatest at 1.
+        A tangent touches at that share of the way from l to u. Other slopes are, at 0, the least that f has in the box,
+        at 1/2 that of the chord, at 1 the greatest.
         """
         box = self._known(x)
         mixed = self._mixed(box).flatten().nonzero().squeeze(1)
@@ -93,7 +94,7 @@ class Curve:
         return self._where_defined(x, Planes(lower, upper))
 
     def _plain(self, x: Interval, side: Sequence[Tensor], sign: float) -> Plane:
-        """Return the plane without a choice."""
+        """Return the default plane."""
         height = self._height(x, side[2], sign)
         middle = midpoint(x.lower, x.upper)
         touching = torch.maximum(height, sign * (self.function(middle) - side[2] * middle))
@@ -102,7 +103,7 @@ class Curve:
     def _chosen(
         self, x: Interval, share: Tensor, side: Sequence[Tensor], sign: float, plain: Plane, mixed: Tensor
     ) -> Plane:
-        """Return the plane of a choice: the plain one where there is none. `mixed` are places of flat boxes."""
+        """Return the chosen plane, or the plain one if there is none. `mixed`: flat indices of boxes with a turn."""
         is_tangent, *slopes = side
         if bool(is_tangent.any()):
             plain = self._tangent(x, share, is_tangent, sign, plain)
@@ -123,7 +124,7 @@ class Curve:
     def _tangent(self, x: Interval, share: Tensor, is_tangent: Tensor, sign: float, plain: Plane) -> Plane:
         """Return the plane with tangents that touch at shares of the way from l to u.
 
-        What touches there is paid for by the value there alone, whose derivative is the slope: only that is followed.
+        Only the slope carries a gradient. By the point of contact the offset has none, because f′ there is the slope.
         """
         point = torch.minimum(torch.maximum(torch.lerp(x.lower, x.upper, share), x.lower), x.upper)
         slope = self.derivative(point)
@@ -138,21 +139,21 @@ class Curve:
         )
 
     def _known(self, x: Interval) -> Interval:
-        """Return the boxes over which the function is defined, others replaced by a point where it is."""
+        """Return the boxes, those over which the function is not defined replaced by a point where it is."""
         return x if self.domain is None else substituted(self.domain(x), x, _KNOWN)
 
     def _where_defined(self, x: Interval, planes: Planes) -> Planes:
         return planes if self.domain is None else defined_planes(self.domain(x), planes)
 
     def _mixed(self, x: Interval) -> Tensor:
-        """Return over which boxes there is a turn inside."""
+        """Return which boxes have a turn inside."""
         mixed = torch.zeros_like(x.lower, dtype=torch.bool)
         for turn in self.turns:
             mixed = mixed | ((x.lower < turn) & (x.upper > turn))
         return mixed
 
     def _sides(self, x: Interval) -> tuple[Side, Side]:
-        """Return what the lower and the upper plane may be."""
+        """Return the choices of the lower and of the upper plane."""
         lower, upper = x.lower, x.upper
         middle, zero, mixed = midpoint(lower, upper), torch.zeros_like(lower), self._mixed(x)
         at_lower, at_upper = self.function(lower), self.function(upper)
@@ -171,7 +172,7 @@ class Curve:
         return side(Bend.CONVEX, ~is_above), side(Bend.CONCAVE, is_above)
 
     def _within(self, x: Interval, bend: Bend) -> Tensor:
-        """Return which boxes lie in a piece that bends so."""
+        """Return which boxes lie within a piece with this bend."""
         found = torch.zeros_like(x.lower, dtype=torch.bool)
         for kind, (start, end) in zip(self.bends, pairwise((-inf, *self.turns, inf)), strict=True):
             if kind is bend:
@@ -179,13 +180,13 @@ class Curve:
         return found
 
     def _ends(self, x: Interval) -> list[Tensor]:
-        """Return the ends of the pieces in the box."""
+        """Return the ends of the pieces, clipped to the box."""
         return [x.lower, *(inside(turn, x.lower, x.upper) for turn in self.turns), x.upper]
 
     def _height(self, x: Interval, slope: Tensor, sign: float) -> Tensor:
-        """Return how far f goes above (sign 1) or below (sign −1) a line through 0, but where it is a tangent.
+        """Return how far f goes above (sign 1) or below (sign −1) a line through 0, tangents of the box excepted.
 
-        f is that far from the line at an end of a piece, or inside one where it bends away from the line.
+        The extreme lies at an end of a piece, or inside one where f bends away from the line.
         """
         ends = self._ends(x)
         height = reduce(torch.maximum, [sign * (self.function(end) - slope * end) for end in ends])
@@ -206,19 +207,19 @@ class Curve:
 
     # ── where lines touch ───────────────────────────────────────────────────────────────────────────────────────
     def _inner_height(self, start: Tensor, end: Tensor, slope: Tensor, sign: float) -> Tensor:
-        """Return how far f may go beyond the line at most inside pieces (P, …) where it bends away from the line.
+        """Return how far f may at most go beyond the line inside pieces (P, …) where it bends away from the line.
 
-        f′ is monotone on a piece, so it crosses the slope at most once, and if it does, the crossing lies in the last
-        bracket [p, q]. There f − line is convex or concave and stays on one side of its tangent at the point d that is
-        found, hence within |f′(d) − slope| (q − p) of its value at d. If it does not cross, an end is extreme. Nothing
-        is known where f′ is no number at an end.
+        f′ is monotone on a piece, so it crosses the slope at most once, and then inside the last bracket [p, q]. There
+        f − line is convex or concave, so it stays on one side of its tangent at the point d found, hence within
+        |f′(d) − slope| (q − p) of its value at d. Without a crossing an end is extreme. Where f′ is NaN at an end,
+        nothing is known.
         """
         point, missed = self._touching(start, end, slope)
         return (sign * (self.function(point) - slope * point) + missed).amax(0)
 
     @torch.no_grad()
     def _touching(self, start: Tensor, end: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the point of each piece where f′ is about the slope, and what may be missed there."""
+        """Return the point of each piece where f′ is nearly the slope, and how far f − line may rise above it."""
         first, last = self.derivative(start) - slope, self.derivative(end) - slope
         rising, is_lost = first > 0, (end > start) & (first.isnan() | last.isnan())
         crosses = (end > start) & ((last > 0) != rising)
@@ -235,13 +236,13 @@ class Curve:
 
 
 def _crossing(start: Tensor, end: Tensor, first: Tensor, last: Tensor) -> Tensor:
-    """Return where the line through both gaps is zero, the midpoint where that is nowhere between."""
+    """Return the zero of the line through both gaps, or the midpoint if that zero lies outside."""
     share = first / (first - last)
     return torch.lerp(start, end, torch.where((share >= 0) & (share <= 1), share, torch.full_like(share, 0.5)))
 
 
 def curved(curve: Callable[[Call], Curve], rules: Callable[[RelaxationRule], Rules]) -> Rules:
-    """Return the rules that `rules` makes of a relaxation, with the planes of a curve, which are tuned."""
+    """Return the rules that `rules` makes of a relaxation, with the tunable planes of a curve."""
 
     def relaxation(call: Call, x: Interval) -> Planes:
         return curve(call).planes(x)
@@ -253,12 +254,12 @@ def curved(curve: Callable[[Call], Curve], rules: Callable[[RelaxationRule], Rul
 
 
 def _halves(_call: Call, x: Interval) -> Tensor:
-    """Return the choice of the plain planes."""
+    """Return the choices that give the default planes."""
     return torch.full_like(torch.stack([x.lower, x.lower], 1), 0.5)
 
 
 def _between(slopes: Sequence[Tensor], share: Tensor) -> Tensor:
-    """Return the slope at a share: the least at 0, the plain one at 1/2, the greatest at 1, each exactly there."""
+    """Return the slope at a share: exactly the least at 0, the default at 1/2, the greatest at 1."""
     least, plain, greatest = slopes
     falling = torch.lerp(least, plain, (2.0 * share).clamp(max=1.0))
     return torch.lerp(falling, greatest, (2.0 * share - 1.0).clamp(min=0.0))

@@ -1,4 +1,4 @@
-"""The bias of Conv, ConvTranspose and Gemm, and its magnitude, in which passes keep what cancels in a folded bias."""
+"""The bias of Conv, ConvTranspose and Gemm, and its magnitude: the sum of moduli that may cancel in a folded bias."""
 
 from __future__ import annotations
 

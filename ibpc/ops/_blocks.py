@@ -1,4 +1,4 @@
-"""Blocks of positions moved into the channels and back: ONNX imports that become a Transpose between Reshapes."""
+"""Moving blocks of positions into channels and back: ONNX imports that become a Transpose between Reshapes."""
 
 from __future__ import annotations
 

@@ -30,9 +30,9 @@ def grouped_shape(name: str, groups: int, x: Shape, parameters: Mapping[str, Sha
 
 
 def grouping(groups: CountRule) -> Rules:
-    """Return the rules of the standardization of `groups(call)` groups of channels with all their positions.
+    """Return the rules that standardize `groups(call)` groups of channels over all their positions.
 
-    y = (x − mean) / √(variance + ε) · weight + bias, one weight and one bias a channel.
+    y = (x − mean) / √(variance + ε) · weight + bias, one weight and one bias per channel.
     """
 
     def layout(call: Call) -> Layout:
@@ -51,7 +51,7 @@ def grouping(groups: CountRule) -> Rules:
 
 
 def write_instances(call: Call, writer: Writer, operand: str, parameters: Mapping[str, Tensor]) -> str:
-    """Export InstanceNormalization, with a weight of ones and a bias of zeros where there are none."""
+    """Export InstanceNormalization, with a weight of ones and a bias of zeros if there are none."""
     channels = call.output[1]
     weight = parameters.get("weight", torch.ones(channels))
     bias = parameters.get("bias", torch.zeros(channels))
@@ -60,9 +60,9 @@ def write_instances(call: Call, writer: Writer, operand: str, parameters: Mappin
 
 
 def write_groups(call: Call, writer: Writer, operand: str, groups: int, parameters: Mapping[str, Tensor]) -> str:
-    """Export the standardization of groups of channels as that of as many channels, then weight and bias.
+    """Export the standardization of groups as an InstanceNormalization of one channel per group, then weight and bias.
 
-    (Opset 18 has one weight a group.)
+    (In opset 18, GroupNormalization has one weight per group.)
     """
     dimensions = len(call.output) - 2
     merged = writer.node("Reshape", [operand, writer.constant(torch.tensor([0, groups, -1]))])

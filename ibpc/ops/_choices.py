@@ -43,12 +43,12 @@ def choice(name: str, summary: str, nominal: NominalRule, relaxation: Relaxation
 
 
 def greatest_planes(operands: Sequence[Operand]) -> Planes:
-    """Return planes of the greatest of some operands, over boxes that broadcast to one shape.
+    """Return planes of the maximum of some operands, over boxes that broadcast to one shape.
 
-    Below: the operand whose box has the greatest midpoint, for the greatest is at least that. Above, with c the
+    Below: the operand whose box has the greatest midpoint, because the maximum is at least that. Above, with c the
     greatest lower bound: x_k ≤ c + max(x_k − c, 0) ≤ c + s_k (x_k − l_k), s_k = max(u_k − c, 0) / (u_k − l_k) the
-    chord's slope. No term is negative, so c + Σ s_k (x_k − l_k) is at least each x_k; it is x_k itself where that is
-    greatest all over the box. Where the greatest upper bound lies below it at the midpoint, that bound.
+    chord's slope. No term is negative, so c + Σ s_k (x_k − l_k) is at least each x_k; it equals x_k if that is the
+    maximum throughout the box. If the greatest upper bound lies below this plane at the midpoint, it is used instead.
     """
     boxes = [box_of(x) for x in operands]
     zero = reduce(torch.add, [torch.zeros_like(box.lower) for box in boxes])
@@ -66,7 +66,7 @@ def greatest_planes(operands: Sequence[Operand]) -> Planes:
 
 
 def _first(values: Sequence[Tensor], best: Tensor) -> tuple[Tensor, ...]:
-    """Return ones for the first value that is the best one, zeros for all others."""
+    """Return slopes of 1 for the first value that equals the best, of 0 for all others."""
     free = torch.ones_like(best, dtype=torch.bool)
     chosen = []
     for value in values:

@@ -47,7 +47,7 @@ def expect_groups(options: Mapping[str, Any], channels: int, where: str) -> None
 
 
 def onnx_parameters(node: OnnxNode) -> dict[str, Tensor]:
-    """Return the weight and, where there is one, the bias. Raises GraphError if one depends on an input."""
+    """Return the weight and the bias, if any. Raises GraphError if one depends on an input."""
     weight = {"weight": node.known(1)}
     return weight if node.optional(2) is None else {**weight, "bias": node.known(2)}
 

@@ -1,7 +1,7 @@
-"""What smooth operators share: which points of a box count, and ranges of valleys.
+"""What smooth operators share: domains, and the ranges of gated activations.
 
-A point where an operator is not defined (the logarithm of a negative number) makes a NaN, so a box that may hold one is
-bounded by nothing: [−∞, ∞], and by planes at ∓∞.
+Where an operator is undefined (the logarithm of a negative number) its value is NaN, so the bounds over a box that may
+hold such a point are [−∞, ∞], and its planes lie at ∓∞.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, SMALLEST, Arithmetic
 
 FAR: Final = 2.0**120
-# What binary64 itself makes of a share that cancels to almost 0.
-OWN_SHARE: Final = 2.0**-50
+# The error that binary64 itself makes in a gate that cancels to almost 0.
+OWN_GATE_ERROR: Final = 2.0**-50
 
 
 # ── boxes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def spared(call: Call, x: Operand) -> tuple[Tensor, Tensor]:
-    """Return the ends of a box, in binary32 moved outward to 0 or a normal number, and finite where they are too far.
+    """Return the ends of a box, in binary32 moved outward to 0 or a normal number, and infinite inner ends made finite.
 
     Flushing moves an element to 0. A function that is monotone on either side of 0 is then bounded by its values at
-    these ends, whether or not the network or the bound flushes. A lower end of ∞ is what an overflow leaves.
+    these ends, whether or not the network or the bound flushes. An overflow may leave a lower end of ∞.
     """
     lower, upper = (x.lower, x.upper) if isinstance(x, Interval) else (x, x)
     if call.arithmetic is Arithmetic.REAL:
@@ -43,14 +43,14 @@ def _spared_upper(upper: Tensor) -> Tensor:
 
 
 def nonnegative(bounds: Interval) -> Interval:
-    """Return the bounds of a result that is not negative, which their rounding outward does not know."""
+    """Return the bounds of a nonnegative result, with a lower bound that was rounded below 0 raised to 0."""
     return Interval.bounds(torch.relu(bounds.lower), bounds.upper)
 
 
 def unbroken(call: Call, lower: Tensor, upper: Tensor, largest: float = LARGEST) -> tuple[Tensor, Tensor]:
-    """Return bounds, in binary32 moved back to ±`largest` where their evaluation overflowed to the far side.
+    """Return the bounds, in binary32 moved back to ±`largest` where their evaluation overflowed to the wrong side.
 
-    `largest` is what the result is at least where a step of the evaluation overflows.
+    Where a step of the evaluation overflows, the result has a modulus of at least `largest`.
     """
     if call.arithmetic is Arithmetic.REAL:
         return lower, upper
@@ -58,19 +58,19 @@ def unbroken(call: Call, lower: Tensor, upper: Tensor, largest: float = LARGEST)
 
 
 def defined(safe: Tensor, bounds: Interval) -> Interval:
-    """Return the bounds where the operator is defined all over the box, and [−∞, ∞] elsewhere."""
+    """Return the bounds where the operator is defined throughout the box, else [−∞, ∞]."""
     unknown = torch.full_like(bounds.lower, torch.inf)
     return Interval.bounds(torch.where(safe, bounds.lower, -unknown), torch.where(safe, bounds.upper, unknown))
 
 
 def substituted(safe: Tensor, x: Interval, point: float) -> Interval:
-    """Return the box where the operator is defined all over it, and that of a single point elsewhere."""
+    """Return the box where the operator is defined throughout it, else the box of a single point."""
     instead = torch.full_like(x.lower, point)
     return Interval.bounds(torch.where(safe, x.lower, instead), torch.where(safe, x.upper, instead))
 
 
 def defined_planes(safe: Tensor, planes: Planes) -> Planes:
-    """Return the planes where the operator is defined all over the box, and −∞ and ∞ elsewhere."""
+    """Return the planes where the operator is defined throughout the box, else −∞ and ∞."""
     unknown = torch.full_like(planes.lower.offset, torch.inf)
     return Planes(_defined_plane(safe, planes.lower, -unknown), _defined_plane(safe, planes.upper, unknown))
 
@@ -80,13 +80,13 @@ def _defined_plane(safe: Tensor, plane: Plane, unknown: Tensor) -> Plane:
     return Plane(slopes, torch.where(safe, plane.offset, unknown))
 
 
-# ── valleys: x times a share between 0 and 1 ────────────────────────────────────────────────────────────────────
+# ── gated activations: x times a gate between 0 and 1 ───────────────────────────────────────────────────────────
 def gated_interval(call: Call, x: Interval, function: Function, bottom: float, error: float) -> Interval:
-    """[f(z), max(f(l), f(u))], z nearest to `bottom`, of f(x) = x g(x) that falls up to there and rises from it. Exact.
+    """[f(z), max(f(l), f(u))], z nearest to `bottom`, where f(x) = x g(x) falls up to `bottom` and then rises. Exact.
 
-    In binary32 the share g(x) in [0, 1] is taken to be off by `error`, in the network and in the bound, and the product
-    by few roundings. At ±∞, 0 times the share may be NaN, so an infinite end is bounded by nothing; in binary32 nor is
-    one so far that x times a multiple of the share may overflow.
+    In binary32 network and bound are each taken to be off by `error` in the gate g(x) ∈ [0, 1], and by a few roundings
+    in the product. At ±∞ the product may be NaN, so boxes with an infinite end are bounded by [−∞, ∞]; in binary32 so
+    are those with an end so large that x times a multiple of the gate may overflow.
     """
     lower, upper = x.lower, x.upper
     limit = inf if call.arithmetic is Arithmetic.REAL else FAR

@@ -1,9 +1,9 @@
-"""ONNX Einsum of one or two operands, as the MatMul that it is between Transposes and Reshapes.
+"""ONNX Einsum of one or two operands, imported as a MatMul between Transposes and Reshapes.
 
-Labels are common (those of a stack of matrices), kept from one operand (rows, columns), or summed. What is summed in
-one operand alone is summed in the same product, the other operand repeated: so one MatMul makes all sums of an output,
-and its binary32 bounds hold for any order of them. With a constant operand the bounds are exact; two boxes that share
-elements are bounded as MatMul does it, each product by itself.
+Labels are common to both operands (a stack of matrices), kept from one operand (rows, columns), or summed; labels of
+one operand alone are summed first. One MatMul then computes all sums of products, and its binary32 bounds hold for any
+order of summation. With a constant operand the bounds are exact; for two boxes that share elements each product is
+bounded by itself, as in MatMul.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ELLIPSIS: Final = "".join(chr(0x2460 + place) for place in range(16))
 
 
 def explicit(equation: str) -> tuple[list[str], str]:
-    """Return the terms of the operands and that of the result, which is worked out where it is not given."""
+    """Return the terms of the operands and that of the result, which is derived if it is not given."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     if not arrow:
         letters = left.replace("...", "").replace(",", "")
@@ -37,7 +37,7 @@ def explicit(equation: str) -> tuple[list[str], str]:
 
 @dataclass(frozen=True)
 class _Term:
-    """An operand with a label for each dimension but the first, which is the batch (of size 1 in a constant)."""
+    """An operand with a label for each dimension but the batch, dimension 0 (of size 1 in a constant)."""
 
     value: Value
     labels: str
@@ -47,7 +47,7 @@ class _Term:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Einsum of one or two operands. Raises GraphError for more, and where it mixes the batch."""
+    """Import Einsum of one or two operands. Raises GraphError for more operands, and if it mixes samples."""
     where = f"node {node.name}"
     given, result = explicit(str(node.attributes["equation"]))
     values = [number(node, slot, builder) for slot in range(len(node.inputs))]
@@ -65,7 +65,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def _spread(term: str, rank: int, where: str) -> str:
-    """Return the term with a label for each dimension of the ellipsis, the same ones counted from the end."""
+    """Return the term with its ellipsis replaced by one label per dimension, the same labels counted from the end."""
     count = rank - len(term.replace("...", ""))
     if not 0 <= count <= len(_ELLIPSIS) or (count and "..." not in term):
         raise GraphError.at(where, f"the term {term} for {rank} dimensions", "a label for each")
@@ -73,7 +73,7 @@ def _spread(term: str, rank: int, where: str) -> str:
 
 
 def _prepared(value: Value, labels: str, batch: str, where: str, builder: Builder) -> _Term:
-    """Return the operand with the batch in front and no label twice."""
+    """Return the operand with the batch first and without repeated labels."""
     unique = "".join(dict.fromkeys(labels))
     numbers = [[unique.index(label) for label in part] for part in (labels, unique)]
     if value.constant is None:
@@ -92,7 +92,7 @@ def _prepared(value: Value, labels: str, batch: str, where: str, builder: Builde
 
 
 def _product(terms: Sequence[_Term], result: str, where: str, builder: Builder) -> Value:
-    """Build (stack, rows, summed) · (stack, summed, columns), and put the result in order."""
+    """Build (stack, rows, summed) · (stack, summed, columns), and transpose the result into order."""
     if len(terms) == 2:
         terms = _without_lone(terms, result, where, builder)
     x, y = terms[0], terms[1] if len(terms) == 2 else _Term(builder.constant(torch.ones(1)), "")
@@ -115,10 +115,10 @@ def _product(terms: Sequence[_Term], result: str, where: str, builder: Builder) 
 
 
 def _without_lone(terms: Sequence[_Term], result: str, where: str, builder: Builder) -> Sequence[_Term]:
-    """Return two operands, the one of them that has summed labels of its own summed over these: as runtimes do first.
+    """Return the two operands, the one with summed labels of its own summed over them first, as runtimes do.
 
-    What rounding adds where products come first is at most that, where the other operand has none. Raises GraphError
-    where both have: sums that cancel would hide it.
+    If only one operand has such labels, a runtime that multiplies first makes no greater rounding error. Raises
+    GraphError if both have: sums that cancel would hide its error.
     """
     x, y = terms
     lone = [[label for label in a.labels if label not in b.labels + result] for a, b in ((x, y), (y, x))]
@@ -136,7 +136,7 @@ def _summed_over(term: _Term, labels: Sequence[str], builder: Builder) -> _Term:
 
 
 def _arranged(term: _Term, groups: tuple[str, ...], sizes: dict[str, int], builder: Builder) -> Value:
-    """Return the operand with one dimension a group of labels, repeated along those that it does not have."""
+    """Return the operand with one dimension per group of labels, repeated along labels that it lacks."""
     labels = "".join(groups)
     if any(term.size(label) not in (1, sizes[label]) for label in labels):
         raise GraphError.at("Einsum", f"sizes that differ in {term.labels}", "one size for each label, or 1")
@@ -162,7 +162,7 @@ def _summed(x: Value, is_sum: bool, builder: Builder) -> Value:
 
 
 def _multiplied(x: Value, y: Value, builder: Builder) -> Value:
-    """Return the product of matrices, as Gemm if the right one is constant: its weight trains."""
+    """Return the product of matrices, as Gemm if the right one is constant, so that it can be trained."""
     if y.constant is not None and len(y.shape) == 3:
         return builder.add("Gemm", [x], {}, {"weight": y.constant[0].T.contiguous()})
     operands = [value if value.constant is None else builder.constant(value.constant[0]) for value in (x, y)]

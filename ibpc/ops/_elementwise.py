@@ -1,4 +1,4 @@
-"""What elementwise operators share: broadcasting, and import, export and layers that only pass things on."""
+"""What elementwise operators share: broadcasting, and imports, exports and layers that pass operands and numbers on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def broadcast_shape(name: str) -> ShapeRule:
 
 
 def sum_of_radii(call: Call, *radii: Tensor | None, offset: float | None) -> Tensor:
-    """Return the sum of the radii that are there, in the shape of the output: of a sum or a difference."""
+    """Return the radius of a sum or difference: the sum of the radii present, in the shape of the output."""
     present = [radius for radius in radii if radius is not None]
     total = present[0]
     for radius in present[1:]:
@@ -35,17 +35,17 @@ def sum_of_radii(call: Call, *radii: Tensor | None, offset: float | None) -> Ten
 
 
 def gain_of_sum(call: Call) -> float:
-    """Return Σ |W| of a sum or a difference: one for each operand."""
+    """Return Σ |W| of a sum or difference: the number of operands."""
     return float(len(call.operands))
 
 
 def two_terms(call: Call) -> int:
-    """Return the number of terms of a sum or a difference."""
+    """Return the number of terms of a sum or difference of two operands."""
     return 2
 
 
 def import_as(type: str, versions: tuple[int, ...], operator: str | None = None) -> OnnxImport:
-    """Return the import of an ONNX operator whose inputs are all operands and whose attributes say nothing."""
+    """Return the import of an ONNX operator whose inputs are all operands and that has no relevant attributes."""
 
     def read(node: OnnxNode, builder: Builder) -> Value:
         operands = [node.operand(slot) for slot in range(len(node.inputs))]
@@ -55,7 +55,7 @@ def import_as(type: str, versions: tuple[int, ...], operator: str | None = None)
 
 
 def import_numbers(type: str, versions: tuple[int, ...], *names: str) -> OnnxImport:
-    """Return the import of an ONNX operator of one operand with the attributes `names`, which are numbers."""
+    """Return the import of an ONNX operator of one operand with the numeric attributes `names`."""
 
     def read(node: OnnxNode, builder: Builder) -> Value:
         return builder.add(type, [node.operand(0)], numbers_of(node, *names))
@@ -64,7 +64,7 @@ def import_numbers(type: str, versions: tuple[int, ...], *names: str) -> OnnxImp
 
 
 def numbers_of(node: OnnxNode, *names: str) -> dict[str, float]:
-    """Return the attributes `names` that the node states; the record has the defaults of the others."""
+    """Return those of the attributes `names` that the node has; the record's defaults fill in the others."""
     return {name: float(node.attributes[name]) for name in names if name in node.attributes}
 
 
@@ -87,7 +87,7 @@ def option_free_layer(name: str) -> Layer:
 
 
 def option_layer(name: str, option: str, schema: Mapping[str, Any], attribute: str) -> Layer:
-    """Return a layer without parameters whose one option is the operator's attribute `attribute`."""
+    """Return a layer without parameters whose only option is the operator's attribute `attribute`."""
 
     def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
         return LayerPlan({attribute: options[option]})

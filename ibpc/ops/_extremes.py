@@ -20,14 +20,14 @@ from ibpc.ops.rules import Call, Planes
 
 
 def extreme_index(name: str, summary: str, facing: Callable[[Interval], Interval]) -> Operator:
-    """Return the operator "index of the greatest element" of `facing`(x): x itself, or −x for the least element."""
+    """Return the operator "index of the greatest element of `facing`(x)"; for ArgMin, `facing` negates."""
 
     def nominal(call: Call, x: Tensor) -> Tensor:
-        """y = the first index of the extreme along the axis, or the last one."""
+        """y = the first (or last) index of the extreme along the axis."""
         return _chosen_index(call, facing(Interval.point(x)).lower).type_as(x)
 
     def interval(call: Call, x: Interval) -> Interval:
-        """[least, greatest] of the indices that are the extreme at some point of the box; exact."""
+        """[least, greatest] index of an extreme at some point of the box; exact."""
         return _index_range(call, facing(flushed(call, x)))
 
     def relaxation(call: Call, x: Interval) -> Planes:
@@ -74,7 +74,7 @@ def _attributes_of(node: OnnxNode) -> dict[str, int | bool]:
 
 
 def _shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the operand's shape with size 1 along the axis, or without the axis. Raises GraphError for the batch."""
+    """Return the operand's shape with size 1 along the axis, or without it. Raises GraphError for the batch."""
     size = operands[0]
     axis = feature_axis(attributes["axis"], len(size), "axis")
     if size[axis] == 0:
@@ -92,10 +92,10 @@ def _chosen_index(call: Call, x: Tensor) -> Tensor:
 
 
 def _index_range(call: Call, x: Interval) -> Interval:
-    """Return the least and the greatest index i that can be the chosen one.
+    """Return the least and the greatest index i that may be chosen.
 
-    It can where u_i ≥ l_j for all j, strictly for those j that win a tie against i: the point x_i = u_i, x_j = l_j has
-    i chosen. One index always can: of those with the greatest l, the one that wins ties. A NaN bound excludes nothing.
+    i may be chosen if u_i ≥ l_j for all j, strictly for the j that win a tie against i: it is chosen at x_i = u_i,
+    x_j = l_j. One index always may: of those with the greatest l, the one that wins ties. A NaN bound excludes nothing.
     """
     axis = call["axis"]
     lower = torch.where(x.lower.isnan(), torch.full_like(x.lower, -torch.inf), x.lower)
@@ -111,10 +111,10 @@ def _index_range(call: Call, x: Interval) -> Interval:
 
 
 def _greatest_before(x: Tensor, axis: int, count: int) -> Tensor:
-    """Return for each of `count` elements the greatest of those before it, and NaN for the first, which has none.
+    """Return for each of `count` elements the greatest of those before it, NaN for the first.
 
-    By doubling: after each step an element holds the greatest of the 1, 2, 4, … elements that end with it. (ONNX has
-    nothing for torch.cummax.)
+    By doubling: after each step an element holds the maximum of the last 1, 2, 4, … elements up to it. (ONNX has no
+    equivalent of torch.cummax.)
     """
     running, reach = x, 1
     while reach < count:
@@ -124,11 +124,11 @@ def _greatest_before(x: Tensor, axis: int, count: int) -> Tensor:
 
 
 def _moved_on(x: Tensor, axis: int, step: int, count: int, fill: float) -> Tensor:
-    """Return the elements moved on by a step, those at the beginning replaced by `fill`."""
+    """Return the elements shifted by `step` along the axis, with `fill` at the start."""
     start = torch.full_like(x.narrow(axis, 0, step), fill)
     return torch.cat([start, x.narrow(axis, 0, count - step)], axis)
 
 
 def _kept(call: Call, value: Tensor) -> Tensor:
-    """Return a value that lacks the axis with size 1 there, if it is to be kept; further dimensions may follow."""
+    """Return a value without the axis, with size 1 inserted there if keepdims; more dimensions may follow."""
     return value.unsqueeze(call["axis"]) if call["keepdims"] else value

@@ -1,7 +1,7 @@
-"""What only moves elements of a sample by constant indices: imports that become one Gather.
+"""Operators that move elements of a sample by constant indices, imported as one Gather.
 
-Which element goes where is found by moving positions: the ONNX operator acts on the array 0, 1, 2, … in the shape of
-one sample, and what comes out are the positions to gather from the flattened sample.
+The indices are found by applying the ONNX operator to the array 0, 1, 2, … in the shape of one sample: the result holds
+the positions to gather from the flattened sample.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def positive_indices(indices: Tensor, size: int, where: str) -> Tensor:
 
 
 def positions_of(x: Value) -> Tensor:
-    """Return 0, 1, 2, … in the shape of one sample, a dimension of size 1 in place of the batch."""
+    """Return 0, 1, 2, … in the shape of one sample, with size 1 in place of the batch."""
     sizes = (1, *x.shape[1:])
     return torch.arange(prod(sizes)).reshape(sizes)
 
 
 def taken(x: Value, positions: Tensor, where: str, builder: Builder) -> Value:
-    """Return the elements of each sample at `positions` (1×…), as N×…. Raises GraphError without that dimension."""
+    """Return the elements of each sample at `positions` (1×…), as N×…. Raises GraphError if dimension 0 is not 1."""
     if x.constant is None and x.shape[0] != BATCH:
         raise GraphError.at(where, f"a value of shape {format_shape(x.shape)}", "the batch in dimension 0")
     if positions.dim() == 0 or positions.shape[0] != 1:
@@ -51,7 +51,7 @@ def elements_at(data: Tensor, indices: Tensor, axis: int, where: str) -> Tensor:
 def slices_at(data: Tensor, indices: Tensor, shared: int, where: str) -> Tensor:
     """Return the slices of data at the tuples in the last dimension of the indices (ONNX GatherND).
 
-    The first `shared` dimensions of both go together.
+    The first `shared` dimensions of both are batch dimensions.
     """
     depth = indices.shape[-1] if indices.dim() else 0
     if depth < 1 or shared + depth > data.dim() or data.shape[:shared] != indices.shape[:shared]:
@@ -66,7 +66,7 @@ def slices_at(data: Tensor, indices: Tensor, shared: int, where: str) -> Tensor:
 
 
 def moved_data(node: OnnxNode) -> Value:
-    """Return input 0. Raises GraphError if it is constant: then what depends on the input are the indices."""
+    """Return input 0. Raises GraphError if it is constant, because then the indices depend on the network's input."""
     x = node.operand(0)
     if x.constant is not None:
         raise GraphError.at(
@@ -103,7 +103,7 @@ def read_compress(node: OnnxNode, builder: Builder) -> Value:
 
 
 def read_reversed(node: OnnxNode, builder: Builder) -> Value:
-    """Import ReverseSequence with constant lengths: each sequence's first elements backwards."""
+    """Import ReverseSequence with constant lengths: the first elements of each sequence in reverse order."""
     x, where = moved_data(node), f"node {node.name}"
     time, batch = int(node.attributes.get("time_axis", 0)), int(node.attributes.get("batch_axis", 1))
     moved = positions_of(x)

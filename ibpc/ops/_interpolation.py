@@ -1,8 +1,8 @@
-"""Interpolation along one axis as ONNX Resize defines it: which elements, with which weights, make each result.
+"""Interpolation along one axis as ONNX Resize defines it: the elements and weights that make up each result.
 
-Coordinates are worked out twice, in binary64 as the real numbers that the standard means, and in binary32 as runtimes
-do it. Where the two agree exactly, the weights of an execution can differ from ours only by rounding; elsewhere they
-may by as much as `Axis.doubt` says, on the neighbouring elements too.
+Coordinates are computed twice: in binary64 for the real numbers that the standard means, and in binary32 as runtimes
+compute them. Where the two agree exactly, the weights of an execution differ from ours only by rounding; elsewhere by
+up to `Axis.doubt`, and neighbouring elements may be used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _WEIGHT_ROUNDINGS: Final = 64.0
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis is resized: sizes, scale (if `is_quotient`, that of the sizes), and the region of a crop."""
+    """How one axis is resized: sizes, scale (the quotient of the sizes if `is_quotient`), and the region of a crop."""
 
     before: int
     after: int
@@ -46,7 +46,7 @@ class Axis:
     region: tuple[float, float] = (0.0, 1.0)
 
     def coordinates(self, kind: str) -> Array:
-        """Return where each result lies on the axis before, computed in the type "float32" or "float64"."""
+        """Return the coordinate of each result on the original axis, computed in the type "float32" or "float64"."""
 
         def number(value: float) -> Array:
             return np.asarray(value, kind)
@@ -78,14 +78,14 @@ class Axis:
         return np.asarray(start * last + y * ((end - start) * last / np.asarray(self.after - 1, y.dtype)))
 
     def doubt(self) -> Array:
-        """Return by how much the coordinate of each result may be off in binary32; 0 where it is computed exactly."""
+        """Return the error that the coordinate of each result may have in binary32; 0 where it is computed exactly."""
         exact, single = self.coordinates("float64"), self.coordinates("float32")
         reach = max(1.0, *(abs(place) for place in self.region)) * (self.before + 1)
         same = (single.astype(np.float64) == exact) & all(map(_is_single, self._steps()))
         return np.where(same, 0.0, _COORDINATE_ROUNDINGS * UNIT * reach)
 
     def _steps(self) -> tuple[Fraction, ...]:
-        """Return what a coordinate may be computed from: the distance of two results, the scale, where they start."""
+        """Return the numbers a coordinate may be computed from: the distance of two results, the scale, the start."""
         last = self.before - 1
         if self.mode == "align_corners":
             return (Fraction(last, max(self.after - 1, 1)),)
@@ -96,7 +96,7 @@ class Axis:
         return scale, 1 / scale
 
     def outside(self) -> Array:
-        """Return which results of a crop lie outside of the axis. Raises GraphError where rounding decides that."""
+        """Return which results of a crop lie outside the axis. Raises GraphError if that depends on rounding."""
         if self.mode != "tf_crop_and_resize":
             return np.zeros(self.after, bool)
         exact, single = (
@@ -123,9 +123,9 @@ NEAREST: Final[Mapping[str, Callable[[Array], Array]]] = {
 
 
 def nearest(axis: Axis, rounding: str, where: str) -> Array:
-    """Return the position that each result copies, for executions that compute coordinates by the standard's formulas.
+    """Return the position that each result copies, if coordinates are computed by the standard's formulas.
 
-    Raises GraphError where their rounding decides which one it is.
+    Raises GraphError if the position depends on rounding.
     """
     exact, single = (NEAREST[rounding](axis.coordinates(kind)) for kind in ("float64", "float32"))
     clamped: Array = np.clip(exact, 0, axis.before - 1).astype(np.int64)
@@ -140,7 +140,7 @@ def nearest(axis: Axis, rounding: str, where: str) -> Array:
 # ── linear, cubic ───────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Kernel:
-    """An interpolation kernel: cubic with the coefficient `cubic` (Keys 1981), or linear if that is None."""
+    """An interpolation kernel: cubic with coefficient `cubic` (Keys 1981), or linear if that is None."""
 
     cubic: float | None
     antialias: bool
@@ -148,7 +148,7 @@ class Kernel:
 
     @property
     def support(self) -> int:
-        """The distance from which on the kernel is 0."""
+        """The distance beyond which the kernel is 0."""
         return 1 if self.cubic is None else 2
 
     @property
@@ -167,9 +167,9 @@ class Kernel:
 
 
 def weights(axis: Axis, kernel: Kernel) -> tuple[Array, Array, Array]:
-    """Return positions, weights and the doubt of each weight in binary32, (results, taps) each.
+    """Return positions, weights, and the error each weight may have in binary32, all (results, taps).
 
-    Results that lie outside of a crop have weights of 0.
+    Results of a crop that lie outside the axis have weights of 0.
     """
     place, doubt, outside = axis.coordinates("float64"), axis.doubt(), axis.outside()
     stretch = min(axis.scale, 1.0) if kernel.antialias else 1.0
@@ -184,7 +184,7 @@ def weights(axis: Axis, kernel: Kernel) -> tuple[Array, Array, Array]:
 
 
 def _row(size: int, kernel: Kernel, stretch: float, place: float, doubt: float) -> dict[int, tuple[float, float]]:
-    """Return the weight and its doubt by position for a result at `place`."""
+    """Return weight and doubt by position for a result at coordinate `place`."""
     reach = int(np.ceil(kernel.support / stretch)) + 1
     taps = np.arange(floor(place) - reach, floor(place) + reach + 1)
     found = kernel((taps - place) * stretch)

@@ -15,8 +15,8 @@ from ibpc.ops.rules import Call, Planes
 def leaky_interval(call: Call, x: Interval, function: Function, ulps: int) -> Interval:
     """[min(f(l), f(u), f(z)), max(f(l), f(u))], z the point of [l, u] nearest to 0; exact.
 
-    f is linear on either side of 0, so its extremes lie at l, u or 0; and f(0) = 0 is no maximum, for f rises to the
-    right of 0. `ulps` is how far f in binary32 may be off, network and bound together.
+    f is linear on either side of 0, so its extremes lie at l, u or 0; f(0) = 0 is no maximum, because f rises to the
+    right of 0. In binary32 f is off by up to `ulps`, network and bound together.
     """
     x = flushable(call, x)
     at_lower, at_upper = function(x.lower), function(x.upper)
@@ -26,7 +26,7 @@ def leaky_interval(call: Call, x: Interval, function: Function, ulps: int) -> In
 
 
 def leaky_planes(x: Interval, function: Function, slope: Tensor) -> Planes:
-    """Chord on one side, on the other the line through 0 with slope 1 or a, whichever is nearer on the whole.
+    """Chord on one side; on the other the line through 0 with slope 1 or a, whichever leaves less area.
 
     f is convex for a ≤ 1 (chord above) and concave for a ≥ 1 (chord below). (Zhang et al. 2018, CROWN, arXiv
     1811.00866, table 2, with the adaptive slope.) f − line is piecewise linear, so its extremes lie at l, u or 0.

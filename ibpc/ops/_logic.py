@@ -1,4 +1,4 @@
-"""Booleans over boxes: 1 is true and 0 is false; [1, 1] is proved true, [0, 0] proved false, [0, 1] undecided."""
+"""Booleans over boxes: 1 is true, 0 is false; [1, 1] is proved, [0, 0] refuted, [0, 1] undecided."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ Connection: TypeAlias = Callable[[Verdict, Verdict], Verdict]
 
 
 def truth(call: Call, x: Operand) -> Verdict:
-    """Return where x ≠ 0 at every point of the box, and where at some point. A NaN bound excludes nothing."""
+    """Return where x ≠ 0 throughout the box, and where x ≠ 0 somewhere. A NaN bound excludes nothing."""
     box = flushed(call, x)
     return (box.lower > 0) | (box.upper < 0), ~((box.lower == 0) & (box.upper == 0))
 
 
 def verdict(certain: Tensor, possible: Tensor, *operands: Operand) -> Interval:
-    """Return the box of a boolean that is `certain` or `possible`, in the floating type of the operands."""
+    """Return the box of a boolean that is `certain` or `possible`, in the floating-point type of the operands."""
     like = next((x for x in operands if isinstance(x, Interval)), None)
     assert like is not None
     return Interval.bounds(certain.type_as(like.lower), possible.type_as(like.lower))
 
 
 def comparison(name: str, summary: str, relation: Relation, decision: Decision, versions: tuple[int, ...]) -> Operator:
-    """Return the operator 1 where `relation`(x, y) and 0 elsewhere, with broadcasting.
+    """Return the operator that is 1 where `relation`(x, y) holds and 0 elsewhere, with broadcasting.
 
-    `decision` says of two boxes where the relation holds at all of their points, and where at some. Bounds are rounded
-    outward already, so it compares them exactly; a NaN bound must leave it undecided.
+    `decision` returns where the relation holds at all points of two boxes, and where at some. Bounds are rounded
+    outward already, so it compares them exactly; NaN bounds must leave it undecided.
     """
 
     def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def comparison(name: str, summary: str, relation: Relation, decision: Decision, 
         return relation(x, y).type_as(x)
 
     def interval(call: Call, x: Operand, y: Operand) -> Interval:
-        """[1, 1], [0, 0] or, where the boxes leave it open, [0, 1]; exact."""
+        """[1, 1], [0, 0], or [0, 1] where undecided; exact."""
         return verdict(*decision(flushed(call, x), flushed(call, y)), x, y)
 
     def read(node: OnnxNode, builder: Builder) -> Value:
@@ -72,9 +72,9 @@ def comparison(name: str, summary: str, relation: Relation, decision: Decision, 
 
 
 def connective(name: str, summary: str, relation: Relation, connection: Connection) -> Operator:
-    """Return the operator that connects two booleans, any x ≠ 0 counting as true, with broadcasting.
+    """Return the operator that connects two booleans, where any x ≠ 0 counts as true, with broadcasting.
 
-    `relation` works on boolean tensors, `connection` on what is certain and possible of either.
+    `relation` works on boolean tensors, `connection` on pairs (certain, possible).
     """
 
     def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def connective(name: str, summary: str, relation: Relation, connection: Connecti
         return relation(x != 0, y != 0).type_as(x)
 
     def interval(call: Call, x: Operand, y: Operand) -> Interval:
-        """[1, 1], [0, 0] or, where it is open, [0, 1]; exact."""
+        """[1, 1], [0, 0], or [0, 1] where undecided; exact."""
         return verdict(*connection(truth(call, x), truth(call, y)), x, y)
 
     def read(node: OnnxNode, builder: Builder) -> Value:
@@ -104,7 +104,7 @@ def connective(name: str, summary: str, relation: Relation, connection: Connecti
 
 
 def export_logical(type: str) -> OnnxExport:
-    """Return the export to an ONNX operator on booleans: casts before and after it."""
+    """Return the export to an ONNX operator on booleans, with casts before and after it."""
 
     def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
         booleans = [writer.node("Cast", [name], to=BOOL) for name in operands]

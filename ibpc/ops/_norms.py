@@ -1,6 +1,6 @@
-"""Moduli, their powers and p-norms over a box: what the norms among the reductions, pools and normalizations share.
+"""Moduli, their powers and p-norms over a box, for reductions, pools and normalizations.
 
-Functions of several elements take them along the last dimension.
+Functions of several elements act along the last dimension.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def suffixes(x: Tensor) -> Tensor:
 
 
 def sums_of_others(x: Tensor, size: int) -> Tensor:
-    """Return for each of `size` elements the sum of the others, without a subtraction."""
+    """Return for each of `size` elements the sum of the others, without subtracting."""
     return prefixes(x).narrow(-1, 0, size) + suffixes(x).narrow(-1, 1, size)
 
 
@@ -48,11 +48,11 @@ def norm(x: Tensor, p: float) -> Tensor:
 
 
 def norm_interval(call: Call, x: Interval, p: float, size: int) -> Interval:
-    """Return the bounds of the p-norm of `size` elements, p ≥ 1: that of the least and of the greatest moduli. Exact.
+    """Return the bounds of the p-norm of `size` elements, p ≥ 1: the norms of the least and greatest moduli. Exact.
 
-    In binary32 the powers are summed as they stand, as a network may: where they overflow the upper bound is infinite,
-    and what underflow takes from the sum is paid before the root. The exponent 1/p, itself rounded, changes the root
-    of a binary32 number by up to 90u.
+    In binary32 the powers are summed unscaled, as a network may sum them: if they overflow, the upper bound is
+    infinite, and losses to underflow are covered before the root. Rounding the exponent 1/p changes the root of a
+    binary32 number by up to 90u.
     """
     size_of = moduli(x)
     if p == 1:
@@ -71,9 +71,9 @@ def _power(x: Tensor, p: float) -> Tensor:
 
 
 def norm_planes(x: Interval, p: float, view: View) -> Planes:
-    """Return the planes of the p-norm over the box x, given as `view` shows it.
+    """Return the planes of the p-norm over the box x, which is the operand's box seen through `view`.
 
-    Below: the tangent at the midpoint m, Σ sign(m) (|m| / ‖m‖)^(p−1) x, which Hölder's inequality keeps below ‖x‖.
+    Below: the tangent at the midpoint m, Σ sign(m) (|m| / ‖m‖)^(p−1) x, at most ‖x‖ by Hölder's inequality.
     Above: each |x|ᵖ lies under its chord, so ‖x‖ ≤ Q^(1/p) with Q affine, and Q^(1/p), concave, lies under its tangent
     at the midpoint.
     """

@@ -1,4 +1,4 @@
-"""Functions of straight pieces, with jumps between them: their ranges over boxes, and planes."""
+"""Piecewise linear functions, possibly with jumps: their ranges over boxes, and planes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ibpc.rounding import LARGEST, SMALLEST, Arithmetic
 
 @dataclass(frozen=True)
 class Piece:
-    """The line slope · x + offset from `start` to `end`; an open end does not belong to it."""
+    """The line slope · x + offset from `start` to `end`; open ends are excluded."""
 
     start: float
     end: float
@@ -34,14 +34,14 @@ class Piece:
         return self.slope * x + self.offset if self.slope else torch.zeros_like(x) + self.offset
 
     def is_met(self, x: Interval) -> Tensor:
-        """Return where the box holds a point of the piece."""
+        """Return which boxes hold a point of the piece."""
         left = x.upper > self.start if self.is_open_left else x.upper >= self.start
         right = x.lower < self.end if self.is_open_right else x.lower <= self.end
         return left & right
 
     def within(self, x: Interval) -> tuple[Tensor, Tensor]:
-        """Return the ends of the part of the piece that lies in the box, in any order where there is none."""
-        if any(LARGEST < abs(kink) < inf for kink in (self.start, self.end)):  # binary32 does not have it
+        """Return the ends of the part of the piece inside the box; if it is empty, in any order."""
+        if any(LARGEST < abs(kink) < inf for kink in (self.start, self.end)):  # not a binary32 number
             lower, upper = x.lower.double().clamp(min=self.start), x.upper.double().clamp(max=self.end)
             return lower.to(x.lower.dtype), upper.to(x.upper.dtype)
         return x.lower.clamp(min=self.start), x.upper.clamp(max=self.end)
@@ -50,8 +50,7 @@ class Piece:
 def pieces_interval(call: Call, x: Interval, pieces: Sequence[Piece], ulps: int, absolute: float) -> Interval:
     """Return the hull of the ranges of all pieces that the box meets; exact.
 
-    `ulps` and `absolute` are what network and bound may be off by together; 0 where pieces are copies of x or constant.
-
+    Network and bound together are off by up to `ulps` and `absolute`, both 0 if pieces are copies of x or constant.
     In binary32 the thresholds between the pieces are rounded, and elements and thresholds may be flushed to 0.
     """
     box = flushed(call, x)
@@ -69,7 +68,7 @@ def pieces_interval(call: Call, x: Interval, pieces: Sequence[Piece], ulps: int,
 
 
 def _blurred(piece: Piece) -> Piece:
-    """Return a piece that holds the given one, whichever binary32 neighbour its thresholds are rounded to."""
+    """Return a piece that contains the given one, whichever binary32 neighbours its thresholds are rounded to."""
     start, end = _rounded(piece.start, -inf), _rounded(piece.end, inf)
     return Piece(
         start,
@@ -82,7 +81,7 @@ def _blurred(piece: Piece) -> Piece:
 
 
 def _rounded(value: float, toward: float) -> float:
-    """Return the value where binary32 has it, else a neighbour on the side; 0 beside what may be flushed to 0."""
+    """Return the value if it is a binary32 number, else the neighbour on this side: 0 if it may be flushed."""
     single = torch.tensor(value, dtype=torch.float32)
     if 0.0 < abs(value) < SMALLEST:
         return max(value, 0.0) if toward > 0 else min(value, 0.0)
@@ -101,10 +100,10 @@ def pieces_relaxation(pieces: Callable[[Call], Sequence[Piece]], nominal: Nomina
 
 
 def pieces_planes(x: Interval, pieces: Sequence[Piece], at_lower: Tensor, at_upper: Tensor) -> Planes:
-    """Return planes of the slope that best follows all ends of pieces, or constants where those are nearer.
+    """Return planes with the slope of the chord, or constants where these are nearer.
 
-    f − line is straight on every piece, so its extremes over a box are the values at the ends of the pieces in it. Of
-    the slopes 0 and that of the chord each side takes the one that leaves less room at the middle of the box.
+    f − line is linear on every piece, so its extremes over a box lie at the ends of the pieces in it. Each side takes
+    slope 0 or that of the chord, whichever leaves less room in the middle of the box.
     """
     secant = chord(x.lower, x.upper, at_lower, at_upper, torch.zeros_like(x.lower))
     single = reduce(torch.logical_or, [(x.lower > piece.start) & (x.upper < piece.end) for piece in pieces])

@@ -1,8 +1,8 @@
-"""Planes that bound a function over a box: what relaxation rules are made of.
+"""Planes that bound a function over a box: the building blocks of relaxation rules.
 
 Every function here is elementwise and free of branches on values. `above` and `below` take the slope from the caller
-and compute the offset, from points at which the function may leave the line: whether a plane is sound never depends on
-how well its slope was chosen.
+and compute the offset from the points at which function − line may be extreme, so soundness never depends on how well
+the slope was chosen.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def inside(point: float, lower: Tensor, upper: Tensor) -> Tensor:
 def chord(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, otherwise: Tensor | float) -> Tensor:
     """Return the slope (at_upper − at_lower) / (upper − lower), and `otherwise` where upper ≤ lower.
 
-    Halves keep a box as wide as the format from overflowing.
+    Operands are halved so that differences of the largest numbers do not overflow.
     """
     half = 0.5 * upper - 0.5 * lower
     wide = half > 0
@@ -44,21 +44,21 @@ def chord(lower: Tensor, upper: Tensor, at_lower: Tensor, at_upper: Tensor, othe
 
 
 def above(function: Function, slope: Tensor, points: Iterable[Tensor]) -> Plane:
-    """Return the lowest plane of a slope that lies on or above the function at all `points`.
+    """Return the lowest plane of this slope that lies on or above the function at all `points`.
 
-    It bounds the function over the box wherever function − line attains its maximum over the box at one of the points.
+    It bounds the function over the box if function − line has its maximum over the box at one of the points.
     """
     return Plane((slope,), reduce(torch.maximum, [function(point) - slope * point for point in points]))
 
 
 def below(function: Function, slope: Tensor, points: Iterable[Tensor]) -> Plane:
-    """Return the highest plane of a slope that lies on or below the function at all `points`; see `above`."""
+    """Return the highest plane of this slope that lies on or below the function at all `points`; see `above`."""
     return Plane((slope,), reduce(torch.minimum, [function(point) - slope * point for point in points]))
 
 
 # ── products ────────────────────────────────────────────────────────────────────────────────────────────────────
 def product_planes(x: Operand, y: Operand) -> Planes:
-    """Return the planes of the elementwise product x y, exact where an operand is.
+    """Return the planes of the elementwise product x y, exact if an operand is exact.
 
     Two boxes: l_y x + l_x y − l_x l_y ≤ x y ≤ u_y x + l_x y − l_x u_y, from (x − l_x)(y − l_y) ≥ 0 and
     (x − l_x)(u_y − y) ≥ 0 (McCormick 1976; the choice of Shi et al. 2020, arXiv 2002.06622, section 3.3). The same box
@@ -73,7 +73,7 @@ def product_planes(x: Operand, y: Operand) -> Planes:
 
 
 def blended_planes(x: Interval, y: Interval, below: Tensor, above: Tensor) -> Planes:
-    """Return planes of the product of two boxes for shares in [0, 1] of the second of two planes on either side.
+    """Return planes of the product of two boxes: on either side a blend of two, with a share in [0, 1] of the second.
 
     Below: l_y x + l_x y − l_x l_y and u_y x + u_x y − u_x u_y; above: u_y x + l_x y − l_x u_y and
     l_y x + u_x y − u_x l_y (McCormick 1976). The first two are those of `product_planes`.
@@ -102,5 +102,5 @@ def _square_planes(x: Interval) -> Planes:
 
 
 def square_chord(x: Interval) -> Plane:
-    """Return the chord of x², its slope l + u split over the two operands."""
+    """Return the chord of x², its slope l + u split between the two operands."""
     return Plane((x.upper, x.lower), -(x.lower * x.upper))

@@ -1,7 +1,7 @@
 """Pooling: what MaxPool and AveragePool share.
 
-Padding never counts as input here: MaxPool pads with −∞, AveragePool with zeros whose share in the divisor its
-attribute decides. A window without a single input element has no value and is refused.
+Padding is no input: MaxPool pads with −∞, AveragePool with zeros, which its attribute includes in the divisor or not.
+A window without any input element has no value and is refused.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ATTRIBUTES: Final[Mapping[str, Any]] = {
 def pooled_shape(
     where: str, attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]
 ) -> Shape:
-    """Return N×C×(windows per spatial dimension). Raises GraphError where a window holds no input element."""
+    """Return N×C×(windows per spatial dimension). Raises GraphError if a window holds no input element."""
     (x,) = operands
     kernel, strides, pads, dilations = (attributes[key] for key in ("kernel_shape", "strides", "pads", "dilations"))
     spatial = spatial_sizes(x, len(kernel), where)
@@ -64,7 +64,7 @@ def pooled_shape(
 def global_shape(
     where: str, attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]
 ) -> Shape:
-    """Return N×C×1×…, the shape of a pool over all spatial dimensions. Raises GraphError where there are none."""
+    """Return N×C×1×…, the shape of a pool over all spatial dimensions. Raises GraphError if there are none."""
     (x,) = operands
     if len(x) < 3:
         found = f"an operand of shape {format_shape(x)}"
@@ -73,7 +73,7 @@ def global_shape(
 
 
 def global_layer(name: str, dimensions: int) -> Layer:
-    """Return the torch.nn layer `name`Nd, AdaptiveAvgPool or AdaptiveMaxPool, of which only output size 1 is known."""
+    """Return the torch.nn layer `name`Nd, AdaptiveAvgPool or AdaptiveMaxPool, which supports only output size 1."""
     full = f"{name}{dimensions}d"
 
     def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
@@ -87,9 +87,9 @@ def global_layer(name: str, dimensions: int) -> Layer:
 
 
 def native_padding(call: Call) -> list[int] | None:
-    """Return the padding argument with which PyTorch's pools take the call as it is, or None.
+    """Return the padding argument with which PyTorch's pools support the call directly, or None.
 
-    They want symmetric padding of at most half a kernel, and some also an input no smaller than a window.
+    They require symmetric padding of at most half a kernel, and some an input no smaller than a window.
     """
     kernel, dilations, pads = call["kernel_shape"], call["dilations"], list(call["pads"])
     before, after = pads[: len(kernel)], pads[len(kernel) :]
@@ -101,7 +101,7 @@ def native_padding(call: Call) -> list[int] | None:
 
 
 def covering_pads(call: Call) -> list[int]:
-    """Return the pads with which plain windows, none of them beyond the padding, are exactly those of the output."""
+    """Return the pads with which all windows lie within the padded input, also the last ones of ceil_mode."""
     kernel, strides, pads, dilations = (call[key] for key in ("kernel_shape", "strides", "pads", "dilations"))
     spatial, sizes = call.operands[0][2:], call.output[2:]
     after = [
@@ -112,12 +112,12 @@ def covering_pads(call: Call) -> list[int]:
 
 
 def windows(call: Call, x: Tensor, fill: float = 0.0) -> Tensor:
-    """Return the windows of x (…, *spatial) as (…, *output, *kernel); what lies outside the input is `fill`."""
+    """Return the windows of x (…, *spatial) as (…, *output, *kernel), padded with `fill`."""
     return unfolded(call, F.pad(x, torch_pads(covering_pads(call)), value=fill))
 
 
 def unfolded(call: Call, padded: Tensor) -> Tensor:
-    """Return the windows (…, *output, *kernel) of an input that is padded already."""
+    """Return the windows (…, *output, *kernel) of a padded input."""
     view = padded
     for axis, kernel in enumerate(call["kernel_shape"]):
         dilation = call["dilations"][axis]
@@ -126,7 +126,7 @@ def unfolded(call: Call, padded: Tensor) -> Tensor:
 
 
 def are_exportable(call: Call, pads: Sequence[int]) -> bool:
-    """Return whether ONNX Runtime takes `pads`: it wants each of them smaller than the kernel."""
+    """Return whether ONNX Runtime accepts `pads`: each must be smaller than the kernel."""
     return all(pad < size for pad, size in zip(pads, [*call["kernel_shape"]] * 2, strict=True))
 
 

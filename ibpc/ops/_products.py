@@ -1,4 +1,4 @@
-"""Products of two operands: the rules of what is linear in each of them."""
+"""Products of two operands: rules of operators that are linear in each of them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def bilinear(
 ) -> Rules:
     """Return the rules of `product(call, x, y)`, linear in x and in y.
 
-    With an exact operand it is affine: center c · y, radius r · |y| (see `ibpc.ops.combinators.affine`), which is
-    exact. The rule `both` bounds the product of two boxes.
+    With an exact operand it is affine, with center c · y and radius r · |y| (see `ibpc.ops.combinators.affine`), and
+    the bounds are exact. The rule `both` bounds the product of two boxes.
     """
     by_right = scaling(product, product, terms, sharing)
     by_left = scaling(_swapped(product), _swapped(product), terms, sharing)
@@ -69,9 +69,9 @@ def _swapped(product: NominalRule) -> NominalRule:
 
 
 def flushable(call: Call, x: Interval) -> Interval:
-    """Return the box, in binary32 widened by what flushing its elements to zero can change.
+    """Return the box, in binary32 widened by the most that flushing its elements to zero can change.
 
-    A factor that may be large multiplies that, so it has to be paid before the product.
+    A large factor may multiply that change, so it is covered before the product.
     """
     if call.arithmetic is Arithmetic.REAL:
         return x
@@ -81,7 +81,7 @@ def flushable(call: Call, x: Interval) -> Interval:
 def corners(x: Interval, y: Interval, function: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """Return the least and the greatest value of a function, monotone in each operand, at the corners of two boxes.
 
-    A NaN at any corner makes both NaN.
+    If any corner gives NaN, both are NaN.
     """
     values = [function(left, right) for left in (x.lower, x.upper) for right in (y.lower, y.upper)]
     lower = torch.minimum(torch.minimum(values[0], values[1]), torch.minimum(values[2], values[3]))

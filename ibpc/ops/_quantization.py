@@ -1,4 +1,4 @@
-"""What quantization and dequantization share: scales and zero points of a tensor or along one axis."""
+"""What quantization and dequantization share: scales and zero points, per tensor or along one axis."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROLES: Final = (Role("scale", Fill.ONES, trainable=False), Role("zero_point", Fi
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the operand's shape. Raises GraphError where scale and zero point do not fit it."""
+    """Return the operand's shape. Raises GraphError if scale or zero point does not fit it."""
     axis, size = attributes["axis"], operands[0]
     wanted = () if axis is None else (size[feature_axis(axis, len(size), "axis")],)
     for role in ("scale", "zero_point"):
@@ -32,16 +32,16 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def along_axis(call: Call, value: Tensor) -> Tensor:
-    """Return a scale or zero point so that it broadcasts to the operand."""
+    """Return a scale or zero point in a shape that broadcasts to the operand."""
     if call["axis"] is None:
         return value
     return value.reshape([-1, *[1] * (len(call.operands[0]) - call["axis"] - 1)])
 
 
 def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, Tensor]]:
-    """Return the axis (None: one scale for all) and the parameters of either node.
+    """Return the axis (None: one scale for all) and the parameters of either operator.
 
-    Raises GraphError for scales that are not positive or not constant, for blocks, and for an axis that is the batch.
+    Raises GraphError for scales that are not positive or not constant, for blocks, and for the batch axis.
     """
     where = f"node {node.name}"
     if int(node.attributes.get("block_size", 0)):

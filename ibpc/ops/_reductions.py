@@ -1,7 +1,7 @@
 """Reductions: what ReduceSum, ReduceMax and their kin share.
 
 The axes are feature axes counted from the front; the batch is never reduced. Rules that need the reduced elements side
-by side take them as the last dimension of `gathered`, whose other dimensions are those of the output.
+by side use `gathered`, which has them in its last dimension.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def reduction(name: str, summary: str, versions: tuple[int, ...], rules: Rules) 
     """Return the record of an ONNX reduction with the attributes `axes` and `keepdims`."""
 
     def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-        """Return the operand's shape with size 1 at the axes, or without them. Raises GraphError for the batch."""
+        """Return the operand's shape with size 1 at the axes, or without the axes. Raises GraphError for the batch."""
         (x,) = operands
         axes = feature_axes(attributes["axes"], len(x), name)
         if any(x[axis] == 0 for axis in axes):
@@ -66,7 +66,7 @@ def reduction(name: str, summary: str, versions: tuple[int, ...], rules: Rules) 
 
 
 def _read(name: str, node: OnnxNode, builder: Builder) -> Value:
-    """Import a reduction: axes as attribute or input; without any over all, or elementwise (noop_with_empty_axes)."""
+    """Import a reduction: axes from an attribute or input; without axes all, or none with noop_with_empty_axes."""
     x, axes = node.operand(0), onnx_integers(node, "axes", 1)
     rank = len(x.shape)
     if not axes and node.attributes.get("noop_with_empty_axes", 0):
@@ -77,7 +77,7 @@ def _read(name: str, node: OnnxNode, builder: Builder) -> Value:
 
 
 def count(call: Call) -> int:
-    """Return how many elements are reduced to one."""
+    """Return the number of elements that are reduced to one."""
     return prod(call.operands[0][axis] for axis in call["axes"])
 
 
@@ -91,8 +91,8 @@ def gathered(call: Call, x: Tensor) -> Tensor:
 def summed(call: Call, terms: Interval, size: int, ulps: int = 0) -> Interval:
     """Return the sum along the last dimension of `size` nonnegative independent terms, each off by `ulps` roundings.
 
-    In binary32 a sum of nonnegative terms in any order is off by γₙ of itself, and each term may be flushed to 0. An
-    overflow gives an infinite upper bound; as a lower one it turns into NaN, which claims nothing.
+    In binary32 a sum of nonnegative terms in any order has a relative error of γₙ, and each term may be flushed to 0.
+    An overflow makes the upper bound infinite, and the lower bound NaN, which claims nothing.
     """
     lower, upper = terms.lower.sum(-1), terms.upper.sum(-1)
     if call.arithmetic is Arithmetic.REAL:
@@ -104,8 +104,8 @@ def summed(call: Call, terms: Interval, size: int, ulps: int = 0) -> Interval:
 def greatest_planes(lower: Tensor, upper: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Return slopes and offset of a lower and an upper plane of the maximum along the last dimension of a box.
 
-    Below: x_m, with m the element of greatest lower bound. Above: x_m if l_m ≥ all other u, else the constant max u.
-    (Zhang et al. 2018, CROWN, arXiv 1811.00866, treat pooling so.) Assumes finite bounds.
+    Below: x_m, with m the element with the greatest lower bound. Above: x_m if l_m ≥ all other u, else the constant
+    max u. (As for pooling in Zhang et al. 2018, CROWN, arXiv 1811.00866.) Assumes finite bounds.
     """
     chosen = torch.zeros_like(lower).scatter(-1, lower.argmax(-1, keepdim=True), 1.0)
     rivals = upper.masked_fill(chosen > 0, -torch.inf).amax(-1)

@@ -1,4 +1,4 @@
-"""Planes of S-shaped functions, with tangents that may touch anywhere they are sound."""
+"""Planes of S-shaped functions, with tangents at any point where they are sound."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ibpc.ops.rules import Call, Planes, RelaxationRule, Rules
 class SShape:
     """An increasing f, convex below 0 and concave above, with f(x) + f(−x) constant, and its derivative.
 
-    Upper plane: over [l, u] above 0 a tangent; over a box with 0 inside a tangent at a point from the one on, d*, whose
-    tangent starts from (l, f(l)); where there is none, and below 0, a line of at most the chord's slope (Zhang et al.
-    2018, CROWN, arXiv 1811.00866, section 3.2; that the point is chosen: Xu et al. 2021, arXiv 2011.13824). Least area
-    has the tangent in the middle of the box, or the nearest to it: its value there is what counts. The offset
-    is the greatest of f − line at l, u and the point d where it touches. That is sound: a tangent at d ≥ 0 lies above
-    f on [0, u], and on [l, 0] the convex f − line is greatest at l or 0; where no tangent in the box passes above
-    (l, f(l)), f′ exceeds the chord's slope all over [0, u], so f − line is greatest at u. The lower plane is the upper
-    plane of the mirrored function.
+    Upper plane. Over a box above 0: a tangent. Over a box with 0 inside: a tangent at a point d ≥ d*, where the tangent
+    at d* passes through (l, f(l)). If there is no such point, and over boxes below 0: a line with at most the slope of
+    the chord. (Zhang et al. 2018, CROWN, arXiv 1811.00866, section 3.2; with d chosen: Xu et al. 2021, arXiv
+    2011.13824.) The area depends on the plane's value in the middle of the box, so it is least for the tangent there,
+    or else for the one nearest to it. The offset is the greatest of f − line at l, u and the point d of contact. This
+    is sound: a tangent at d ≥ 0 lies above f on [0, u], and on [l, 0] the convex f − line is greatest at l or 0. If no
+    tangent in the box passes above (l, f(l)), f′ exceeds the chord's slope throughout [0, u], so f − line is greatest
+    at u. The lower plane is the upper plane of the mirrored function.
     """
 
     function: Function
     derivative: Function
 
     def planes(self, x: Interval) -> Planes:
-        """Return the planes of least area: their tangents touch as near to the middle of the box as is sound."""
+        """Return the planes of least area, whose tangents touch as near to the middle of the box as is sound."""
         anchors = self._anchors(x)
         return self._touching(x, _start(x, anchors), anchors)
 
     def tuned(self, _call: Call, share: Tensor, plain: Planes, x: Interval) -> Planes:
-        """Return planes whose tangents touch between the furthest point (0) and the nearest that is sound (1).
+        """Return planes whose tangents touch between the far end of the box (0) and the nearest sound point (1).
 
-        Lines without a tangent have that share of the chord's slope. `share` is (…, B, 2, *shape), below and above.
+        Without a tangent, the slope is this share of the chord's. `share` is (…, B, 2, *shape), below and above.
         """
         return self._touching(x, share, plain.anchors)
 
@@ -47,7 +47,7 @@ class SShape:
         return _start(x, self._anchors(x))
 
     def _anchors(self, x: Interval) -> tuple[Tensor, ...]:
-        """Return what `_anchor` does for the lower plane, which is mirrored, and for the upper one."""
+        """Return the anchors of the lower plane (in the mirrored box) and of the upper one."""
         return (*self._anchor(-x.upper, -x.lower), *self._anchor(x.lower, x.upper))
 
     def _touching(self, x: Interval, share: Tensor, anchors: tuple[Tensor, ...]) -> Planes:
@@ -62,17 +62,17 @@ class SShape:
         )
 
     def _line(self, end: Tensor, anchor: tuple[Tensor, ...], share: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slope of an upper plane and where it touches, `share` of the way from the end to the first."""
+        """Return the slope of an upper plane and where it touches, `share` of the way from the end to the first one."""
         first, touches, secant = anchor
         point = torch.minimum(torch.maximum(torch.lerp(end, first, share), first), end)
         point = torch.where(point.isfinite(), point, first)
         return torch.where(touches, self.derivative(point), share * secant), point
 
     def _anchor(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the nearest point where an upper plane may touch, whether it is a tangent, and the chord's slope.
+        """Return the first point where an upper plane may touch, whether it is a tangent, and the chord's slope.
 
-        A tangent at d ≥ 0 passes above (l, f(l)) exactly from d* on, and d* ≤ −l: there the chord from −d to d has
-        slope f(d)/d ≥ f′(d).
+        A tangent at d ≥ 0 passes above (l, f(l)) exactly if d ≥ d*. d* ≤ −l, because the chord from −d to d has slope
+        f(d)/d ≥ f′(d).
         """
         at_lower = self.function(lower)
 
@@ -102,14 +102,14 @@ def s_shaped(curve: SShape, rules: Callable[[RelaxationRule], Rules]) -> Rules:
 
 
 def _start(x: Interval, anchors: tuple[Tensor, ...]) -> Tensor:
-    """Return the shares (B, 2, *shape) of tangents in the middle, or at the first sound point; 1 for other lines."""
+    """Return the shares (B, 2, *shape) of tangents in the middle or at the first sound point; 1 where there is none."""
     middle = midpoint(x.lower, x.upper)
     lower, upper = _nearest(-middle, -x.lower, anchors[:3]), _nearest(middle, x.upper, anchors[3:])
     return torch.stack([lower, upper], 1)
 
 
 def _nearest(point: Tensor, end: Tensor, anchor: tuple[Tensor, ...]) -> Tensor:
-    """Return the share of the way from an end of the box to the first sound point where `point` lies, at most 1."""
+    """Return where `point` lies on the way from an end of the box to the first sound point, as a share of at most 1."""
     first, touches, _ = anchor
     span = end - first
     share = (end - point) / torch.where(span > 0, span, torch.ones_like(span))

@@ -1,4 +1,4 @@
-"""What normalizations x · s(x) · weight + bias share: the parameters, their import and options, and planes."""
+"""What normalizations x · s(x) · weight + bias share: parameters, their import and options, and planes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def flag_option(description: str, default: bool = True) -> dict[str, Any]:
 
 
 def epsilon_option(default: float | None = 1e-5) -> dict[str, Any]:
-    """Return the schema of the layer option `eps`; None stands for the greatest rounding of binary32, 2⁻²³."""
+    """Return the schema of the layer option `eps`; None stands for the machine epsilon of float32, 2⁻²³."""
     schema: dict[str, Any] = {"description": "Added under the root", "type": "number", "exclusiveMinimum": 0}
     if default is not None:
         return {**schema, "default": default}
@@ -50,7 +50,7 @@ NORMALIZED_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 def plan_normalized(where: str, epsilon: float, options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
-    """Plan a layer that normalizes the last dimensions of its operand, with a weight where there is to be one."""
+    """Plan a layer that normalizes the last dimensions of its operand, with a weight if elementwise_affine."""
     (x,), given = operands, options["normalized_shape"]
     sizes = (given,) if isinstance(given, int) else tuple(given)
     if len(sizes) >= len(x) or x[len(x) - len(sizes) :] != sizes:
@@ -68,9 +68,9 @@ def expect_parameters(parameters: Mapping[str, Shape], wanted: Shape, where: str
 
 
 def import_scaled(operator: str, node: OnnxNode, builder: Builder, stash_types: Sequence[int]) -> Value:
-    """Import a normalization from an axis on with its scale (input 1) and bias (input 2, which may be left out).
+    """Import a normalization of the dimensions from `axis` on, with its scale (input 1) and optional bias (input 2).
 
-    Constants of the shape of the normalized dimensions become parameters; others multiply and are added afterwards.
+    Constants that broadcast to the normalized dimensions become parameters; others become a Mul and an Add after it.
     """
     if node.attributes.get("stash_type", 1) not in stash_types:
         found = f"stash_type {node.attributes['stash_type']}"
@@ -92,14 +92,14 @@ def import_scaled(operator: str, node: OnnxNode, builder: Builder, stash_types: 
 
 
 def _aligned(value: Value, rank: int, builder: Builder) -> Value:
-    """Return a value that depends on an input with so many dimensions: those that are missing behind the batch."""
+    """Return a non-constant value with `rank` dimensions, missing ones inserted after the batch."""
     if value.constant is not None or len(value.shape) >= rank:
         return value
     return builder.add("Reshape", [value], {"shape": [*[1] * (rank - len(value.shape)), *value.shape[1:]]})
 
 
 def _fitting(value: Value | None, sizes: Shape) -> Tensor | None:
-    """Return a constant that broadcasts to these sizes in their shape, None for any other value."""
+    """Return a constant that broadcasts to these sizes, expanded to them; None for any other value."""
     if value is None or value.constant is None:
         return None
     constant = value.constant
@@ -123,9 +123,9 @@ def scaled(box: Interval, weight: Tensor | None, bias: Tensor | None) -> Interva
 def factor_lines(d: Interval, factor: Interval, middle: Tensor, bounds: Interval) -> Lines:
     """Return slopes in d and offsets of a lower and an upper line of d s, with s in the box `factor` ≥ 0.
 
-    d s lies between min(d a, d b) and max(d a, d b), [a, b] the bounds of s: the first is concave in d and so above its
-    chord, the second convex and so below it. Where the `bounds` of d s are better at `middle`, d at the center of the
-    box, or b is not finite, the line is that constant.
+    With [a, b] the bounds of s, d s lies between min(d a, d b), which is concave in d and so above its chord, and
+    max(d a, d b), which is convex and so below its chord. Where the `bounds` of d s are tighter at `middle`, the value
+    of d at the center of the box, or b is not finite, the line is that constant.
     """
     low, high, slow, fast = d.lower, d.upper, factor.lower, factor.upper
 
@@ -141,7 +141,7 @@ def factor_lines(d: Interval, factor: Interval, middle: Tensor, bounds: Interval
 
 
 def weighted_lines(lines: Lines, weight: Tensor | None, bias: Tensor | None) -> Lines:
-    """Return the lines of weight · y + bias from those of y."""
+    """Return the lines of weight · y + bias, given those of y."""
     (low_slope, low_offset), (high_slope, high_offset) = lines
     if weight is not None:
         flipped = weight < 0

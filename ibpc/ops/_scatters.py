@@ -1,8 +1,8 @@
-"""ONNX scatters at constant indices, as what they are: Gathers from data and updates laid side by side.
+"""ONNX scatters at constant indices, imported as Gathers from the concatenation of data and updates.
 
-Which updates go to which element of the data is found as in `ibpc.ops._gathers`, by gathering positions of the data at
-the indices. Each result then has a list of sources, and takes the last one (no reduction), their sum, product, greatest
-or least. No source occurs twice in a list, so every composition is as exact as one rule for it would be.
+The target of each update is found as in `ibpc.ops._gathers`, by gathering positions of the data at the indices. Each
+result then has a list of sources, of which it takes the last (no reduction), the sum, product, maximum or minimum. No
+source occurs twice in a list, so the composition loses nothing against a rule of its own.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _indices(node: OnnxNode) -> Tensor:
 
 
 def _scattered(node: OnnxNode, targets: Callable[[Tensor, str], Tensor], builder: Builder) -> Value:
-    """Build the scatter whose updates go to `targets` of the positions of the data (1×…)."""
+    """Build the scatter whose updates go to `targets(positions of the data (1×…))`."""
     where, reduction = f"node {node.name}", str(node.attributes.get("reduction", "none"))
     data, updates = number(node, 0, builder), number(node, 2, builder)
     if reduction not in _REDUCTIONS:
@@ -84,7 +84,7 @@ def _flattened(value: Value, builder: Builder) -> Value:
 
 
 def _sources(target: Tensor, size: int) -> Tensor:
-    """Return the positions of the updates of each element, in order, as most×size; −1 where there are no more."""
+    """Return the positions of each element's updates, in order, as (most updates)×size; −1 where there are no more."""
     order = torch.argsort(target, stable=True)
     found = target[order]
     slot = torch.arange(len(found)) - torch.searchsorted(found, found)
@@ -94,7 +94,7 @@ def _sources(target: Tensor, size: int) -> Tensor:
 
 
 def _picked(parts: tuple[Value, ...], indices: Tensor, builder: Builder) -> Value:
-    """Return the elements of the parts, N×… laid side by side, at the indices."""
+    """Return the elements at the indices of the concatenated parts, each N×…."""
     joined = builder.add("Concat", parts, {"axis": 1})
     return builder.add("Gather", [joined], {"axis": 1}, {"indices": indices.contiguous()})
 
@@ -108,7 +108,7 @@ def _replaced(data: Value, updates: Value, table: Tensor, where: str, builder: B
 
 
 def _summed(data: Value, updates: Value, table: Tensor, where: str, builder: Builder) -> Value:
-    """Return the sums, by a product with ones: the binary32 bounds of MatMul hold for any order of a sum."""
+    """Return the sums by a product with ones, because the binary32 bounds of MatMul hold for any order of summation."""
     own, count = torch.arange(data.shape[1]), data.shape[1] + updates.shape[1]
     sources = torch.cat([own[None], torch.where(table < 0, count, data.shape[1] + table)])
     listed = _picked((data, updates, builder.constant(torch.zeros(1, 1))), sources.T, builder)

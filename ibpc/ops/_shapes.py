@@ -22,9 +22,9 @@ def same_as_operand(attributes: Attributes, operands: tuple[Shape, ...], paramet
 
 
 def broadcast(shapes: Iterable[Shape], where: str) -> Shape:
-    """Return the shape that numpy broadcasting of `shapes` gives, with the batch only in dimension 0.
+    """Return the shape of `shapes` broadcast as in numpy, the batch only in dimension 0.
 
-    Raises GraphError where two sizes differ and neither is 1, or where the batch meets another dimension.
+    Raises GraphError if two sizes differ and neither is 1, or if the batch meets another dimension.
     """
     found = tuple(shapes)
     rank = max((len(shape) for shape in found), default=0)
@@ -63,12 +63,12 @@ def feature_axes(axes: Iterable[int], rank: int, where: str) -> list[int]:
 
 
 def reshaped(call: Call, x: Tensor) -> Tensor:
-    """y = x in the shape of the output, dimension 0 kept: what operators do that only rename dimensions."""
+    """y = x in the shape of the output, dimension 0 kept."""
     return x.reshape([-1, *call.output[1:]])
 
 
 def onnx_integers(node: OnnxNode, name: str, slot: int) -> list[int] | None:
-    """Return the integers of the attribute `name` or, in versions without it, of the input `slot`; None if neither."""
+    """Return the integers of the attribute `name`, or else of the input `slot`; None if there is neither."""
     if node.attributes.get(name) is not None:
         return [int(value) for value in node.attributes[name]]
     if node.optional(slot) is None:
@@ -77,7 +77,7 @@ def onnx_integers(node: OnnxNode, name: str, slot: int) -> list[int] | None:
 
 
 def export_axes(type: str) -> OnnxExport:
-    """Return the export to an ONNX operator that takes the attribute `axes` as its second input."""
+    """Return the export to an ONNX operator whose second input is the attribute `axes`."""
 
     def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
         return writer.node(type, [*operands, writer.constant(torch.tensor(call["axes"], dtype=torch.int64))])
@@ -86,7 +86,7 @@ def export_axes(type: str) -> OnnxExport:
 
 
 def dimension_option(description: str, **default: int) -> dict[str, Any]:
-    """Return the schema of a layer option that names a feature dimension as PyTorch counts, the batch being 0."""
+    """Return the schema of a layer option that names a feature dimension, counted as in PyTorch (the batch is 0)."""
     return {
         "description": f"{description}, counted from 1 (0 is the batch) or from the end",
         "type": "integer",

@@ -23,10 +23,10 @@ def axis_of(call: Call) -> int:
 
 
 def relative_error(terms: int) -> float:
-    """Return how many u a binary32 Σ e^{x_j − m}, m = max x, of so many terms may be off by, relative to itself.
+    """Return the relative error, in units of u, of a binary32 Σ e^{x_j − m}, m = max x, of so many terms.
 
     Assumed: the exponentials are within 8 ulps (16u) and summed in any order ((n − 1)u). Rounding x_j − m changes the
-    terms by Σ w_j ln(1/w_j) u ≤ u ln n of their sum, w_j their shares of it.
+    sum relatively by Σ w_j ln(1/w_j) u ≤ u ln n, with w_j the terms' shares of it.
     """
     return 2 * ELEMENTARY_ULPS + terms + log(terms)
 
@@ -54,7 +54,7 @@ def on_operands(call: Call, weight: Tensor) -> Tensor:
 
 
 def placed(call: Call, slopes: Tensor, offset: Tensor, bound: Tensor) -> Plane:
-    """Return the plane with its axis where the operand has it, and the constant `bound` where it is not finite."""
+    """Return the plane with its axis moved to the operand's place, and the constant `bound` where it is not finite."""
     axis, rank = axis_of(call), len(call.output)
 
     def view(value: Tensor) -> Tensor:
@@ -68,17 +68,17 @@ def placed(call: Call, slopes: Tensor, offset: Tensor, bound: Tensor) -> Plane:
 
 # ── log-sum-exp ─────────────────────────────────────────────────────────────────────────────────────────────────
 def tangent_line(lower: Tensor, upper: Tensor) -> Line:
-    """Return slopes and offset below ln Σ eˣ along the last dimension: its tangent at the center, for it is convex."""
+    """Return slopes and offset of a line below ln Σ eˣ along the last dimension: its tangent at the center (convex)."""
     middle = midpoint(lower, upper)
     slope = torch.softmax(middle, -1)
     return slope, torch.logsumexp(middle, -1) - (slope * middle).sum(-1)
 
 
 def chord_line(lower: Tensor, upper: Tensor) -> Line:
-    """Return slopes and offset above ln Σ eˣ along the last dimension.
+    """Return slopes and offset of a line above ln Σ eˣ along the last dimension.
 
     Each exponential lies under its chord, so ln Σ eˣ ≤ ln Q with Q affine, and ln Q ≤ ln t + Q / t − 1 for any t > 0;
-    t is Q at the center. Everything is scaled by the greatest exponential.
+    t is Q at the center. All is scaled by the greatest exponential.
     """
     scale = upper.amax(-1, keepdim=True)
     at_lower, at_upper = torch.exp(lower - scale), torch.exp(upper - scale)
@@ -93,7 +93,7 @@ def chord_line(lower: Tensor, upper: Tensor) -> Line:
 def import_normalizing(type: str) -> OnnxImport:
     """Return the import of Softmax or LogSoftmax.
 
-    Before version 13 they normalize over `axis` and all dimensions after it together.
+    Before version 13 they normalize over `axis` and all later dimensions together.
     """
 
     def read(node: OnnxNode, builder: Builder) -> Value:

@@ -1,28 +1,28 @@
 """Standardization, (x − mean) / √(variance + ε) over groups of elements: Layer-, Instance- and GroupNormalization.
 
-**The greatest value over a box**, of output i among n elements. The output rises in x_i while the others are fixed, so
-x_i = u_i. With N = n − 1 others z_j, p_j = u_i − z_j, P = Σ p_j / N, A = (Σ p_j² + n ε) / N and V = P / √A,
+**The greatest value over a box** of output i among n elements. The output rises in x_i while the others are fixed, so
+x_i = u_i. With z_j the N = n − 1 others, p_j = u_i − z_j, P = Σ p_j / N, A = (Σ p_j² + n ε) / N and V = P / √A,
 
     output i = √N V / √(1 + N (1 − V²)),   which rises in V,   and for P ≠ 0   1 − V² = min_τ h(τ, p),
     h(τ, p) = (Σ (1 − τ p_j)² + n ε τ²) / N.
 
-*Where P may be positive* the greatest V² is 1 − min h over τ ≥ 0 and p. That problem is convex in τ and τ p, so its
-stationary point is its solution: all z_j are as near to one level λ = u_i − 1/τ as their boxes let them be. Between two
-neighbouring bounds of the box the set of the z_j that stop short of λ does not change, and λ follows from the sums over
+*Where P may be positive*, the greatest V² is 1 − min h over τ ≥ 0 and p. This problem is convex in τ and τ p, so its
+stationary point is its solution: all z_j are as near to one level λ = u_i − 1/τ as their boxes allow. Between two
+neighbouring bounds of the box the set of the z_j that cannot reach λ does not change, and λ follows from the sums over
 that set: p_j = 1/τ = Σ p_j² + n ε over Σ p_j. A binary search over the sorted bounds finds the piece. Exact.
 
-*Where P ≤ 0 throughout* the least V² is wanted, 1 − max_p min_τ h, which a corner of the box attains. Up to
-`MOST_ENUMERATED` elements all corners are tried: exact. Otherwise max and min change places: for every τ
+*Where P ≤ 0 throughout*, the least V² is wanted, 1 − max_p min_τ h, which a corner of the box attains. Up to
+`MOST_ENUMERATED` elements all corners are tried: exact. Otherwise max and min are exchanged: for every τ
 
     V² ≥ 1 − (Σ max_{p_j} (1 − τ p_j)² + n ε τ²) / N,
 
-a bound that is sound for any τ; the best one, of a convex function of τ again, is found by a binary search over the
-sorted midpoints of the boxes, for p_j is at the end of its box that is farther from 1/τ. Its V² is at most
+which is sound for any τ and convex in τ. The best τ is found by a binary search over the sorted midpoints of the boxes,
+because p_j lies at the end of its box farther from 1/τ. Its V² is at most
 w² / (4 N² A) below the exact one, with w the greatest width: the two corners on either side of the best τ differ in one
 element, and with the same value of 2 τ P − τ² A one of them has |P − τ A| ≤ w / 2N, where V² − (2 τ P − τ² A) is
 (P − τ A)² / A.
 
-Least values are greatest ones of the mirrored box. Cost: a few sorts and sums along the group.
+Least values are the negated greatest values of the mirrored box. Cost: a few sorts and sums along the group.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ EPSILON: Final[Mapping[str, Any]] = {"type": "number", "exclusiveMinimum": 0, "d
 
 @dataclass(frozen=True)
 class Layout:
-    """How the elements of a sample fall into groups.
+    """How the elements of a sample are grouped.
 
-    `outer` counts the groups, `size` the elements of one. `spread` brings a parameter to a shape that broadcasts
-    against the groups (N, *outer, size).
+    `outer` is the shape of the groups, `size` the number of elements in one. `spread` brings a parameter to a shape
+    that broadcasts against (N, *outer, size).
     """
 
     outer: tuple[int, ...]
@@ -81,7 +81,7 @@ def standardizing(nominal: NominalRule, layout: Callable[[Call], Layout]) -> Rul
         return result.map(lambda end: end.reshape([-1, *call.output[1:]]))
 
     def relaxation(call: Call, x: Interval, *, weight: Tensor | None = None, bias: Tensor | None = None) -> Planes:
-        """Planes of d s with d = x_i − mean, affine, and s = 1 / √(variance + ε); see `_planes`."""
+        """Planes of d s with d = x_i − mean (affine) and s = 1 / √(variance + ε); see `_planes`."""
         groups = layout(call)
         box = x.map(groups.grouped)
         scale = None if weight is None else groups.spread(weight)
@@ -93,17 +93,17 @@ def standardizing(nominal: NominalRule, layout: Callable[[Call], Layout]) -> Rul
 
 # ── bounds ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def _in_reals(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> Interval:
-    """Return the bounds in real arithmetic. A group with a bound that is not a number claims nothing."""
+    """Return the bounds in real arithmetic; NaN for a group with an infinite or NaN bound."""
     box = scaled(_standardized(x, size, epsilon, 0.0), weight, bias)
     unknown = (0.0 * (x.lower + x.upper)).sum(-1, keepdim=True)
     return box.map(lambda end: end + unknown)
 
 
 def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, bias: Tensor | None) -> Interval:
-    """Return bounds that hold in binary32 too. They are computed in binary64, whose own rounding is paid for.
+    """Return bounds that hold in binary32 too, computed in binary64 with its own rounding covered.
 
-    The network errs as `_errors` says in the standardized value, and by a few u in its product with the weight and the
-    sum with the bias. Where it may overflow, or the variance may be lost, nothing is claimed.
+    The network's standardized value is off as `_errors` says, and its product with the weight and sum with the bias by
+    a few u. Where it may overflow, or the variance may be lost to rounding, the bounds are infinite.
     """
     wide = x.map(lambda end: end.double())
     scale = torch.ones_like(wide.lower[..., :1]) if weight is None else weight.double()
@@ -123,12 +123,12 @@ def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, 
 
 
 def _errors(x: Interval, size: int, epsilon: float, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the relative and the absolute error of a binary32 standardized value, and whether the two hold.
+    """Return the relative and the absolute error of a binary32 standardized value, and where the two hold.
 
-    With m₁ and m₂ the means of |x| and x²: the mean is off by γₙ₊₁ m₁, and x − mean, or x and mean scaled apart, by
-    three u (|x| + m₁) more. The variance is off by at most 3 γₙ₊₂ m₂ as the mean of x² minus the square of the mean,
-    and by less as the mean of (x − mean)²; relative to variance + ε that is κ, and 1 / √ grows by 1 / √(1 − κ) and by
-    16 ulps. Assumes a square root and a division within 8 ulps.
+    Let m₁ and m₂ be the means of |x| and x². The mean is off by γₙ₊₁ m₁, and x − mean, or x and mean scaled separately,
+    by 3u (|x| + m₁) more. The variance is off by at most 3 γₙ₊₂ m₂ if computed as the mean of x² minus the square of
+    the mean, and by less as the mean of (x − mean)². With κ this error relative to variance + ε, 1 / √ grows by at most
+    1 / √(1 − κ), and by 16 ulps. Assumes a square root and a division within 8 ulps.
     """
     size_of = torch.maximum(x.lower.abs(), x.upper.abs())
     first, second = size_of.mean(-1, keepdim=True), (size_of * size_of).mean(-1, keepdim=True)
@@ -147,8 +147,9 @@ def _errors(x: Interval, size: int, epsilon: float, weight: Tensor) -> tuple[Ten
 def _variances(x: Interval, size: int) -> tuple[Tensor, Tensor]:
     """Return bounds of the variance of the group.
 
-    With e the deviation of the box's center from its mean, radius r: √(n v) ≥ ⟨e, x⟩ / ‖e‖ ≥ ‖e‖ − Σ |e| r / ‖e‖ by
-    Cauchy and Schwarz, for Σ e = 0; and v is at most the mean of (|e| + r)², for it is least about the mean.
+    Let e be the deviation of the box's center from its mean and r the radius. Because Σ e = 0, the Cauchy–Schwarz
+    inequality gives √(n v) ≥ ⟨e, x⟩ / ‖e‖ ≥ ‖e‖ − Σ |e| r / ‖e‖. And v is at most the mean of (|e| + r)², because the
+    mean square deviation is least about the mean.
     """
     center = midpoint(x.lower, x.upper)
     deviation = (center - center.mean(-1, keepdim=True)).abs()
@@ -161,7 +162,7 @@ def _variances(x: Interval, size: int) -> tuple[Tensor, Tensor]:
 
 # ── the greatest value over a box ───────────────────────────────────────────────────────────────────────────────
 def _standardized(x: Interval, size: int, epsilon: float, unit: float) -> Interval:
-    """Return the bounds of (x − mean) / √(variance + ε) along the last dimension, paying for roundings of `unit`."""
+    """Return the bounds of (x − mean) / √(variance + ε) along the last dimension, with roundings of `unit` covered."""
     if size == 1:
         zero = torch.zeros_like(x.lower)
         return Interval.bounds(zero, zero)
@@ -173,7 +174,7 @@ def _standardized(x: Interval, size: int, epsilon: float, unit: float) -> Interv
 
 
 def _greatest(lower: Tensor, upper: Tensor, size: int, epsilon: float, unit: float) -> Tensor:
-    """Return the greatest standardized value of each element over the box; see the module."""
+    """Return the greatest standardized value of each element over the box; see the module's docstring."""
     others, added = size - 1, size * epsilon
     reach = others * upper - (lower.sum(-1, keepdim=True) - lower)
     above = _positive(lower, upper, size, added, unit)
@@ -183,7 +184,7 @@ def _greatest(lower: Tensor, upper: Tensor, size: int, epsilon: float, unit: flo
 
 
 def _rounding(lower: Tensor, upper: Tensor, square: Tensor, size: int, unit: float) -> Tensor:
-    """Return what roundings of `unit` may change of a V = P / √A: both are sums of n terms of the box's size."""
+    """Return how much roundings of `unit` may change V = P / √A, where both are sums of n terms of the box's size."""
     reach = torch.maximum(-lower, upper).amax(-1, keepdim=True) * torch.rsqrt(square)
     return 64.0 * size * unit * (reach + reach * reach)
 
@@ -191,12 +192,12 @@ def _rounding(lower: Tensor, upper: Tensor, square: Tensor, size: int, unit: flo
 def _positive(lower: Tensor, upper: Tensor, size: int, added: float, unit: float) -> Tensor:
     """Return the greatest V of each element, where it may be positive; `added` is n ε.
 
-    `sums[k]` are those of the clamped z_j for a level between the sorted bounds k − 1 and k: l_j from bound k on, u_j
-    before it. Of them the element's own lower bound is taken away. At the first bound k with Σ p² + n ε ≥ Σ p (x − λ),
-    where h no longer falls, the level lies below it.
+    `sums[k]` are the sums over the z_j clamped to a level between the sorted bounds k − 1 and k: l_j for bounds from k
+    on, u_j for those before. The element's own lower bound is subtracted. The level lies below the first bound k with
+    Σ p² + n ε ≥ Σ p (x − λ), where h no longer falls.
 
-    Soundness in rounded arithmetic does not rest on the search: with τ = P / A at the p found, whose level is at the
-    distance t, √A(p′) ≥ (Σ p p′ + n ε) / N √A for all p′, so V(p′) is at most V + |1 − τ t| Σ width / N √ε.
+    Soundness in rounded arithmetic does not depend on the search. Let τ = P / A at the p found and t the distance of
+    its level. For all p′, √A(p′) ≥ (Σ p p′ + n ε) / N √A, so V(p′) is at most V + |1 − τ t| Σ width / N √ε.
     """
     others, x = size - 1, upper
     bounds, order = torch.sort(torch.cat([lower, upper], -1), -1)
@@ -240,10 +241,10 @@ def _positive(lower: Tensor, upper: Tensor, size: int, added: float, unit: float
 
 
 def _negative(lower: Tensor, upper: Tensor, size: int, added: float, unit: float) -> Tensor:
-    """Return a bound of V where no P is positive; see the module.
+    """Return a bound of V where no P is positive; see the module's docstring.
 
-    Here g_j = z_j − x = −p_j. `sums[k]` are those with λ = x + 1/τ between the sorted midpoints k − 1 and k: the lower
-    bounds l_j before midpoint k, the upper ones from it on. Of them the element's own lower bound is taken away.
+    Here g_j = z_j − x = −p_j. `sums[k]` are the sums for λ = x + 1/τ between the sorted midpoints k − 1 and k: of the
+    lower bounds l_j before midpoint k and the upper ones from it on. The element's own lower bound is subtracted.
     """
     others, x = size - 1, upper
     middles, order = torch.sort(midpoint(lower, upper), -1)
@@ -281,7 +282,7 @@ def _negative(lower: Tensor, upper: Tensor, size: int, added: float, unit: float
 
 
 def _at_corners(lower: Tensor, upper: Tensor, size: int, added: float, unit: float) -> Tensor:
-    """Return the greatest V of each element at the 2ⁿ corners of the box that have it at its upper bound."""
+    """Return the greatest V of each element over the 2ⁿ corners of the box, the element itself at its upper bound."""
     sides = torch.tensor(list(product((False, True), repeat=size)), device=lower.device)
     corners = torch.where(sides, upper.unsqueeze(-2), lower.unsqueeze(-2)).unsqueeze(-2)
     apart = upper.unsqueeze(-2).unsqueeze(-1) - corners
@@ -295,7 +296,7 @@ def _at_corners(lower: Tensor, upper: Tensor, size: int, added: float, unit: flo
 
 
 def _first(holds: Callable[[Tensor], Tensor], least: Tensor, most: Tensor, count: int) -> Tensor:
-    """Return the first of `count` places at which a condition holds that holds from some place up to `most` on."""
+    """Return the first of `count` places where a condition holds, given that it holds from some place ≤ `most` on."""
     for _ in range(count.bit_length()):
         middle = torch.div(least + most, 2, rounding_mode="floor")
         found = holds(middle)

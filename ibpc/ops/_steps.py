@@ -1,4 +1,4 @@
-"""What operators with jumps share: flushing in front of a jump, planes, and the rules of staircases."""
+"""What operators with jumps share: flushing before a jump, planes, and the rules of staircases."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ View: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def box_of(x: Operand) -> Interval:
-    """Return the operand as a box: an exact tensor as that of a single point."""
+    """Return the operand as a box; an exact tensor becomes a single point."""
     return x if isinstance(x, Interval) else Interval.bounds(x, x)
 
 
 def flushed(call: Call, x: Operand) -> Interval:
-    """Return the box, in binary32 with 0 where an element of it may be flushed to 0.
+    """Return the box, in binary32 extended to 0 where one of its elements may be flushed to 0.
 
-    Everything else stays as it is: boxes are rounded outward already, so comparing their bounds is exact.
+    Other bounds stay: boxes are rounded outward already, so comparing them is exact.
     """
     box = box_of(x)
     if call.arithmetic is Arithmetic.REAL:
@@ -40,13 +40,13 @@ def flushed(call: Call, x: Operand) -> Interval:
 
 
 def range_planes(box: Interval, operands: int, views: tuple[View, ...] = ()) -> Planes:
-    """Return the bounds of a result as constant planes over so many operands."""
+    """Return the bounds of a result as constant planes in this number of operands."""
     slopes = (torch.zeros_like(box.lower if not views else box.lower.unsqueeze(-1)),) * operands
     return Planes(Plane(slopes, box.lower, views), Plane(slopes, box.upper, views))
 
 
 def elementwise_range(interval: IntervalRule) -> RelaxationRule:
-    """Return the relaxation rule of an elementwise operator that knows no better planes than the range."""
+    """Return the relaxation rule of an elementwise operator whose planes are its constant bounds."""
 
     def relaxation(call: Call, *operands: Operand) -> Planes:
         return range_planes(interval(call, *operands), len(operands))
@@ -57,7 +57,7 @@ def elementwise_range(interval: IntervalRule) -> RelaxationRule:
 def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
     """Return the rules of a nondecreasing step function with x + `below` ≤ f(x) ≤ x + `above`.
 
-    Interval: [f(l), f(u)], exact in any arithmetic. Planes: constants over a range of at most 1, else those two lines.
+    Interval: [f(l), f(u)], exact in any arithmetic. Planes: constants for bounds at most 1 apart, else those two lines.
     """
 
     def interval(call: Call, x: Interval) -> Interval:
@@ -71,7 +71,7 @@ def staircase(nominal: NominalRule, below: float, above: float) -> Rules:
 
 
 def straight_through(nominal: NominalRule) -> NominalRule:
-    """Return a rule with the gradient of x (a straight-through estimator: Bengio et al. 2013, arXiv 1308.3432)."""
+    """Return the rule with the gradient of x (a straight-through estimator: Bengio et al. 2013, arXiv 1308.3432)."""
 
     def guiding(call: Call, x: Tensor) -> Tensor:
         return nominal(call, x).detach() + (x - x.detach())
@@ -80,7 +80,7 @@ def straight_through(nominal: NominalRule) -> NominalRule:
 
 
 def sloped_planes(box: Interval, sloped: Tensor, below: float, above: float) -> Planes:
-    """Return x + `below` and x + `above` where `sloped`, elsewhere the bounds of the result as constants."""
+    """Return the planes x + `below` and x + `above` where `sloped`, elsewhere the bounds as constants."""
     slope = sloped.type_as(box.lower)
     return Planes(
         Plane((slope,), torch.where(sloped, torch.full_like(box.lower, below), box.lower)),

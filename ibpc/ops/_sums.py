@@ -1,4 +1,4 @@
-"""Sums and differences of two operands: one rounding, which is of the size of the result and not of the operands."""
+"""Sums and differences of two operands, whose one rounding error is relative to the result, not to the operands."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ibpc.rounding import FLUSHED, Arithmetic, inflation, vanishing
 def sum_of_two(nominal: NominalRule) -> Rules:
     """Return the rules of z = x ± y.
 
-    In binary32 the radius is (1 + ρ) (r + ρ |c| + what underflow may change), r = r₁ + r₂ and c the center of the sum:
-    network and center are off by u |z| and u |c| each, |z| ≤ |c| + r. An operand that comes as center and radius is
-    all of these real numbers; one that comes as bounds pays ρ |c₁| besides, for its center and radius are rounded.
+    In binary32 the radius is (1 + ρ) (r + ρ |c| + effects of underflow), with r = r₁ + r₂ and c the center of the sum:
+    the network is off by u |z|, |z| ≤ |c| + r, and the center by u |c|. An operand in center/radius form is that box
+    exactly; one in lower/upper form costs ρ |c₁| more, because its center and radius are rounded.
     """
     plain = affine(nominal, sum_of_radii, two_terms, no_magnitude, gain=gain_of_sum)
 
@@ -39,7 +39,7 @@ def sum_of_two(nominal: NominalRule) -> Rules:
 
 
 def _radius(x: Interval, growth: float) -> tuple[Tensor, float]:
-    """Return the radius as a product, with what the conversion of bounds is off by."""
+    """Return the radius as (share, factor), with the error of converting from lower/upper."""
     if x.centered:
         return x.product
     sign, radius = reach(x, growth)

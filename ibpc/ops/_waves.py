@@ -1,4 +1,4 @@
-"""Sin and Cos: their ranges over boxes, and planes."""
+"""Sin and Cos: ranges over boxes, and planes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
-# `ELEMENTARY_ULPS` of the greatest value: reducing the argument leaves an absolute error where the result vanishes.
+# `ELEMENTARY_ULPS` relative to the greatest value, 1: argument reduction leaves an absolute error near the zeros.
 ABSOLUTE_ERROR: Final = 2.0 * ELEMENTARY_ULPS * UNIT
 TURN: Final = 2.0 * pi
-# From here on a box is taken to hold a whole turn. What it may lack of one, 6e-6, changes the bounds by 5e-12.
+# A box this wide counts as a whole turn. The 6e-6 that it may lack change the bounds by 5e-12.
 WHOLE: Final = TURN * (1.0 - 2.0**-20)
-# Beyond it the points where a plane touches are not known well enough.
+# Beyond it, points of contact are not accurate enough.
 FAR: Final = 1000.0
 
 
 def wave(name: str, summary: str, function: Function, derivative: Function, quarter: float) -> Operator:
-    """Return the operator of the sine (`quarter` 0) or the cosine (1): a function f that is sin(x + quarter π/2)."""
+    """Return the operator of the function f(x) = sin(x + quarter π/2): the sine (`quarter` 0) or the cosine (1)."""
 
     def nominal(call: Call, x: Tensor) -> Tensor:
         """y = sin x, or cos x."""
@@ -42,7 +42,7 @@ def wave(name: str, summary: str, function: Function, derivative: Function, quar
         return defined(safe, outward(call, lower, upper, absolute=2.0 * ABSOLUTE_ERROR))
 
     def relaxation(call: Call, x: Interval) -> Planes:
-        """Planes of the chord's slope, or of the tangent's where that is better; constants over half a turn."""
+        """Planes with the slope of the chord, or of the tangent where that is better; constants from half a turn on."""
         safe = (x.lower > -FAR) & (x.upper < FAR) & (x.upper - x.lower < pi)
         return wave_planes(substituted(safe, x, 0.0), interval(call, x), safe, function, derivative, quarter)
 
@@ -62,12 +62,12 @@ def wave(name: str, summary: str, function: Function, derivative: Function, quar
 
 
 def wave_range(x: Interval, function: Function, derivative: Function) -> tuple[Tensor, Tensor]:
-    """Return the least and the greatest value over boxes that are finite.
+    """Return the least and the greatest value over finite boxes.
 
-    f′ has a zero every π, alternately crest and trough. A box narrower than 2π holds at most two. If f′ is positive at
-    l and not at u it holds one, a crest; the other way round a trough; if the signs agree, none where it is narrower
-    than π and else both. Wrong signs of f′, where it is nearly 0, mistake only points at which f is ±1 up to the square
-    of that. No argument is reduced here, so what far arguments cost is the error of the functions themselves.
+    f′ has a zero every π, alternately at a crest and at a trough, so a box narrower than 2π holds at most two. If f′ is
+    positive at l and not at u, the box holds one, a crest; in the opposite case a trough. If the signs agree, it holds
+    none if narrower than π, else both. A wrong sign of f′ occurs only where f′ is nearly 0, and there f is ±1 up to the
+    square of that. Arguments are not reduced here, so large ones cost no more than the error of the functions.
     """
     width = x.upper - x.lower
     at_lower, at_upper = function(x.lower), function(x.upper)
@@ -84,8 +84,8 @@ def wave_planes(
 ) -> Planes:
     """Return planes over boxes narrower than π, and constants where not `safe`.
 
-    f − slope · x is extreme at l, u or where f′ is the slope: at ±arccos(slope) − quarter π/2 plus whole turns, of each
-    sign at most once in the box.
+    f − slope · x is extreme at l, u or where f′ is the slope: at ±arccos(slope) − quarter π/2 plus whole turns, at most
+    once per sign in the box.
     """
     lower, upper = x.lower, x.upper
     middle = midpoint(lower, upper)
@@ -105,7 +105,7 @@ def wave_planes(
 
 
 def _touching(x: Interval, slope: Tensor, quarter: float) -> list[Tensor]:
-    """Return l, u and the points of the box at which f′ is the slope (or others of the box, if there are none)."""
+    """Return l, u, and the points of the box where f′ is the slope (any points of the box if there are none)."""
     angle, shift = torch.arccos(slope.detach()), 0.5 * pi * quarter
     points = [x.lower, x.upper]
     for phase in (angle - shift, -angle - shift):

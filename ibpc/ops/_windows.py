@@ -1,6 +1,6 @@
-"""Sliding windows: what Conv, ConvTranspose and the pools share.
+"""Sliding windows, for Conv, ConvTranspose and the pools.
 
-Padding is written out as ONNX does: `pads` lists the padding before each spatial dimension, then after each.
+Padding is written as in ONNX: `pads` lists the padding before each spatial dimension, then after each.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def padding_option(dimensions: int, filling: str = "Zeros") -> dict[str, Any]:
 
 
 def spread(option: int | Sequence[int], dimensions: int) -> list[int]:
-    """Return an option of one number or one per dimension as one per dimension."""
+    """Return an option, one number or one per dimension, as one per dimension."""
     return [option] * dimensions if isinstance(option, int) else list(option)
 
 
 def same_pads(
     spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], upper: bool = True
 ) -> list[int]:
-    """Return the pads with which the output size is ceil(input size / stride), the odd zero at the end if `upper`."""
+    """Return the pads that make the output size ceil(input size / stride), with an odd zero at the end if `upper`."""
     totals = [
         max(0, (-(-size // stride) - 1) * stride + (window - 1) * dilation + 1 - size)
         for size, window, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True)
@@ -81,7 +81,7 @@ def resolve_padding(
     strides: Sequence[int],
     dilations: Sequence[int],
 ) -> list[int]:
-    """Return the pads that the layer option `padding` means."""
+    """Return the pads for the layer option `padding`."""
     if padding == "same":
         return same_pads(spatial, kernel, strides, dilations)
     if isinstance(padding, str):
@@ -96,7 +96,7 @@ def onnx_pads(
 ) -> list[int]:
     """Return the pads of an ONNX node from `auto_pad` or `pads`.
 
-    Raises GraphError for automatic pads of pools that runtimes place differently.
+    Raises GraphError for automatic pads of pools on which runtimes disagree.
     """
     mode = str(node.attributes.get("auto_pad", "NOTSET"))
     if mode in ("SAME_UPPER", "SAME_LOWER"):
@@ -112,7 +112,7 @@ def onnx_pads(
 
 
 def _has_gaps(spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> bool:
-    """Return whether windows are so far apart that less than nothing would have to be padded along some dimension."""
+    """Return whether windows are so far apart that the automatic padding of some dimension would be negative."""
     return any(
         (-(-size // stride) - 1) * stride + window < size
         for size, window, stride in zip(spatial, kernel, strides, strict=True)
@@ -120,7 +120,7 @@ def _has_gaps(spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[i
 
 
 def onnx_sizes(node: OnnxNode, attribute: str, dimensions: int) -> list[int]:
-    """Return an ONNX attribute of one number per spatial dimension, ones where it is left out."""
+    """Return an ONNX attribute of one number per spatial dimension, ones if it is missing."""
     return [int(size) for size in node.attributes.get(attribute) or [1] * dimensions]
 
 
@@ -133,9 +133,9 @@ def output_sizes(
     where: str,
     ceil_mode: int = 0,
 ) -> tuple[int, ...]:
-    """Return the number of windows per spatial dimension. Raises GraphError where none fits.
+    """Return the number of windows per spatial dimension. Raises GraphError if none fits.
 
-    With `ceil_mode` 1 (ONNX's attribute) a last window may reach beyond the padding, but none starts behind the input.
+    With `ceil_mode` 1 (ONNX's attribute) a last window may reach beyond the padding, but none starts after the input.
     """
     dimensions = len(kernel)
     if not len(spatial) == len(strides) == len(dilations) == dimensions or len(pads) != 2 * dimensions:
@@ -167,7 +167,7 @@ def torch_pads(pads: Sequence[int]) -> list[int]:
 
 
 def split_padding(x: Tensor, pads: Sequence[int]) -> tuple[Tensor, list[int]]:
-    """Return the input and the symmetric padding left for the operator: asymmetric pads are applied at once."""
+    """Return the input and its symmetric padding; asymmetric pads are applied to the input, leaving 0."""
     dimensions = len(pads) // 2
     if list(pads[:dimensions]) == list(pads[dimensions:]):
         return x, list(pads[:dimensions])

@@ -27,7 +27,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Chord above; below, x or −x, whichever is nearer on the whole: |x| is convex and linear on either side of 0."""
+    """Above: the chord. Below: x or −x, whichever leaves less area. |x| is convex, and linear on either side of 0."""
     lower, upper = x.lower, x.upper
     ones = torch.ones_like(lower)
     tangent = torch.where(upper >= -lower, ones, -ones)

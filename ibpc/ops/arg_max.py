@@ -8,7 +8,7 @@ from ibpc.ops.base import register
 
 
 def itself(x: Interval) -> Interval:
-    """Return x: the greatest element is that of x."""
+    """Return x: the index of its greatest element is wanted."""
     return x
 
 

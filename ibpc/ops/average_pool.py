@@ -38,7 +38,7 @@ _POOLS: Final[Mapping[int, Callable[..., Tensor]]] = {1: F.avg_pool1d, 2: F.avg_
 def nominal(call: Call, x: Tensor) -> Tensor:
     """y = (sum over the window) / (number of its elements).
 
-    With count_include_pad the padding counts as elements; what a last window of ceil_mode has beyond it never does.
+    With count_include_pad, padding counts as elements. The part of a ceil_mode window beyond the padding never does.
     """
     padding = native_padding(call)
     if padding is None or _is_dilated(call):
@@ -69,13 +69,13 @@ def _is_dilated(call: Call) -> bool:
 
 
 def terms(call: Call) -> int:
-    """Every output sums a window, and multiplies by a rounded reciprocal or divides."""
+    """Return the size of a window and 1 for the division, or for the product with a rounded reciprocal."""
     kernel: list[int] = call["kernel_shape"]
     return prod(kernel) + 1
 
 
 def local(call: Call) -> Kernel | None:
-    """Return the windows of a pool over two dimensions whose windows all have the same divisor."""
+    """Return the windows of a two-dimensional pool if all have the same divisor, else None."""
     channels, *spatial = call.operands[0][1:]
     divisors = counts(call, torch.ones(1, 1, *spatial, dtype=torch.float64))
     if len(spatial) != 2 or bool((divisors != divisors.flatten()[0]).any()):
@@ -107,7 +107,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export AveragePool, or what opset 18 or ONNX Runtime lack of it as a depthwise Conv of ones over the counts."""
+    """Export AveragePool; forms that opset 18 or ONNX Runtime lacks become a depthwise Conv of ones over counts."""
     pads = covering_pads(call)
     hangs_over = any(pad > given for pad, given in zip(pads, call["pads"], strict=True))
     if are_exportable(call, pads) and not _is_dilated(call) and not (hangs_over and call["count_include_pad"]):

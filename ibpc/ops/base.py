@@ -69,7 +69,7 @@ class Layer:
 # ── the record and the registry ─────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Operator:
-    """All that is known about one operator. Every field is required; of the rules, see `Rules` for the optional ones.
+    """All that is known about one operator. Every field is required; `Rules` says what absent rules mean.
 
     `attributes` is a JSON Schema `properties` object; a property without "default" is required. `operands` is the
     least and the greatest number of operands (None: no limit). `macs` counts the multiply-accumulates that one sample

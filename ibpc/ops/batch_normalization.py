@@ -1,4 +1,4 @@
-"""BatchNormalization: per-channel normalization by running statistics, in training by those of the batch."""
+"""BatchNormalization: per-channel normalization by running statistics, in training by batch statistics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GREATEST: Final = 2.0**127
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x, N×C×…, for parameters of shape C."""
+    """Return the shape of x, N×C×…. Raises GraphError unless all parameters have shape (C,)."""
     (x,) = operands
     if len(x) < 2 or any(size != (x[1],) for size in parameters.values()):
         raise GraphError.at(
@@ -82,7 +82,7 @@ def magnitude(
 
 
 def terms(call: Call) -> int:
-    """One product and two sums, and a scale that is itself off by up to ten roundings."""
+    """Return 24: one product, two sums, and up to ten roundings in the scale, generously."""
     return 24
 
 
@@ -96,7 +96,7 @@ def update_running_statistics(
 ) -> None:
     """Move the running statistics to (1 − momentum) · batch + momentum · running, the variance unbiased.
 
-    `momentum` is ONNX's: the share of the old value. `count` is the number of values that each mean is of.
+    `momentum` is ONNX's: the weight of the old value. `count` is the number of values averaged per channel.
     """
     with torch.no_grad():
         running_mean.lerp_(mean.detach(), 1.0 - momentum)
@@ -106,7 +106,7 @@ def update_running_statistics(
 @has_side_effect
 @wrap_torch_function(lambda *tensors_and_momentum: tensors_and_momentum[:-1])
 def batch_statistics(x: Tensor, running_mean: Tensor, running_var: Tensor, momentum: float) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance (C,) of the batch x (B, C, …), and move the running statistics towards them."""
+    """Return mean and biased variance (C,) of the batch x (B, C, …); update the running statistics in place."""
     axes = [0, *range(2, x.dim())]
     mean, variance = x.mean(axes), x.var(axes, unbiased=False)
     update_running_statistics(running_mean, running_var, mean, variance, x.numel() // x.shape[1], momentum)
@@ -123,14 +123,14 @@ def normalize_by_batch(
     momentum: float,
     epsilon: float,
 ) -> Tensor:
-    """Return x (B, C, …) normalized by its own statistics; move the running ones as `batch_statistics` does."""
+    """Return x (B, C, …) normalized by its own statistics; update the running ones as `batch_statistics` does."""
     return F.batch_norm(x, running_mean, running_var, weight, bias, True, 1.0 - momentum, epsilon)
 
 
 def normalized(
     mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, epsilon: float, rank: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the a and b of y = a x + b that normalizes by these statistics, for x (B, C, …) of `rank` dimensions."""
+    """Return a and b of the normalization a x + b by these statistics, for x (B, C, …) of `rank` dimensions."""
     scale = weight * torch.rsqrt(variance + epsilon)
     shape = [-1, *[1] * (rank - 2)]
     return scale.reshape(shape), (bias - mean * scale).reshape(shape)
@@ -145,7 +145,7 @@ def training(
     running_mean: Tensor,
     running_var: Tensor,
 ) -> Tensor:
-    """y with the statistics of the batch; updates the running ones."""
+    """Return y by the statistics of the batch; update the running ones."""
     return normalize_by_batch(x, running_mean, running_var, weight, bias, call["momentum"], call["epsilon"])
 
 
@@ -158,7 +158,7 @@ def scaling(
     running_mean: Tensor,
     running_var: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the a and b of y = a x + b that normalizes by the statistics of the batch x; update the running ones."""
+    """Return a and b of the normalization a x + b by the statistics of the batch x; update the running ones."""
     found = batch_statistics(x, running_mean, running_var, call["momentum"])
     return normalized(found[0], found[1], weight, bias, call["epsilon"], len(call.operands[0]))
 
@@ -166,7 +166,7 @@ def scaling(
 def paired(call: Call, x: PairedOperand, **parameters: Tensor) -> Paired:
     """Normalize nominal value and box by the statistics of the nominal batch, with gradients through them.
 
-    (Shi et al. 2021, section 3.3, normalize both passes by the clean batch: so the box stays a box of the function
+    (Shi et al. 2021, section 3.3: both passes are normalized by the clean batch, so the box bounds the very function
     that the nominal pass computes.) The running statistics are updated once.
     """
     assert isinstance(x, Paired)
@@ -241,9 +241,9 @@ def interval(
     running_mean: Tensor,
     running_var: Tensor,
 ) -> Interval:
-    """Bound as affine operators do, by nothing where x − mean, or it times either factor, may leave binary32's range.
+    """Bound as an affine operator; [−∞, ∞] where x − mean or its product with either factor may overflow binary32.
 
-    (|x| + |mean|) (1 + |weight|) (1 + 1 / √(var + ε)) is above each of these.
+    (|x| + |mean|) (1 + |weight|) (1 + 1 / √(var + ε)) is an upper bound of all of these.
     """
     parameters = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var}
     box = _EVALUATION.interval(call, x, **parameters)

@@ -20,9 +20,11 @@ from ibpc.ops.rules import Call, Planes
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = x ≠ 0 as 0 or 1; to integers x rounded toward zero. ONNX leaves open what is beyond their range: saturated.
+    """To booleans y = 1 where x ≠ 0, else 0; to integers y = x rounded toward zero and saturated.
 
-    A floating type in the place of an integer one holds the values, so integers are exact up to 2²⁴ in binary32.
+    ONNX does not define casts of numbers beyond the range of an integer type.
+
+    Integers are kept in a floating type, so they are exact up to 2²⁴ in binary32.
     """
     if call["to"] == "bool":
         return (x != 0).type_as(x)
@@ -31,10 +33,10 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """To booleans [1, 1], [0, 0] or, where 0 and another number are in the box, [0, 1]; to integers [⟦l⟧, ⟦u⟧].
+    """To booleans [1, 1], [0, 0], or [0, 1] where the box holds 0 and another number; to integers [⟦l⟧, ⟦u⟧].
 
-    Exact in any arithmetic. Where the box leaves the range of the type, or a bound is NaN, the whole range: machines
-    differ in what they make of such a number.
+    Exact in any arithmetic. Where the box leaves the range of the type, or a bound is NaN, the result is the whole
+    range, because machines convert such numbers differently.
     """
     if call["to"] == "bool":
         return verdict(*truth(call, x), x)
@@ -48,7 +50,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Constants over a range of at most 2; else x − 1 and x + 1, which rounding toward zero stays between."""
+    """Return the bounds as constants if at most 2 apart, else x − 1 and x + 1, which enclose x rounded toward zero."""
     box = interval(call, x)
     if call["to"] == "bool":
         return range_planes(box, 1)
@@ -68,10 +70,10 @@ def read_like(node: OnnxNode, builder: Builder) -> Value:
 
 
 def cast_to(node: OnnxNode, builder: Builder, target: int) -> Value:
-    """Return the first input of a node as an element type, without a Cast where that changes no value.
+    """Return the first input of a node cast to an element type; no Cast is built where none is needed.
 
-    Between float and double that is rounding, which bounds of binary32 pay for anyway: they hold l ≤ x ≤ u with l and u
-    of binary32, and rounding to it is monotone. Raises GraphError for 16 bits and less: rounding to them is not.
+    Casts between float and double need none: bounds l and u are binary32 numbers and rounding to binary32 is monotone,
+    so l ≤ x ≤ u survives it. Raises GraphError for floating types of 16 bits or less, whose rounding is not covered.
     """
     wanted = name_of(target, f"node {node.name}")
     source = NAMES.get(node.type_of(0), "float")
@@ -82,7 +84,7 @@ def cast_to(node: OnnxNode, builder: Builder, target: int) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export a Cast there and one back, for every value of the network is a floating number."""
+    """Export a Cast to the type and one back, because all values of the network are floating-point."""
     return writer.node("Cast", [writer.node("Cast", operands, to=NUMBERS[call["to"]])], to=FLOAT)
 
 

@@ -1,4 +1,4 @@
-"""Ceil: the least integer from x."""
+"""Ceil: the least integer not below x."""
 
 from __future__ import annotations
 

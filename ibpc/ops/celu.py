@@ -19,7 +19,8 @@ from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, LARGEST, UNIT, Arithmetic
 
-# An exponential of 16u of itself, where its argument is off by u of itself: up to 89u for one as large as binary32 has.
+# The exponential has a relative error of 16u, and up to 89u more from the rounding u of its argument: the largest
+# argument without overflow is 89.
 DECAYING: Final = 20 * UNIT
 GROWING_ULPS: Final = ELEMENTARY_ULPS + 50
 
@@ -37,8 +38,8 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """[f(l), f(u)], exact: Celu rises for an alpha of either sign.
 
-    In binary32 e^t − 1, t = x / alpha, is off by 17u and what the rounding of t costs, |t| e^t ≤ 0.37 of that, if
-    alpha > 0; by a greater multiple of itself if alpha < 0, where the exponential grows.
+    In binary32, for alpha > 0, e^t − 1 with t = x / alpha has an absolute error of 17u plus |t| e^t u ≤ 0.37u from the
+    rounding of t. For alpha < 0 the exponential grows, and so does its error: see `GROWING_ULPS`.
     """
     alpha = call["alpha"]
     lower, upper = nominal(call, x.lower), nominal(call, x.upper)
@@ -48,7 +49,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def _growing(call: Call, lower: Tensor, upper: Tensor) -> Interval:
-    """Round outward for alpha < 0, where the exponential may overflow although alpha times it does not."""
+    """Round outward for alpha < 0, where the exponential may overflow although its product with alpha does not."""
     size = abs(call["alpha"])
     lower, upper = unbroken(call, lower, upper, LARGEST * min(1.0, size))
     bounds = outward(call, lower, upper, 2 * GROWING_ULPS, 2.0 * size * DECAYING)

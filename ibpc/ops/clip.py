@@ -25,7 +25,7 @@ NUMBER_OR_NULL: Final[Mapping[str, Any]] = {"type": ["number", "null"], "default
 
 
 def ends(call: Call) -> tuple[float, float]:
-    """Return the two ends, infinite where there is none."""
+    """Return min and max, infinite where absent."""
     least, greatest = call["min"], call["max"]
     return -inf if least is None else float(least), inf if greatest is None else float(greatest)
 
@@ -38,10 +38,10 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Above, from the kink at `min` or from l the line to the kink at `max` or to u; below, the mirror image.
+    """Above: where l < min, the chord from l to min(u, max), else slope 1 or 0, whichever leaves less area.
 
-    Above: where l < min, the chord from l to min(u, max), else slope 1 or 0, whichever is nearer on the whole.
-    y − line is piecewise linear, so its extremes lie at l, u or a kink: the planes are sound for any slope.
+    Below: the mirror image. y − line is piecewise linear, so its extremes lie at l, u or a kink: the planes are sound
+    for any slope.
     """
     lower, upper = x.lower, x.upper
     least, greatest = ends(call)
@@ -66,7 +66,7 @@ _ROUNDED = monotone(nominal, relaxation, ulps=1)
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[f(l), f(u)], exact; in binary32 too, if `min` and `max` are numbers of it. Otherwise they are rounded."""
+    """[f(l), f(u)], exact; in binary32 rounded outward unless it represents `min` and `max`."""
     representable = all(end == float(torch.tensor(end, dtype=torch.float32)) for end in ends(call))
     return (_EXACT if representable else _ROUNDED).interval(call, x)
 
@@ -89,8 +89,7 @@ def plan_relu6(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> Layer
 def read(node: OnnxNode, builder: Builder) -> Value:
     """Import Clip: the ends are attributes up to version 6 and constant inputs after that.
 
-    A least result of minus the largest binary32 number, version 6's default, or below is none, and so is a greatest of
-    plus that number or above.
+    A `min` at or below minus the largest binary32 number, the default of version 6, means no limit; `max` likewise.
     """
     low, high = (_given_end(node, name, slot) for slot, name in enumerate(("min", "max"), start=1))
     if low == inf or high == -inf:
@@ -119,7 +118,7 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
 
 
 def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
-    """Return the ends of the range that are there; they may lie in either order (see `ends`)."""
+    """Return the finite ends in rising order (min may exceed max)."""
     return tuple(sorted(end for end in ends(call) if isfinite(end)))
 
 

@@ -1,7 +1,7 @@
-"""Rule combinators: what makes the rules of most operators one line.
+"""Rule combinators, with which the rules of most operators take one line.
 
-From an operator's function, and what is known of its shape (affine, monotone, only moving elements), all rules of a
-record. Derivations stand in the docstrings.
+Each turns an operator's function and a property of it (affine, monotone, only moving elements) into all rules of a
+record. The docstrings derive the bounds.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from ibpc.rounding import (
 class Sharing(Enum):
     """When the paired rule of an affine operator runs nominal value and center in one call.
 
-    ALWAYS pays a copy to save a pass over the weight (convolutions, products); WHEN_STACKED takes the chance when
-    the operand already is a stack (cheap operators).
+    ALWAYS copies them into a stack to save a pass over the weight (convolutions, products); WHEN_STACKED does it only
+    if the operand is a stack already (cheap operators).
     """
 
     ALWAYS = "always"
@@ -62,16 +62,16 @@ def affine(
 
     Interval rule: center W c + b, radius |W| r (Gowal et al. 2018, arXiv 1810.12715, equation 6): exact per output
     over a box. In binary32 it is (1 + ρ) (|W| (r + ρ |c|) + ρ |b|), ρ from `ibpc.rounding.inflation`: ρ |c| rides along
-    in the same |W| product, 1 + ρ in the guard against overflow. Sums that may overflow bound nothing.
+    in the same |W| product, 1 + ρ in the guard against overflow. Where sums may overflow, the radius is infinite.
 
     `absolute(call, *radii, offset, **parameters)` is |W| r + offset, `terms(call)` the number of products summed
     into one output, `magnitude(call, **parameters)` an upper bound of |b| that broadcasts to the output or None.
-    Exact operands arrive as plain tensors: `absolute` gets zeros for their radius in binary32-free form, or their
-    share of the rounding.
+    Exact operands arrive as plain tensors: for their radius `absolute` gets None in real arithmetic, and the rounding
+    error they cause in binary32.
 
-    `gain(call, **parameters)` is Σ |W| of each output, in the form of the offset; with it binary32 costs less. What
-    underflow can change in an operand goes into the offset, which is constant, and not into each radius; and W, if it
-    is the parameter `weight` (`absolute` homogeneous in it), is raised before the product instead of the radius behind.
+    `gain(call, **parameters)` is Σ |W| of each output, in the shape of the offset. With it binary32 costs less: the
+    effect of underflow in an operand is added to the offset, a constant, instead of to each radius; and if W is the
+    parameter `weight` (and `absolute` homogeneous in it), it is raised before the product instead of the radius after.
     """
 
     def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
@@ -108,14 +108,14 @@ def affine(
 
 
 def reach(operand: Interval, growth: float) -> tuple[float, Tensor]:
-    """Return r + ρ |c| after its sign, negative where that takes a pass less: −(r + ρ c) is l − (1 + ρ) c for l ≥ 0."""
+    """Return (sign, sign · (r + ρ |c|)); for l ≥ 0 the negative form saves a pass, −(r + ρ c) = l − (1 + ρ) c."""
     if operand.is_nonnegative:
         return -1.0, torch.sub(operand.lower, operand.center, alpha=1.0 + growth)
     return 1.0, _inflated(operand, growth, 0.0)
 
 
 def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
-    """Return r + ρ |c| + what underflow may change."""
+    """Return r + ρ |c| + `flushed`, the most that underflow may change."""
     if isinstance(operand, Interval):
         total = torch.add(operand.radius, operand.modulus, alpha=growth)
     else:
@@ -126,8 +126,8 @@ def _inflated(operand: Operand, growth: float, flushed: float) -> Tensor:
 def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Rules:
     """Return the rules of an operator that only moves elements (reshape, transpose, slice, concatenation).
 
-    Every output is a copy of one input element or a constant, so the rule applies to each of lower/upper or
-    center/radius alike, exactly, in any arithmetic. `absolute` is the map on radii where it differs (Pad: zeros).
+    Every output is a copy of one input element or a constant, so the rule applies to lower/upper and center/radius
+    alike, exactly, in any arithmetic. `absolute` is the rule for radii where it differs (Pad: zeros).
     """
     on_radii = nominal if absolute is None else absolute
 
@@ -158,8 +158,8 @@ def monotone(
 ) -> Rules:
     """Return the rules of an operator that does not decrease in any operand: [f(l), f(u)], exact.
 
-    Any binary32 implementation of f is assumed to be off by at most `ulps` units of the last place (0 where it is
-    exact) plus `absolute`. The bound moves by twice that: the network's evaluation errs, and so does the bound's own.
+    Any binary32 implementation of f is assumed to be within `ulps` units in the last place (0 if exact) plus
+    `absolute`. The bound moves by twice that, because the network's evaluation errs and so does the bound's own.
     """
 
     def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
@@ -207,7 +207,7 @@ def nonnegative_weights(nominal: NominalRule) -> NominalRule:
 
 
 def no_magnitude(call: Call, **parameters: Tensor) -> None:
-    """Return the |b| of an affine operator without an offset: none."""
+    """Return None: the operator has no offset."""
     return None
 
 
@@ -217,5 +217,5 @@ def macs_of(terms: TermsRule) -> TermsRule:
 
 
 def no_macs(call: Call) -> int:
-    """Return the multiply-accumulates of an operator without a weight or product: none worth counting."""
+    """Return 0: the operator has no weight or product worth counting."""
     return 0

@@ -20,7 +20,7 @@ from ibpc.ops.rules import Call
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
     """Return the shape of the operands with the sum of their sizes in dimension `axis`.
 
-    A constant of size 1 in dimension 0 stands for one in every sample, where another operand has the batch there.
+    A constant of size 1 in dimension 0 is repeated for every sample if another operand has the batch there.
     """
     rank = len(operands[0])
     axis = feature_axis(attributes["axis"], rank, "Concat")
@@ -34,12 +34,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, *operands: Tensor) -> Tensor:
-    """y = the operands one after the other, a constant repeated for every sample."""
+    """y = the operands joined along the axis, constants repeated for every sample."""
     return torch.cat(repeated(call, operands), call["axis"])
 
 
 def repeated(call: Call, operands: tuple[Tensor, ...]) -> list[Tensor]:
-    """Return the operands, those without a batch expanded to that of the others (which may be a stack of two)."""
+    """Return the operands, those without a batch expanded to the batch of the others (doubled in a stack)."""
     batched = [x for x, size in zip(operands, call.operands, strict=True) if size[0] == BATCH]
     return [
         x.expand([batched[0].shape[0], *size[1:]]) if batched and size[0] != BATCH else x

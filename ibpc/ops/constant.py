@@ -1,4 +1,4 @@
-"""Constant: a value that depends on no input."""
+"""Constant: a value that does not depend on an input."""
 
 from __future__ import annotations
 

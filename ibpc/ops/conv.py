@@ -84,12 +84,12 @@ def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Every output sums (C/group) · kernel products."""
+    """Return the products summed into one output, (C/group) · kernel."""
     return prod(call.parameters["weight"][1:])
 
 
 def local(call: Call, *, weight: Tensor, bias: Tensor | None = None, **_: Tensor) -> Kernel | None:
-    """Return the windows of a convolution over two dimensions."""
+    """Return the windows of a two-dimensional convolution, else None."""
     if weight.dim() != 4:
         return None
     strides, pads, dilations = (tuple(call[name][:2]) for name in ("strides", "pads", "dilations"))
@@ -97,7 +97,7 @@ def local(call: Call, *, weight: Tensor, bias: Tensor | None = None, **_: Tensor
 
 
 def pull(call: Call, forms: Tensor, *, weight: Tensor, **_: Tensor) -> Tensor:
-    """Return weight ⋆ᵀ forms, less what falls on the padding."""
+    """Return weight ⋆ᵀ forms without the coefficients of the padding."""
     dimensions = weight.dim() - 2
     pads, sizes = call["pads"], call.operands[0][2:]
     begins, ends = pads[:dimensions], pads[dimensions:]

@@ -105,7 +105,7 @@ def absolute(call: Call, radius: Tensor, *, offset: Tensor | float | None, weigh
 
 
 def terms(call: Call) -> int:
-    """Every output sums at most (C/group) · kernel products: fewer where the stride skips some."""
+    """Return the most products summed into one output, (C/group) · kernel; strides may skip some."""
     channels, _, *kernel = call.parameters["weight"]
     return channels // int(call["group"]) * prod(kernel)
 
@@ -151,8 +151,8 @@ def onnx_crop(
 ) -> dict[str, list[int]]:
     """Return pads and output_padding of an ONNX node from `pads`, or from `output_shape` or `auto_pad`.
 
-    The latter two give the size of the output. What is too much is cropped on both sides, the odd element at the end
-    for SAME_UPPER and at the beginning otherwise. An `output_shape` that is too large adds output_padding.
+    The latter two determine the output size. The excess is cropped on both sides, the odd element at the end for
+    SAME_UPPER and at the beginning otherwise. An `output_shape` beyond the full size becomes output_padding.
     """
     mode = str(node.attributes.get("auto_pad", "NOTSET"))
     extra = [int(size) for size in node.attributes.get("output_padding") or [0] * len(full)]

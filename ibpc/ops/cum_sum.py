@@ -1,4 +1,4 @@
-"""CumSum: the sums of the first elements along one feature dimension."""
+"""CumSum: cumulative sums along one feature dimension."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """yᵢ = Σ xⱼ over j ≤ i, over j < i if exclusive, over j ≥ i or j > i if in reverse."""
+    """yᵢ = Σ xⱼ over j ≤ i, over j < i if exclusive, over j ≥ i or j > i if reversed."""
     axis = call["axis"]
     x = x.flip(axis) if call["reverse"] else x
     if call["exclusive"]:
@@ -32,7 +32,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Return the size of the dimension, which one of the outputs sums whole."""
+    """Return the size of the dimension: one of the outputs sums all of it."""
     axis: int = call["axis"]
     return call.output[axis]
 

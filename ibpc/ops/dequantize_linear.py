@@ -32,7 +32,7 @@ def absolute(
 
 
 def terms(call: Call) -> int:
-    """Two terms: x · scale and zero point · scale."""
+    """Return 2: x · scale and zero point · scale."""
     return 2
 
 
@@ -48,7 +48,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export Sub and Mul, for the operand is a floating number."""
+    """Export Sub and Mul, because the operand is floating-point."""
     scale, zero_point = (along_axis(call, parameters[role]) for role in ("scale", "zero_point"))
     return writer.node("Mul", [writer.node("Sub", [*operands, writer.constant(zero_point)]), writer.constant(scale)])
 

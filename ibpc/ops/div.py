@@ -21,22 +21,22 @@ def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """One quotient."""
+    """Return 1, the quotient."""
     return 1
 
 
 def least_divisor(call: Call) -> float:
-    """Return the modulus up to which a divisor may be zero: 0, in binary32 what may be flushed to 0."""
+    """Return the modulus up to which a divisor counts as zero: 0, in binary32 the numbers that may be flushed to 0."""
     return SMALLEST if call.arithmetic is Arithmetic.FLOAT32 else 0.0
 
 
 def center(call: Call, x: Tensor, divisor: Tensor) -> Tensor:
-    """Return x / divisor, and x where the divisor may be zero."""
+    """Return x / divisor, or x where the divisor may be zero."""
     return x / divisor.where(divisor.abs() > least_divisor(call), torch.ones_like(divisor))
 
 
 def spread(call: Call, radius: Tensor, divisor: Tensor) -> Tensor:
-    """Return radius / divisor; infinity, or NaN for no radius, where the divisor may be zero."""
+    """Return radius / divisor; where the divisor may be zero, infinity (NaN for radius 0)."""
     return radius / divisor.where(divisor.abs() > least_divisor(call), torch.zeros_like(divisor))
 
 
@@ -47,9 +47,9 @@ _PAIRED_BY_EXACT = scaling(nominal, spread, terms, Sharing.WHEN_STACKED)
 def interval(call: Call, x: Operand, y: Operand) -> Interval:
     """Divide a box by an exact tensor or by a box; exact.
 
-    Exact divisor: center c / y, radius r / |y|, affine. Divisor box: least and greatest of the four corner quotients,
-    for x / y is monotone in x and, on either side of 0, in y; each is one rounding off. A divisor that is or may be 0
-    gives (−∞, ∞) (or NaN, for a number by 0); in binary32 so does one that may be flushed to 0.
+    Exact divisor: affine with center c / y and radius r / |y|. Divisor box: the least and greatest of the four corner
+    quotients, because x / y is monotone in x and, on either side of 0, in y; each is off by one rounding. A divisor
+    that may be 0 gives (−∞, ∞) (or NaN for an exact dividend); in binary32 so does one that may be flushed to 0.
     """
     if not isinstance(y, Interval):
         return _BY_EXACT.interval(call, x, weight=y)
@@ -62,9 +62,9 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
 
 
 def _nonzero(y: Interval) -> tuple[Interval, Tensor]:
-    """Return the box with [1, 1] where it may hold a zero or is not a box of numbers, and where it is and does not.
+    """Return the box, replaced by [1, 1] where it may hold 0 or is no box of numbers, and a mask of the other elements.
 
-    Not a box of numbers: a NaN bound, or [∞, ∞], which is what an overflow leaves and stands for any large number.
+    No box of numbers: a NaN bound, or [∞, ∞], which an overflow leaves and which stands for any large number.
     """
     safe = ((y.lower > 0) & (y.lower < torch.inf)) | ((y.upper < 0) & (y.upper > -torch.inf))
     ones = torch.ones_like(y.lower)
@@ -72,18 +72,18 @@ def _nonzero(y: Interval) -> tuple[Interval, Tensor]:
 
 
 def paired(call: Call, x: PairedOperand, y: PairedOperand) -> Paired:
-    """Run nominal value and center through an exact divisor together; otherwise both sides apart."""
+    """Divide nominal value and center in one call if the divisor is exact; otherwise run both rules side by side."""
     if isinstance(y, Paired):
         return apart(nominal, interval)(call, x, y)
     return _PAIRED_BY_EXACT.paired(call, x, weight=y)
 
 
 def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
-    """Planes of x / y: those of the product of x and 1 / y, with 1 / y between its tangent and its chord.
+    """Return the planes of the product of x and 1 / y, with 1 / y between its tangent and its chord.
 
     On one side of 0, 1 / y is convex for y > 0 and concave for y < 0: with m the midpoint, 2/m − y/m² and
-    1/l + 1/u − y/(l u) bound it. A product plane α x + β (1 / y) + γ takes that of the two which the sign of β calls
-    for. Where y may be 0 the planes are ∓∞.
+    1/l + 1/u − y/(l u) bound it. A product plane α x + β (1 / y) + γ takes one or the other by the sign of β. Where
+    y may be 0 the planes are ∓∞.
     """
     if not isinstance(y, Interval):
         return product_planes(x, 1.0 / y)
@@ -101,7 +101,7 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
 
 
 def _reciprocal_lines(y: Interval) -> tuple[Plane, Plane]:
-    """Return tangent (at the midpoint) and chord of 1 / y."""
+    """Return the tangent at the midpoint and the chord of 1 / y."""
     low, high = 1.0 / y.lower, 1.0 / y.upper
     middle = 1.0 / (0.5 * y.lower + 0.5 * y.upper)
     return Plane((-middle * middle,), 2.0 * middle), Plane((-low * high,), low + high)
@@ -114,7 +114,7 @@ def _chosen(condition: Tensor, first: Plane, second: Plane) -> Plane:
 
 
 def _composed(product: Plane, positive: Plane, negative: Plane, safe: Tensor, unknown: Tensor) -> Plane:
-    """Return a plane of x r as one of x and y, r replaced by `positive` or `negative` by the sign of its slope."""
+    """Return a plane in x and r as one in x and y: r becomes `positive` or `negative` by the sign of its slope."""
     of_x, of_reciprocal = product.slopes
     line = _chosen(of_reciprocal >= 0, positive, negative)
     slope = of_reciprocal * line.slopes[0]

@@ -1,4 +1,4 @@
-"""Dropout: the identity in evaluation; in training, zeroes elements at random and scales the others up."""
+"""Dropout: the identity in evaluation; in training, elements are zeroed at random and the others scaled up."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def training(call: Call, x: Tensor) -> Tensor:
-    """y = x / (1 − ratio) with probability 1 − ratio and 0 otherwise, each element on its own."""
+    """y = x / (1 − ratio) with probability 1 − ratio and 0 otherwise, independently for each element."""
     return F.dropout(x, call["ratio"], training=True)
 
 
 def scaling(call: Call, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a mask of 0 and 1 / (1 − ratio) for x, and an offset of 0."""
+    """Return the scale and shift of the step: a random mask of 0 and 1 / (1 − ratio), and 0."""
     mask = training(call, torch.ones_like(x))
     return mask, torch.zeros_like(mask)
 
 
 def paired(call: Call, x: PairedOperand) -> Paired:
-    """Multiply both by one mask of 0 and 1 / (1 − ratio): so the box stays one of what the nominal pass computes."""
+    """Multiply both by one mask of 0 and 1 / (1 − ratio), so that the box bounds what the nominal pass computes."""
     assert isinstance(x, Paired)
     if x.is_stacked:
         mask, _ = scaling(call, x.radius)

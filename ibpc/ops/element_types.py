@@ -1,4 +1,4 @@
-"""The element types of ONNX tensors. A network's values are floating numbers, whatever type the file gives them."""
+"""The element types of ONNX tensors. Inside a network all values are floating-point, whatever the file declares."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ RANGES: Final[Mapping[str, tuple[int, int]]] = {
 
 
 def name_of(number: int, where: str) -> str:
-    """Return the name of an element type. Raises GraphError for one that the network cannot compute in."""
+    """Return the name of an element type. Raises GraphError for unsupported types."""
     if number not in NAMES:
         wanted = ", ".join(NUMBERS)
         raise GraphError.at(where, f"element type {number} of onnx.TensorProto.DataType", f"one of {wanted}")
@@ -51,7 +51,7 @@ def name_of(number: int, where: str) -> str:
 
 
 def holds(target: str, source: str) -> bool:
-    """Return whether a cast from `source`, of which every value is whole, to `target` changes no value."""
+    """Return whether a cast between these types changes no value, given that values of integer types are whole."""
     if source == "bool":
         return True
     if source not in RANGES or target not in RANGES:
@@ -61,7 +61,7 @@ def holds(target: str, source: str) -> bool:
 
 
 def number(node: OnnxNode, slot: int, builder: Builder) -> Value:
-    """Return the input of a slot as numbers: constants of booleans and integers as floating ones."""
+    """Return the input of a slot, constants of booleans or integers as floating-point ones."""
     value = node.operand(slot)
     if value.constant is None or value.constant.is_floating_point():
         return value
@@ -69,7 +69,7 @@ def number(node: OnnxNode, slot: int, builder: Builder) -> Value:
 
 
 def floating(constant: Tensor, where: str) -> Tensor:
-    """Return booleans or integers as float32. Raises GraphError for an integer that float32 does not have."""
+    """Return booleans or integers as float32. Raises GraphError for integers that float32 cannot represent."""
     if constant.dtype == torch.bool:
         return constant.float()
     result = constant.float()

@@ -33,11 +33,11 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[f(l), f(u)] for alpha ≥ 0; otherwise f falls to 0 and rises: [f(z), max(f(l), f(u))], z nearest to 0. Exact.
+    """[f(l), f(u)] for alpha ≥ 0; else f falls up to 0 and then rises: [f(z), max(f(l), f(u))], z nearest to 0. Exact.
 
-    In binary32, x ≥ 0 is returned as it is. For x < 0 PyTorch computes expm1 and ONNX Runtime eˣ − 1, which with an
-    eˣ ≤ 1 of 8 ulps = 16u is off by 17u |alpha|, however small the result; it is then scaled. Assumed is an error of
-    18u |alpha| and 8 ulps, for the network and for the bound each, wherever the box reaches below 0.
+    In binary32, x ≥ 0 is returned unchanged. For x < 0 PyTorch computes expm1 and ONNX Runtime eˣ − 1. With eˣ ≤ 1
+    within 8 ulps = 16u the latter is off by 17u, however small the result, before it is scaled by alpha. Wherever the
+    box reaches below 0, network and bound are each taken to be off by 18u |alpha| and 8 ulps.
     """
     lower, upper = _range(call, x)
     if call.arithmetic is Arithmetic.REAL:
@@ -55,7 +55,7 @@ def _range(call: Call, x: Interval) -> tuple[Tensor, Tensor]:
 
 
 def curve(call: Call) -> Curve:
-    """Return the curve: an exponential below 0, a line above; convex all over for an alpha of [0, 1]."""
+    """Return the curve: an exponential below 0, a line above; convex everywhere for alpha in [0, 1]."""
     function, slope = partial(nominal, call), partial(derivative, call)
     if 0.0 <= call["alpha"] <= 1.0:
         return Curve(function, slope, (Bend.CONVEX,))

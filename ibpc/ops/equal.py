@@ -10,7 +10,7 @@ from ibpc.ops.base import register
 
 
 def decision(x: Interval, y: Interval) -> Verdict:
-    """Return where x = y at all points, which two equal points alone have, and where at some: the boxes meet."""
+    """Return where x = y everywhere (both boxes are one and the same point), and where it may hold (the boxes meet)."""
     return (x.lower >= y.upper) & (x.upper <= y.lower), ~((x.upper < y.lower) | (x.lower > y.upper))
 
 

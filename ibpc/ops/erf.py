@@ -18,7 +18,7 @@ from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 # PyTorch and ONNX Runtime are within 4 ulps. One minus a polynomial times e⁻ˣ² (Abramowitz and Stegun 1964, 7.1.26)
-# is off by 3u for itself and by the error of the exponential, 16u, near 0, where the function vanishes.
+# has an absolute error of 3u plus the 16u of the exponential, also near 0, where erf vanishes.
 ABSOLUTE_ERROR: Final = 22 * UNIT
 
 

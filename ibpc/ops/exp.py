@@ -24,7 +24,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[eˡ, eᵘ], exact. In binary32 each side is within `ELEMENTARY_ULPS`; an overflow bounds nothing above."""
+    """[eˡ, eᵘ], exact. In binary32 ends are within `ELEMENTARY_ULPS`; an overflow leaves an infinite upper bound."""
     lower, upper = unbroken(call, torch.exp(x.lower), torch.exp(x.upper))
     return nonnegative(outward(call, lower, upper, 2 * ELEMENTARY_ULPS))
 

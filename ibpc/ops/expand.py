@@ -1,4 +1,4 @@
-"""Expand: dimensions of size 1 repeated to another size."""
+"""Expand: repeats dimensions of size 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x with each feature dimension of size 1 repeated to that of `shape`."""
+    """Return the shape of x, feature dimensions of size 1 replaced by those of the attribute `shape`."""
     (x,), sizes = operands, tuple(attributes["shape"])
     if len(sizes) != len(x) - 1 or any(old not in (1, new) for old, new in zip(x[1:], sizes, strict=True)):
         raise GraphError.at(
@@ -32,7 +32,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Expand to a constant shape, which may itself have ones."""
+    """Import Expand to a constant shape; a 1 there keeps the size of x."""
     x, where = node.operand(0), f"node {node.name}"
     target = [int(size) for size in node.known(1).flatten().tolist()]
     if any(size < 1 for size in target):
@@ -44,7 +44,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export Expand; size 1 leaves the batch as it is."""
+    """Export Expand; a 1 keeps the batch."""
     return writer.node("Expand", [*operands, writer.constant(torch.tensor([1, *call["shape"]]))])
 
 

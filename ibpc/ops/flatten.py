@@ -1,4 +1,4 @@
-"""Flatten: all dimensions but the batch into one."""
+"""Flatten: merges all dimensions but the batch into one."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Flatten; an axis that would merge the batch with features is refused."""
+    """Import Flatten. Raises GraphError for an axis that would merge the batch with features."""
     x = node.operand(0)
     axis = int(node.attributes.get("axis", 1))
     axis = axis + len(x.shape) if axis < 0 else axis

@@ -1,4 +1,4 @@
-"""Floor: the greatest integer up to x."""
+"""Floor: the greatest integer not above x."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gather: the elements at constant indices of one feature dimension."""
+"""Gather: the elements at constant indices along one feature dimension."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ibpc.ops.rules import Call
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the operand's shape with that of the indices in place of dimension `axis`."""
+    """Return the operand's shape with dimension `axis` replaced by the shape of the indices."""
     (x,) = operands
     axis = attributes["axis"]
     if not 0 < axis < len(x):
@@ -28,14 +28,14 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor, *, indices: Tensor) -> Tensor:
-    """y = x[…, indices, …], the indices from 0 on."""
+    """y = x[…, indices, …], indices ≥ 0."""
     if len(call.parameters["indices"]) == 1:
         return x.index_select(call["axis"], indices)
     return x.index_select(call["axis"], indices.flatten()).reshape([-1, *call.output[1:]])
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Gather. Raises GraphError for indices that depend on an input, and for those out of range."""
+    """Import Gather. Raises GraphError for indices that depend on an input or are out of range."""
     x, index, where = node.operand(0), node.operand(1), f"node {node.name}"
     if index.constant is None:
         what = "a table" if x.constant is not None else "a value"

@@ -1,4 +1,4 @@
-"""Gelu: x Φ(x), Φ the normal distribution, exactly or by a tanh."""
+"""Gelu: x Φ(x), with Φ the normal distribution function, exact or approximated by a tanh."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ibpc.interval import Interval
 from ibpc.ir import Shape
 from ibpc.ops._bends import BELL, Curve, curved
-from ibpc.ops._curves import OWN_SHARE, gated_interval
+from ibpc.ops._curves import OWN_GATE_ERROR, gated_interval
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Layer, LayerPlan, Operator, register
 from ibpc.ops.combinators import no_macs, nonlinear
@@ -23,18 +23,18 @@ from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
 FORMS: Final[Mapping[str, Any]] = {"enum": ["none", "tanh"], "default": "none"}
-# Whether √(1/2), √(2/π) and 0.044715 are themselves, or what a file has in their place: off by 2⁻²² at most.
+# Whether √(1/2), √(2/π) and 0.044715 are exact, or a file's numbers, with relative errors of at most 2⁻²².
 NUMBERS: Final[Mapping[str, Any]] = {"enum": ["exact", "rounded"], "default": "exact"}
-# Where each form is least, and where its curvature changes sign on either side of 0.
+# Where each form has its minimum, and where its curvature changes sign (on either side of 0).
 BOTTOM: Final = {"none": -0.75179152469356445746, "tanh": -0.75246142207101625849}
 TURN: Final = {"none": sqrt(2.0), "tanh": 1.4185040087908283555}
 CUBIC: Final = 0.044715
-# (1 + e) / 2, with an e (erf or tanh) off by 16u of itself, by 22u more where it vanishes (see Erf and Tanh), and by
-# what the rounding of its argument t costs: at most 0.49 |δt / t|, where |δt| is up to 34u |t|: 30 roundings, and
-# numbers that are off by 4u.
-SHARE_ERROR: Final = 32 * UNIT
-# The same of rounded numbers alone: 0.245 |δt / t|, where |δt / t| is up to 2⁻²².
-ROUNDED_SHARE: Final = 2.0**-23
+# The gate is (1 + e) / 2. Its e (erf or tanh) has a relative error of 16u, an absolute one of 22u (see Erf and Tanh),
+# and an error of at most 0.49 |δt / t| from the rounding of its argument t, where |δt| ≤ 34u |t|: 30 roundings, and
+# numbers off by 4u.
+GATE_ERROR: Final = 32 * UNIT
+# The part of it due to rounded numbers: 0.245 |δt / t|, where |δt / t| ≤ 2⁻²².
+ROUNDED_GATE: Final = 2.0**-23
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -52,23 +52,23 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `gated_interval`: Gelu falls to its least value and rises from there. Exact, but for rounded numbers."""
+    """See `gated_interval`: Gelu falls to its minimum and rises from there. Exact except for rounded numbers."""
     form = call["approximate"]
-    exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], SHARE_ERROR)
+    exact = gated_interval(call, x, lambda point: nominal(call, point), BOTTOM[form], GATE_ERROR)
     missed = _missed(call) * torch.maximum(x.lower.abs(), x.upper.abs())
     return Interval.bounds(exact.lower - missed, exact.upper + missed)
 
 
 def _missed(call: Call) -> float:
-    """Return what rounded numbers change the share of x by."""
-    return 0.0 if call["constants"] == "exact" else ROUNDED_SHARE
+    """Return by how much rounded numbers may change the gate."""
+    return 0.0 if call["constants"] == "exact" else ROUNDED_GATE
 
 
 def curve(call: Call) -> Curve:
     """Return the curve: concave, convex about 0, and concave again."""
     turn = TURN[call["approximate"]]
     return Curve(
-        partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call) + OWN_SHARE
+        partial(nominal, call), partial(derivative, call), BELL, (-turn, turn), missed=_missed(call) + OWN_GATE_ERROR
     )
 
 
@@ -84,7 +84,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export the formula, for opset 18 has no Gelu."""
+    """Export the formula, because opset 18 has no Gelu."""
 
     def number(value: float) -> str:
         return writer.constant(torch.tensor(value))

@@ -88,7 +88,7 @@ def rows(
     specification: Tensor | None = None,
     **_: Tensor,
 ) -> Tensor:
-    """Return the rows of S W, (N, …, K), each where the vector lies that its element is of."""
+    """Return the forms (N, …, K): row `element` of S W at the position of that element's vector, zeros elsewhere."""
     outputs = call.output[-1]
     chosen = elements % outputs
     found = weight[chosen] if specification is None else specification[chosen] @ weight
@@ -103,7 +103,7 @@ def gain(call: Call, *, weight: Tensor, **_: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Every output sums K products (and a specification row M more)."""
+    """Return the products summed into one output: K, and M more with a specification."""
     rows, columns = call.parameters["weight"]
     return columns + rows if "specification" in call.parameters else columns
 
@@ -111,7 +111,7 @@ def terms(call: Call) -> int:
 def _elided(call: Call, x: Interval, *, weight: Tensor, specification: Tensor, **parameters: Tensor) -> Interval:
     """Return the box in binary32 with a merged specification S.
 
-    The network rounds each row of W x + b on its own before anything subtracts two of them, so the rounding term
+    The network rounds each row of W x + b by itself before subtracting two of them, so the rounding term
     is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not. One product
     of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.combinators.affine` for the rest.
     """
@@ -155,9 +155,10 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Gemm: beta and transB go into constants, alpha and a transposed or perturbed rest become nodes.
+    """Import Gemm: beta and transB are folded into constants; alpha, transA and non-constant operands become nodes.
 
-    alpha · W may underflow where alpha · (W x) does not, and W x overflow where (alpha · W) x does not.
+    alpha is not folded: alpha · W may underflow where alpha · (W x) does not, and W x overflow where (alpha · W) x
+    does not.
     """
     x, weight, addend = node.operand(0), node.known(1), node.optional(2)
     if node.attributes.get("transA", 0):

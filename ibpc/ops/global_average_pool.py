@@ -20,7 +20,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Every output sums all positions, and multiplies by a rounded reciprocal or divides."""
+    """Return the number of positions and 1 for the division, or for the product with a rounded reciprocal."""
     return prod(call.operands[0][2:]) + 1
 
 

@@ -23,7 +23,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of the maximum of all positions; see `greatest_planes`."""
+    """Return the planes of the maximum over all positions; see `greatest_planes`."""
     positions = prod(call.operands[0][2:])
 
     def view(value: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from ibpc.ops.base import register
 
 
 def decision(x: Interval, y: Interval) -> Verdict:
-    """Return where x > y at all points, and where at some: strict bounds decide, for both boxes are closed."""
+    """Return where x > y everywhere, and where it may hold; boxes are closed, so both comparisons are strict."""
     return x.lower > y.upper, ~(x.upper <= y.lower)
 
 

@@ -10,7 +10,7 @@ from ibpc.ops.base import register
 
 
 def decision(x: Interval, y: Interval) -> Verdict:
-    """Return where x ≥ y at all points, and where at some."""
+    """Return where x ≥ y everywhere, and where it may hold."""
     return x.lower >= y.upper, ~(x.upper < y.lower)
 
 

@@ -39,7 +39,7 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import GroupNormalization. Version 18 has one scale and bias a group, version 21 one a channel."""
+    """Import GroupNormalization. Version 18 has one scale and bias per group, version 21 one per channel."""
     x, count = node.operand(0), int(node.attributes["num_groups"])
     parameters = {"weight": node.known(1), "bias": node.known(2)}
     if node.version < 21:

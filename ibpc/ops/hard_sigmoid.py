@@ -33,8 +33,8 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """[f(l), f(u)], or [f(u), f(l)] for alpha < 0; exact.
 
-    In binary32 alpha, beta, product and sum are rounded: where the result is not cut, |alpha x| ≤ 1 + |beta|, so it is
-    off by 2u (1 + |beta|) + u |beta| + u, and by 2u more where a program divides by 6 at last.
+    In binary32 alpha, beta, product and sum are rounded: where the result is not clamped, |alpha x| ≤ 1 + |beta|, so it
+    is off by 2u (1 + |beta|) + u |beta| + u, and by 2u more where a program divides by 6 in the end.
     """
     ends = (x.lower, x.upper) if call["alpha"] >= 0 else (x.upper, x.lower)
     error = UNIT * (3.0 * abs(call["beta"]) + 6.0)
@@ -42,7 +42,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def pieces(call: Call) -> tuple[Piece, ...]:
-    """Return 0, the line and 1, in the order in which x rises."""
+    """Return the pieces 0, line and 1 in the order of rising x."""
     alpha, beta = call["alpha"], call["beta"]
     if alpha == 0:
         return (Piece(-inf, inf, 0.0, min(max(beta, 0.0), 1.0)),)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
-from ibpc.ops._curves import OWN_SHARE, gated_interval
+from ibpc.ops._curves import OWN_GATE_ERROR, gated_interval
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
@@ -20,8 +20,8 @@ from ibpc.rounding import UNIT
 
 BOTTOM: Final = -1.5
 TURNS: Final = (-3.0, 3.0)
-# x / 6 with a rounded 1/6 is off by 2u / 2 where the share is neither 0 nor 1, and the sum by u.
-SHARE_ERROR: Final = 3 * UNIT
+# Where the gate is neither 0 nor 1, x / 6 with a rounded 1/6 is off by 2u / 2, and the sum by u.
+GATE_ERROR: Final = 3 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -30,19 +30,19 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def derivative(x: Tensor) -> Tensor:
-    """0 up to −3, x / 3 + 1/2 up to 3, 1 from there on: that of the right at −3, of the left at 3."""
+    """0 below −3, x / 3 + 1/2 from −3 to 3, 1 above 3: the limit from the right at −3, from the left at 3."""
     inner = x / 3.0 + 0.5
     return torch.where(x < -3.0, torch.zeros_like(x), torch.where(x > 3.0, torch.ones_like(x), inner))
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `gated_interval`: HardSwish falls to its least value and rises from there. Exact."""
-    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, SHARE_ERROR)
+    """See `gated_interval`: HardSwish falls to its minimum and rises from there. Exact."""
+    return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM, GATE_ERROR)
 
 
 def curve(call: Call) -> Curve:
     """Return the curve: a convex parabola between two lines."""
-    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS, missed=OWN_SHARE)
+    return Curve(partial(nominal, call), derivative, (Bend.LINE, Bend.CONVEX, Bend.LINE), TURNS, missed=OWN_GATE_ERROR)
 
 
 OPERATOR = register(

@@ -1,4 +1,4 @@
-"""InRange: a whole number, where an integer type has it."""
+"""InRange: a whole number, provided that an integer type can hold it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibpc.ops.rules import Call, Plane, Planes
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = x; beyond the range of the type, where machines wrap around, it is left as it is."""
+    """y = x, also beyond the range of the type, where machines would wrap around."""
     return x
 
 
@@ -28,19 +28,19 @@ def _is_inside(call: Call, x: Interval) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[l, u], exact; [−∞, ∞] where the box leaves the range of the type: what wraps around may be any number."""
+    """[l, u], exact; [−∞, ∞] where the box leaves the range of the type: wrapping around may give any number."""
     return defined(_is_inside(call, x), x)
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return x itself where the box is in the range of the type, elsewhere ∓∞."""
+    """Return the plane x where the box lies in the range of the type, and ∓∞ elsewhere."""
     one = torch.ones_like(x.lower)
     same = Plane((one,), torch.zeros_like(one))
     return defined_planes(_is_inside(call, x), Planes(same, same))
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export Identity: the values of an exported network are floating numbers, which do not wrap around."""
+    """Export Identity: an exported network computes in floating point, which does not wrap around."""
     return writer.node("Identity", operands)
 
 

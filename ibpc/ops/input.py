@@ -20,12 +20,12 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = x, the value that the caller passes in."""
+    """y = x, the value passed by the caller."""
     return x
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Refuse: inputs are declared by the exporter, not written as nodes."""
+    """Refuse: the exporter declares inputs; they are no nodes."""
     unreachable("an Input node was exported as an operator")
 
 

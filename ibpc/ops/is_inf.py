@@ -18,7 +18,7 @@ from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = 1 where x is one of the infinities that are looked for, else 0."""
+    """y = 1 where x is one of the wanted infinities, else 0."""
     found = torch.zeros_like(x) > 0
     if call["detect_positive"]:
         found = found | (x == torch.inf)
@@ -28,7 +28,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[0, 0] where the bounds exclude the infinities that are looked for, else [0, 1].
+    """[0, 0] where the bounds exclude the wanted infinities, else [0, 1].
 
     An infinite bound stands for any large number, so even [∞, ∞] does not prove that x is infinite.
     """

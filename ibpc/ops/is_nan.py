@@ -1,4 +1,4 @@
-"""IsNaN: whether x is not a number."""
+"""IsNaN: whether x is NaN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[0, 0] where both bounds are finite, for then every value is a number between them; else [0, 1]."""
+    """[0, 0] where both bounds are finite, because then every value lies between them; else [0, 1]."""
     possible = ~(x.lower.isfinite() & x.upper.isfinite())
     return Interval.bounds(torch.zeros_like(x.lower), possible.type_as(x.lower))
 

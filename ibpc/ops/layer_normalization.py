@@ -29,7 +29,7 @@ _TYPES_OF_STASH = (1, 11)
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x, for parameters of the shape of its dimensions from the axis on."""
+    """Return the shape of x. Raises GraphError unless parameters have the shape of its dimensions from the axis on."""
     (x,) = operands
     axis = feature_axis(attributes["axis"], len(x), "LayerNormalization")
     expect_parameters(parameters, x[axis:], "LayerNormalization")
@@ -37,7 +37,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def layout(call: Call) -> Layout:
-    """Return the groups: one per position of the dimensions in front of the axis."""
+    """Return the groups: one for each position in the dimensions before the axis."""
     axis = feature_axis(call["axis"], len(call.output), "LayerNormalization")
     return Layout(call.output[1:axis], prod(call.output[axis:]), torch.flatten)
 
@@ -57,10 +57,10 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
-    """Import LayerNormalization, and where they are used its mean and inverse deviation.
+    """Import LayerNormalization and, where they are read, its mean and inverse standard deviation.
 
-    `stash_type` is the type that mean and deviation are computed in, which bounds allow for (FLOAT) or exceed (DOUBLE).
-    The bounds of the inverse deviation are those of its formula, operator by operator: sound, and not the least.
+    `stash_type` is the type in which mean and deviation are computed: bounds allow for FLOAT, and DOUBLE is more
+    accurate. The inverse deviation is built operator by operator, so its bounds are sound but not the tightest.
     """
     result = import_scaled("LayerNormalization", node, builder, _TYPES_OF_STASH)
     used = [slot for slot in range(1, node.outputs) if slot not in node.unread]
@@ -80,7 +80,7 @@ def read(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export LayerNormalization, with a weight of ones where there is none."""
+    """Export LayerNormalization, with a weight of ones if there is none."""
     axis = feature_axis(call["axis"], len(call.output), "LayerNormalization")
     weight = parameters.get("weight")
     scale = torch.ones(call.output[axis:]) if weight is None else weight

@@ -33,7 +33,7 @@ _RISING = monotone(nominal, relaxation, ulps=1)
 def interval(call: Call, x: Interval) -> Interval:
     """[f(l), f(u)] for alpha from 0 to 1; see `leaky_interval` for the others. Exact.
 
-    In binary32 alpha is rounded and so is the product: one unit in the last place, for the network and for the bound.
+    In binary32 alpha and the product are rounded: one unit in the last place each for the network and the bound.
     """
     if 0 <= call["alpha"] <= 1:
         return _RISING.interval(call, x)

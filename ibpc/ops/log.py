@@ -33,7 +33,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def curve(_call: Call) -> Curve:
-    """Return the curve, which is concave; there is none at 0 and below."""
+    """Return the curve, which is concave and defined above 0."""
     return Curve(torch.log, torch.reciprocal, (Bend.CONCAVE,), domain=lambda x: x.lower > 0)
 
 

@@ -43,11 +43,11 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """Lower bound: y_i at x_i = l_i and x_j = u_j for all j ≠ i; upper bound the other way round. Exact.
 
-    −y_i = ln (1 + Σ_{j≠i} e^{x_j − x_i}) falls in x_i and rises in every other x_j, so these corners of the box are
-    its extremes; see `ibpc.ops.softmax`. Memory: K numbers an element, for either bound.
+    −y_i = ln (1 + Σ_{j≠i} e^{x_j − x_i}) falls in x_i and rises in every other x_j, so the extremes lie at
+    these corners of the box; see `ibpc.ops.softmax`. Memory: K numbers per element for each bound.
 
-    In binary32, with m = max x subtracted: x_i − m and y_i round by u |y_i| each, for |x_i − m| ≤ |y_i|; the sum s in
-    [1, K] is off by `relative_error`, which is absolute in ln s, and ln s ≤ |y_i| is within 8 ulps.
+    In binary32, m = max x is subtracted. Because |x_i − m| ≤ |y_i|, x_i − m and y_i are each off by u |y_i|. The sum s
+    in [1, K] has the relative error `relative_error`, which is an absolute one in ln s; ln s ≤ |y_i| is within 8 ulps.
     """
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
@@ -63,9 +63,9 @@ def _at_corners(call: Call, own: Tensor, others: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Planes of y_i = −ln Σ_j e^{x_j − x_i}: those of log-sum-exp in the differences, turned over.
+    """Return the planes of y_i = −ln Σ_j e^{x_j − x_i}: those of log-sum-exp in the differences, negated.
 
-    See `chord_line` and `tangent_line`. Where a plane would overflow it is the constant bound.
+    See `chord_line` and `tangent_line`. A plane that would overflow is replaced by the constant bound.
     """
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)

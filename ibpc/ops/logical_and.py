@@ -9,7 +9,7 @@ from ibpc.ops.base import register
 
 
 def connection(x: Verdict, y: Verdict) -> Verdict:
-    """Return where both are true for certain, and where it may be."""
+    """Return where both are certainly true, and where both may be."""
     return x[0] & y[0], x[1] & y[1]
 
 

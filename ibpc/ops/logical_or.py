@@ -9,7 +9,7 @@ from ibpc.ops.base import register
 
 
 def connection(x: Verdict, y: Verdict) -> Verdict:
-    """Return where one of the two is true for certain, and where it may be."""
+    """Return where one of them is certainly true, and where one may be."""
     return x[0] | y[0], x[1] | y[1]
 
 

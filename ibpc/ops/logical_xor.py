@@ -9,7 +9,7 @@ from ibpc.ops.base import register
 
 
 def connection(x: Verdict, y: Verdict) -> Verdict:
-    """Return where exactly one is true for certain, and where it may be."""
+    """Return where exactly one is certainly true, and where it may be so."""
     certain = (x[0] & ~y[1]) | (~x[1] & y[0])
     refuted = (x[0] & y[0]) | (~x[1] & ~y[1])
     return certain, ~refuted

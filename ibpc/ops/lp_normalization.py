@@ -37,8 +37,9 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """Upper bound: x_i = u_i and all other |x_j| least if u_i ≥ 0, greatest if not; lower bound mirrored. Exact.
 
-    x_i / (|x_i|ᵖ + s)^(1/p) does not fall in x_i and falls in |x_i| s; 0 / 0 is 0. In binary32 the sum is off by γₙ of
-    itself; where underflow may take more than a rounding from it, or it may overflow, nothing is claimed.
+    x_i / (|x_i|ᵖ + s)^(1/p) does not fall as x_i rises; as s rises, its modulus falls; 0 / 0 is 0. In binary32 the sum
+    has a relative error of γₙ. Where it may overflow, or underflow may change it by more than a rounding, the bounds
+    are infinite.
     """
     axis = call["axis"]
     box = x.map(lambda end: end.movedim(axis, -1))
@@ -70,7 +71,7 @@ def _quotient(call: Call, x: Tensor, others: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Planes of x s with s = 1 / ‖x‖ in its exact bounds; see `factor_lines`. Constants where x may be 0."""
+    """Return the planes of x s, s = 1 / ‖x‖ in its exact bounds; see `factor_lines`. Constants where x may be 0."""
     axis = call["axis"]
     box = x.map(lambda end: end.movedim(axis, -1))
     sizes = moduli(box)

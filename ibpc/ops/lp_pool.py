@@ -46,7 +46,7 @@ def plan(dimensions: int, options: Mapping[str, Any], operands: tuple[Shape, ...
 
 
 def layer(dimensions: int) -> Layer:
-    """Return the torch.nn layer LPPoolNd, for even exponents: it does not take the modulus of what it raises to p."""
+    """Return the torch.nn layer LPPoolNd, for even exponents only, because it takes no moduli."""
     shared = pool_options(dimensions, "")
     options = {
         "norm_type": {
@@ -76,7 +76,7 @@ def read_global(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export LpPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
+    """Export LpPool; the part of a ceil_mode window beyond the padding becomes padding."""
     kept = {name: call[name] for name in ("kernel_shape", "strides", "dilations", "p")}
     return writer.node("LpPool", operands, pads=covering_pads(call), **kept)
 

@@ -34,19 +34,19 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def windows(call: Call, x: Tensor) -> Tensor:
-    """Return the channels of each window, (…, size); those that are missing are 0."""
+    """Return the channels of each window, (…, size), zeros beyond the first and the last one."""
     before = own_place(call)
     around = [0, 0] * (len(call.output) - 2) + [before, call["size"] - 1 - before]
     return F.pad(x, around).unfold(1, call["size"], 1)
 
 
 def own_place(call: Call) -> int:
-    """Return the place of a channel in its own window: the middle, or the one before it."""
+    """Return the index of a channel in its own window: the middle, the lower one for even sizes."""
     return int((call["size"] - 1) // 2)
 
 
 def others(call: Call, squares: Tensor) -> Tensor:
-    """Return the sum of the squares of each window but its own channel's."""
+    """Return for each channel the sum of the squares of the others in its window."""
     view, own = windows(call, squares), own_place(call)
     return view.narrow(-1, 0, own).sum(-1) + view.narrow(-1, own + 1, call["size"] - 1 - own).sum(-1)
 
@@ -63,15 +63,15 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """Take the other channels at their least or greatest moduli, and x_i where the quotient is extreme. Exact.
+    """Take the other channels at their least or greatest moduli and x_i where the quotient is extreme. Exact.
 
-    With b = bias + alpha / size · (sum of the other squares) and a = alpha / size, x / (b + a x²)^beta falls in |x| b.
-    For x ≥ 0 it rises up to x² = b / (a (2 beta − 1)), or without end for beta ≤ 1/2, and falls after that: its maximum
-    over the box of x is at the nearest point to that peak, its minimum at an end.
+    With b = bias + alpha / size · (sum of the other squares) and a = alpha / size, |x| / (b + a x²)^beta falls as b
+    rises. For x ≥ 0 it rises up to x² = b / (a (2 beta − 1)), for beta ≤ 1/2 without end, and then falls: over the
+    box its maximum lies at the point nearest to that peak, its minimum at an end.
 
-    In binary32: the base is off by γ of itself for size + 4 terms, the power by 8 ulps and by what the rounded exponent
-    changes, up to 90u, and what underflow takes is relative to the bias. Overflow claims nothing. ONNX Runtime slides
-    along the channels, adding one square and subtracting another: see `_slid`.
+    In binary32 the base has a relative error of γ for size + 4 terms; the power is off by 8 ulps and by up to 90u from
+    the rounded exponent; losses by underflow are relative to the bias. Overflow makes the bounds NaN. ONNX Runtime
+    slides along the channels, adding one square and subtracting another: see `_slid`.
     """
     sizes = moduli(x)
     squares = [end * end for end in (sizes.lower, sizes.upper)]
@@ -90,11 +90,11 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def _slid(call: Call, least: Tensor, most: Tensor, squares: Tensor) -> Tensor:
-    """Return how far a quotient is off, relative, whose base was made by sliding; infinite where half may be lost.
+    """Return the relative error of a quotient whose base was computed by sliding; infinite where half may be lost.
 
-    `least` and `most` are the bounds of the base. After two sums a channel it is off by γ of the greatest base of all
-    channels with one square more, whatever it has become itself: κ of itself, which the power turns into at most
-    (1 − κ)^(−beta) − 1.
+    `least` and `most` are the bounds of the base. After two sums per channel its error is at most γ times the greatest
+    base of all channels plus one square, however small the base itself has become. With κ that error relative to the
+    base, the power is off by at most (1 − κ)^(−beta) − 1.
     """
     terms = 2 * call.output[1] + call["size"] + 8
     greatest = (most + call["alpha"] / call["size"] * squares).amax(1, keepdim=True)
@@ -121,7 +121,7 @@ def _greatest(call: Call, lower: Tensor, upper: Tensor, least: Tensor, most: Ten
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Planes of x s with s = base^(−beta) in its exact bounds; see `factor_lines`."""
+    """Return the planes of x s, s = base^(−beta) in its exact bounds; see `factor_lines`."""
     sizes = moduli(x)
     fast, slow = (
         base_of(call, windows(call, end * end).sum(-1)) ** -call["beta"] for end in (sizes.lower, sizes.upper)
@@ -132,7 +132,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
 
 
 def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
-    """Plan a LocalResponseNorm layer. Raises GraphError for an even size, which ONNX places differently."""
+    """Plan a LocalResponseNorm layer. Raises GraphError for an even size, whose window ONNX places differently."""
     if options["size"] % 2 == 0:
         raise GraphError.at("LocalResponseNorm", f"size {options['size']}", "an odd size")
     renamed = {"size": "size", "alpha": "alpha", "beta": "beta", "bias": "k"}
@@ -146,7 +146,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export LRN, over four dimensions as ONNX Runtime wants it."""
+    """Export LRN over four dimensions, which ONNX Runtime requires."""
     attributes = {name: call[name] for name in ("alpha", "beta", "bias", "size")}
     if len(call.output) == 4:
         return writer.node("LRN", operands, **attributes)

@@ -1,4 +1,4 @@
-"""MatMul: matrix product, batched and with broadcasting as numpy's."""
+"""MatMul: matrix product, batched and broadcast as in numpy."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Every output sums K products."""
+    """Return the products summed into one output, K."""
     return call.operands[0][-1]
 
 
 def both(call: Call, x: Interval, y: Interval) -> Interval:
     """[Σₖ min, Σₖ max] over the four corners of each product x_ik y_kj.
 
-    Exact per output: the K products of one output share no element. The least of two corners does not split into
-    matrix products where both boxes hold 0, so all I·K·J products are materialised, four corners each, at most
-    `MOST_PRODUCTS` of a sample at a time (or I·J, if that is more). In binary32 either sum is off by at most
+    Exact per output: the K products of one output share no element. Where both boxes hold 0, a minimum over corners
+    does not split into matrix products, so all I·K·J products are materialized, four corners each, at most
+    `MOST_PRODUCTS` per sample at a time (or I·J, if that is more). In binary32 either sum is off by at most
     γ Σₖ max|x_ik| max|y_kj|, which is one more matrix product.
     """
     least, greatest = [], []
@@ -78,7 +78,7 @@ def both(call: Call, x: Interval, y: Interval) -> Interval:
 
 
 def _slices(call: Call, x: Interval, y: Interval) -> Iterator[tuple[Interval, Interval]]:
-    """Yield the boxes as (…, I, k, 1) and (…, 1, k, J) for successive parts k of the dimension that is summed."""
+    """Yield the boxes as (…, I, k, 1) and (…, 1, k, J) for successive parts k of the summed dimension."""
     inner = terms(call)
     step = max(1, MOST_PRODUCTS // prod(call.output[1:]))
     for start in range(0, inner, step):
@@ -89,17 +89,17 @@ def _slices(call: Call, x: Interval, y: Interval) -> Iterator[tuple[Interval, In
 
 
 def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
-    """Return the planes of each product x_ik y_kj (`product_planes`), summed over k; exact where an operand is.
+    """Return the planes of each product x_ik y_kj (`product_planes`), summed over k; exact if an operand is exact.
 
-    The views bring x to (…, I, 1, K) and y to (…, 1, J, K); slopes broadcast between the two. The offset of two boxes
-    takes I·J·K numbers on the way.
+    The views bring x to (…, I, 1, K) and y to (…, 1, J, K); slopes broadcast between the two. For two boxes the
+    offset takes I·J·K numbers on the way.
     """
     rows, columns = _views(call)
     return _summed(product_planes(_viewed(x, rows), _viewed(y, columns)), rows, columns)
 
 
 def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
-    """Return planes for shares (…, 2, *products) of the second of two planes below, and above, each product."""
+    """Return planes of each product, blended by the shares (…, 2, *products); see `blended_planes`."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)
     assert isinstance(left, Interval)
@@ -109,7 +109,7 @@ def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -
 
 
 def start(call: Call, x: Interval, y: Interval) -> Tensor:
-    """Return the shares of the relaxation: none of the second planes."""
+    """Return the shares of the relaxation: 0."""
     rows, columns = _views(call)
     left, right = _viewed(x, rows), _viewed(y, columns)
     assert isinstance(left, Interval)
@@ -119,7 +119,7 @@ def start(call: Call, x: Interval, y: Interval) -> Tensor:
 
 
 def _views(call: Call) -> tuple[View, View]:
-    """Return what brings the operands to (…, I, 1, K) and (…, 1, J, K)."""
+    """Return the views of the operands as (…, I, 1, K) and (…, 1, J, K)."""
     is_row, is_column = (len(operand) == 1 for operand in call.operands)
 
     def rows(value: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def _viewed(operand: Operand, view: View) -> Operand:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import MatMul: with a constant matrix on the right as Gemm, whose weight trains and takes specifications."""
+    """Import MatMul; with a constant matrix on the right as Gemm, whose weight is trained and takes specifications."""
     x, y = node.operand(0), node.operand(1)
     if x.constant is None and y.constant is not None and len(y.shape) == 2 and len(x.shape) > 1:
         return builder.add("Gemm", [x], {}, {"weight": y.constant.T.contiguous()})

@@ -72,12 +72,12 @@ def layer(dimensions: int) -> Layer:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import the first output of MaxPool; `storage_order` is about the second one, the indices, which stay unread."""
+    """Import the first output of MaxPool; `storage_order` concerns only the second one, the indices."""
     return builder.add("MaxPool", [node.operand(0)], onnx_pool(node))
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export MaxPool; what a last window of ceil_mode has beyond the padding becomes padding too."""
+    """Export MaxPool; the part of a ceil_mode window beyond the padding becomes padding."""
     pads, inputs = covering_pads(call), list(operands)
     if not are_exportable(call, pads):
         dimensions = len(pads) // 2

@@ -25,7 +25,7 @@ def absolute(call: Call, *radii: Tensor | None, offset: float | None) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """One for each operand, and the division."""
+    """Return the number of operands, and 1 for the division."""
     return len(call.operands) + 1
 
 

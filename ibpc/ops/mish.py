@@ -21,9 +21,9 @@ from ibpc.rounding import UNIT
 
 BOTTOM: Final = -1.1924312145154952121
 TURNS: Final = (-2.25637639636079312, 1.4905711794854284593)
-# A softplus that is off by 18u and 16u of itself (see Softplus), and a tanh by 14u and 16u of itself (see Tanh). Where
-# tanh(s) is small the first matters, where s is large tanh is flat: |s tanh′(s)| ≤ 0.45.
-SHARE_ERROR: Final = 60 * UNIT
+# The softplus s has an absolute error of 18u and a relative one of 16u (see Softplus); tanh has 14u and 16u (see Tanh).
+# The absolute error matters where tanh(s) is small; where s is large, tanh is flat: |s tanh′(s)| ≤ 0.45.
+GATE_ERROR: Final = 60 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -39,8 +39,8 @@ def derivative(x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `gated_interval`: Mish falls to its least value and rises from there. Exact."""
-    return gated_interval(call, x, F.mish, BOTTOM, SHARE_ERROR)
+    """See `gated_interval`: Mish falls to its minimum and rises from there. Exact."""
+    return gated_interval(call, x, F.mish, BOTTOM, GATE_ERROR)
 
 
 def curve(_call: Call) -> Curve:

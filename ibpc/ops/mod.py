@@ -23,10 +23,10 @@ def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Operand, y: Operand) -> Interval:
-    """[f(l), f(u)] where no jump lies between l and u, else all that a remainder can be; exact for an exact y.
+    """[f(l), f(u)] where no jump lies between l and u, else the range of all remainders; exact for an exact y.
 
-    f rises with slope 1 and jumps down by |y|. So if u − l < |y|, no jump lies between exactly where f(l) < f(u). A
-    divisor that may be 0 gives (−∞, ∞). In binary32 fmod is exact; the other remainder is one rounding off.
+    f rises with slope 1 and jumps down by |y|. So if u − l < |y|, there is no jump between exactly if f(l) < f(u). A
+    divisor that may be 0 gives (−∞, ∞). In binary32 fmod is exact; the other remainder is off by one rounding.
     """
     numerator, divisor = flushed(call, x), flushed(call, y)
     lower, upper = (_fmod_range if call["fmod"] else _remainder_range)(numerator, divisor)
@@ -42,7 +42,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
 
 
 def _fmod_range(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
-    """Return the range of a remainder that has the sign of x and no greater modulus than x and y."""
+    """Return the range of remainders with the sign of x and a modulus no greater than that of x or y."""
     size = torch.maximum(-y.lower, y.upper)
     zero = torch.zeros_like(x.lower + size)
     lower = torch.where(x.lower >= 0, zero, torch.maximum(x.lower, -size))
@@ -50,7 +50,7 @@ def _fmod_range(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
 
 
 def _remainder_range(x: Interval, y: Interval) -> tuple[Tensor, Tensor]:
-    """Return the range of a remainder that has the sign of y; its shape is that of the result."""
+    """Return the range of remainders with the sign of y, in the shape of the result."""
     zero = torch.zeros_like(x.lower)
     return torch.minimum(y.lower, zero), torch.maximum(y.upper, zero)
 
@@ -62,7 +62,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export Mod with fmod, the only form on floating numbers; fmod(fmod(x, y) + y, y) has the sign of y."""
+    """Export Mod with fmod, the only form for floating point; fmod(fmod(x, y) + y, y) has the sign of y."""
     remainder = writer.node("Mod", operands, fmod=1)
     if call["fmod"]:
         return remainder

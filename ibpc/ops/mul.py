@@ -22,14 +22,14 @@ def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """One product."""
+    """Return 1, the product."""
     return 1
 
 
 def both(call: Call, x: Interval, y: Interval) -> Interval:
-    """Least and greatest of the four corner products: exact, for the product is linear in each operand.
+    """Return the least and greatest of the four corner products; exact, because the product is linear in each operand.
 
-    The same box twice is a square: [max(l, −u, 0)², max(−l, u)²], exact. Each corner is one rounding off.
+    The same box twice is a square: [max(l, −u, 0)², max(−l, u)²], exact. Each corner is off by one rounding.
     """
     if x is y:
         return _square(call, flushable(call, x))
@@ -48,9 +48,9 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
 
 
 def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -> Planes:
-    """Return planes for shares (…, 2, *product) of the second of two planes below, and above; see `blended_planes`.
+    """Return the planes blended by the shares (…, 2, *product); see `blended_planes`.
 
-    The same box twice, x²: the first share says where in the box the tangent below touches, above is the chord.
+    The same box twice, x²: the first share places the lower tangent in the box; the upper plane is the chord.
     """
     below, above = share.unbind(share.dim() - max(x.lower.dim(), y.lower.dim()))
     if x is not y:
@@ -60,7 +60,7 @@ def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval, y: Interval) -
 
 
 def start(call: Call, x: Interval, y: Interval) -> Tensor:
-    """Return the shares of the relaxation: none of the second planes, and the middle of a square's box."""
+    """Return the shares of the relaxation: 0, and 1/2 for a square, the middle of its box."""
     product = x.lower * y.lower
     return torch.stack([torch.full_like(product, 0.5 if x is y else 0.0), torch.zeros_like(product)], 1)
 

@@ -25,7 +25,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def paired(call: Call, x: PairedOperand) -> Paired:
-    """Turn the sign of a stack at once; otherwise run both sides apart."""
+    """Negate a stack in one call; otherwise run both rules side by side."""
     if isinstance(x, Paired) and x.is_stacked:
         return Paired.stacked(-x.stack, x.radius)
     return apart(nominal, interval)(call, x)

@@ -1,4 +1,4 @@
-"""OneHot: a new axis in which the entry of each index is on and the others are off."""
+"""OneHot: adds an axis in which the entry at each index is `on` and all others are `off`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def entries(call: Call, x: Tensor) -> Tensor:
-    """Return the number of each entry along the new axis: 0 to depth − 1, in the shape of the output."""
+    """Return the numbers 0 to depth − 1 along the new axis, broadcast to the shape of the output."""
     axis = call["axis"]
     ones = torch.ones_like(x.unsqueeze(axis)).expand([-1, *call.output[1:]])
     return ones.cumsum(axis) - 1.0
 
 
 def nominal(call: Call, index: Tensor) -> Tensor:
-    """y = on at the entry ⟦index⟧ (rounded toward zero), counted from the end if negative, and off elsewhere."""
+    """y = `on` at the entry ⟦index⟧ (rounded toward zero; from the end if negative), `off` elsewhere."""
     entry = entries(call, index)
     whole = torch.trunc(index).unsqueeze(call["axis"])
     match = (whole == entry) | (whole == entry - float(call["depth"]))
@@ -42,9 +42,9 @@ def nominal(call: Call, index: Tensor) -> Tensor:
 
 
 def interval(call: Call, index: Interval) -> Interval:
-    """On where the box has this one index, off where it has not this index, else from the less to the greater; exact.
+    """`on` where the box has only this index, `off` where it lacks this index, else the hull of both values; exact.
 
-    In binary32 the two values are rounded outward if they are no numbers of it.
+    In binary32 the two values are rounded outward unless it represents them.
     """
     box, axis, depth = flushed(call, index), call["axis"], float(call["depth"])
     low, high = torch.trunc(box.lower).unsqueeze(axis), torch.trunc(box.upper).unsqueeze(axis)
@@ -68,7 +68,7 @@ def relaxation(call: Call, index: Interval) -> Planes:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import OneHot; depth and the two values must be constant. Indices are rounded toward zero as in a Cast."""
+    """Import OneHot; depth and both values must be constant. Indices are rounded toward zero as by Cast."""
     index = node.operand(0)
     axis = feature_axis(int(node.attributes.get("axis", -1)), len(index.shape) + 1, f"node {node.name}")
     depth, values = node.known(1).flatten().tolist(), node.known(2).flatten().tolist()

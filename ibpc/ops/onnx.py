@@ -1,4 +1,4 @@
-"""How operators come in from ONNX and go back: what rules of import and export see, and what they write with."""
+"""How operators are imported from and exported to ONNX: the interfaces of import and export rules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ibpc.ops.rules import Call
 
 
 class Value(Protocol):
-    """A value of a network that is being imported: constant, or computed from an input."""
+    """A value during import: a constant, or computed from an input."""
 
     @property
     def constant(self) -> Tensor | None:
-        """The value, if it is known."""
+        """The value if it is constant, else None."""
         ...
 
     @property
@@ -28,7 +28,7 @@ class Value(Protocol):
 
 
 class Builder(Protocol):
-    """What an ONNX import rule builds with."""
+    """Builds nodes for an ONNX import rule."""
 
     def add(
         self,
@@ -37,7 +37,7 @@ class Builder(Protocol):
         attributes: Attributes | None = None,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> Value:
-        """Add a node (attributes left out take their defaults) and return its value."""
+        """Add a node, missing attributes filled with defaults, and return its value."""
         ...
 
     def constant(self, value: Tensor) -> Value:
@@ -47,11 +47,11 @@ class Builder(Protocol):
 
 @dataclass(frozen=True)
 class OnnxNode:
-    """One ONNX node as an import rule sees it: `inputs` hold None for an input that is left out ("").
+    """One ONNX node as an import rule sees it; `inputs` holds None for an omitted input ("").
 
-    `version` is the operator version that the file's opset decides. `attributes` hold python values (ints, floats,
+    `version` is the operator version determined by the file's opset. `attributes` hold python values (ints, floats,
     strings, lists, tensors) with the operator version's defaults filled in. `types` are the element types of the
-    file's inputs (numbers of onnx.TensorProto.DataType, 0 for one that is left out), `unread` the output slots that
+    inputs in the file (numbers of onnx.TensorProto.DataType, 0 for an omitted input), `unread` the output slots that
     nothing reads.
     """
 
@@ -65,22 +65,22 @@ class OnnxNode:
     unread: frozenset[int] = frozenset()
 
     def type_of(self, slot: int) -> int:
-        """Return the element type of the input of a slot in the file, 0 where it is left out or not known."""
+        """Return the element type of an input in the file, 0 if it is omitted or unknown."""
         return self.types[slot] if slot < len(self.types) else 0
 
     def operand(self, slot: int) -> Value:
-        """Return the input of a slot. Raises GraphError if it is left out."""
+        """Return the input of a slot. Raises GraphError if it is omitted."""
         value = self.inputs[slot] if slot < len(self.inputs) else None
         if value is None:
             raise GraphError.at(f"node {self.name}", f"input {slot} of {self.type} is left out", "a value")
         return value
 
     def optional(self, slot: int) -> Value | None:
-        """Return the input of a slot, or None if it is left out."""
+        """Return the input of a slot, or None if it is omitted."""
         return self.inputs[slot] if slot < len(self.inputs) else None
 
     def known(self, slot: int) -> Tensor:
-        """Return the constant of a slot. Raises GraphError if it is left out or depends on an input."""
+        """Return the constant of a slot. Raises GraphError if it is omitted or depends on an input."""
         constant = self.operand(slot).constant
         if constant is None:
             raise GraphError.at(
@@ -90,7 +90,7 @@ class OnnxNode:
 
 
 class Writer(Protocol):
-    """What an ONNX export rule writes with. Values are ONNX value names."""
+    """Writes nodes for an ONNX export rule. Values are ONNX value names."""
 
     def node(self, type: str, inputs: Iterable[str], outputs: int = 1, /, **attributes: Any) -> str:
         """Append a node and return the name of its (first) output."""
@@ -103,7 +103,7 @@ class Writer(Protocol):
 
 @dataclass(frozen=True)
 class OnnxImport:
-    """How an ONNX operator type comes in. `versions` are the operator versions (since_version) that `read` knows.
+    """How an ONNX operator type is imported. `versions` are the versions (since_version) that `read` supports.
 
     `read(node, builder)` returns the node's output value, or a tuple for several.
     """

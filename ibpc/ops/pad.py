@@ -1,4 +1,4 @@
-"""Pad: elements added around a sample, or cropped from it: a constant, a reflection, or copies of the edge."""
+"""Pad: pads a sample with a constant, a reflection or copies of its edge, or crops it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODES: Final = ("constant", "reflect", "edge")
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x plus the pads. Raises GraphError for pads of the batch and for what a mode cannot do."""
+    """Return the shape of x plus the pads. Raises GraphError for a padded batch and pads that the mode cannot fill."""
     (x,), pads, mode = operands, attributes["pads"], attributes["mode"]
     rank = len(x)
     found = f"pads {pads} in mode {mode} of {format_shape(x)}"
@@ -44,17 +44,17 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = x with `value`, its reflection or its edge around it; negative pads crop."""
+    """y = x surrounded by `value`, its reflection or its edge; negative pads crop."""
     return extended(call, x, call["value"])
 
 
 def absolute(call: Call, radius: Tensor) -> Tensor:
-    """Return the radius extended likewise; the constant `value` is exact."""
+    """Return the radius padded likewise, with 0 around it in mode constant."""
     return extended(call, radius, 0.0)
 
 
 def extended(call: Call, x: Tensor, value: float) -> Tensor:
-    """Return x cropped by the negative pads, then padded in the call's mode, in mode constant with `value`."""
+    """Return x cropped by the negative pads, then padded in the call's mode (constant: with `value`)."""
     pads, rank = call["pads"], len(call.output)
     if call["mode"] == "constant":
         return F.pad(x, torch_pads(pads), value=value)
@@ -71,7 +71,7 @@ def extended(call: Call, x: Tensor, value: float) -> Tensor:
 
 
 def local(call: Call) -> Kernel | None:
-    """Return the windows of one pixel of an image with zeros around it, or cropped."""
+    """Return one-pixel windows for an image padded with zeros or cropped, else None."""
     pads, rank = call["pads"], len(call.output)
     if rank != 4 or call["mode"] != "constant" or call["value"] != 0 or pads[1] or pads[1 + rank]:
         return None
@@ -87,7 +87,7 @@ def edge(x: Tensor, axis: int, border: int, inner: int, count: int) -> Tensor:
 
 
 def reflection(x: Tensor, axis: int, border: int, inner: int, count: int) -> Tensor:
-    """Return the `count` slices from `inner` on, backwards."""
+    """Return the `count` slices from `inner` on in reverse order."""
     return x.narrow(axis, inner, count).flip(axis)
 
 
@@ -111,7 +111,7 @@ def plan_zero_pad(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> La
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Pad; in all versions but the first ones, pads, value and axes are inputs."""
+    """Import Pad; early versions have pads and value as attributes, later ones pads, value and axes as inputs."""
     x, where = node.operand(0), f"node {node.name}"
     rank = len(x.shape)
     given, axes = onnx_integers(node, "pads", 1) or [], onnx_integers(node, "axes", 3)
@@ -126,7 +126,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def spread_over(given: Sequence[int], axes: Sequence[int], rank: int, where: str) -> list[int]:
-    """Return pads for all dimensions from those `given` for some axes. Raises GraphError if they do not match."""
+    """Return the pads of all dimensions, given those of some axes. Raises GraphError if they do not match."""
     if len(given) != 2 * len(axes):
         raise GraphError.at(where, f"{len(given)} pads for {len(axes)} axes", "two pads per axis")
     pads = [0] * (2 * rank)

@@ -21,21 +21,21 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 from ibpc.ops.rules import Call, Operand, Plane, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, Arithmetic
 
-# On either side of 0, by exponent.
+# How xʸ bends on either side of 0 depends on the exponent.
 BENDS: Final = (Bend.EITHER, Bend.EITHER)
-# Beyond it 1 / xⁿ may be infinite, for xⁿ may be flushed to 0.
+# Beyond this value 1 / xⁿ may be infinite, because xⁿ may be flushed to 0.
 FARTHEST: Final = 2.0**125
 
 
 def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
-    """z = xʸ; 1 for y = 0, NaN for a negative x and a y that is not whole."""
+    """z = xʸ; 1 for y = 0, NaN for x < 0 and a y that is not whole."""
     return torch.pow(x, y)
 
 
 def interval(call: Call, x: Operand, y: Operand) -> Interval:
-    """Raise a box to exact powers, or a base that is not negative to powers from a box; exact.
+    """Raise a box to exact powers, or a nonnegative base to a box of powers; exact.
 
-    In binary32 a power is taken to be within `ELEMENTARY_ULPS`, however large the exponent.
+    In binary32 powers are assumed to be within `ELEMENTARY_ULPS`, however large the exponent.
     """
     if isinstance(y, Interval):
         return _to_box(call, x, y)
@@ -46,8 +46,8 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
 def _to_exact(call: Call, x: Interval, y: Tensor) -> Interval:
     """[f(l), f(u)] or [f(u), f(l)] for an odd y, else the values at the least and the greatest modulus; exact.
 
-    xʸ is monotone on either side of 0, for an odd y > 0 all over. [−∞, ∞] where a pole (an odd y < 0) or a NaN (a y
-    that is not whole and an x < 0) may be met.
+    xʸ is monotone on either side of 0, and everywhere for an odd y > 0. [−∞, ∞] where the box may hold a pole (odd
+    y < 0) or give NaN (x < 0 and a y that is not whole).
     """
     box = Interval.bounds(*spared(call, x))
     odd = _is_odd(y)
@@ -61,7 +61,7 @@ def _to_exact(call: Call, x: Interval, y: Tensor) -> Interval:
 
 
 def _to_box(call: Call, x: Operand, y: Interval) -> Interval:
-    """Least and greatest of the four corner values; exact: for x ≥ 0, xʸ is monotone in x and in y.
+    """Return the least and greatest of the four corner values; exact, because for x ≥ 0 xʸ is monotone in x and in y.
 
     [−∞, ∞] for a base that may be negative.
     """
@@ -81,14 +81,14 @@ def _is_odd(y: Tensor) -> Tensor:
 
 
 def _is_defined(x: Interval, y: Tensor) -> Tensor:
-    """Return where xʸ has no pole with a change of sign and is no NaN over the box."""
+    """Return where xʸ has no pole with a change of sign in the box and is never NaN."""
     has_zero = (x.lower <= 0) & (x.upper >= 0)
     odd = _is_odd(y)
     return _is_even(y) | (odd & ((y > 0) | ~has_zero)) | (~odd & (x.lower >= 0))
 
 
 def _rounded(call: Call, lower: Tensor, upper: Tensor, inverse: Tensor) -> Interval:
-    """Round outward, and to infinity where an inverse power may overflow."""
+    """Round outward, to infinity where an inverse power may overflow."""
     bounds = outward(call, *unbroken(call, lower, upper), 2 * ELEMENTARY_ULPS)
     if call.arithmetic is Arithmetic.REAL:
         return bounds
@@ -100,9 +100,9 @@ def _rounded(call: Call, lower: Tensor, upper: Tensor, inverse: Tensor) -> Inter
 
 
 def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
-    """Planes of x ↦ xʸ for an exact y, convex or concave on either side of 0; of y ↦ xʸ for an exact x, convex.
+    """Return the planes of x ↦ xʸ for an exact y, convex or concave on either side of 0, or of y ↦ xʸ, which is convex.
 
-    Two boxes: the bounds, as constants. Where the power is not defined or not finite, the planes are ∓∞.
+    For two boxes they are the bounds, as constants. Where the power is undefined or not finite, they are ∓∞.
     """
     if not isinstance(y, Interval):
         assert isinstance(x, Interval)
@@ -139,7 +139,7 @@ def _with_slopes(planes: Planes, split: Callable[[Tensor], tuple[Tensor, Tensor]
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Pow. The result has the type of the base: where that is an integer, the power is rounded toward zero."""
+    """Import Pow. The result has the type of the base: if that is an integer type, the power is rounded toward zero."""
     power = builder.add("Pow", [number(node, 0, builder), number(node, 1, builder)])
     type_of_base = NAMES.get(node.type_of(0), "float")
     return builder.add("Cast", [power], {"to": type_of_base}) if type_of_base in RANGES else power

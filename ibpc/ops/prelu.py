@@ -1,4 +1,4 @@
-"""PRelu: x where x ≥ 0, weight · x elsewhere, with a trained slope per channel or per element."""
+"""PRelu: x where x ≥ 0, weight · x elsewhere, with trained slopes per channel or per element."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ibpc.ops.rules import Call, Planes
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x. The weight has rank 1, one slope or one per channel, or the rank of x, and broadcasts."""
+    """Return the shape of x. The weight has rank 1 (one slope or one per channel) or that of x, and broadcasts."""
     (x,), weight = operands, parameters["weight"]
     if len(weight) == 1:
         fits = weight == (1,) or (len(x) > 1 and weight == x[1:2])
@@ -52,7 +52,7 @@ def nominal(call: Call, x: Tensor, *, weight: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval, *, weight: Tensor) -> Interval:
-    """See `leaky_interval`; exact for slopes of any sign. In binary32 the product is rounded, here and there."""
+    """See `leaky_interval`; exact for slopes of any sign. In binary32 network and bound each round the product."""
     return leaky_interval(call, x, lambda point: nominal(call, point, weight=weight), ulps=1)
 
 

@@ -1,4 +1,4 @@
-"""QuantizeLinear: integers that stand for (y − zero point) · scale."""
+"""QuantizeLinear: rounds x to integers y with x ≈ (y − zero point) · scale."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 
 TYPES: Final = ("uint8", "int8", "uint16", "int16")
-# x / scale is one rounding off, or two as a product with 1 / scale; the bound's own division is one more.
+# x / scale is off by one rounding, or by two as a product with 1 / scale; the bound's own division adds one.
 QUOTIENT_ULPS: Final = 3
 
 
@@ -35,7 +35,7 @@ def stepped(call: Call, quotient: Tensor, zero_point: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval, *, scale: Tensor, zero_point: Tensor) -> Interval:
-    """[f(l), f(u)], exact; in binary32 the quotients are rounded outward, and all that follows is exact."""
+    """[f(l), f(u)], exact; in binary32 the quotients are rounded outward, and the steps after them are exact."""
     size = along_axis(call, scale)
     quotient = outward(call, x.lower / size, x.upper / size, QUOTIENT_ULPS)
     return quotient.map(lambda end: stepped(call, end, zero_point))
@@ -47,7 +47,7 @@ def relaxation(call: Call, x: Interval, *, scale: Tensor, zero_point: Tensor) ->
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import QuantizeLinear. The type is that of the zero point, else `output_dtype`, else uint8."""
+    """Import QuantizeLinear. The type is that of the zero point, or else `output_dtype`, or else uint8."""
     axis, parameters = read_parameters(node)
     kind = node.type_of(2) or int(node.attributes.get("output_dtype", 0)) or NUMBERS["uint8"]
     name = name_of(kind, f"node {node.name}")
@@ -67,7 +67,7 @@ def refuse_dynamic(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export Div, Round, Add and Clip: the same function on floating numbers, in which the network goes on."""
+    """Export Div, Round, Add and Clip: the same function in floating point, as the operators after it expect."""
     scale, zero_point = (along_axis(call, parameters[role]) for role in ("scale", "zero_point"))
     quotient = writer.node("Div", [*operands, writer.constant(scale)])
     shifted = writer.node("Add", [writer.node("Round", [quotient]), writer.constant(zero_point)])

@@ -24,12 +24,12 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def derivative(x: Tensor) -> Tensor:
-    """−1 / x², also where x² overflows."""
+    """−1 / x², also where x² would overflow."""
     return -(1.0 / x) / x
 
 
 def one_sided(x: Interval) -> Tensor:
-    """Return where the box lies on one side of 0. [∞, ∞] is what an overflow leaves and stands for any large number."""
+    """Return where the box lies on one side of 0. [∞, ∞], which an overflow leaves, stands for any large number."""
     return ((x.lower > 0) & (x.lower < inf)) | ((x.upper < 0) & (x.upper > -inf))
 
 
@@ -42,7 +42,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def curve(call: Call) -> Curve:
-    """Return the curve: convex above 0 and concave below; there is none where x may be 0."""
+    """Return the curve: convex above 0, concave below, undefined where x may be 0."""
     return Curve(partial(nominal, call), derivative, (Bend.EITHER,), domain=one_sided)
 
 

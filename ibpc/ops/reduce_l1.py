@@ -20,12 +20,12 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """Sum of the least and of the greatest moduli; exact. See `norm_interval`."""
+    """Return the sums of the least and of the greatest moduli; exact. See `norm_interval`."""
     return norm_interval(call, x.map(partial(gathered, call)), 1, count(call))
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the chords above, ± x below; see `norm_planes`."""
+    """Return the sums of ±x below and of chords above; see `norm_planes`."""
     return norm_planes(x.map(partial(gathered, call)), 1, lambda value: gathered(call, value))
 
 

@@ -22,12 +22,12 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """Norm of the least and of the greatest moduli; exact. See `norm_interval`."""
+    """Norms of the least and of the greatest moduli; exact. See `norm_interval`."""
     return norm_interval(call, x.map(partial(gathered, call)), 2, count(call))
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Tangent below, √ of the chords above; see `norm_planes`."""
+    """Return the tangent below and a tangent of √ of the squares' chords above; see `norm_planes`."""
     return norm_planes(x.map(partial(gathered, call)), 2, lambda value: gathered(call, value))
 
 

@@ -15,12 +15,12 @@ from ibpc.rounding import ELEMENTARY_ULPS
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = ln Σ x: −∞ for a sum of 0, NaN for a negative one."""
+    """y = ln Σ x: −∞ for a zero sum, NaN for a negative one."""
     return total(call, x).log()
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[ln Σ l, ln Σ u], exact; −∞ below where the sum may be 0 or negative, NaN above where it always is negative."""
+    """[ln Σ l, ln Σ u], exact; −∞ below if the sum may be 0 or negative, NaN above if it always is negative."""
     box = SUM.interval(call, x)
     defined = box.lower > 0
     safe = torch.where(box.lower <= 0, torch.ones_like(box.lower), box.lower)
@@ -36,7 +36,7 @@ def _log(x: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Chord below and tangent at the midpoint above, both in the sum; infinite planes where it may be 0 or negative."""
+    """Chord below, tangent at the midpoint above, both in the sum; infinite where the sum may be 0 or negative."""
     lower, upper = total(call, x.lower), total(call, x.upper)
     safe = lower > 0
     ones = torch.ones_like(lower)

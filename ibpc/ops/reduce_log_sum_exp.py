@@ -22,11 +22,11 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[ln Σ eˡ, ln Σ eᵘ], exact, for it rises in every element.
+    """[ln Σ eˡ, ln Σ eᵘ], exact, because it rises in every element.
 
-    In binary32, with or without m = max x subtracted: the sum is off by `relative_error`, which is absolute in its
-    logarithm, that is within 8 ulps of at most |y| or ln n, and adding m rounds once more. Without m the exponentials
-    may underflow only where a network would give −∞; m is assumed to be subtracted there.
+    In binary32, with or without m = max x subtracted, the sum has the relative error `relative_error`, an absolute one
+    in its logarithm. The logarithm, at most |y| or ln n, is within 8 ulps, and adding m rounds once more. Where the
+    exponentials would underflow without m and a network would give −∞, m is assumed to be subtracted.
     """
     size = count(call)
     absolute = 2.0 * UNIT * 2 * ELEMENTARY_ULPS * relative_error(size)
@@ -34,7 +34,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the tangent at the center below, that of the chords above; see `tangent_line`, `chord_line`."""
+    """Return the tangent at the center below and the chords' line above; see `tangent_line`, `chord_line`."""
     box = x.map(partial(gathered, call))
     views = (lambda value: gathered(call, value),)
     slope, offset = tangent_line(box.lower, box.upper)

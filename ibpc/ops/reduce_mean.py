@@ -16,7 +16,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """Every output sums n elements, and multiplies by a rounded reciprocal or divides."""
+    """Return n, and 1 for the division, or for the product with a rounded reciprocal."""
     return count(call) + 1
 
 

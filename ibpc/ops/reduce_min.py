@@ -17,7 +17,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the planes of min x = −max(−x): those of the maximum over the mirrored box, turned over."""
+    """Return the planes of min x = −max(−x): those of the maximum over the mirrored box, negated."""
     mirrored = maximum_planes(call, Interval.bounds(-x.upper, -x.lower))
     lower, upper = mirrored.upper, mirrored.lower
     return Planes(

@@ -25,9 +25,10 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 def interval(call: Call, x: Interval) -> Interval:
     """Multiply the boxes of the factors in pairs; exact.
 
-    The factors are independent, so the values of x₁ x₂ are all of the box of corner products, and so on. In binary32
-    a product of n factors in any order is off by γₙ of itself, and by what underflow takes from a factor or a partial
-    product, times all other factors: at most the product of max(|x|, 1). Where that overflows nothing is claimed.
+    The factors are independent, so x₁ x₂ takes all values between its least and greatest corner product, and so on. In
+    binary32 a product of n factors in any order has a relative error of γₙ, and loses to underflow at most the loss in
+    one factor or partial product times all other factors, bounded by the product of max(|x|, 1). Where that overflows,
+    nothing is claimed.
     """
     factors = x.map(partial(gathered, call))
     result = _product(factors, count(call))
@@ -53,10 +54,10 @@ def _product(x: Interval, size: int) -> Interval:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Planes of the mean value form, or the bounds as constants where these are better at the center.
+    """Return the planes of the mean value form, or the bounds as constants where these are better at the center.
 
-    With m the center, r the radius and [g_i − s_i, g_i + s_i] the bounds of ∂y/∂x_i, the product of the others, over
-    the box: |y(x) − y(m) − Σ g_i (x_i − m_i)| ≤ Σ s_i r_i.
+    Let m be the center, r the radius and [g_i − s_i, g_i + s_i] the bounds over the box of ∂y/∂x_i, the product of the
+    other factors. Then |y(x) − y(m) − Σ g_i (x_i − m_i)| ≤ Σ s_i r_i.
     """
     size, factors = count(call), x.map(partial(gathered, call))
     bounds = _product(factors, size)
@@ -84,7 +85,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
 
 
 def _others(x: Interval, size: int) -> Interval:
-    """Return the factors (…, n) as rows (…, n, n), the factor i of row i replaced by 1."""
+    """Return the factors (…, n) repeated as rows (…, n, n), with factor i of row i replaced by 1."""
     own = torch.eye(size, dtype=torch.bool, device=x.lower.device)
     ones = torch.ones_like(x.lower).unsqueeze(-2)
     return x.map(lambda end: torch.where(own, ones, end.unsqueeze(-2)))

@@ -21,13 +21,13 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """Sum of the least and of the greatest squares, for the terms are independent; exact."""
+    """Return the sums of the least and of the greatest squares; exact, because the terms are independent."""
     size = moduli(x.map(partial(gathered, call)))
     return summed(call, size.map(lambda end: end * end), count(call), 1)
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Return the sums of the squares' tangents at the midpoints and of their chords."""
+    """Return the sums of the squares' tangents at the midpoints below and of their chords above."""
     box = x.map(partial(gathered, call))
     middle = midpoint(box.lower, box.upper)
     slope, constant = power_chord(box, 2)

@@ -23,7 +23,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Lower plane a·x with a = 1 where u > −l and else 0, upper plane the chord u (x − l) / (u − l).
+    """Lower plane a·x with a = 1 where u > −l, else 0; upper plane the chord u (x − l) / (u − l).
 
     (Zhang et al. 2018, CROWN, arXiv 1811.00866, table 2, with the adaptive lower slope.) Where l ≥ 0 both are x, where
     u ≤ 0 both are 0.
@@ -100,7 +100,7 @@ _RULES = nonlinear(nominal, interval, relaxation)
 
 
 def paired(call: Call, x: PairedOperand) -> Paired:
-    """Stay in stack and radius where the operand is one; otherwise run both sides apart."""
+    """Return stack and radius if the operand is stacked; otherwise run both rules side by side."""
     if not isinstance(x, Paired) or not x.is_stacked:
         return _RULES.paired(call, x)
     result = stacked_relu(x.stack, x.radius)

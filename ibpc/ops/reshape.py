@@ -1,4 +1,4 @@
-"""Reshape: the dimensions of a sample in another shape, its elements in the same order."""
+"""Reshape: the elements of a sample in the same order, in another shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def filled_in(wanted: Sequence[int], x: Shape, where: str) -> list[int]:
-    """Return the feature dimensions `wanted` without −1. Raises GraphError unless they hold a sample of x."""
+    """Return the feature dimensions `wanted` with −1 resolved. Raises GraphError unless they hold a sample of x."""
     count, known = prod(x[1:]), prod(size for size in wanted if size != -1)
     unknown = sum(size == -1 for size in wanted)
     sizes = [count // known if size == -1 else size for size in wanted] if known > 0 else []

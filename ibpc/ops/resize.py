@@ -1,4 +1,4 @@
-"""Resize: interpolation along one feature dimension, each result a weighted sum of some elements."""
+"""Resize: interpolation along one feature dimension; each result is a weighted sum of a few elements."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _POLICIES: Final = ("stretch", "not_larger", "not_smaller")
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the operand's shape with one element for each row of the weights."""
+    """Return the operand's shape with one element per row of the weights along the axis."""
     (x,), axis, table = operands, attributes["axis"], parameters["weights"]
     if not 0 < axis < len(x) or len(table) != 2 or any(parameters[role] != table for role in ("positions", "doubts")):
         raise GraphError.at("Resize", f"axis {axis} of {format_shape(x)}", "a feature axis, and three equal tables")
@@ -64,7 +64,7 @@ _AFFINE: Final = affine(nominal, absolute, terms, no_magnitude)
 def interval(call: Call, x: Interval, *, positions: Tensor, weights: Tensor, doubts: Tensor) -> Interval:
     """Return center and radius of the weighted sums, exact.
 
-    In binary32 the weights themselves are computed while the network runs: each may be off by its doubt.
+    In binary32 the network computes the weights while it runs, so each may be off by its doubt.
     """
     box = _AFFINE.interval(call, x, positions=positions, weights=weights, doubts=doubts)
     if call.arithmetic is Arithmetic.REAL:
@@ -75,7 +75,7 @@ def interval(call: Call, x: Interval, *, positions: Tensor, weights: Tensor, dou
 
 
 def macs(call: Call) -> int:
-    """Return one product a tap."""
+    """Return outputs × taps."""
     count = call.parameters["weights"][1]
     for size in call.output[1:]:
         count *= size
@@ -84,9 +84,9 @@ def macs(call: Call) -> int:
 
 # ── import ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Resize, axis by axis: Gather where it copies the nearest element, else weighted sums.
+    """Import Resize axis by axis: a Gather where it copies the nearest element, else weighted sums.
 
-    That loses nothing: the weights of several axes are the products of those of each.
+    That loses nothing: weights over several axes are products of the axes' weights.
     """
     roi, scales, sizes = (None, 1, None) if node.version < 11 else (1, 2, 3)
     given = _axes(node)
@@ -128,7 +128,7 @@ Wanted = tuple[int, int, float, bool]
 
 
 def _size(node: OnnxNode, axis: int) -> int:
-    """Return the size of an axis; of the batch that of one sample."""
+    """Return the size of an axis, 1 for the batch."""
     return 1 if axis == 0 else node.operand(0).shape[axis]
 
 
@@ -179,7 +179,7 @@ def _resized(node: OnnxNode, axes: Mapping[int, Axis], builder: Builder) -> Valu
 
 
 def _check_exact_size(plan: Axis, where: str) -> None:
-    """Raise GraphError where runtimes and the standard's reference disagree on the size that they divide by."""
+    """Raise GraphError where runtimes and the standard's reference divide by different sizes."""
     by_size = plan.mode in ("align_corners", "tf_crop_and_resize") and not plan.is_quotient
     if by_size and abs(plan.scale * plan.before * (plan.region[1] - plan.region[0]) - plan.after) > 1e-3:
         found = f"{plan.mode} with the scale {plan.scale:g} of {plan.before} elements"
@@ -213,7 +213,7 @@ def _mixed(x: Value, axis: int, plan: Axis, node: OnnxNode, builder: Builder) ->
 
 
 def _filled(x: Value, axis: int, outside: Any, value: float, builder: Builder) -> Value:
-    """Return x with a value in the places along the axis that lie outside of the input."""
+    """Return x with a fill value at the positions along the axis that lie outside the input."""
     if not outside.any():
         return x
     mask = torch.from_numpy(outside).float().reshape([-1, *[1] * (len(x.shape) - axis - 1)])
@@ -221,7 +221,7 @@ def _filled(x: Value, axis: int, outside: Any, value: float, builder: Builder) -
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export a product with the matrix of the weights, along the axis."""
+    """Export a product with the matrix of weights along the axis."""
     axis, last, table = call["axis"], len(call.output) - 1, parameters["weights"]
     matrix = torch.zeros(call.operands[0][axis], len(table), dtype=table.dtype)
     columns = torch.arange(len(table))[:, None].expand_as(table)

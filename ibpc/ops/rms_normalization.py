@@ -37,7 +37,7 @@ _TYPES_OF_STASH = (1, 11)
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x, for a weight of the shape of its dimensions from the axis on."""
+    """Return the shape of x. Raises GraphError unless the weight has the shape of its dimensions from the axis on."""
     (x,) = operands
     axis = feature_axis(attributes["axis"], len(x), "RMSNormalization")
     expect_parameters(parameters, x[axis:], "RMSNormalization")
@@ -65,8 +65,8 @@ def nominal(call: Call, x: Tensor, *, weight: Tensor | None = None) -> Tensor:
 def interval(call: Call, x: Interval, *, weight: Tensor | None = None) -> Interval:
     """Upper bound: x_i = u_i and all other |x_j| least if u_i ≥ 0, greatest if not; lower bound mirrored. Exact.
 
-    x_i / √((x_i² + s) / n + ε) rises in x_i and falls in |x_i| s. In binary32 the sum is off by γₙ of itself and by
-    what underflow takes from it, relative to n ε; where it may overflow nothing is claimed.
+    x_i / √((x_i² + s) / n + ε) rises in x_i, and its modulus falls as s rises. In binary32 the sum has a relative error
+    of γₙ and loses to underflow, relative to n ε. Where it may overflow, the bounds are NaN.
     """
     box = x.map(partial(grouped, call))
     result = _bounded(call, box)
@@ -96,7 +96,7 @@ def _bounded(call: Call, box: Interval) -> Interval:
 
 
 def relaxation(call: Call, x: Interval, *, weight: Tensor | None = None) -> Planes:
-    """Planes of x s with s = 1 / √(mean x² + ε) in its exact bounds; see `factor_lines`."""
+    """Return the planes of x s, s = 1 / √(mean x² + ε) in its exact bounds; see `factor_lines`."""
     box = x.map(partial(grouped, call))
     sizes = moduli(box)
     slow, fast = (
@@ -120,7 +120,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export RMSNormalization operator by operator, for opset 18 has none."""
+    """Export RMSNormalization operator by operator, because opset 18 lacks it."""
     axis = feature_axis(call["axis"], len(call.output), "RMSNormalization")
     (x,) = operands
     axes = writer.constant(torch.arange(axis, len(call.output)))

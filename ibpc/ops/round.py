@@ -14,7 +14,7 @@ from ibpc.ops.rules import Call
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = the integer nearest to x, the even one of two."""
+    """y = the integer nearest to x, of two the even one."""
     return torch.round(x)
 
 

@@ -2,7 +2,7 @@
 
 Rules are plain functions `rule(call, *operands, **parameters)` on tensors. `ibpc.lowering` runs the same functions on
 `torch.fx` proxies, so they may branch on the `call` (attributes, shapes, arithmetic) but never on values. Only `tuned`,
-which nothing lowers or captures, may.
+which is never lowered or captured, may do that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PairedOperand: TypeAlias = Paired | Tensor
 # ── one application of an operator ──────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Call:
-    """One application of an operator, with everything that is known before any value is.
+    """One application of an operator: everything that is known of it before its values are.
 
     `operands`, `parameters` and `output` are shapes (dimension 0 is `BATCH` where the value depends on an input).
     `own` is the unit roundoff in which bounds are computed.
@@ -42,7 +42,7 @@ class Call:
 
 
 def call_of(graph: Graph, node: Node, arithmetic: Arithmetic = Arithmetic.REAL) -> Call:
-    """Return what is known of the node before any value is."""
+    """Return the call of a node."""
     parameters = {role: tuple(value.shape) for role, value in graph.parameters_of(node.name).items()}
     operands = graph.shapes_of(graph.operands(node.name))
     return Call(node.attributes, operands, parameters, node.shape, arithmetic)
@@ -80,7 +80,7 @@ class Plane:
 class Planes:
     """Two affine forms with lower(x) ≤ operator(x) ≤ upper(x) for every x in the box.
 
-    `anchors` are what a rule `tuned` would have to look for in the box again.
+    `anchors` are intermediate results that a rule `tuned` would otherwise compute again.
     """
 
     lower: Plane
@@ -90,10 +90,10 @@ class Planes:
 
 @dataclass(frozen=True)
 class Kernel:
-    """How an affine operator on N×C×H×W sees windows of its operand, as a convolution does.
+    """An affine operator on N×C×H×W written as a convolution.
 
-    output[m, y, x] = bias[m] + Σ weight[m, c, i, j] · operand[c, y · stride − pad + i · dilation, …], zero outside of
-    the operand; `pads` are those before it, (top, left).
+    output[m, y, x] = bias[m] + Σ weight[m, c, i, j] · operand[c, y · stride − pad + i · dilation, …], zero outside
+    the operand; `pads` is the padding before it, (top, left).
     """
 
     weight: Tensor
@@ -119,23 +119,30 @@ KinksRule: TypeAlias = Callable[..., tuple[Tensor | float, ...]]
 class Rules:
     """How an operator acts. `relaxation` is None exactly for affine operators.
 
-    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). `tuned(call, t,
-    plain, *boxes)` gives planes for any t in [0, 1], of the shape of `start(call, *boxes)` and with any dimensions in
-    front, those of the relaxation, which are `plain`, at the start; an operator without it is tuned between its
-    relaxation and its constant bounds. `scaling(call, x)`, of operators whose training rule is not the nominal one,
-    gives the a and b of a · x + b that training at the nominal operand x is.
+    The rules below that default to None are optional.
 
-    `local(call, **parameters)` of an affine operator says which few elements of its operands each result depends on:
-    those in a window, or, where operands have the shape of the result, the one in its place; None: nothing is said.
+    `training` is the nominal rule while training (it differs for BatchNormalization and Dropout). Operators for which
+    it differs have `scaling(call, x)`, which returns a and b such that a training step at the nominal operand x
+    computes a · x + b.
 
-    `pull(call, forms, **parameters)` of an affine operator with one operand takes forms (N, *result) to forms of the
-    operand: what the vjp of the nominal rule gives, without running that rule. `rows(call, elements, **parameters)` is
-    what it makes of the forms (N,) that pick one element each (flat), without the products.
+    `tuned(call, t, plain, *boxes)` returns planes for any t in [0, 1] of the shape of `start(call, *boxes)`, with any
+    further dimensions in front. At the start they are the planes of the relaxation, which are passed as `plain`. An
+    operator without it is tuned between its relaxation and its constant bounds.
 
-    `guiding` gives what the nominal rule gives, with a gradient for attacks to follow where its own is 0.
+    `local(call, **parameters)` of an affine operator says which few elements of its operands a result depends on: a
+    Kernel for those in a window, Factors where operands have the shape of the result and only the element in the same
+    place counts. Without the rule, or if it returns None, a result may depend on all elements.
 
-    What exact methods need: `kinks(call, **parameters)` of an elementwise continuous operator are the rising points
-    between which it is straight; the result of one that `selects` is the greatest of what its planes' views show.
+    `pull(call, forms, **parameters)` of an affine operator with one operand maps linear forms (N, *result) to forms of
+    the operand, as the vjp of the nominal rule does, but without running that rule; without it the vjp is used.
+    `rows(call, elements, **parameters)` is `pull` for one-hot forms, given by flat index, without a matrix product.
+
+    `guiding` returns the nominal value, with a gradient for attacks to follow where the nominal gradient is 0; without
+    it attacks use the nominal rule.
+
+    For exact methods: `kinks(call, **parameters)` of a continuous elementwise operator returns, in rising order, the
+    points between which it is linear; without it the operator is not piecewise linear. An operator `selects` if its
+    result is the maximum of the elements in its planes' views.
     """
 
     nominal: NominalRule
@@ -155,4 +162,4 @@ class Rules:
 
 
 class BilinearRules(Rules):
-    """Rules of a product that is linear in each operand: with a single box it is affine."""
+    """Rules of a product that is linear in each operand, and so affine if only one operand is a box."""

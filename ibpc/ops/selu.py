@@ -19,10 +19,10 @@ from ibpc.ops.combinators import no_macs, nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
-# The constants of Klambauer et al. 2017 in binary32, which are the defaults of ONNX.
+# The constants of Klambauer et al. 2017 rounded to binary32: the defaults of ONNX.
 ALPHA: Final = 1.6732631921768188
 GAMMA: Final = 1.0507010221481323
-# See Elu: eˣ − 1 for x < 0 is off by 17u, and by u more where a program multiplies gamma and alpha first.
+# See Elu: for x < 0, eˣ − 1 is off by 17u, and by u more where a program multiplies gamma and alpha first.
 EXPONENTIAL_ERROR: Final = 20 * UNIT
 
 
@@ -41,7 +41,7 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """Least and greatest of the values at l, u and the point nearest to 0, where f may turn; exact.
+    """Return the least and greatest of the values at l, u and the point nearest to 0, where f may turn; exact.
 
     In binary32 the product is rounded, and for x < 0 the difference eˣ − 1 is off by 18u, however small it is.
     """

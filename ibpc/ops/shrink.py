@@ -30,7 +30,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def pieces(call: Call) -> tuple[Piece, ...]:
-    """Return the two lines, and 0 between them."""
+    """Return the two lines and the piece 0 between them."""
     end, bias = call["lambd"], call["bias"]
     return (
         Piece(-inf, -end, 1.0, bias, is_open_right=True),
@@ -40,9 +40,9 @@ def pieces(call: Call) -> tuple[Piece, ...]:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `pieces_interval`; exact, the values beside a jump being limits.
+    """See `pieces_interval`; exact, except that values beside a jump are limits.
 
-    In binary32 the sum is rounded, and the bias, unless it is a number of binary32.
+    In binary32 the sum is rounded, and so is the bias unless binary32 represents it.
     """
     bias = call["bias"]
     representable = bias == float(torch.tensor(bias, dtype=torch.float32))

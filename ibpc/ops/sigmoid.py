@@ -16,8 +16,8 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
-# PyTorch is within 2 ulps, where 1 / (1 + e⁻ˣ) underflows included. ONNX Runtime's rational function is beyond 8 ulps
-# by up to 2.4u for x < −11, and may exceed 1; (1 + tanh(x / 2)) / 2 with a tanh of 8 ulps is off by 9u.
+# PyTorch is within 2 ulps, also where 1 / (1 + e⁻ˣ) underflows. ONNX Runtime's rational function exceeds 8 ulps by up
+# to 2.4u for x < −11, and may exceed 1. (1 + tanh(x / 2)) / 2 with a tanh within 8 ulps is off by 9u.
 ABSOLUTE_ERROR: Final = 10 * UNIT
 
 
@@ -27,7 +27,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def derivative(x: Tensor) -> Tensor:
-    """y (1 − y), with 1 − y as sigmoid(−x): no cancellation."""
+    """y (1 − y), with 1 − y computed as sigmoid(−x) to avoid cancellation."""
     return torch.sigmoid(x) * torch.sigmoid(-x)
 
 

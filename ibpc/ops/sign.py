@@ -22,13 +22,13 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def guiding(call: Call, x: Tensor) -> Tensor:
-    """y with the gradient of x / (1 + |x|), which is never 0 (a straight-through estimator: Bengio et al. 2013)."""
+    """Return y with the gradient of x / (1 + |x|), never 0 (a straight-through estimator: Bengio et al. 2013)."""
     bend = x / (1.0 + x.abs())
     return torch.sign(x) + (bend - bend.detach())
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[sign(l), sign(u)], exact in any arithmetic; −1 or 1 for a bound that is NaN."""
+    """[sign(l), sign(u)], exact in any arithmetic; ±1 for NaN bounds."""
     box = flushed(call, x)
     lower, upper = box.lower, box.upper
     return Interval.bounds(

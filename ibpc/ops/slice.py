@@ -1,4 +1,4 @@
-"""Slice: every step-th element from a start to an end, in some feature dimensions."""
+"""Slice: every step-th element from a start to an end along some feature dimensions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def positions(start: int, end: int, step: int, size: int) -> range:
 
 
 def picked(attributes: Attributes, x: Shape) -> dict[int, range]:
-    """Return the positions that are picked, by axis. Raises GraphError where nothing is left."""
+    """Return the picked positions by axis. Raises GraphError if there are none along an axis."""
     spans = {}
     lists = (attributes[key] for key in ("starts", "ends", "axes", "steps"))
     for start, end, axis, step in zip(*lists, strict=True):
@@ -76,7 +76,7 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Slice. On the batch it may only keep everything: from 0 to the end, or to 1 where the batch is fixed."""
+    """Import Slice. The batch must be kept whole: from 0 to the end, or to 1 where the file fixes it."""
     x, where = node.operand(0), f"node {node.name}"
     starts, ends = onnx_integers(node, "starts", 1) or [], onnx_integers(node, "ends", 2) or []
     axes = onnx_integers(node, "axes", 3) or range(len(starts))
@@ -100,9 +100,9 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def read_split(node: OnnxNode, builder: Builder) -> tuple[Value, ...]:
-    """Import Split: sizes from an attribute or an input by version, else parts of equal size, the last one smaller.
+    """Import Split as one Slice per part.
 
-    Each part is a Slice.
+    Sizes are an attribute or an input, by version; without them all parts are equal but for a smaller last one.
     """
     x, where = node.operand(0), f"node {node.name}"
     axis = feature_axis(int(node.attributes.get("axis", 0)), len(x.shape), where)

@@ -41,16 +41,16 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def guiding(call: Call, x: Tensor) -> Tensor:
-    """y with a little of the gradient of x, which leads on where y is 0 or 1 to the last digit and does not change."""
+    """Return y plus a small multiple of the gradient of x, which guides where y is 0 or 1 to the last digit."""
     return nominal(call, x) + 2.0**-10 * (x - x.detach())
 
 
 def interval(call: Call, x: Interval) -> Interval:
     """Lower bound: y_i at x_i = l_i and x_j = u_j for all j ≠ i; upper bound the other way round. Exact.
 
-    y_i = 1 / (1 + Σ_{j≠i} e^{x_j − x_i}) rises in x_i and falls in every other x_j, so these corners of the box are
-    its extremes. Row i of a K × K matrix holds the corner of output i; the diagonal of its softmax is the bound. No
-    sum is formed by subtraction, and no exponential overflows. Memory: K numbers an element, for either bound.
+    y_i = 1 / (1 + Σ_{j≠i} e^{x_j − x_i}) rises in x_i and falls in every other x_j, so the extremes lie at these
+    corners of the box. Row i of a K × K matrix holds the corner of output i; the diagonal of its softmax is the bound.
+    No sum is formed by subtraction, and no exponential overflows. Memory: K numbers per element for each bound.
     """
     axis = axis_of(call)
     lower, upper = x.lower.movedim(axis, -1), x.upper.movedim(axis, -1)
@@ -66,12 +66,13 @@ def _at_corners(call: Call, own: Tensor, others: Tensor) -> Tensor:
 
 
 def _slack(call: Call, value: Tensor) -> Tensor:
-    """Return twice what a binary32 softmax may be off by: for the network, and for the bound.
+    """Return twice the error of a binary32 softmax: once for the network, once for the bound.
 
-    Assumed: m = max x is subtracted, Σ e^{x_j − m} is off by `relative_error`, e^{x_i − m} by 8 ulps (16u) and what
-    rounding x_i − m changes, and they are divided or multiplied by the inverse (2u). Rounding x_i − m changes y_i by
-    (m − x_i)u of itself. As y_i ≤ e^{x_i − m}, that is at most y_i ln(1/y_i) u ≤ 0.37u, and at most 104u of y_i, beyond
-    which e^{x_i − m} is 0 in binary32. Exponentials may underflow.
+    Assumed: m = max x is subtracted; Σ e^{x_j − m} has the relative error `relative_error`; e^{x_i − m} is within 8
+    ulps (16u) of the exponential of the rounded x_i − m; the two are divided, or multiplied by the inverse (2u).
+    Rounding x_i − m changes y_i by (m − x_i)u relatively. Because y_i ≤ e^{x_i − m}, that is absolutely at most
+    y_i ln(1/y_i) u ≤ 0.37u. Relatively it is at most 104u, beyond which e^{x_i − m} is 0 in binary32. Exponentials may
+    underflow.
     """
     terms = call.output[axis_of(call)]
     relative = relative_error(terms) + 2 * ELEMENTARY_ULPS + 4
@@ -79,27 +80,27 @@ def _slack(call: Call, value: Tensor) -> Tensor:
 
 
 def relaxation(call: Call, x: Interval) -> Planes:
-    """Planes through y_i = 1 / D_i with D_i = Σ_j e^{x_j − x_i}, over all x_j along the axis.
+    """Return the planes of y_i = 1 / D_i with D_i = Σ_j e^{x_j − x_i}, over all x_j along the axis.
 
-    Below: each exponential lies under its chord, so D_i ≤ L_i, affine; and 1 / D_i ≥ 1 / L_i ≥ 2 / t − L_i / t² for
-    any t > 0, the tangent of 1 / L_i; t is L_i at the box's center. Above: over [1/q, 1/p], with p ≤ y_i ≤ q the exact
-    bounds, 1 / D_i lies under its chord p + q − p q D_i, and each exponential over its tangent at the center. (The
-    compositions of Wei et al. 2023, arXiv 2303.01713, section 3.) Where a plane would overflow it is the constant p
-    or q.
+    Below: each exponential lies under its chord, so D_i ≤ L_i with L_i affine, and 1 / D_i ≥ 1 / L_i ≥
+    2 / t − L_i / t² for any t > 0, the tangent of 1 / L_i; t is L_i at the box's center. Above: over [1/q, 1/p], with
+    p ≤ y_i ≤ q the exact bounds, 1 / D_i lies under its chord p + q − p q D_i, and each exponential over its tangent
+    at the center. (The compositions of Wei et al. 2023, arXiv 2303.01713, section 3.) A plane that would overflow is
+    replaced by the constant p or q.
     """
     return _planes_at(call, x, None)
 
 
 def tuned(call: Call, share: Tensor, _plain: Planes, x: Interval) -> Planes:
-    """Return the planes that touch at given points from the least (0) to the greatest differences x_j − x_i (1).
+    """Return the planes that touch at chosen points between the least (0) and the greatest (1) differences x_j − x_i.
 
-    `share` is (…, K, K + 1): for each output those of the K tangents above, and the one that makes t below.
+    `share` is (…, K, K + 1): for each output the choices of the K tangents above, and the one that gives t below.
     """
     return _planes_at(call, x, share)
 
 
 def start(call: Call, x: Interval) -> Tensor:
-    """Return the shares of the relaxation: the centers."""
+    """Return the shares of the relaxation: 1/2, the centers."""
     lower = x.lower.movedim(axis_of(call), -1)
     return torch.full_like(lower.unsqueeze(-1).expand(*lower.shape, lower.shape[-1] + 1), 0.5)
 
@@ -123,9 +124,9 @@ def _planes_at(call: Call, x: Interval, share: Tensor | None) -> Planes:
 
 
 def _plane_below(call: Call, low: Tensor, high: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², everything scaled by the greatest exponential.
+    """Return slopes (…, K, K) and offsets (…, K) of 2 / t − L / t², scaled by the greatest exponential.
 
-    t is L where the differences are `at`.
+    t is the value of L at the differences `at`.
     """
     scale = high.amax(-1, keepdim=True)
     at_low, at_high = torch.exp(low - scale), torch.exp(high - scale)

@@ -18,14 +18,14 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
-# PyTorch and ONNX Runtime are within 3 ulps. ln(fl(1 + eˣ)) with an exponential of 8 ulps has an argument that is off
-# by 17u of itself, so the result by 17u, which for x < −10 exceeds any number of its ulps. An exponential that
-# overflows is not allowed for.
+# PyTorch and ONNX Runtime are within 3 ulps. In ln(fl(1 + eˣ)) with an exponential within 8 ulps the argument has a
+# relative error of 17u, so the result has an absolute one of 17u, for x < −10 more than any number of its ulps. An
+# exponential that overflows is not allowed for.
 ABSOLUTE_ERROR: Final = 18 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = ln(1 + eˣ), without overflow and without the jump at 20 of torch's own function."""
+    """y = ln(1 + eˣ), without overflow and without the jump of torch's own function at 20."""
     return torch.logaddexp(x, torch.zeros_like(x))
 
 

@@ -31,7 +31,7 @@ def derivative(x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[f(l), f(u)], exact; [−∞, ∞] for an infinite box. Nothing cancels: a few roundings here and there."""
+    """[f(l), f(u)], exact; [−∞, ∞] for an infinite box. Nothing cancels: a few roundings on either side."""
     safe = (x.lower > -inf) & (x.upper < inf)
     box = substituted(safe, x, 0.0)
     return defined(safe, outward(call, nominal(call, box.lower), nominal(call, box.upper), ELEMENTARY_ULPS))

@@ -1,7 +1,7 @@
 """Spread: a constant, the same for every sample.
 
-Unlike a Constant it has the batch, and all that is computed from it is bounded like any other value: what a runtime may
-round its own way is no constant.
+Unlike a Constant it has a batch, and everything computed from it is bounded like any other value. It stands for
+constants that runtimes may round differently.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor, *, value: Tensor) -> Tensor:
-    """y = value, as often as x has samples."""
+    """y = value, once per sample of x."""
     return value.unsqueeze(0).expand([x.shape[0], *call.parameters["value"]])
 
 
 def interval(call: Call, x: Operand, *, value: Tensor) -> Interval:
-    """Return the box of the single point, as often as x has samples."""
+    """Return the box of the single point, once per sample of x."""
     samples = x.lower if isinstance(x, Interval) else x
     return Interval.point(nominal(call, samples, value=value))
 
 
 def pull(call: Call, forms: Tensor, *, value: Tensor) -> Tensor:
-    """Return forms of x: it has no part in the result."""
+    """Return zeros: the result does not depend on x."""
     return forms.new_zeros(len(forms), *call.operands[0][1:])
 
 

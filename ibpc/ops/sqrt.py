@@ -29,7 +29,7 @@ def derivative(x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[√l, √u], exact; [−∞, ∞] for l < 0. In binary32 an l that may be flushed to 0 is 0."""
+    """[√l, √u], exact; [−∞, ∞] for l < 0. In binary32 an l that may be flushed counts as 0."""
     lower, upper = spared(call, x)
     safe = lower >= 0
     box = substituted(safe, Interval.bounds(lower, upper), 1.0)
@@ -37,7 +37,7 @@ def interval(call: Call, x: Interval) -> Interval:
 
 
 def curve(_call: Call) -> Curve:
-    """Return the curve, which is concave; there is none below 0."""
+    """Return the curve, which is concave and undefined below 0."""
     return Curve(torch.sqrt, derivative, (Bend.CONCAVE,), domain=lambda x: x.lower >= 0)
 
 

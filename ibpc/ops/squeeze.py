@@ -1,4 +1,4 @@
-"""Squeeze: feature dimensions of size 1 removed."""
+"""Squeeze: removes feature dimensions of size 1."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def plan(options: Mapping[str, Any], operands: tuple[Shape, ...]) -> LayerPlan:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value:
-    """Import Squeeze. Without axes all feature dimensions of size 1 go; the batch, also one fixed at 1, stays."""
+    """Import Squeeze. Without axes it removes all feature dimensions of size 1; a batch fixed at 1 stays."""
     x = node.operand(0)
     axes = onnx_integers(node, "axes", 1)
     if axes is None:

@@ -19,7 +19,7 @@ def nominal(call: Call, x: Tensor, y: Tensor) -> Tensor:
 
 
 def local(call: Call) -> Factors:
-    """Count the second operand negatively."""
+    """Return the factors of the operands: 1 and −1."""
     return (1.0, -1.0)
 
 

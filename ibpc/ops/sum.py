@@ -26,7 +26,7 @@ def nominal(call: Call, *operands: Tensor) -> Tensor:
 
 
 def terms(call: Call) -> int:
-    """One for each operand."""
+    """Return the number of operands."""
     return len(call.operands)
 
 

@@ -21,18 +21,19 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call
 from ibpc.rounding import SMALLEST, UNIT
 
-# A smaller alpha may be flushed to 0.
+# A smaller |alpha| may be flushed to 0.
 SHARPNESS: Final[Mapping[str, Any]] = {
     "title": "a number of at least 2⁻¹²⁶ in modulus",
     "type": "number",
     "anyOf": [{"minimum": SMALLEST}, {"maximum": -SMALLEST}],
     "default": 1.0,
 }
-# Those of alpha = 1; for another alpha, divided by it.
+# The values for alpha = 1; for another alpha they are divided by it.
 BOTTOM: Final = -1.2784645427610737951
 TURN: Final = 2.3993572805154676678
-# A sigmoid that is off by 10u and 16u of itself (see Sigmoid), at an argument t that is off by 2u |t|: 0.23 of that.
-SHARE_ERROR: Final = 28 * UNIT
+# The sigmoid has an absolute error of 10u and a relative one of 16u (see Sigmoid), and 0.23 · 2u more because its
+# argument t is off by 2u |t|.
+GATE_ERROR: Final = 28 * UNIT
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
@@ -50,19 +51,19 @@ def derivative(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `gated_interval` for alpha > 0: Swish falls to its least value and rises. Exact.
+    """See `gated_interval` for alpha > 0: Swish falls to its minimum and rises from there. Exact.
 
     For alpha < 0, f(x) = −g(−x), where g has −alpha instead.
     """
     if call["alpha"] > 0:
-        return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM / call["alpha"], SHARE_ERROR)
+        return gated_interval(call, x, lambda point: nominal(call, point), BOTTOM / call["alpha"], GATE_ERROR)
     mirrored = Interval.bounds(-x.upper, -x.lower)
-    found = gated_interval(call, mirrored, lambda point: -nominal(call, -point), -BOTTOM / call["alpha"], SHARE_ERROR)
+    found = gated_interval(call, mirrored, lambda point: -nominal(call, -point), -BOTTOM / call["alpha"], GATE_ERROR)
     return Interval.bounds(-found.upper, -found.lower)
 
 
 def curve(call: Call) -> Curve:
-    """Return the curve: for alpha > 0 concave, convex about 0, and concave again; for alpha < 0 the other way round."""
+    """Return the curve: for alpha > 0 concave, convex about 0, and concave again; for alpha < 0 the reverse."""
     turn, bends = abs(TURN / call["alpha"]), BELL if call["alpha"] > 0 else (Bend.CONVEX, Bend.CONCAVE, Bend.CONVEX)
     return Curve(partial(nominal, call), partial(derivative, call), bends, (-turn, turn))
 
@@ -76,7 +77,7 @@ def read(node: OnnxNode, builder: Builder) -> Value:
 
 
 def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
-    """Export the formula, for opset 18 has no Swish."""
+    """Export the formula, because opset 18 has no Swish."""
     (x,) = operands
     scaled = x if call["alpha"] == 1.0 else writer.node("Mul", [x, writer.constant(torch.tensor(call["alpha"]))])
     return writer.node("Mul", [x, writer.node("Sigmoid", [scaled])])

@@ -16,8 +16,8 @@ from ibpc.ops.combinators import monotone, no_macs
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
-# PyTorch and ONNX Runtime are within 3 ulps (and may exceed 1). 1 − 2 / (e²ˣ + 1) with an exponential of 8 ulps is off
-# by up to 13u near 0, where the function vanishes.
+# PyTorch and ONNX Runtime are within 3 ulps (and may exceed 1). 1 − 2 / (e²ˣ + 1) with an exponential within 8 ulps has
+# an absolute error of up to 13u near 0, where tanh vanishes.
 ABSOLUTE_ERROR: Final = 14 * UNIT
 
 
@@ -27,7 +27,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def derivative(x: Tensor) -> Tensor:
-    """1 − tanh² x = 4 sigmoid(2x) sigmoid(−2x): no cancellation."""
+    """1 − tanh² x, computed as 4 sigmoid(2x) sigmoid(−2x) to avoid cancellation."""
     return 4.0 * (torch.sigmoid(2.0 * x) * torch.sigmoid(-2.0 * x))
 
 

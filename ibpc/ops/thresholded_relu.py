@@ -30,7 +30,7 @@ def pieces(call: Call) -> tuple[Piece, ...]:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """See `pieces_interval`; exact, alpha itself being the limit from the right."""
+    """See `pieces_interval`; exact, except that alpha itself is a limit (from the right)."""
     return pieces_interval(call, x, pieces(call), 0, 0.0)
 
 

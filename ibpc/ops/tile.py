@@ -1,4 +1,4 @@
-"""Tile: copies of a sample one after the other, along its dimensions."""
+"""Tile: repeats a sample along its dimensions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = copies of x."""
+    """y = x repeated along each dimension."""
     return x.repeat([1, *call["repeats"]])
 
 

@@ -33,9 +33,9 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 
 def interval(call: Call, x: Interval) -> Interval:
-    """[f(l), f(u)], exact: the k-th greatest element does not fall when any element rises.
+    """[f(l), f(u)], exact: the k-th greatest element does not fall when an element rises.
 
-    A NaN bound becomes an infinite one, since topk has a fixed place for NaN.
+    NaN bounds become infinite ones, because topk sorts NaN to a fixed place.
     """
     lower = torch.nan_to_num(x.lower, -torch.inf, torch.inf, -torch.inf)
     upper = torch.nan_to_num(x.upper, torch.inf, torch.inf, -torch.inf)
@@ -52,7 +52,7 @@ def relaxation(call: Call, x: Interval) -> Planes:
 
 
 def read(node: OnnxNode, builder: Builder) -> Value | tuple[Value, ...]:
-    """Import TopK. Its indices are those of ArgMax or ArgMin for k = 1, and refused for a greater k."""
+    """Import TopK. For k = 1 its indices become ArgMax or ArgMin; for a greater k they are refused."""
     x, where = node.operand(0), f"node {node.name}"
     axis = feature_axis(int(node.attributes.get("axis", -1)), len(x.shape), where)
     k = int(node.attributes["k"]) if node.version < 10 else int(node.known(1))

@@ -28,7 +28,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
 
 
 def nominal(call: Call, x: Tensor) -> Tensor:
-    """y = x with dimension perm[i] in the place of i."""
+    """y = x with dimension perm[i] moved to i."""
     return x.permute(call["perm"])
 
 

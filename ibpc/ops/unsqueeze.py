@@ -1,4 +1,4 @@
-"""Unsqueeze: feature dimensions of size 1 inserted."""
+"""Unsqueeze: inserts feature dimensions of size 1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
-    """Return the shape of x with a 1 at each of `axes`, which are counted in the result."""
+    """Return the shape of x with a 1 at each of `axes`, which count dimensions of the result."""
     (x,) = operands
     rank = len(x) + len(attributes["axes"])
     axes = feature_axes(attributes["axes"], rank, "Unsqueeze")

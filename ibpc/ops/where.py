@@ -28,7 +28,7 @@ def nominal(call: Call, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
 def interval(call: Call, condition: Operand, x: Operand, y: Operand) -> Interval:
     """Return the box of x where the condition is proved, of y where it is refuted, else the hull of both; exact.
 
-    An exact condition only moves elements, so boxes that came as center/radius stay so.
+    An exact condition only selects elements, so center/radius boxes stay in that form.
     """
     certain, possible = _decided(call, condition)
     boxes = [operand for operand in (x, y) if isinstance(operand, Interval)]
@@ -49,7 +49,7 @@ def _centered(x: Operand) -> Interval:
 
 
 def _decided(call: Call, condition: Operand) -> Verdict:
-    """Return where the condition is certain, and where it is possible."""
+    """Return where the condition certainly holds, and where it may hold."""
     if isinstance(condition, Interval):
         return truth(call, condition)
     return condition != 0, condition != 0
@@ -60,7 +60,7 @@ def _chosen(certain: Tensor, possible: Tensor, x: Tensor, y: Tensor, open: Tenso
 
 
 def relaxation(call: Call, condition: Operand, x: Operand, y: Operand) -> Planes:
-    """z = x or z = y itself where the condition is decided, elsewhere the bounds of the hull as constants."""
+    """Return the plane x or y where the condition is decided, elsewhere the bounds of the hull as constants."""
     certain, possible = _decided(call, condition)
     box = interval(call, condition, x, y)
     zero = torch.zeros_like(box.lower)

@@ -1,8 +1,8 @@
-"""The passes, one file each, and the pipelines that are made of them.
+"""The passes, one file each, and the pipelines made of them.
 
-`COMPILE` is safe before training: it moves constants where training expects parameters and changes no value.
-`EVALUATION` is for certification and export: it freezes normalizations and fuses what it can into the linear
-operators, so that bounds computed on its result hold for every execution of the network that came in.
+`COMPILE` is safe before training: it turns constants into parameters where training expects them and changes no value.
+`EVALUATION` is for certification and export: it freezes normalizations and fuses them and constants into linear
+operators; bounds of its result hold for every execution of the original network.
 """
 
 from typing import Final

@@ -1,4 +1,4 @@
-"""Formulas of few values: what nodes compute of them, as polynomials with positive coefficients."""
+"""Formulas: nodes read as polynomials of a few values, with positive coefficients."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ibpc.passes.base import constant_of
 
 Powers: TypeAlias = tuple[int, ...]
 
-# The formula of an activation has few steps; what nests deeper is not read.
+# The formula of an activation has few steps; deeper nesting is not read.
 _DEEPEST: Final = 6
 _MOST_VALUES: Final = 24
 _HIGHEST_DEGREE: Final = 3
@@ -26,7 +26,7 @@ _POWER_ROUNDINGS: Final = 16
 class Polynomial:
     """A sum of positive multiples of products of powers of values.
 
-    Each step rounds, relative to the sum of the moduli of its terms: that makes `roundings` times 2⁻²⁴ at most.
+    Each step rounds; together the error is at most `roundings` · 2⁻²⁴ relative to the sum of the terms' moduli.
     """
 
     coefficients: Mapping[Powers, Fraction]
@@ -40,10 +40,10 @@ class Polynomial:
 
 @dataclass
 class Formula:
-    """Reads what nodes of a graph compute of the values `atoms`.
+    """Reads nodes of a graph as polynomials of the values `atoms`.
 
-    Not read are steps that change the shape, and those with a coefficient that is not between `least` and `greatest`:
-    in front of a small one values may be flushed to 0 that are not small, in front of a great one they may overflow.
+    Steps that change the shape are not read, nor are coefficients outside [`least`, `greatest`]: a product with a small
+    one may be flushed to 0 although the value is not small, and one with a great one may overflow.
     """
 
     graph: Graph
@@ -53,7 +53,7 @@ class Formula:
     _known: dict[str, Polynomial | None] = field(default_factory=dict)
 
     def polynomial(self, name: str, depth: int = 0) -> Polynomial | None:
-        """Return the value `name` as a polynomial of the atoms, None if it is none that is read."""
+        """Return the value `name` as a polynomial of the atoms, None if it is no such formula."""
         if name not in self._known:
             self._known[name] = self._read(name, depth)
         return self._known[name]
@@ -80,7 +80,7 @@ class Formula:
 
 
 def reached(graph: Graph, name: str) -> list[str]:
-    """Return the values that a formula `name` may be one of: itself, and what it sums, multiplies and so on, if few."""
+    """Return the values that `name` may be a formula of: itself, its operands, their operands and so on, while few."""
     found, level = dict.fromkeys([name]), [name]
     while level and len(found) < _MOST_VALUES:
         steps = [value for value in level if graph.node(value).operator in _COMBINED]
@@ -90,7 +90,7 @@ def reached(graph: Graph, name: str) -> list[str]:
 
 
 def _number_of(graph: Graph, name: str) -> Fraction | None:
-    """Return the positive number that is all that a Constant holds; otherwise None."""
+    """Return the only element of a Constant if it is positive and finite, else None."""
     value = constant_of(graph, name)
     if value is None or value.numel() != 1:
         return None

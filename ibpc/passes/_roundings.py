@@ -1,14 +1,14 @@
-"""How many roundings the operators that were fused into a node add to each term of its sum, and where that is kept.
+"""The number of roundings that operators fused into a node add to each term of its sum, kept as a hint of the graph.
 
 A fused node computes y = W' x + b' in place of a run of the original network's operators. Its binary32 bound must
-hold for *their* rounding. Let n be the number of terms of one output and u = 2⁻²⁴. On its way to the output each term
-W'ᵢ xᵢ and each part of the bias passes the n + 1 roundings of the sum and f more of what was fused, so that the
+cover *their* rounding errors. Let n be the number of terms of one output and u = 2⁻²⁴. On its way to the output each
+term W'ᵢ xᵢ and each part of the bias passes the n + 1 roundings of the sum and f more in the fused operators, so the
 original execution is off by at most γ(n + 1 + f) (|W'||x| + B), with B the sum of the moduli of all parts of b'
-(`bias_magnitude`; the parts may cancel, their rounding errors do not) (Higham 2002, lemma 3.1). Counted into f are
-the roundings of W' and b' themselves, which passes compute in binary64 and round once.
+(`bias_magnitude`; the parts may cancel, their rounding errors do not) (Higham 2002, lemma 3.1). f includes the
+roundings of W' and b' themselves, which passes compute in binary64 and round once.
 
 The bound's radius is computed from R = |W'| ((1 + ρ) r + ρ |c|) + ρ B, ρ = 4 γ(n + 16) (`ibpc.rounding.inflation`),
-and comes out no smaller than (1 − γ(n + 5)) R. It must cover, coefficient by coefficient: the operand's own
+and its computed value is at least (1 − γ(n + 5)) R. It must cover, coefficient by coefficient: the operand's own
 conversion to center and radius and the sum of r and ρ |c| (8u of |c| and of r, generously), the original execution,
 the bound's center, and the conversion of the result to lower/upper (2u). For |W'||c| and B, and for |W'| r, that is
 
@@ -18,9 +18,9 @@ the bound's center, and the conversion of the result to lower/upper (2u). For |W
 to first order f ≤ 2n + 52 and f ≤ 2n + 48. `MOST_ROUNDINGS` leaves a margin for the products of these terms; both
 inequalities hold with it for all n up to 2²² (tests/passes).
 
-Underflow: what a fused operator may lose below the normal range is at most 2⁻¹²⁶ a term, times the scale that follows.
-Passes add 2⁻¹⁰⁰ times that scale to B, and ρ ≥ (n + 16) 2⁻²² makes it (n + 16) 2⁻¹²² of it. That the original's
-intermediate values do not overflow is assumed.
+Underflow: a fused operator may lose at most 2⁻¹²⁶ per term below the normal range, times the scale that follows.
+Passes add 2⁻¹⁰⁰ times that scale to B, of which ρ ≥ (n + 16) 2⁻²² makes (n + 16) 2⁻¹²². It is assumed that the
+original's intermediate values do not overflow.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ HINT: Final = "fused_roundings"
 
 
 def fused_roundings(graph: Graph, name: str) -> int:
-    """Return how many roundings a term were fused into the node."""
+    """Return the number of roundings per term that were fused into the node."""
     return int(graph.hints.get(HINT, {}).get(name, 0))
 
 
 def add_fused_roundings(graph: Graph, name: str, count: int) -> None:
-    """Note that `count` more were fused into the node."""
+    """Note that `count` more roundings per term were fused into the node."""
     if count:
         graph.hints[HINT] = {**graph.hints.get(HINT, {}), name: fused_roundings(graph, name) + count}
 
 
 def copy_fused_roundings(graph: Graph, source: str, name: str) -> None:
-    """Note for the node `name` as many as for `source`."""
+    """Note for the node `name` the roundings of `source`."""
     add_fused_roundings(graph, name, fused_roundings(graph, source))
 
 

@@ -1,9 +1,9 @@
-"""Affine elementwise operators, x ↦ s x + t with constants, and the linear operators that can take them in.
+"""Scalings x ↦ s x + t by constants, elementwise, and folding them into linear operators.
 
-With y = W x + b, a scaling behind it gives W' = s W and b' = s b + t, one in front of it W' = W s and b' = b + W t.
-The moduli of all parts of b' are kept as `bias_magnitude`, B' = |s| B + T and B' = B + |W| T, where T ≥ |t| sums the
-moduli of the parts of t; what that is for, and the roundings that are counted, is in `ibpc.passes._roundings`.
-New values are computed in binary64 and rounded once; B' is rounded up.
+For y = W x + b, a scaling after it gives W' = s W and b' = s b + t, one before it W' = W s and b' = b + W t. The sum
+of the moduli of all parts of b' is kept as `bias_magnitude`: B' = |s| B + T or B' = B + |W| T, where T ≥ |t| sums the
+moduli of the parts of t. `ibpc.passes._roundings` says why, and how roundings are counted. New values are computed in
+binary64 and rounded once; B' is rounded up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ibpc.passes.base import also_read, constant_of, described, listed, readers,
 from ibpc.rounding import toward
 
 LINEAR: Final = ("Conv", "ConvTranspose", "Gemm")
-# Sums, products and quotients round each term once, and so does what a pass computes from them.
+# Sums, products and quotients round each term once, and the weight that a pass computes is rounded once more.
 _ELEMENTWISE_ROUNDINGS: Final = 2
 # Up to ten in the scale, three more in y = (x − mean) · scale + bias, one in the folded weight.
 _NORMALIZATION_ROUNDINGS: Final = 14
@@ -31,8 +31,8 @@ _NORMALIZATION_ROUNDINGS: Final = 14
 class Scaling:
     """x ↦ scale · x + shift on the elements of one sample (binary64), or on the channels of a linear operator.
 
-    `magnitude` ≥ |shift| sums the moduli of the shift's parts. The original computes each term with fewer than
-    `roundings` roundings.
+    `magnitude` ≥ |shift| sums the moduli of the shift's parts. `roundings` counts the roundings of each term: those of
+    the original, and one in the folded weight (none for Neg).
     """
 
     scale: Tensor
@@ -42,15 +42,15 @@ class Scaling:
 
     @property
     def shifts(self) -> bool:
-        """Whether anything is added, be it parts that cancel."""
+        """Whether the shift has nonzero parts, even if they cancel."""
         return bool((self.magnitude != 0).any())
 
     def reshaped(self, shape: Shape) -> Scaling:
-        """Return the scaling of a sample whose elements come in the same order in another shape."""
+        """Return the scaling of a sample with the same elements in another shape."""
         return self._each(lambda tensor: tensor.reshape(shape))
 
     def per_channel(self, operator: str) -> Scaling | None:
-        """Return the scaling by channels of an operand or result of a linear operator, None if it has none.
+        """Return the scaling per channel of an operand or result of a linear operator, None if channels are uneven.
 
         Channels are the first dimension of a sample for convolutions and the last one for Gemm.
         """
@@ -72,7 +72,7 @@ def _channels_first(sample: Tensor, operator: str) -> Tensor:
 
 # ── which operators are scalings ────────────────────────────────────────────────────────────────────────────────
 def elementwise_scaling(graph: Graph, node: Node) -> tuple[str, Scaling] | None:
-    """Return what an Add, Sub, Mul, Div or Neg scales, and how; None if it is no scaling by constants."""
+    """Return the operand that an Add, Sub, Mul, Div or Neg scales, and the scaling; None if it is no such scaling."""
     operands = graph.operands(node.name)
     perturbed = [name for name in operands if constant_of(graph, name) is None]
     if node.operator not in _SCALINGS or node.shape[:1] != (BATCH,) or len(perturbed) != 1:
@@ -111,7 +111,7 @@ def _product(constant: Tensor, slot: int) -> Scaling:
 
 
 def _quotient(constant: Tensor, slot: int) -> Scaling | None:
-    """Return x / c; c / x is not affine, and nothing is known of x / 0."""
+    """Return x / c, None for c / x, which is not affine, and for a c of 0."""
     if slot == 1 or bool((constant == 0).any()):
         return None
     return _product(1.0 / constant, slot)
@@ -132,7 +132,7 @@ _SCALINGS: Final[Mapping[str, Callable[[Tensor, int], Scaling | None]]] = {
 
 
 def normalization_scaling(graph: Graph, node: Node) -> Scaling:
-    """Return (x − mean) / √(var + ε) · weight + bias as a scaling: |mean · s| and |bias| may cancel in the shift."""
+    """Return (x − mean) / √(var + ε) · weight + bias as a scaling; mean · s and bias may cancel in its shift."""
     roles = ("weight", "bias", "running_mean", "running_var")
     parameters = graph.parameters_of(node.name)
     weight, bias, mean, variance = (torch.as_tensor(parameters[role]).double() for role in roles)
@@ -145,7 +145,7 @@ def normalization_scaling(graph: Graph, node: Node) -> Scaling:
 
 # ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
 def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
-    """Fold the scaling that node `name` applies to `operand` into the node that computes it. Returns why not."""
+    """Fold the scaling that `name` applies to `operand` into the node that computes it. Return the refusal, if any."""
     target, scaling, reason = _linear_source(graph, name, operand, scaling)
     if target.operator not in (*LINEAR, *VIEWS):
         return described(target)
@@ -163,7 +163,7 @@ def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | 
 
 
 def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
-    """Fold the scaling that node `name` applies to `operand` into the node that reads it. Returns why not."""
+    """Fold the scaling that `name` applies to `operand` into the node that reads it. Return the refusal, if any."""
     reader, scaling, others = _linear_reader(graph, name, scaling)
     if others:
         return f"its value is read by {listed(others)}"
@@ -181,12 +181,12 @@ def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str
 
 
 def source_before(graph: Graph, name: str, operand: str, scaling: Scaling) -> Node:
-    """Return the node that computes what node `name` reads, before views; where others read it too, that view."""
+    """Return the node that computes the operand of `name`, before views; or the first view that others read too."""
     return _linear_source(graph, name, operand, scaling)[0]
 
 
 def reader_behind(graph: Graph, name: str, scaling: Scaling) -> Node:
-    """Return the node that reads the value of node `name`, behind views; where there are several, the last view."""
+    """Return the node that reads the value of `name`, after views; or the last view if several nodes read it."""
     return _linear_reader(graph, name, scaling)[0]
 
 
@@ -209,9 +209,9 @@ def _linear_source(graph: Graph, name: str, operand: str, scaling: Scaling) -> t
 
 
 def _linear_reader(graph: Graph, name: str, scaling: Scaling) -> tuple[Node, Scaling, list[str]]:
-    """Follow the value of node `name` through views that one node reads each, to the node behind the last.
+    """Follow the value of node `name` through views with one reader each, to the node after the last.
 
-    Returns the node, the scaling in its operand's shape, and the readers where there is not exactly one.
+    Returns that node, the scaling in the shape of its operand, and the readers if there is not exactly one.
     """
     while True:
         uses = readers(graph, name)
@@ -224,7 +224,7 @@ def _linear_reader(graph: Graph, name: str, scaling: Scaling) -> tuple[Node, Sca
 
 
 def _sees_borders(node: Node) -> bool:
-    """Whether the weights that an input meets differ from place to place: where zeros are padded or windows overlap."""
+    """Whether the weights that an input meets differ by position: with zero padding, or in a ConvTranspose."""
     return node.operator == "ConvTranspose" or any(node.attributes.get("pads", ()))
 
 
@@ -264,7 +264,7 @@ def _in_front(linear: _Linear, scaling: Scaling) -> _Linear:
 
 
 def _take_in(graph: Graph, node: Node, scaling: Scaling, compose: Callable[[_Linear, Scaling], _Linear]) -> str | None:
-    """Replace the node's parameters by those of the composition. Returns why not, None if done."""
+    """Replace the node's parameters by those of the composition. Return the refusal, None if done."""
     reason = next(_unchangeable(graph, node, scaling.roundings), None)
     if reason is not None:
         return reason
@@ -285,7 +285,7 @@ def _take_in(graph: Graph, node: Node, scaling: Scaling, compose: Callable[[_Lin
 
 
 def _unchangeable(graph: Graph, node: Node, more: int) -> Iterator[str]:
-    """Yield why the parameters of a node cannot change."""
+    """Yield the reasons why the parameters of a node cannot change."""
     keys = [f"{node.name}.{role}" for role in graph.parameters_of(node.name)]
     tied = [key for key in graph.ties if key in keys or graph.ties[key] in keys]
     if tied:
@@ -310,7 +310,7 @@ def _linear_of(node: Node, parameters: Mapping[str, Any]) -> _Linear:
 
 
 def _grouped(node: Node, weight: Tensor) -> Tensor:
-    """Return the weight as (groups, outputs, inputs, taps), outputs and inputs counted in a group."""
+    """Return the weight as (groups, outputs, inputs, taps), with outputs and inputs per group."""
     if node.operator == "Gemm":
         return weight[None, :, :, None]
     group = int(node.attributes["group"])
@@ -323,7 +323,7 @@ def _ungrouped(node: Node, weight: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _in_range(values: Iterable[Tensor], factors: Iterable[Tensor], dtype: torch.dtype) -> bool:
-    """Whether values stay finite in `dtype`, and factors, as far as they are not 0, in its normal range."""
+    """Whether values stay finite in `dtype`, and nonzero factors stay normal numbers."""
     least = torch.finfo(dtype).tiny
     ends = [end for value in values if value.numel() for end in torch.aminmax(value)]
     is_finite = all(bool(end.to(dtype).isfinite()) for end in ends)

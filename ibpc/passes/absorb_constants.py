@@ -1,7 +1,7 @@
-"""Constant factors and addends that are the weight and the bias of a linear operator.
+"""Constant factors and addends that become the weight and the bias of a linear operator.
 
-x · M with a constant matrix M is a Gemm with the weight Mᵀ; W x + c with one constant a channel is the operator with
-the bias c. Both compute the very same sums of the same products, so nothing is rounded anew.
+x · M with a constant matrix M becomes a Gemm with the weight Mᵀ; W x + c with one constant per channel becomes the
+operator with the bias c. Both compute the same sums of the same products, so no rounding is added.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ibpc.passes.base import Log, Pass, also_read, constant_of, uneven
 
 @dataclass(frozen=True)
 class AbsorbConstants(Pass):
-    """Turn MatMul by a constant matrix into Gemm, and Add or Sub of a constant behind a linear operator into its bias.
+    """Turn MatMul by a constant matrix into Gemm, and Add or Sub of a constant after a linear operator into its bias.
 
-    Training may follow: weight and bias are what it moves.
+    Training may follow: it trains weight and bias.
     """
 
     name: ClassVar[str] = "absorb_constants"
     summary: ClassVar[str] = "make constant factors and addends the weight and bias of linear operators"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Absorb, in order: a product first, then what is added to it."""
+        """Absorb in graph order, so that a product becomes a Gemm before its addend is absorbed."""
         for node in graph.order():
             if node.operator == "MatMul" and (matrix := _constant_matrix(graph, node)) is not None:
                 _form_gemm(graph, node, matrix)
@@ -68,7 +68,7 @@ def _absorb_addend(graph: Graph, node: Node, log: Log) -> None:
 
 
 def _absorb(graph: Graph, name: str, target: Node, scaling: Scaling) -> str | None:
-    """Make what node `name` adds the bias of `target`. Returns why not, None if done."""
+    """Make the constant that node `name` adds the bias of `target`. Return the refusal, None if done."""
     parameters = graph.parameters_of(target.name)
     present = [role for role in ("bias", "specification", "bias_magnitude") if role in parameters]
     if present:

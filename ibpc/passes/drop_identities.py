@@ -1,4 +1,4 @@
-"""Nodes that change nothing."""
+"""Dropping nodes that change nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _adds_nothing(graph: Graph, node: Node) -> bool:
 
 
 def _neutral(value: float, slots: tuple[int, ...]) -> Callable[[Graph, Node], bool]:
-    """Return whether an operand in one of the slots is a Constant that holds only `value`."""
+    """Return the condition that an operand in one of the slots is a Constant that holds only `value`."""
 
     def holds(graph: Graph, node: Node) -> bool:
         operands = graph.operands(node.name)
@@ -44,7 +44,7 @@ def _neutral(value: float, slots: tuple[int, ...]) -> Callable[[Graph, Node], bo
     return holds
 
 
-# Operators that hand on one operand unchanged where it has the result's shape and the condition holds.
+# Operators that pass one operand on unchanged if it has the shape of the result and the condition holds.
 _CONDITIONS: Final[Mapping[str, Callable[[Graph, Node], bool]]] = {
     "Identity": _always,
     "Flatten": _always,
@@ -65,8 +65,8 @@ _CONDITIONS: Final[Mapping[str, Callable[[Graph, Node], bool]]] = {
 class DropIdentities(Pass):
     """Let the readers of a node that changes nothing read its operand.
 
-    `also` names operators that change nothing in the use that is made of the graph: ("Dropout",) in evaluation. An
-    output keeps its place, not its name. It stays if its operand is an input or an output itself.
+    `also` names further operators that change nothing for this use of the graph: ("Dropout",) in evaluation. A dropped
+    output is replaced by its operand in the same place, unless the operand is an input or an output itself.
     """
 
     name: ClassVar[str] = "drop_identities"
@@ -75,7 +75,7 @@ class DropIdentities(Pass):
     also: tuple[str, ...] = ()
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Drop, in order."""
+        """Drop nodes in graph order."""
         for node in graph.order():
             operand = self._same(graph, node)
             if operand is None:
@@ -88,7 +88,7 @@ class DropIdentities(Pass):
             log.changed(node.name, f"{node.operator} dropped, its readers read {operand}")
 
     def _same(self, graph: Graph, node: Node) -> str | None:
-        """Return the operand that the node hands on unchanged, None if it changes something."""
+        """Return the operand that the node passes on unchanged, None if it changes something."""
         unchanged = _always if node.operator in self.also else _CONDITIONS.get(node.operator)
         if unchanged is None or not unchanged(graph, node):
             return None

@@ -14,7 +14,7 @@ from ibpc.passes.base import Log, Pass
 
 @dataclass(frozen=True)
 class EliminateDeadCode(Pass):
-    """Remove each node that no output depends on, and its parameters; an array that others are tied to stays theirs.
+    """Remove each node that no output depends on, and its parameters, except arrays that other nodes are tied to.
 
     Inputs stay: they are the network's signature.
     """
@@ -23,7 +23,7 @@ class EliminateDeadCode(Pass):
     summary: ClassVar[str] = "remove what no output needs"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Remove from the end, so that nothing is read when it goes."""
+        """Remove nodes from the end, so that no removed node has readers."""
         needed = graph.ancestors(graph.outputs)
         for node in reversed(graph.order()):
             if node.name not in needed and node.operator != INPUT:
@@ -32,7 +32,7 @@ class EliminateDeadCode(Pass):
         forget_removed(graph)
 
     def ensures(self, graph: Graph) -> Iterator[Problem]:
-        """Yield what is left and not needed."""
+        """Yield the nodes left that no output needs."""
         needed = graph.ancestors(graph.outputs)
         for node in graph.order():
             if node.name not in needed and node.operator != INPUT:

@@ -1,10 +1,10 @@
 """BatchNormalization in evaluation, folded into the linear operator beside it.
 
-Behind y = W x + b it gives s W and s (b − mean) + bias with s = weight / √(var + ε); in front of one it gives W s and
-b + W (bias − mean s), unless zeros are padded in between. Means may be huge and variances tiny, so b s, mean s and
-bias may cancel almost wholly in the folded bias. The rounding errors of the original network do not cancel: they are
-in proportion to |b s| + |mean s| + |bias|, which is what the folded node keeps as `bias_magnitude` and what its
-binary32 bound is widened by (`ibpc.passes._roundings`).
+Let s = weight / √(var + ε). After y = W x + b the fold gives s W and s (b − mean) + bias; before it W s and
+b + W (bias − mean s), unless the operator pads zeros. Means may be huge and variances tiny, so b s, mean s and bias may
+almost cancel in the folded bias. The rounding errors of the original network do not cancel: they are proportional to
+|b s| + |mean s| + |bias|, which the folded node keeps as `bias_magnitude` to widen its binary32 bound
+(`ibpc.passes._roundings`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ibpc.passes.base import Log, Pass
 
 @dataclass(frozen=True)
 class FoldBatchNormalization(Pass):
-    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it, or else into the one behind it.
+    """Fold each BatchNormalization into the Conv, ConvTranspose or Gemm before it, or else into the one after it.
 
-    For evaluation only: it freezes the statistics. Weights that are shared or constrained are left alone.
+    For evaluation only, because it freezes the statistics. Weights that are shared or constrained are left alone.
     """
 
     name: ClassVar[str] = "fold_batch_normalization"
     summary: ClassVar[str] = "fold normalizations by running statistics into their neighbours"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Fold, in order."""
+        """Fold normalizations in graph order."""
         for node in graph.order():
             if node.operator != "BatchNormalization":
                 continue

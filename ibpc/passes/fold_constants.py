@@ -1,4 +1,4 @@
-"""Constant folding: what depends on no input becomes a Constant."""
+"""Constant folding: nodes that do not depend on an input become Constants."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from ibpc.passes.base import Log, Pass, constant_of
 
 @dataclass(frozen=True)
 class FoldConstants(Pass):
-    """Turn each node that depends on no input into a Constant with the value of its nominal rule.
+    """Turn each node that does not depend on an input into a Constant with the value of its nominal rule.
 
-    Left alone: nodes with parameters, which training may move, and operators that act differently while training. The
-    value is that of one execution in the state's own precision; a bound for every binary32 execution takes it as given.
+    Nodes with parameters are left alone, because training may change them, and so are operators that act differently
+    while training. The value is that of one execution in the precision of the state; bounds for every binary32
+    execution take it as given.
     """
 
     name: ClassVar[str] = "fold_constants"
     summary: ClassVar[str] = "compute what depends on no input"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Fold, in order, so that constants travel as far as they can."""
+        """Fold in graph order, so that constants propagate as far as possible."""
         perturbed = graph.descendants(graph.inputs)
         for node in graph.order():
             if node.name in perturbed or node.operator == "Constant":
@@ -53,7 +54,7 @@ def _why_kept(graph: Graph, node: Node) -> str | None:
 
 @torch.no_grad()
 def _fold(graph: Graph, node: Node) -> str | None:
-    """Replace the node. Returns why not, None if done."""
+    """Replace the node by its value. Return the refusal, None if done."""
     operands = [constant_of(graph, name) for name in graph.operands(node.name)]
     value = operators()[node.operator].rules.nominal(call_of(graph, node), *operands)
     if tuple(value.shape) != node.shape:

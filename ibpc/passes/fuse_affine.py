@@ -1,12 +1,12 @@
-"""Affine elementwise operators with constants, fused into the linear operator before or behind them.
+"""Affine elementwise operators with constants, fused into the linear operator before or after them.
 
-A run of Add, Sub, Mul, Div and Neg by constants behind y = W x + b makes s (W x + b) + t = (s W) x + (s b + t); one in
-front of it makes W (s x + t) + b = (W s) x + (b + W t). Constants have to be the same at all positions of a channel.
-Nothing may be added in front of an operator that pads zeros, because those are not shifted.
+A run of Add, Sub, Mul, Div and Neg by constants after y = W x + b gives s (W x + b) + t = (s W) x + (s b + t); one
+before it gives W (s x + t) + b = (W s) x + (b + W t). Constants must be the same at all positions of a channel. Before
+an operator that pads zeros nothing may be added, because the zeros are not shifted.
 
-The fused bound must hold for the original's own roundings. Each operator that is fused rounds each term once in the
-original and once more in the new weights: two are counted, none for Neg, and a node takes in at most
-`MOST_ROUNDINGS`. The derivation is in `ibpc.passes._roundings`.
+The fused bound must cover the original's own roundings. Each fused operator rounds each term once in the original and
+once more in the new weights: two roundings are counted, none for Neg, and a node takes in at most `MOST_ROUNDINGS`.
+The derivation is in `ibpc.passes._roundings`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ibpc.passes.base import Log, Pass
 class FuseAffine(Pass):
     """Fuse Add, Sub, Mul, Div and Neg by constants into a Conv, ConvTranspose or Gemm beside them.
 
-    For evaluation only: it moves constants into weights that training would move. Weights that are shared or
-    constrained are left alone.
+    For evaluation only, because it mixes constants into weights, which training would change. Weights that are shared
+    or constrained are left alone.
     """
 
     name: ClassVar[str] = "fuse_affine"
     summary: ClassVar[str] = "fuse sums and products with constants into linear operators"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Fuse what stands behind a linear operator from the front, then what stands before one from the back."""
+        """Fuse backward in graph order, then forward in reverse order."""
         order = [node.name for node in graph.order()]
         refused: dict[str, str] = {}
         for name in order:

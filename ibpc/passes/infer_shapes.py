@@ -1,4 +1,4 @@
-"""Shape inference: every node's shape computed again from the operators' rules."""
+"""Shape inference: recomputing every node's shape from the operators' rules."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ibpc.passes.base import Log, Pass
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Recompute every shape from the inputs on. Raises GraphError with all nodes whose operands do not fit.
+    """Recompute every shape, starting at the inputs. Raises GraphError with all nodes whose operands do not fit.
 
-    A node behind one that does not fit is not judged.
+    Nodes that depend on one of these are not checked.
     """
 
     name: ClassVar[str] = "infer_shapes"
     summary: ClassVar[str] = "recompute every shape from the operators' rules"
 
     def requires(self, graph: Graph) -> Iterator[Problem]:
-        """Yield unknown operators, and attributes, operands and parameters that no rule can work with."""
+        """Yield unknown operators, and invalid attributes, operands and parameters."""
         for node in graph.order():
             if node.operator not in operators():
                 remedy = nearest(node.operator, operators())
@@ -35,7 +35,7 @@ class InferShapes(Pass):
                 yield Problem(f"node {node.name}", text)
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Write the shapes."""
+        """Update the shapes of all nodes."""
         problems: list[Problem] = []
         unknown: set[str] = set()
         for node in graph.order():

@@ -1,4 +1,4 @@
-"""All outputs of a network as one row of numbers."""
+"""Joining all outputs of a network into one row."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ibpc.passes.base import Log, Pass
 
 @dataclass(frozen=True)
 class JoinOutputs(Pass):
-    """Make all outputs, flat and one after the other, the graph's only output N×K: what properties speak of.
+    """Flatten and concatenate all outputs into the graph's only output, N×K, to which properties refer.
 
-    A network whose only output is N×K already stays as it is, so that a specification can be merged into its end.
+    A network whose only output is N×K already stays unchanged, so that a specification can be merged into its end.
     """
 
     name: ClassVar[str] = "join_outputs"
     summary: ClassVar[str] = "join all outputs into one row"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Flatten what is not flat and concatenate what is several."""
+        """Flatten outputs that are no rows, and concatenate if there are several."""
         rows = [self._row(graph, name, log) for name in graph.outputs]
         if len(rows) > 1:
             name = graph.fresh_name("outputs")

@@ -1,10 +1,10 @@
 """Elision: a specification C · output merged into the last affine operator (Gowal et al. 2018, section 3).
 
-Let the output be z = W x + b over a box of x with radius r. Bounding z first and C z from its bounds gives the radius
-|C| |W| r; bounding C z = (C W) x + C b gives |C W| r, which is never larger and much smaller where rows of C take
-differences of rows of W that are alike. The margin node keeps C and W apart as its parameters `specification` and
-`weight`, the latter tied to the output's own: training moves both, and the float32 bound needs |C| |W| as well,
-because the network rounds each logit before anything takes their difference (`ibpc.ops.gemm`).
+Let the output be z = W x + b over a box of x with radius r. Bounding z first, and C z from its bounds, gives the radius
+|C| |W| r; bounding C z = (C W) x + C b gives |C W| r, which is never larger, and much smaller if rows of C take
+differences of similar rows of W. The margin node keeps C and W separate, as its parameters `specification` and
+`weight`, the latter tied to the output's weight: training updates W through both, and the float32 bound needs |C| |W|
+as well, because the network rounds each logit before their difference is taken (`ibpc.ops.gemm`).
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _COPIES: Final = ("Identity", "Dropout")
 class MergeSpecification(Pass):
     """Add a node with the value `matrix` · output, and make it the graph's last output.
 
-    `matrix` is (rows, K) for an output …×K; `output` names the output that is meant (None: the first one), `node`
-    the node to add. The output itself stays where it is. If the output is a Gemm, possibly behind an Identity, a
-    Dropout (which is the identity in evaluation) or a view of N×1×K as N×K, the matrix becomes the `specification`
-    of a second Gemm with tied parameters. A specification that is already there is composed: matrix · S₀.
-    Otherwise a MatMul by the matrix is put on top: the same values, looser bounds.
+    `matrix` is (rows, K) for an output …×K; `output` names that output (None: the first one), `node` the node to add.
+    The output itself stays. If it is a Gemm, possibly followed by an Identity, a Dropout (the identity in evaluation)
+    or a view of N×1×K as N×K, the matrix becomes the `specification` of a second Gemm with tied parameters; if the
+    Gemm has a specification S₀ already, that becomes matrix · S₀. Otherwise a MatMul by the matrix is appended: the
+    same values, looser bounds.
     """
 
     name: ClassVar[str] = "merge_specification"
@@ -102,7 +102,7 @@ def merge_specification(graph: Graph, matrix: Tensor, output: str | None = None,
 
 
 def _producer(graph: Graph, output: Node) -> Node:
-    """Return the node whose value `output` hands on unchanged, up to dimensions of size 1."""
+    """Return the node whose value `output` passes on unchanged, up to dimensions of size 1."""
     node = output
     while node.operator in _COPIES or _drops_ones(graph, node):
         node = graph.node(graph.operands(node.name)[0])
@@ -118,7 +118,7 @@ def _drops_ones(graph: Graph, node: Node) -> bool:
 
 
 def _why_apart(graph: Graph, last: Node) -> str:
-    """Return why a specification cannot be merged into `last`, or nothing."""
+    """Return the refusal to merge a specification into `last`, or ""."""
     if last.operator == "Gemm":
         return ""
     return f"{described(last)} and not a Gemm"

@@ -1,4 +1,4 @@
-"""Put (x − mean) / std before a network that expects normalized images, so that boxes are in raw pixels."""
+"""Prepending (x − mean) / std to a network that expects normalized images, so that boxes are in raw pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIXELS: Final = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class NormalizeInput(Pass):
-    """Make the first input raw: its readers read (x − mean) / std. `mean` and `std` are per channel, or one number.
+    """Let the readers of the first input read (x − mean) / std. `mean` and `std` are per channel, or one number.
 
     An input without a range gets that of pixels, [0, 1].
     """
@@ -30,7 +30,7 @@ class NormalizeInput(Pass):
     std: tuple[float, ...]
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Insert a Sub and a Div behind the first input. Raises UsageError for numbers that do not fit."""
+        """Insert a Sub and a Div after the first input. Raises UsageError for numbers that do not fit."""
         source = graph.node(graph.inputs[0])
         raise_all(UsageError, self._problems(source))
         readers, value = graph.consumers(source.name), source.name

@@ -1,7 +1,7 @@
-"""Activations that a file spells out, as the operators that they are.
+"""Recognizing activations that a file spells out as formulas.
 
-Exporters write x sigmoid(x), and in older operator sets Gelu, as products. Bounded step by step, a product forgets that
-both of its factors follow the same x; one operator knows its exact range and has planes of its own.
+Exporters write x sigmoid(x), and in older operator sets Gelu, as products. Bounded step by step, a product ignores that
+both factors depend on the same x; a single operator has an exact range and planes of its own.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ibpc.passes.base import Log, Pass
 
 _ONE: Final = Fraction(1)
 _HALF: Final = Fraction(1, 2)
-# Products of x and a share of it, by x and what makes the share: x e, and x (1 + e) / 2.
+# Products of x and a gate, as polynomials of x and the value e that makes the gate: x e, and x (1 + e) / 2.
 _PRODUCT: Final[Mapping[Powers, Fraction]] = {(1, 1): _ONE}
 _HALF_OF_SUM: Final[Mapping[Powers, Fraction]] = {(1, 0): _HALF, (1, 1): _HALF}
-# What the operators' SHARE_ERROR leaves for these products, for the argument of Gelu's share, and for numbers in it. A
-# product scales x by 1/2 at most, for what is flushed to 0 is not paid for twice; of an argument less is known.
+# The roundings that the operators' error constants allow in these products, in the argument of Gelu's gate, and in its
+# numbers. A product may scale x by 1/2 at most, because flushing to 0 is covered only once; arguments may scale more.
 _MOST_ROUNDINGS: Final = 3
 _ARGUMENT: Final = (Fraction(1, 64), Fraction(64))
 _MOST_IN_ARGUMENT: Final = 30
@@ -32,7 +32,7 @@ _ROUNDED: Final = 2.0**-22
 
 @dataclass(frozen=True)
 class Activation:
-    """An operator of one operand, and what a formula that has this share is of both."""
+    """A recognized activation: its operator, its operand, and the polynomial in (operand, gate) that it must equal."""
 
     operator: str
     operand: str
@@ -42,17 +42,17 @@ class Activation:
 
 @dataclass(frozen=True)
 class RecognizeActivations(Pass):
-    """Put Swish, Mish, Gelu and Softsign in the place of their formulas.
+    """Replace the formulas of Swish, Mish, Gelu and Softsign by these operators.
 
-    The operator computes the same function of real numbers, and its bounds for binary32 hold for the formula; Gelu
-    notes that numbers of a formula are rounded. Steps of a formula that others read stay for them.
+    The operator computes the same real function, and its bounds for binary32 hold for the formula too; Gelu is told
+    that the numbers of the formula are rounded. Steps of a formula that other nodes read are kept for them.
     """
 
     name: ClassVar[str] = "recognize_activations"
     summary: ClassVar[str] = "put operators in the place of activations that are spelled out"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Recognize, in order."""
+        """Recognize activations in graph order."""
         for node in graph.order():
             found = _softsign(graph, node) or _gated(graph, node)
             if found is not None:
@@ -75,12 +75,12 @@ def _softsign(graph: Graph, node: Node) -> Activation | None:
 
 
 def _gated(graph: Graph, node: Node) -> Activation | None:
-    """Return the activation that is x times a share of it, if the node is one."""
+    """Return the activation if the node is x times a gate of x, else None."""
     if node.operator not in ("Mul", "Div"):
         return None
     values = reached(graph, node.name)
     for curve in values:
-        for found in _SHARES.get(graph.node(curve).operator, _none)(graph, curve, values):
+        for found in _GATES.get(graph.node(curve).operator, _none)(graph, curve, values):
             if _is(Formula(graph, (found.operand, curve), _HALF, _ONE).polynomial(node.name), found.formula):
                 return found
     return None
@@ -90,7 +90,7 @@ def _is(found: Polynomial | None, wanted: Mapping[Powers, Fraction]) -> bool:
     return found is not None and found.coefficients == wanted and found.roundings <= _MOST_ROUNDINGS
 
 
-# ── shares ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── gates ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def _none(graph: Graph, curve: str, values: Sequence[str]) -> Iterator[Activation]:
     yield from ()
 
@@ -129,14 +129,14 @@ def _gelus(
 
 
 def _arguments(graph: Graph, curve: str, values: Sequence[str]) -> Iterator[tuple[str, Polynomial]]:
-    """Yield each value that the operand of a curve is a polynomial of, and the polynomial."""
+    """Yield each value of which the operand of a curve is a polynomial, and the polynomial."""
     (operand,) = graph.operands(curve)
     for x in reached(graph, operand):
         if x in values and (found := Formula(graph, (x,), *_ARGUMENT).polynomial(operand)) is not None:
             yield x, found
 
 
-_SHARES: Final[Mapping[str, Callable[[Graph, str, Sequence[str]], Iterator[Activation]]]] = {
+_GATES: Final[Mapping[str, Callable[[Graph, str, Sequence[str]], Iterator[Activation]]]] = {
     "Sigmoid": _of_sigmoid,
     "Tanh": _of_tanh,
     "Erf": _of_erf,

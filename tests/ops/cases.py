@@ -21,8 +21,8 @@ Operands are one of
 Parameters are `Uniform` or `Values`. Everything is drawn from a generator seeded by the row's name, is a binary32
 number, and so has the same value in float32 and float64.
 
-What a row may state besides (leave them alone unless a property needs it):
-- `loose="reason"`: the interval rule is sound but its bounds are not attained, and why. Without it every bound must be
+Optional fields (leave them alone unless a property needs one):
+- `loose="reason"`: why the interval rule is sound but its bounds are not attained. Without it every bound must be
   attained by a point of the box: affine operators to rounding, others within 1e-6 (all-lower and all-upper corners of
   the operands in every combination, a fine grid along the diagonals, sign-gradient corners).
 - `evaluations=(rule, …)`: further ways to compute the nominal rule in binary32, `rule(call, *operands, **parameters)`:
@@ -33,7 +33,7 @@ What a row may state besides (leave them alone unless a property needs it):
 - `tolerance=1e-5`: relative and absolute tolerance against ONNX Runtime in float32 (the ONNX reference evaluator runs
   in float64 and must agree to 1e-9 · tolerance / 1e-5).
 - `without={"onnx_runtime": "reason"}`: properties that fail for this row, and why. The names are the keys of
-  `harness.PROPERTIES`; a name or an empty reason that does not fit fails the suite, and so does one that holds.
+  `harness.PROPERTIES`; the suite fails for an unknown name, an empty reason, and a property that holds after all.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The properties of an operator, each a function `check_…(case, operator)` that raises AssertionError where it fails.
+"""The properties of an operator: functions `check_…(case, operator)` that raise AssertionError if the property fails.
 
-They take the record as an argument, so that a test can plant a wrong rule in a copy and require that they notice.
+They take the record as an argument, so that a test can plant a wrong rule in a copy and require them to fail.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def check_onnx_runtime(case: Case, operator: Operator) -> None:
 
 
 def check_round_trip(case: Case, operator: Operator) -> None:
-    """What is exported and read back has the same values and the same shape."""
+    """The row exported and read back has the same values and the same shape."""
     scene = draw(case, operator)
     point = scene.centers
     found = read_back(scene, write_model(scene, torch.float64), point)
@@ -122,7 +122,7 @@ def check_point(case: Case, operator: Operator) -> None:
 
 
 def check_sampled(case: Case, operator: Operator) -> None:
-    """Values at sampled points and at the corners lie inside, whichever form the box came in."""
+    """Values at sampled points and at the corners lie inside the bounds, for either form of the box."""
     scene = draw(case, operator)
     tolerance = rounding(scene, torch.float64)
     many, points = sampled_points(scene, SAMPLES)
@@ -137,7 +137,7 @@ def check_sampled(case: Case, operator: Operator) -> None:
 
 
 def check_attacked(case: Case, operator: Operator) -> None:
-    """Points that sign-gradient ascent pushes against single bounds stay inside."""
+    """Points pushed against single bounds by sign-gradient ascent stay inside."""
     scene = draw(case, operator)
     if not scene.boxes:
         return
@@ -352,7 +352,7 @@ def _assert_finite_gradients(goal: Tensor, leaves: Sequence[Tensor], what: str) 
 
 
 def check_relaxation(case: Case, operator: Operator) -> None:
-    """The planes of a nonlinear operator are finite and bound it at points of the box, of zero width too."""
+    """The planes of a nonlinear operator are finite and bound it at points of the box, also at zero width."""
     scene = draw(case, operator)
     if operator.rules.relaxation is None:
         return
@@ -375,13 +375,13 @@ def _assert_planes_bound(scene: Scene, count: int) -> None:
 
 
 def _moduli(plane: Plane, points: Sequence[Tensor]) -> Tensor:
-    """Return the sum of the moduli that evaluating the plane adds up."""
+    """Return the sum of the moduli of the plane's terms."""
     absolute = Plane(tuple(slope.abs() for slope in plane.slopes), plane.offset.abs(), plane.views)
     return absolute(*(point.abs() for point in points))
 
 
 def check_pulled(case: Case, operator: Operator) -> None:
-    """Forms that the operator's own rule pulls back are those of the vjp of its nominal rule, gradients too."""
+    """The operator's `pull` rule gives the same forms, and gradients, as the vjp of its nominal rule."""
     scene = draw(case, operator)
     if operator.rules.pull is None:
         return
@@ -414,7 +414,7 @@ def check_pulled(case: Case, operator: Operator) -> None:
 
 # ── pairs and lowered graphs ────────────────────────────────────────────────────────────────────────────────────
 def check_paired(case: Case, operator: Operator) -> None:
-    """The paired rule is the training rule beside the interval rule, whichever form the pair came in.
+    """The paired rule gives the training rule and the interval rule, for either form of the pair.
 
     Where training differs from evaluation only the nominal side can be compared in general.
     """
@@ -433,7 +433,7 @@ def check_paired(case: Case, operator: Operator) -> None:
 
 
 def check_paired_gradients(case: Case, operator: Operator) -> None:
-    """The paired rule passes on the same gradients to operands and parameters as the rules that it joins."""
+    """The paired rule gives operands and parameters the same gradients as the two rules that it joins."""
     scene = draw(case, operator)
     if operator.rules.training is not operator.rules.nominal or not scene.boxes:
         return
@@ -486,7 +486,7 @@ def graph_of(scene: Scene) -> Graph:
 
 
 def check_lowered(case: Case, operator: Operator) -> None:
-    """The emitted graphs compute what the rules compute, without a host synchronisation."""
+    """The emitted graphs compute the same as the rules, without host synchronization."""
     scene = draw(case, operator)
     graph = graph_of(scene)
     table = {**operators(), operator.name: operator}
@@ -550,7 +550,7 @@ def _assert_stays_on_device(module: torch.fx.GraphModule) -> None:
 
 
 def check_frozen(case: Case, operator: Operator) -> None:
-    """A frozen graph gives the same values, and keeps them when the parameters move on."""
+    """A frozen graph gives the same values, and keeps them when the parameters change."""
     scene = draw(case, operator)
     graph = graph_of(scene)
     table = {**operators(), operator.name: operator}

@@ -84,7 +84,7 @@ def feeds(scene: Scene, point: Sequence[Tensor], dtype: torch.dtype) -> dict[str
 # ── reading back ────────────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class KnownValue:
-    """A value of the model that is read back: its tensor at the point, and its shape with a symbolic batch."""
+    """A value of the model read back: its tensor at the point, and its shape with a symbolic batch."""
 
     tensor: Tensor
     shape: Shape
@@ -98,7 +98,7 @@ class KnownValue:
 
 @dataclass(frozen=True)
 class EvaluatingBuilder:
-    """A builder that computes each node it is asked for at once; `records` are the operators it may use."""
+    """A builder that computes each node immediately; `records` are the operators it may use."""
 
     records: Mapping[str, Operator]
 
@@ -131,7 +131,7 @@ def _known(value: Value) -> KnownValue:
 
 
 def read_back(scene: Scene, model: onnx.ModelProto, point: Sequence[Tensor]) -> KnownValue:
-    """Return the value that the model has at the point when every node comes in through `reads`."""
+    """Return the value of the model at the point, with every node imported through `reads`."""
     records = {**operators(), scene.operator.name: scene.operator}
     needed = {name for node in model.graph.node for name in node.input}
     values: dict[str, KnownValue] = {

@@ -61,7 +61,7 @@ def gemm_reversed(
     specification: Tensor | None = None,
     **_: Tensor,
 ) -> Tensor:
-    """Round every product and every sum, last feature first; apply a specification to the rounded logits."""
+    """Round every product and every sum, last feature first; apply the specification to the rounded logits."""
     total = torch.zeros(weight.shape[0], dtype=x.dtype) if bias is None else bias
     for feature in reversed(range(x.shape[-1])):
         total = total + x[..., feature, None] * weight[:, feature]
@@ -77,7 +77,7 @@ def gemm_flipped(
     specification: Tensor | None = None,
     **_: Tensor,
 ) -> Tensor:
-    """Flip the features of x and of the weight; apply a specification to the rounded logits."""
+    """Flip the features of x and of the weight; apply the specification to the rounded logits."""
     logits = torch.nn.functional.linear(x.flip(-1), weight.flip(-1), bias)
     return logits if specification is None else logits @ specification.T
 

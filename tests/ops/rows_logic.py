@@ -23,7 +23,7 @@ _ROUNDING = (
     Case("InRange", (Box((2, 5), -90.0, 90.0, 20.0),), {"type": "int8"}, name="inside, wide"),
 )
 
-# Whether two boxes meet in a point that one of them attains with another is no corner: test_logic_rules enumerates.
+# The bounds need not be attained at corners, because boxes may meet elsewhere: test_logic_rules enumerates points.
 _MEETING = {"attained": "equality is no corner of the boxes; test_logic_rules enumerates the cases"}
 _COMPARISONS = tuple(
     row

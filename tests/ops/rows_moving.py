@@ -12,7 +12,7 @@ from tests.ops.cases import Box, Case, Values
 
 
 def summed_apart(call: Call, x: Tensor, **parameters: Any) -> Tensor:
-    """Cumulative sums, each computed by itself and from its end."""
+    """Cumulative sums, each computed separately and from its end."""
     axis, shift = call["axis"], int(call["exclusive"])
     size = x.shape[axis]
     spans = [range(i + shift, size) if call["reverse"] else range(i + 1 - shift) for i in range(size)]

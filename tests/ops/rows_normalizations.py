@@ -37,7 +37,7 @@ def _parameter(call: Call, value: Tensor | None, otherwise: float) -> Tensor:
 def standardized_backwards(
     call: Call, x: Tensor, *, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Mean, then the squares of the differences from it, each sum the last element first; then weight and bias."""
+    """Mean, then squares of the differences from it, all sums last element first; then weight and bias."""
     groups = _grouped(call, x)
     apart = groups - _backwards(groups) / groups.shape[-1]
     variance = _backwards(apart * apart) / groups.shape[-1]
@@ -48,7 +48,7 @@ def standardized_backwards(
 def standardized_in_one_pass(
     call: Call, x: Tensor, *, weight: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """The variance as mean of the squares minus square of the mean; x and mean scaled apart (as ONNX Runtime does)."""
+    """The variance as mean of squares minus squared mean; x and mean scaled separately (as in ONNX Runtime)."""
     groups = _grouped(call, x)
     mean = _backwards(groups) / groups.shape[-1]
     variance = _backwards(groups * groups) / groups.shape[-1] - mean * mean

@@ -59,7 +59,7 @@ def log_sum_backwards(call: Call, x: Tensor) -> Tensor:
 
 
 def log_sum_exp_plainly(call: Call, x: Tensor) -> Tensor:
-    """The logarithm of the exponentials as they stand, one after the other, the last first."""
+    """The logarithm of the unscaled exponentials, added one after the other, the last first."""
     return _backwards(gathered(call, x).exp()).log()
 
 

@@ -82,7 +82,7 @@ def gelu_by_erf(call: Call, x: Tensor) -> Tensor:
 
 
 def gelu_by_tanh(call: Call, x: Tensor) -> Tensor:
-    """Add to 1 a tanh by an exponential."""
+    """Add to 1 a tanh computed by an exponential."""
     doubled = (8.0 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)
     return 0.5 * x * (1.0 + (1.0 - 2.0 / (torch.exp(doubled) + 1.0)))
 
@@ -93,7 +93,7 @@ def swish_by_tanh(call: Call, x: Tensor) -> Tensor:
 
 
 def mish_by_logarithm(call: Call, x: Tensor) -> Tensor:
-    """Take the tanh, by an exponential, of ln(1 + eˣ)."""
+    """Take the tanh, computed by an exponential, of ln(1 + eˣ)."""
     soft = torch.log(1.0 + torch.exp(x))
     return x * (1.0 - 2.0 / (torch.exp(2.0 * soft) + 1.0))
 
@@ -136,13 +136,13 @@ def celu_by_difference(call: Call, x: Tensor) -> Tensor:
 
 
 def selu_by_difference(call: Call, x: Tensor) -> Tensor:
-    """Subtract gamma alpha from the exponential times it."""
+    """Subtract gamma alpha from gamma alpha times the exponential."""
     both = call["gamma"] * call["alpha"]
     return torch.where(x >= 0, call["gamma"] * x, both * torch.exp(x) - both)
 
 
 def hard_sigmoid_by_sum(call: Call, x: Tensor) -> Tensor:
-    """Cut alpha (x + beta / alpha)."""
+    """Clamp alpha (x + beta / alpha)."""
     return torch.clamp(call["alpha"] * (x + call["beta"] / call["alpha"]), 0.0, 1.0)
 
 

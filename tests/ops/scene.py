@@ -1,4 +1,4 @@
-"""One row of the table brought to life: drawn boxes, their points, values, bounds, and the size of rounding errors."""
+"""One row of the table with everything drawn: boxes, their points, values, bounds, and the size of rounding errors."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Scene:
         return result
 
     def bounds(self, operands: Sequence[Drawn] | None = None) -> Bounds:
-        """Return what the interval rule says about boxes, by default those of the scene."""
+        """Return the bounds of the interval rule over boxes, by default those of the scene."""
         found = self.operator.rules.interval(self.call, *(operands or self.operands), **self.parameters)
         return found.lower, found.upper
 
     def in_float32(self) -> Scene:
-        """Return the same scene in binary32 with the interval rule told so."""
+        """Return the same scene in binary32, under `Arithmetic.FLOAT32`."""
         return replace(
             self,
             call=replace(self.call, arithmetic=Arithmetic.FLOAT32),
@@ -84,14 +84,14 @@ class Scene:
         )
 
     def shrunk_to_points(self) -> Scene:
-        """Return the scene with every box replaced by the zero-width box of a point of it that binary32 has."""
+        """Return the scene with every box replaced by the zero-width box of one of its binary32 points."""
         points = [torch.where(box.lower.abs() < box.upper.abs(), box.lower, box.upper) for box in self.boxes]
         return self.with_boxes([Interval.bounds(point, point) for point in points])
 
 
 # ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 def draw(case: Case, operator: Operator, batch: int = 2) -> Scene:
-    """Draw a row in float64; every number is one that binary32 has."""
+    """Draw a row in float64; every number is a binary32 number."""
     generator = torch.Generator().manual_seed(zlib.crc32(str(case).encode()))
     operands = tuple(_draw(description, batch, generator) for description in case.operands)
     parameters = {role: _draw_exact(description, generator) for role, description in case.parameters.items()}
@@ -99,7 +99,7 @@ def draw(case: Case, operator: Operator, batch: int = 2) -> Scene:
 
 
 def call_of(case: Case, operator: Operator, parameters: dict[str, Tensor]) -> Call:
-    """Return what is known of the row before any value is."""
+    """Return the call of the row."""
     attributes = operator.complete(case.attributes)
     operands = tuple(_shape(description) for description in case.operands)
     shapes = {role: tuple(value.shape) for role, value in parameters.items()}
@@ -142,7 +142,7 @@ def _draw_box(box: Box, batch: int, generator: torch.Generator) -> Interval:
 
 
 def _around_zero(box: Box, reach: float) -> list[tuple[float, tuple[float, float]]]:
-    """Return boxes that straddle, touch or sit at zero, each with the number its lot starts at."""
+    """Return boxes that straddle, touch or sit at zero, each with the start of its range of random numbers."""
     pairs = ((-reach, reach), (0.0, reach), (-reach, 0.0), (0.0, 0.0))
     inside = [pair for pair in pairs if box.low <= pair[0] and pair[1] <= box.high]
     return [(0.2 + 0.05 * index, pair) for index, pair in enumerate(inside)]
@@ -173,7 +173,7 @@ def _repeat(value: Tensor, times: int) -> Tensor:
 
 # ── points of the boxes ─────────────────────────────────────────────────────────────────────────────────────────
 def corners(scene: Scene) -> list[tuple[Tensor, ...]]:
-    """Return the points in which each operand is at its lower or at its upper bound throughout."""
+    """Return the points where each operand is entirely at its lower or its upper bound."""
     sides = [(x.lower, x.upper) if isinstance(x, Interval) else (x,) for x in scene.operands]
     return list(product(*sides))
 
@@ -224,7 +224,7 @@ def batch_of(scene: Scene) -> int:
 
 @dataclass(frozen=True)
 class Attack:
-    """Points that push single outputs up and down: `values` (2, outputs, B) against outputs `chosen`."""
+    """Points that push the `chosen` outputs down and up, one at a time."""
 
     scene: Scene
     points: tuple[Tensor, ...]
@@ -234,7 +234,7 @@ class Attack:
 def attacked_points(scene: Scene, most: int = 32, steps: int = 3) -> Attack:
     """Return the points that sign-gradient ascent finds for up to `most` single outputs, downward then upward.
 
-    The first step goes to a corner of the box, which is the optimum where the operator is affine; the others halve.
+    The first step goes to a corner of the box, the optimum for affine operators; later steps are halved.
     """
     features = scene.value(scene.centers)[0].numel()
     chosen = torch.randperm(features, generator=scene.generator("attack"))[:most]

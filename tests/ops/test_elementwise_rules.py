@@ -1,4 +1,4 @@
-"""Hand-worked bounds of the elementwise operators, the products and Softmax, and what the table cannot plant."""
+"""Bounds of the elementwise operators, the products and Softmax worked out by hand, and cases beyond the table."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def assert_bounds(found: Interval, *pairs: tuple[float, float]) -> None:
 
 
 def test_planes_of_relu_hold_at_ends_that_are_zero_or_infinite() -> None:
-    """Exact where the box is on one side of 0; a box without ends on both sides has planes that claim nothing."""
+    """Exact where the box is on one side of 0; the planes of an infinite box that straddles 0 claim nothing."""
     inf = torch.inf
     x = box((-1, 2), (-2, 1), (0, 0), (0, 3), (-3, 0), (1, inf), (0, inf), (-inf, -1), (-inf, 0), (5e-324, 1e-323))
     small = box((-1, 1e-9), (-1e-9, 1), (-1e-6, 1e-6))
@@ -363,7 +363,7 @@ def test_float32_bounds_of_points_contain_every_implementation(name: str, attrib
     for written_out in WRITTEN_OUT.get(name, ()):
         outside = within & ~found.contains(written_out(call, x))
         assert not outside.any(), f"{written_out.__name__} leaves the bounds at {x[outside][:3].tolist()}"
-    # An exact operator leaves it to its readers that its value may be flushed.
+    # Flushing the value of an exact operator is left to its readers.
     flushed = nominal(call, torch.where(x.abs() < 2.0**-126, 0.0, x)).double()
     assert (flushed >= found.lower.double() - 2.0**-126).all()
     assert (flushed <= found.upper.double() + 2.0**-126).all()
@@ -512,7 +512,7 @@ def test_planes_of_s_shaped_functions_are_the_optimal_tangents() -> None:
         low, high = (low, middle) if at - (1 - at**2) * (middle + 3) > np.tanh(-3) else (middle, high)
     assert found.upper.slopes[0].item() == pytest.approx(1 - np.tanh(high) ** 2, rel=1e-3)
     assert found.upper(x.lower).item() == pytest.approx(np.tanh(-3), abs=1e-3)
-    # Over [−1, 0.1] the tangent would touch behind u: the chord is the best.
+    # Over [−1, 0.1] the tangent would touch beyond u, so the chord is best.
     x = box((-1.0, 0.1))
     chord = (np.tanh(0.1) - np.tanh(-1)) / 1.1
     assert planes("Tanh", x).upper.slopes[0].item() == pytest.approx(chord)
@@ -584,7 +584,7 @@ def test_dropout_drops_the_same_from_both_sides(form: str) -> None:
 
 # ── ONNX and specs ──────────────────────────────────────────────────────────────────────────────────────────────
 def read(type: str, version: int, inputs: tuple[Tensor | None, ...], attributes: Mapping[str, Any] = {}) -> Tensor:
-    """The value of an ONNX node that is read; the first input is perturbed, the others are constants."""
+    """Return the imported value of an ONNX node whose first input is perturbed and whose others are constants."""
     (form,) = [form for operator in operators().values() for form in operator.reads if form.type == type]
     assert version in form.versions
     first = inputs[0]
@@ -654,7 +654,7 @@ def test_slopes_that_depend_on_an_input() -> None:
 
 @dataclass(frozen=True)
 class Recorder(EvaluatingBuilder):
-    """A builder that remembers what it is asked for."""
+    """A builder that records its calls."""
 
     asked: list[tuple[str, dict[str, Tensor]]] = field(default_factory=list)
 

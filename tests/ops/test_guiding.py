@@ -1,4 +1,4 @@
-"""Guiding rules: the values of the nominal ones, with gradients that attacks can follow."""
+"""Guiding rules: values of the nominal rules, with gradients that attacks can follow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_attacks_lead_through_signs_and_saturated_shares() -> None:
 
 
 def _most_wrong(network: ibpc.Network, label: int) -> float:
-    """Return the greatest share of the other class that a short attack from the center finds."""
+    """Return the greatest probability of the other class that a short attack from the center finds."""
 
     def score(points: tuple[Tensor, ...], items: Tensor) -> Tensor:
         return -network.guiding(points[0])[:, 1 - label]

@@ -16,7 +16,7 @@ FIRST = {case.operator: case for case in reversed(rows()) if draw(case, operator
 
 @pytest.mark.parametrize("case", FIRST.values(), ids=str)
 def test_an_exported_rule_gives_the_same_bounds(case: Case, tmp_path) -> None:
-    """`export_bounds` itself runs the file in ONNX Runtime and refuses to write one that computes something else."""
+    """`export_bounds` itself runs the file in ONNX Runtime and refuses to write one with other results."""
     scene = draw(case, operators()[case.operator])
     graph = graph_of(scene.in_float32())
     export_bounds(graph, tmp_path / "bounds.onnx", Claimed.OUTPUTS, Arithmetic.FLOAT32)

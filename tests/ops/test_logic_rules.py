@@ -1,4 +1,4 @@
-"""What the table cannot see of operators with jumps: every small box, enumerated, and what binary32 may flush."""
+"""Operators with jumps beyond the table: all small boxes enumerated, and flushing in binary32."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def bounds(name, call, *operands, **parameters):
 
 
 def grid_points(low, high):
-    """Return the points of the grid in [low, high]; halves are on it, so every case of two grid boxes is seen."""
+    """Return the points of the grid in [low, high]; it includes halves, so it covers every case of two grid boxes."""
     return [value for value in GRID if low <= value <= high]
 
 
@@ -158,7 +158,7 @@ def test_the_kth_element_rises_with_every_element(largest):
 @pytest.mark.parametrize("fmod", [True, False])
 @pytest.mark.parametrize("divisor", [0.75, -2.0, 3.0])
 def test_remainders_are_the_range_over_all_points(fmod, divisor):
-    """Up to the supremum beside a jump, which no point attains: the grid comes within its step."""
+    """The supremum beside a jump is attained by no point; the grid comes within its step."""
     step = 2.0**-6
     grid = torch.arange(-256, 257) * step
     sides = [(low / 8, high / 8) for low in range(-30, 30, 3) for high in range(low, 31, 2)]
@@ -216,7 +216,7 @@ def test_a_cast_rounds_toward_zero():
 
 # ── quantization ────────────────────────────────────────────────────────────────────────────────────────────────
 def test_quotients_near_a_half_are_open_in_binary32():
-    """0.35 / 0.1 is above 3.5 for the binary32 numbers, and a product with the rounded inverse gives 3.5 itself."""
+    """In binary32 numbers 0.35 / 0.1 exceeds 3.5, and the product with the rounded inverse is exactly 3.5."""
     scale, zero_point = torch.tensor(0.1), torch.tensor(0.0)
     x = torch.tensor([0.35])
     record = operators()["QuantizeLinear"]

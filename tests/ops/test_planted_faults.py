@@ -1,4 +1,4 @@
-"""Wrong rules, planted in copies of sound records: each property has to notice its own."""
+"""Wrong rules planted in copies of sound records: each property must catch its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.ops.harness import PROPERTIES
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: the property that must catch it, the row to show it on, and what it makes of the record."""
+    """A fault: the property that must catch it, the row that shows it, and the function that plants it in a record."""
 
     property: str
     row: str
@@ -41,7 +41,7 @@ def with_rules(operator: Operator, **rules: Any) -> Operator:
 
 
 def with_bounds(change: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Callable[[Operator], Operator]:
-    """Return what plants an interval rule whose bounds are changed afterwards."""
+    """Return a function that plants an interval rule with changed bounds."""
 
     def plant(operator: Operator) -> Operator:
         def interval(call: Call, *operands: Any, **parameters: Tensor) -> Interval:
@@ -71,7 +71,7 @@ def schema_without_attribute(operator: Operator) -> Operator:
 
 
 def writes_with(**changed: Any) -> Callable[[Operator], Operator]:
-    """Return what plants an export rule with another attribute value."""
+    """Return a function that plants an export rule with another attribute value."""
 
     def plant(operator: Operator) -> Operator:
         def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Mapping[str, Tensor]) -> str:
@@ -93,7 +93,7 @@ def writes_swapped_parameters(operator: Operator) -> Operator:
 
 
 def reads_with(change: Callable[[OnnxNode], OnnxNode]) -> Callable[[Operator], Operator]:
-    """Return what plants an import rule that sees a changed node."""
+    """Return a function that plants an import rule that sees a changed node."""
 
     def plant(operator: Operator) -> Operator:
         def read(node: OnnxNode, builder: Builder) -> Value | tuple[Value, ...]:
@@ -177,12 +177,12 @@ def forgotten_inflation(operator: Operator) -> Operator:
 
 
 def inflation_after_the_cancellation(operator: Operator) -> Operator:
-    """ρ |S W| (…) where the rounding of each logit needs ρ |S| |W| (…)."""
+    """ρ |S W| (…), where the rounding of each logit requires ρ |S| |W| (…)."""
     return with_rules(operator, interval=affine(gemm.nominal, gemm.absolute, gemm.terms, gemm.magnitude).interval)
 
 
 def forgotten_magnitude(operator: Operator) -> Operator:
-    """Inflate by the center that is left after the running mean has cancelled it."""
+    """Inflate by the center left after cancelling with the running mean."""
     rules = operator.rules
 
     def interval(call: Call, x: Interval, **parameters: Tensor) -> Interval:
@@ -193,7 +193,7 @@ def forgotten_magnitude(operator: Operator) -> Operator:
 
 
 def underflow_behind_the_product(operator: Operator) -> Operator:
-    """Pay for underflow after |W|, where the operand's own underflow has been multiplied by it."""
+    """Cover underflow after the product with |W|, which has multiplied the operand's own underflow."""
 
     def interval(call: Call, x: Interval, *, weight: Tensor) -> Interval:
         growth = inflation(gemm.terms(call))
@@ -231,7 +231,7 @@ def infinity_is_clipped(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def sums_that_may_overflow(operator: Operator) -> Operator:
-    """A radius that stays finite where the center, or the network in another order, overflows."""
+    """A radius that stays finite although the center, or the network in another order, overflows."""
 
     def interval(call: Call, x: Interval, *, weight: Tensor) -> Interval:
         growth = inflation(gemm.terms(call))
@@ -264,7 +264,7 @@ def root_in_the_pair(operator: Operator) -> Operator:
 
 # ── relaxation ──────────────────────────────────────────────────────────────────────────────────────────────────
 def with_planes(change: Callable[[Planes], Planes]) -> Callable[[Operator], Operator]:
-    """Return what plants a relaxation rule whose planes are changed afterwards."""
+    """Return a function that plants a relaxation rule with changed planes."""
 
     def plant(operator: Operator) -> Operator:
         def relaxation(call: Call, *operands: Any, **parameters: Tensor) -> Planes:
@@ -277,7 +277,7 @@ def with_planes(change: Callable[[Planes], Planes]) -> Callable[[Operator], Oper
 
 
 def pulled_to_the_neighbour(operator: Operator) -> Operator:
-    """Forms of the element next to the one that they are of."""
+    """Forms of the element next to the right one."""
 
     def pull(call: Call, forms: Tensor, **parameters: Tensor) -> Tensor:
         assert operator.rules.pull is not None
@@ -287,7 +287,7 @@ def pulled_to_the_neighbour(operator: Operator) -> Operator:
 
 
 def rows_of_the_first_vector(operator: Operator) -> Operator:
-    """Rows of a matrix in the place of the first vector, wherever the element lies."""
+    """Rows of the matrix at the first vector's position, wherever the element lies."""
 
     def rows(call: Call, elements: Tensor, **parameters: Tensor) -> Tensor:
         assert operator.rules.rows is not None

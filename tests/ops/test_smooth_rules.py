@@ -1,4 +1,4 @@
-"""Ranges of elementary functions over boxes where the table's grid is too coarse or the function is not defined."""
+"""Ranges of elementary functions where the table's grid is too coarse or the function is undefined."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def grid(box: Interval, count: int = 4001) -> Tensor:
 @pytest.mark.parametrize("name", ["Sin", "Cos"])
 @pytest.mark.parametrize("spread", [10.0, 1e6])
 def test_waves_are_exact(name: str, spread: float) -> None:
-    """Crests and troughs are found however far the box is, up to and beyond a whole turn."""
+    """Crests and troughs are found wherever the box lies, up to and beyond a whole turn."""
     operator, box = operators()[name], boxes(3000, spread, 8.0)
     bounds = operator.rules.interval(call((-1,)), box)
     values = operator.rules.nominal(call((-1,)), grid(box))
@@ -73,7 +73,7 @@ def power_values(box: Interval) -> Tensor:
 
 
 def test_powers_are_exact_and_honest() -> None:
-    """Every value is inside, both bounds are attained, and where a NaN or a pole of both signs is met there is none."""
+    """All values lie inside and both bounds are attained; they are infinite where NaN or a two-sided pole may occur."""
     box = power_boxes()
     bounds = operators()["Pow"].rules.interval(call((-1, 1), (12,)), box, EXPONENTS)
     values = power_values(box)
@@ -140,7 +140,7 @@ THRESHOLDS = [
 
 @pytest.mark.parametrize(("name", "attributes"), THRESHOLDS)
 def test_jumps_are_exact_up_to_limits(name: str, attributes: dict[str, float]) -> None:
-    """Points just beside the jumps attain the bounds, and boxes that end at a jump do not claim its far side."""
+    """Points just beside the jumps attain the bounds, and boxes that end at a jump exclude its far side."""
     operator, box = operators()[name], boxes(2000, 1.5, 2.0)
     jumps = [attributes["alpha"]] if name == "ThresholdedRelu" else [attributes["lambd"], -attributes["lambd"]]
     lower, upper = box.lower.clone(), box.upper.clone()
@@ -162,7 +162,7 @@ def test_jumps_are_exact_up_to_limits(name: str, attributes: dict[str, float]) -
 
 @pytest.mark.parametrize("alpha", [0.1, -0.1, 1e-42])
 def test_a_threshold_that_binary32_lacks_is_rounded_either_way(alpha: float) -> None:
-    """x just above the threshold may be taken for one below it, and the other way round."""
+    """An x just above the threshold may be taken to be below it, and vice versa."""
     operator = operators()["ThresholdedRelu"]
     near = torch.tensor([alpha], dtype=torch.float32)
     for x in (near, torch.nextafter(near, near + 1), torch.nextafter(near, near - 1)):

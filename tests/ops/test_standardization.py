@@ -1,4 +1,4 @@
-"""The bounds of standardization against brute force: all corners, and all levels at which a piece is stationary."""
+"""The bounds of standardization against brute force: all corners and all stationary levels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def call_of(size: int, epsilon: float, arithmetic: Arithmetic = Arithmetic.REAL)
 
 
 def boxes(size: int, width: float, count: int = 40, seed: int = 0) -> Interval:
-    """Boxes around normal numbers, some of them points, some alike."""
+    """Boxes around normally distributed numbers, some of them points, some equal."""
     generator = torch.Generator().manual_seed(seed)
     lower = torch.randn(count, size, generator=generator).double()
     upper = lower + width * torch.rand(count, size, generator=generator)
@@ -77,7 +77,7 @@ def test_bounds_of_few_elements_are_exact(size: int, width: float, epsilon: floa
 
 @pytest.mark.parametrize("width", [0.01, 0.3, 3.0])
 def test_bounds_of_many_elements_are_as_near_as_stated(width: float) -> None:
-    """V² is within w² / (4 N² A), on the side of the mean; exact on the other."""
+    """V² is within w² / (4 N² A) on the side of the mean, and exact on the other."""
     size, epsilon = MOST_ENUMERATED + 2, 1e-3
     others = size - 1
     call, x = call_of(size, epsilon), boxes(size, width, 20)
@@ -99,7 +99,7 @@ def test_bounds_of_many_elements_are_as_near_as_stated(width: float) -> None:
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("size", [3, 40, 700])
 def test_binary32_bounds_hold_what_binary32_computes(size: int, offset: float) -> None:
-    """Two passes and one, also where the mean is far from 0; and they are not far from those of real arithmetic."""
+    """In two passes and in one, also with a mean far from 0; and they are near those of real arithmetic."""
     double = boxes(size, 0.1, 10, seed=size)
     single = Interval.bounds((double.lower + offset).float(), (double.upper + offset).float())
     call = call_of(size, 1e-3, Arithmetic.FLOAT32)

@@ -64,7 +64,7 @@ def pool(kernel: list[int], strides: list[int], pads: list[int], **others: Any) 
 # ── importing through a small builder ───────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class Known:
-    """A value of a network that is being imported, with what made it."""
+    """A value during import, with the node that computes it."""
 
     shape: Shape
     constant: Tensor | None = None

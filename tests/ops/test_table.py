@@ -13,12 +13,12 @@ from tests.ops.harness import PROPERTIES, Property
 
 CASES = rows()
 
-# Input is where a value enters a graph: it computes nothing, takes no operand, and is no ONNX node.
+# Input marks where a value enters a graph: it computes nothing, has no operand, and is no ONNX node.
 ROWLESS = {"Input"}
 
 
 def judged(name: str, check: Property, case: Case) -> ParameterSet:
-    """Return one property of one row; a property that a row says it is without has to fail there."""
+    """Return one property of one row, marked as failing if the row lists it under `without`."""
     reason = case.without.get(name)
     marks = [] if reason is None else [pytest.mark.xfail(reason=reason, strict=True)]
     return pytest.param(check, case, marks=marks, id=f"{name}-{case}")

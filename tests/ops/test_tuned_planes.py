@@ -1,4 +1,4 @@
-"""Planes with parameters hold for every choice of them, and at the start they are those of the relaxation."""
+"""Tuned planes are sound for every choice of parameters, and at the start equal those of the relaxation."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_the_start_is_the_relaxation(name: str) -> None:
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
 @pytest.mark.parametrize("ends", [(-1.7e308, 1.7e308), (-1e300, 1.7e308), (-1.7e308, 0.5), (-0.5, 1e200)])
 def test_tangents_hold_over_boxes_that_are_wider_than_any_number(name: str, ends: tuple[float, float]) -> None:
-    """Where the width of a box overflows, 0 · ∞ would say that no tangent passes, which chords do not hold without."""
+    """Where the width of a box overflows, 0 · ∞ would suggest that no tangent passes, and then chords are unsound."""
     rules, call = operators()[name].rules, Call({}, ((-1, 1),), {}, (-1, 1), Arithmetic.REAL)
     assert rules.tuned is not None and rules.relaxation is not None
     lower, upper = (torch.tensor([[end]], dtype=torch.float64) for end in ends)
@@ -138,7 +138,7 @@ def test_tangents_hold_over_boxes_that_are_wider_than_any_number(name: str, ends
 
 
 def test_shares_of_one_are_the_second_planes_exactly() -> None:
-    """u_y, not l_y + (u_y − l_y), which is 0 where l_y is so far that the difference forgets u_y."""
+    """u_y, not l_y + (u_y − l_y), which is 0 where l_y is so large that the difference loses u_y."""
     call, rules = CALLS["Mul"], operators()["Mul"].rules
     assert rules.tuned is not None and rules.relaxation is not None
     x, y = (
@@ -153,7 +153,7 @@ def test_shares_of_one_are_the_second_planes_exactly() -> None:
 @pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
 @pytest.mark.parametrize("width", [0.3, 2.0, 9.0])
 def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> None:
-    """The area under a plane is its value in the middle times the width: no other tangent is lower there."""
+    """The area under a plane is its value in the middle times the width, and no other tangent is lower there."""
     torch.manual_seed(2)
     call, rules = CALLS[name], operators()[name].rules
     assert rules.tuned is not None and rules.relaxation is not None
@@ -167,7 +167,7 @@ def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> Non
 
 @pytest.mark.parametrize("name", ["Swish with 1.0", "Swish with -0.7", "Gelu", "Mish"])
 def test_lines_of_curves_hold_where_they_touch(name: str) -> None:
-    """Where f′ is the slope to the last digit, beyond what the rule looks for: what that misses it pays for."""
+    """At the point where f′ is the slope to the last digit: the rule covers what its coarser search misses."""
     torch.manual_seed(3)
     call, operator = CALLS[name], operators()[name.split(maxsplit=1)[0]]
     rules = operator.rules
@@ -228,7 +228,7 @@ def test_where_a_derivative_is_no_number_nothing_is_claimed(
 
 
 def test_gelu_is_within_its_planes_where_binary64_cancels() -> None:
-    """1 + erf is 0 there; the exact value, −1.3 · 10⁻²⁹, is not, and nothing else in the plane is."""
+    """1 + erf is computed as 0 there, while the exact value, −1.3 · 10⁻²⁹, is not 0; only the error term covers it."""
     call, rules = CALLS["Gelu"], operators()["Gelu"].rules
     assert rules.relaxation is not None
     for end in (-11.455571, -9.2, -8.4):

@@ -1,4 +1,4 @@
-"""Small graphs for the tests of the passes, and ways to run them."""
+"""Small graphs for the tests of the passes, and functions to run them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibpc.rounding import Arithmetic
 
 
 class Net:
-    """A graph under construction: every call adds a node whose shape the operator's rule gives."""
+    """A graph under construction; every call adds a node, with its shape inferred."""
 
     def __init__(self, *shape: int, name: str = "net") -> None:
         self.graph = Graph(name)
@@ -88,7 +88,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def nominal(graph: Graph, *inputs: Tensor, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
-    """Run the graph with its state in `dtype`. Returns one tensor an output, float64."""
+    """Run the graph with its state in `dtype`. Return one float64 tensor per output."""
     module = lower_nominal(graph, parameter_tree(graph).to(dtype))
     with torch.no_grad():
         result = module(*(x.to(dtype) for x in inputs))
@@ -104,7 +104,7 @@ def bounds(graph: Graph, box: Interval, arithmetic: Arithmetic, dtype: torch.dty
 
 
 def sound_bounds(graph: Graph, box: Interval) -> Interval:
-    """Return the first output's box that holds for every binary32 execution."""
+    """Return the box of the first output for every binary32 execution."""
     return bounds(graph, box, Arithmetic.FLOAT32, torch.float32)[0]
 
 
@@ -113,6 +113,6 @@ def values_of(graph: Graph) -> dict[str, Tensor]:
 
 
 def listing(graph: Graph) -> str:
-    """Return the graph's text without its alignment, the attributes of convolutions left out."""
+    """Return the graph's text without alignment and without attributes of convolutions."""
     text = re.sub(r"\[dilations=[^(]*\]\(", "(", graph.to_text())
     return "\n".join(" ".join(line.split()) for line in text.splitlines())

@@ -136,7 +136,7 @@ def test_lists_of_names() -> None:
 # ── passes that misbehave ───────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True)
 class BreaksShapes(Pass):
-    """Leaves a shape that no rule gives."""
+    """Leaves a shape that contradicts the operator's rule."""
 
     name: ClassVar[str] = "breaks_shapes"
     summary: ClassVar[str] = "break a shape"

@@ -1,4 +1,4 @@
-"""What no output needs goes, with its parameters; inputs and shared arrays stay."""
+"""Nodes that no output needs are removed with their parameters; inputs and shared arrays stay."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ WAYS: tuple[Mapping[str, Rule], ...] = (
 
 
 def execute(graph: Graph, x: Tensor, way: Mapping[str, Rule]) -> Tensor:
-    """Run the graph node by node in binary32 with some operators computed in a way of their own."""
+    """Run the graph node by node in binary32, with some operators computed by other functions."""
     values = {"x": x}
     for node in graph.order():
         if node.name in values:
@@ -60,12 +60,12 @@ def execute(graph: Graph, x: Tensor, way: Mapping[str, Rule]) -> Tensor:
 
 
 def executions(graph: Graph, x: Tensor) -> list[Tensor]:
-    """Return what the network computes at x in binary32 in several ways, and in binary64."""
+    """Return the network's values at x, computed in binary32 in several ways and in binary64."""
     return [*(execute(graph, x, way).double() for way in WAYS), nominal(graph, x)[0]]
 
 
 def escapes(graph: Graph, bounded: Graph, x: Tensor, box: Interval) -> int:
-    """Return how many executions of `graph` at x leave the bounds of `bounded` over the box."""
+    """Return how many executions of `graph` at x lie outside the bounds of `bounded` over the box."""
     bound = sound_bounds(bounded, box)
     return sum(int((~bound.contains(y)).sum()) for y in executions(graph, x))
 
@@ -156,7 +156,7 @@ CANCELLING = (
 
 
 def evaluated(graph: Graph) -> Graph:
-    """Return the graph after the pipeline, which must have left linear operators only (and what stands between)."""
+    """Return the graph after the pipeline, which must have left only linear operators and the nodes between them."""
     result, _ = EVALUATION.run(graph)
     left = {node.operator for node in result.order()}
     assert left <= {"Input", "Conv", "Gemm", "Relu", "Flatten"}, left
@@ -194,7 +194,7 @@ def test_the_executions_differ() -> None:
 
 @pytest.mark.parametrize("make", [*CANCELLING, all_of_it], ids=lambda make: make.__name__)
 def test_the_result_is_bounded_hardly_wider_than_the_original(make: Callable[[torch.Generator], Graph]) -> None:
-    """A sum by itself pays for the rounding of what it results in; fused, for that of all that cancels in it."""
+    """A separate sum covers rounding relative to its result; a fused one, relative to all that cancels in it."""
     draw = seeded(0)
     graph = make(draw)
     x = 3.0 * torch.randn(16, *graph.node("x").shape[1:], generator=draw)
@@ -203,7 +203,7 @@ def test_the_result_is_bounded_hardly_wider_than_the_original(make: Callable[[to
 
 
 def test_underflow_in_front_of_a_large_scale() -> None:
-    """Products around 1e-44 are flushed or rounded to a multiple of 2⁻¹⁴⁹ before a scale makes them visible."""
+    """Products around 1e-44 are flushed or rounded to multiples of 2⁻¹⁴⁹ before a scale makes them visible."""
     net = Net(3)
     net.add("gemm", "Gemm", "x", weight=torch.tensor([[1.3e-22, 0.7e-22, -1.1e-22]]))
     net.add("up", "Mul", ["gemm", net.constant("c", 1e30)])

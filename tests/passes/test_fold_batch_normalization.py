@@ -1,4 +1,4 @@
-"""BatchNormalization in evaluation goes into its neighbour, exactly, or says why not."""
+"""BatchNormalization in evaluation is folded into its neighbour exactly, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Draw = torch.Generator
 
 
 def double(graph: Graph) -> Graph:
-    """Return the graph with binary64 parameters, so that a fold is exact to binary64 rounding."""
+    """Return the graph with binary64 parameters, so that folding is exact to binary64 rounding."""
     copy = graph.copy()
     copy.state = {key: value.double() for key, value in graph.state.items()}
     return copy

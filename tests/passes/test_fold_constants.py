@@ -1,4 +1,4 @@
-"""What depends on no input is computed once."""
+"""Nodes that do not depend on an input are computed once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of affine elementwise operators go into the linear operator beside them, exactly, or say why not."""
+"""Runs of affine elementwise operators are fused into the linear operator beside them exactly, or refused."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def before_conv(draw: Draw) -> Graph:
 
 
 def before_gemm_of_pixels(draw: Draw) -> Graph:
-    """A constant of its own for every pixel, and views in between."""
+    """One constant per pixel, and views in between."""
     net = Net(2, 3, 3)
     net.add("row", "Reshape", run_of_all(net, "x", (1, 2, 3, 3), draw), {"shape": [6, 3]})
     net.add("flat", "Flatten", "row")

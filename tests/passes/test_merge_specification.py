@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_float32_bounds_of_margins_that_cancel() -> None:
-    """Rows that are alike: the margin is 1, the logits are so large that binary32 cannot hold it."""
+    """Similar rows: the margin is 1, but the logits are so large that binary32 cannot resolve it."""
     weight = torch.full((2, 40), 1e7)
     net = Net(40)
     net.add("logits", "Gemm", "x", weight=weight, bias=torch.tensor([1.0, 0.0]))

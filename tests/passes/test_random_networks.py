@@ -37,7 +37,7 @@ class Drawing:
         return f"n{self.count}"
 
     def normal(self, *shape: int) -> Tensor:
-        """Draw numbers of sizes from 1e-3 to 1e3, one size for each call."""
+        """Draw normally distributed numbers, with one scale from 1e-3 to 1e3 per call."""
         size = 10.0 ** (6.0 * torch.rand((), generator=self.draw) - 3.0)
         return size * torch.randn(shape, generator=self.draw)
 
@@ -153,7 +153,7 @@ def samples(graph: Graph) -> tuple[Tensor, Tensor]:
 
 
 def tolerance_of(graph: Graph, x: Tensor, width: Tensor) -> float:
-    """Return 1e-11 times the largest number that any node can sum up to: what binary64 rounding is in proportion to."""
+    """Return 1e-11 times the largest sum of moduli in any node, to which binary64 rounding errors are proportional."""
     probe = graph.copy()
     probe.outputs = tuple(node.name for node in graph.order() if node.operator not in ("Constant", "Input"))
     wide = Interval.bounds(-(x.abs() + width), x.abs() + width)
@@ -176,7 +176,7 @@ def test_values_stay(graph: Graph) -> None:
 @randomly
 @given(networks)
 def test_a_pass_that_notes_nothing_changes_nothing(graph: Graph) -> None:
-    """What `Pass.run` does not verify again."""
+    """`Pass.run` does not verify such a graph again."""
     for step in (*COMPILE.passes, *EVALUATION.passes):
         result = step.run(graph)
         if not result.changes and not result.refusals:

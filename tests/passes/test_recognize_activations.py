@@ -56,7 +56,7 @@ def test_what_only_looks_like_one_stays(name: str) -> None:
 
 
 def test_numbers_that_stretch_the_value_are_not_read() -> None:
-    """A number of the shape 1×1×1 makes a sample of another shape."""
+    """A constant of shape 1×1×1 changes the shape of the sample."""
     assert "Gelu" in operators_of(compiled(erf_gelu, number_shape=(1,)))
     assert "Gelu" not in operators_of(compiled(erf_gelu, start=(1, 2), number_shape=(1, 1, 1)))
 
@@ -100,7 +100,7 @@ def test_what_identities_hid_is_recognized_in_evaluation() -> None:
 
 
 def test_the_value_may_be_a_sum_or_a_product_itself() -> None:
-    """Its own steps are no steps of the formula."""
+    """The steps that compute the value are not part of the formula."""
     for kind in ("Add", "Mul", "Div"):
         net = Net(4)
         net.add("inner", kind, ["x", net.constant("two", 2.0)])
@@ -124,7 +124,7 @@ def test_long_sums_and_products_are_read_in_no_time() -> None:
 # ── bounds of the operator are bounds of the formula ────────────────────────────────────────────────────────────
 @pytest.mark.parametrize("name", SPELLED)
 def test_bounds_over_points_hold_what_runtimes_compute(name: str) -> None:
-    """At numbers of all sizes; squares and cubes of the large ones overflow on the way."""
+    """At numbers of all sizes; squares and cubes of large ones overflow in intermediate steps."""
     _, formula = SPELLED[name]
     sizes = np.float32(2.0) ** np.arange(-140, 119, dtype=np.float32)
     fine = np.linspace(-12, 12, 4001, dtype=np.float32)
@@ -141,7 +141,7 @@ def test_bounds_over_points_hold_what_runtimes_compute(name: str) -> None:
 @pytest.mark.parametrize("form", ["erf", "tanh"])
 @pytest.mark.parametrize("side", [-1, 1])
 def test_rounded_numbers_of_gelu_are_paid_for_in_real_arithmetic(form: str, side: int) -> None:
-    """Numbers as far from the true ones as is read: the formula leaves Gelu, and stays within its bounds."""
+    """With constants as far off as is accepted, the formula differs from Gelu but stays within its bounds."""
     off = 1.0 + side * 0.6 * 2.0**-22
     x = torch.linspace(-4, 4, 2001, dtype=torch.float64)[None]
     if form == "erf":

@@ -35,7 +35,7 @@ def test_the_inflation_covers_what_is_fused(fused: int) -> None:
 
 @pytest.mark.parametrize("fused", [0, 14, MOST_ROUNDINGS])
 def test_the_inflation_of_binary64_bounds_covers_what_is_fused(fused: int) -> None:
-    """The original execution, and 4 n + 64 roundings of the bound's own."""
+    """The original execution, and 4 n + 64 roundings of the bound itself."""
     wide = Fraction(WIDE_UNIT)
     for n in SIZES:
         if n + 48 < 2**22:
@@ -48,5 +48,5 @@ def test_and_not_much_more() -> None:
 
 @pytest.mark.parametrize("n", [1, 9, 1000, 2**20])
 def test_the_magnitude_covers_underflow(n: int) -> None:
-    """2 n + 1 operations of a fused sum, each of which may lose the smallest normal number."""
+    """Each of the 2 n + 1 operations of a fused sum may lose the smallest normal number."""
     assert inflation(n) * UNDERFLOW >= (2 * n + 1) * SMALLEST

@@ -34,7 +34,7 @@ def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
 
 
 def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
-    """Return, for an `evaluated` graph, the frozen graph (lower, upper per input) → bounds (B, rows) of matrix · output."""
+    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output; needs `evaluated`."""
     merged = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph

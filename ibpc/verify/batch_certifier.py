@@ -103,7 +103,7 @@ class _Judge:
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
     def _doubtful(self, box: Interval, margins: torch.Tensor) -> list[int]:
-        """Return the samples whose bounds claim something (as they do if there is one class) though a value may be NaN."""
+        """Return the samples whose bounds claim something (always, if there is one class) though a value may be NaN."""
         if self._is_defined:
             return []
         # The label's own margin, 0, claims nothing.

@@ -39,8 +39,8 @@ _MOST_ROUNDINGS: Final = 3
 _MOST_IN_ARGUMENT: Final = 30
 _ROUNDED: Final = Fraction(1, 2**22)
 
-# The range of coefficients in steps, so that no value is flushed to 0 or overflows where the function itself is far from
-# either: in the product, in 1 + |x|, and in the argument of a curve, which saturates.
+# The range of coefficients in steps, so that no value is flushed to 0 or overflows where the function itself is far
+# from either: in the product, in 1 + |x|, and in the argument of a curve, which saturates.
 _HALF, _ONE = Fraction(1, 2), Fraction(1)
 _PRODUCT: Final[Span] = (_HALF, _ONE)
 _SUM: Final[Span] = (_ONE, _ONE)

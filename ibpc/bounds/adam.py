@@ -1,9 +1,9 @@
-"""Adam (Kingma and Ba 2015, arXiv 1412.6980) for many small problems at once, each with a pace of its own.
+"""Adam (Kingma and Ba 2015, arXiv 1412.6980) for many small problems at once, each with its own pace.
 
-How far a step may go differs between forms and samples by orders of magnitude: multipliers are as large as the
-coefficients of a form, and parts of a search begin near their best. A step that gained nothing is taken back, and the
-next one of that form and sample is shorter; after one that gained something it is longer again, for along the edge of a
-bound that is no smooth function many steps in a row gain nothing.
+The right step length differs between forms and samples by orders of magnitude: multipliers are as large as the
+coefficients of a form, and parts of a search begin near their best. A step that gained nothing is undone, and the next
+one of that form and sample is shorter. After a gain steps grow again: bounds are not smooth, and along a kink many
+steps in a row gain nothing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _FIRST, _SECOND, _LEAST = 0.9, 0.999, 1e-8
 
 
 class Adam:
-    """Parameters (R, B, …) on their way up at a rate, and the best that each form and sample has had."""
+    """Ascent of parameters (R, B, …) at a rate; remembers the best that each form and sample has had."""
 
     def __init__(self, rate: float) -> None:
         self.best: dict[str, Tensor] = {}
         self._rate, self._moments = rate, dict[str, tuple[Tensor, Tensor]]()
 
     def keep(self, parameters: Mapping[str, Tensor], better: Tensor) -> None:
-        """Take over the parameters of the forms and samples whose values are `better` (R, B) now."""
+        """Remember the parameters of the forms and samples whose values are now `better` (R, B)."""
         everywhere = bool(better.all())
         for name, parameter in parameters.items():
             value = parameter.detach()
@@ -39,9 +39,9 @@ class Adam:
 
     @torch.no_grad()
     def step(self, parameters: Mapping[str, Tensor], number: int, pace: Tensor) -> None:
-        """Move the parameters, in place, from the best of each up their gradients; `number` counts steps from 1.
+        """Move the parameters, in place, from the best ones along their gradients; `number` counts steps from 1.
 
-        `pace` (R, B) are shares of the rate. A gradient that is not finite pulls nowhere.
+        `pace` (R, B) scales the rate. Gradients that are not finite count as 0.
         """
         for name, parameter in parameters.items():
             if parameter.grad is None:

@@ -1,7 +1,7 @@
-"""Affine bounds: forms of the inputs below and above rows of outputs over boxes, whose ends are linear bounds.
+"""Affine bounds: linear forms of the inputs that lie below and above rows of the outputs all over a box.
 
-A backward pass pulls a row back to a form of the inputs (`ibpc.bounds.backward`), of which `crown` and its kin report
-the least value over the box. Here the form itself is given, with its constant.
+A backward pass pulls a row back to a form of the inputs (`ibpc.bounds.backward`). `crown` and its kin report the least
+value of that form over the box; here the form itself is returned, with its constant.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Tensor: TypeAlias = torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class AffineForms:
-    """Forms Σ slope · input + offset in binary64: slopes (B, R, *shape), a tensor for each input, and offset (B, R)."""
+    """Forms Σ slope · input + offset in binary64: slopes (B, R, *shape), one tensor for each input; offset (B, R)."""
 
     slopes: tuple[Tensor, ...]
     offset: Tensor
@@ -47,7 +47,7 @@ class AffineForms:
 
 @dataclass(frozen=True, eq=False)
 class AffineBounds:
-    """Forms with lower(x) ≤ rows · outputs(x) ≤ upper(x) for all x in the boxes, offsets ∓∞ where nothing is known."""
+    """Forms with lower(x) ≤ rows · outputs(x) ≤ upper(x) for all x in the boxes; offsets are ∓∞ where unknown."""
 
     lower: AffineForms
     upper: AffineForms
@@ -63,7 +63,7 @@ def affine_bounds(
 ) -> AffineBounds:
     """Return forms below and above `rows` (R, K) or (B, R, K) of the outputs over boxes (B, …), one for each input.
 
-    Raises UsageError for a method that has no such forms, and for boxes and rows that do not fit.
+    Raises UsageError for a method without affine bounds, and for boxes and rows that do not fit.
     """
     rules = _rules_of(method)
     graph, device = network.snapshot(), network.device
@@ -112,7 +112,7 @@ def _bounded(
 def _form(lower: Tensor, slopes: Sequence[Tensor], boxes: Sequence[Interval]) -> AffineForms:
     """Return the forms with slopes (R, B, *shape) whose least values over the boxes are `lower` (R, B).
 
-    Those of lower bounds that say nothing are constant, −∞.
+    Where a lower bound is not finite, the form is the constant −∞.
     """
     is_finite = lower.isfinite()
     kept = [torch.where(is_finite.reshape(*lower.shape, *[1] * (slope.dim() - 2)), slope, 0.0) for slope in slopes]
@@ -126,7 +126,7 @@ def _form(lower: Tensor, slopes: Sequence[Tensor], boxes: Sequence[Interval]) ->
 
 
 def _joined(parts: Sequence[AffineForms], known: Tensor, places: Tensor | None) -> AffineForms:
-    """Return the forms of all samples, −∞ for those that are not `known` (B,), each sample's rows at their `places`."""
+    """Return the forms of all samples, −∞ where not `known` (B,), with each sample's rows taken from its `places`."""
     offset = torch.cat([part.offset for part in parts]).masked_fill(~known[:, None], -torch.inf)
     slopes = [torch.cat(each) for each in zip(*(part.slopes for part in parts), strict=True)]
     slopes = [torch.where(known.reshape(-1, *[1] * (slope.dim() - 1)), slope, 0.0) for slope in slopes]

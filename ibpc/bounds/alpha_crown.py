@@ -1,6 +1,6 @@
 """α-CROWN: CROWN with slopes chosen to make the final bound as tight as possible (Xu et al. 2021, arXiv 2011.13824).
 
-Each row of each sample has slopes of its own, and so has each end of the boxes in front of nonlinear operators.
+Each row of each sample has its own slopes, and so does each end of the boxes in front of nonlinear operators.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ STEPS: Final = 20
 
 
 def alpha_crown(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder; see `MakeBounder`. The bounds of CROWN count as well, so it is never looser.
+    """Return the bounder; see `MakeBounder`. Its bounds are intersected with CROWN's, so they are never looser.
 
-    Of the time until a deadline the boxes in between may take half.
+    Pre-activation bounds may take half of the time until the deadline.
     """
     (output,) = walk.graph.outputs
     rows = matrix.to(walk.device, torch.float64)

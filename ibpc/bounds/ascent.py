@@ -2,7 +2,7 @@
 
 Every choice of slopes is sound, so the best bound seen at any step counts, rounding included. Constraints v ≥ a or
 v ≤ b that hold on a part of the box enter with multipliers β ≥ 0 (Wang et al. 2021, β-CROWN, arXiv 2103.06624, theorem
-3.1): where v ≥ a, a form is at least itself minus β (v − a).
+3.1): where v ≥ a, a form is at least the form minus β (v − a).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ibpc.ops.rules import Operand, Plane, Planes
 
 Tensor: TypeAlias = torch.Tensor
 
-# Choices are multiples of 1/LEVELS, so that a proof can say them exactly; the checker, which takes nothing from here,
-# has a number of its own, and a test compares the two.
+# Choices are multiples of 1/LEVELS, so that a proof states them exactly; the checker, which imports nothing from here,
+# has its own copy, and a test compares the two.
 LEVELS: Final = 2**16 - 1
 _SLOPE_RATE: Final = 0.1
 _MULTIPLIER_RATE: Final = 0.05
@@ -34,9 +34,9 @@ _MULTIPLIER_RATE: Final = 0.05
 
 @dataclass(frozen=True)
 class Ascent:
-    """What an ascent found: the best lower bounds (R, B), and with them the choices of planes and the multipliers.
+    """The best lower bounds (R, B) of an ascent, with the choices of planes and the multipliers that gave them.
 
-    `forms` are the last coefficients at nonlinear operators' results. All are by node.
+    `forms` are the last coefficients at inputs and at results of nonlinear operators. All are by node.
     """
 
     lower: Tensor
@@ -46,25 +46,25 @@ class Ascent:
 
 
 Chosen: TypeAlias = Callable[[Planes], bool]
-# The planes of a node with the operands that they are of.
+# The planes of a node, with the operands that they were made for.
 Plain: TypeAlias = dict[str, tuple[tuple[Operand, ...], Planes]]
 
 
 def all_planes(planes: Planes) -> bool:
-    """Choose among the planes of every operator that has any to choose among."""
+    """Tune the planes of every operator that can be tuned."""
     return True
 
 
 def elementwise_planes(planes: Planes) -> bool:
-    """Choose among elementwise planes only: those of products and of Softmax cost a search more than they bring."""
+    """Tune elementwise planes only: in a search, those of products and Softmax cost more than they gain."""
     return not planes.lower.views
 
 
 class _Choices:
     """Parameters in [0, 1] for each form, sample and element of each nonlinear operator that is `chosen`.
 
-    Those that `given` names are taken from there, the others begin as the plain planes. `plain` are those that are
-    known; more are added.
+    Nodes in `given` start from those choices, the others from the plain planes. `plain` caches plain planes; new ones
+    are added to it.
     """
 
     def __init__(self, rows: int, given: Mapping[str, Tensor], chosen: Chosen, plain: Plain | None = None) -> None:
@@ -73,7 +73,7 @@ class _Choices:
         self.parameters: dict[str, Tensor] = {}
 
     def planes(self, step: Step, operands: tuple[Operand, ...]) -> Planes:
-        """Return the planes of a step at the present choice, made at the first request."""
+        """Return the planes of a step at the present choice, which the first call creates."""
         name, rules = step.node.name, step.operator.rules
         if name not in self._plain or not all(map(is_, self._plain[name][0], operands)):
             self._plain[name] = operands, plain_planes(step, operands)
@@ -87,7 +87,7 @@ class _Choices:
         return plain if plain.lower.views else self._mixed(step, operands, plain)
 
     def _mixed(self, step: Step, operands: tuple[Operand, ...], plain: Planes) -> Planes:
-        """Return planes between the plain ones and the constant bounds, below and above by choices of their own."""
+        """Return planes between the plain ones and the constant bounds, with separate choices below and above."""
         box = step.operator.rules.interval(step.call, *operands, **step.parameters)
         start = torch.ones_like(plain.lower.offset)
         below, above = self._parameter(step, torch.stack([start, start], 1)).unbind(2)
@@ -102,7 +102,7 @@ class _Choices:
 
 
 def _said(choices: Tensor) -> Tensor:
-    """Return the choices that a proof can say, in binary64."""
+    """Return the choices rounded to those that a proof can state, in binary64."""
     return (choices.double() * LEVELS).round() / LEVELS
 
 
@@ -113,10 +113,10 @@ def _between(plane: Plane, share: Tensor, constant: Tensor) -> Plane:
 
 @dataclass(frozen=True)
 class Ends:
-    """Ends of values that are known on the parts of a box, of single elements mostly: infinite where nothing is.
+    """Constraints low ≤ v ≤ high that hold on parts of a box, mostly of single elements; infinite where there is none.
 
-    `known[node]` is low and high, (B, *shape) each. A multiplier β serves both: above 0 it takes off β (v − low), below
-    0 |β| (high − v), neither of which is negative. (Only one of two ends can be of use to a form.)
+    `known[node]` is low and high, (B, *shape) each. One multiplier β serves both: β > 0 subtracts β (v − low), β < 0
+    subtracts |β| (high − v), neither of which is negative. (Only one of the two ends can help a form.)
     """
 
     known: Mapping[str, tuple[Tensor, Tensor]]
@@ -130,10 +130,10 @@ class Ends:
         return result
 
     def constant(self, multipliers: Mapping[str, Tensor], slack: float) -> Tensor | float:
-        """Return what is left of the terms, β low or β high, (R, B), less the share `slack` of their moduli.
+        """Return the constant part of the terms, Σ β low or β high, (R, B), less `slack` times their moduli.
 
-        −∞ where a multiplier has no end to stand for. At β = 0 the gradient is that of the middle, which leads to the
-        end that a form violates.
+        −∞ where the end that a multiplier needs is infinite. At β = 0 the gradient is taken at the middle of both
+        ends, which leads to the end that a form violates.
         """
         total: Tensor | float = 0.0
         for name, (low, high) in self.known.items():
@@ -146,14 +146,14 @@ class Ends:
         return total
 
     def multipliers(self, rows: int, given: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return multipliers (R, B, *shape), those given or 0."""
+        """Return multipliers (R, B, *shape): the given ones, else 0."""
         return {
             name: given.get(name, low.new_zeros(rows, *low.shape)).to(dtype, copy=True).requires_grad_()
             for name, (low, _) in self.known.items()
         }
 
     def clamp(self, multipliers: Mapping[str, Tensor]) -> None:
-        """Take the parts of multipliers away, in place, that no end stands for."""
+        """Set multipliers to 0, in place, where the end that their sign needs is infinite."""
         for name, (low, high) in self.known.items():
             least, most = torch.zeros_like(high), torch.zeros_like(low)
             least[high.isfinite()], most[low.isfinite()] = -inf, inf
@@ -164,14 +164,14 @@ _NO_ENDS: Final = Ends({})
 
 
 class _Climbing(Backward):
-    """Backward bounds to compare choices by: they prove nothing."""
+    """Backward bounds for comparing choices only: they prove nothing."""
 
     slack = 0.0
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where an ascent begins: choices and multipliers by node, as an `Ascent` has them; empty: the plain planes."""
+    """Where an ascent begins: choices and multipliers by node, as in an `Ascent`; empty means the plain planes."""
 
     choices: Mapping[str, Tensor] = field(default_factory=dict)
     multipliers: Mapping[str, Tensor] = field(default_factory=dict)
@@ -190,10 +190,10 @@ def ascend(
     deadline: float = inf,
     chosen: Chosen = all_planes,
 ) -> Ascent:
-    """Return lower bounds of forms a (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
+    """Return lower bounds of forms (R, B, *shape) over the boxes, after `steps` steps or at the deadline.
 
-    The steps run in binary32, several times faster than binary64 where there are convolutions: any choice is sound.
-    What the best of them gives is then computed in binary64, and this alone is what is returned.
+    The steps run in binary32, which with convolutions is several times faster than binary64: any choice is sound. The
+    bound at the best choice is then computed in binary64, and only that is returned.
     """
     found = start if steps == 0 else _climbed(walk, values, forms, steps, ends, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
@@ -211,8 +211,8 @@ def estimated(
 ) -> Tensor:
     """Return bounds (R, B) at given choices of elementwise planes.
 
-    In binary32, as walk and values may be: to compare by, not for proof. `plain` keeps planes for calls with values of
-    which most are the same.
+    Walk and values may be in binary32: the bounds are for comparison, not for proof. `plain` caches planes between
+    calls whose values are mostly the same.
     """
     like = next(iter(forms.values()))
     choices = _Choices(like.shape[0], start.choices, elementwise_planes, plain)
@@ -231,7 +231,7 @@ def _climbed(
     deadline: float,
     chosen: Chosen,
 ) -> Start:
-    """Return the choices and multipliers that gave each form and sample its best bound, all in binary32."""
+    """Return the choices and multipliers that gave each form and sample its best bound, computed in binary32."""
     rough_walk, rough_values = walk.rough, values.rough()
     rough_forms = {name: form.float() for name, form in forms.items()}
     rows, batch = next(iter(forms.values())).shape[:2]
@@ -263,7 +263,7 @@ def _detached(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _differentiate(lower: Tensor, groups: Iterable[Mapping[str, Tensor]]) -> None:
-    """Set the gradients of the parameters. A bound that is not finite, or that none of them moves, pulls nowhere."""
+    """Set the gradients of the parameters. Bounds that are not finite, or that no parameter moves, contribute none."""
     for parameters in groups:
         for parameter in parameters.values():
             parameter.grad = None
@@ -275,7 +275,7 @@ def _differentiate(lower: Tensor, groups: Iterable[Mapping[str, Tensor]]) -> Non
 
 @torch.no_grad()
 def _allow(choices: _Choices, multipliers: Mapping[str, Tensor], ends: Ends) -> None:
-    """Go back, in place, to choices and multipliers that are allowed."""
+    """Clamp choices and multipliers, in place, to the allowed ones."""
     for choice in choices.parameters.values():
         choice.clamp_(0.0, 1.0)
     ends.clamp(multipliers)

@@ -3,9 +3,9 @@
 An affine operator pulls a form back by the vjp of its nominal rule. A nonlinear one is replaced by its lower plane
 where the form's coefficient is positive and by its upper plane where it is negative (Zhang et al. 2018, CROWN, arXiv
 1811.00866, theorem 3.2; in this form Xu et al. 2020, arXiv 2002.12920, theorem 1). Everything is computed in binary64;
-see `ibpc.bounds.values` for what binary32 executions cost. The rounding of binary64 itself is paid for by `slack` of
-every coefficient times the greatest modulus of what it multiplies, far above what the few thousand additions into it
-can lose to cancellation once E, which is 2²⁹ times larger, is widened (`ibpc.bounds.payments`).
+see `ibpc.bounds.values` for the cost of binary32 executions. Binary64's own rounding is paid for by `slack` times every
+coefficient times the greatest modulus of its factor: far more than the few thousand additions into it can lose to
+cancellation once E, which is 2²⁹ times larger, is widened (`ibpc.bounds.payments`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 _Bend: TypeAlias = "tuple[_Mixture, ...]"
 
-# Multiply-accumulates of all forms of an affine operator from which on they are pulled back from a single point.
+# From this many multiply-accumulates on, all forms of an affine operator are pulled back from a single point.
 _WORTH_A_SINGLE_POINT: Final = 1e7
 
 
@@ -47,7 +47,7 @@ class _Mixture(NamedTuple):
 
     @classmethod
     def of(cls, lower: Tensor, upper: Tensor) -> _Mixture:
-        """Return that of what positive and what negative coefficients are multiplied by."""
+        """Return the mixture of the factors of positive and of negative coefficients."""
         return cls(0.5 * lower + 0.5 * upper, 0.5 * lower - 0.5 * upper)
 
 
@@ -60,10 +60,10 @@ class _Bent(NamedTuple):
 class Backward:
     """Lower bounds of linear forms over boxes whose values are known.
 
-    Differentiable with respect to the planes where gradients are on. `forms` are the coefficients (R, B, *shape) that
-    the last call had at the inputs and at the results of nonlinear operators, but for patches. A kind of backward pass
-    whose bounds prove nothing may set `slack`, the share of every product that pays for its rounding, to 0. One that
-    must not wait for the device sets `sees` to False: then nothing is known of what a tensor holds.
+    Differentiable with respect to the planes where gradients are on. `forms` are the last call's coefficients (R, B,
+    *shape) at the inputs and at the results of nonlinear operators, except patches. A subclass whose bounds prove
+    nothing may set `slack`, the allowance for rounding relative to every product, to 0. One that must not wait for the
+    device sets `sees` to False: then it never looks at the contents of a tensor.
     """
 
     slack: ClassVar[float] = 2.0**-44
@@ -79,7 +79,7 @@ class Backward:
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
         """Return lower bounds (R, B) of Σ a·value for coefficients a (R, B, *shape) at some nodes.
 
-        −∞ or NaN, which claim nothing, where a plane or a box on the way is not finite.
+        −∞ or NaN, which claim nothing, where a plane or box on the way is not finite.
         """
         pending = dict(forms)
         total = zeros(next(iter(forms.values())))
@@ -94,7 +94,7 @@ class Backward:
         return torch.where(total == torch.inf, torch.full_like(total, torch.nan), total)
 
     def cost(self, name: str) -> Cost:
-        """Return what it costs to pull the form of one element of a node back, for each sample."""
+        """Return the cost of pulling back the form of one element of a node, per sample."""
         is_image = self._values.box(name).lower.dim() == 4
         windows: dict[str, Window | None] = {name: Window() if is_image else None}
         costs = [
@@ -105,7 +105,7 @@ class Backward:
         return Cost(sum(cost.work for cost in costs), max((cost.size for cost in costs), default=1))
 
     def _cost_through(self, step: Step, window: Window | None, windows: dict[str, Window | None]) -> Cost:
-        """Return what one node costs, and add to `windows` what is seen of its operands (None: all)."""
+        """Return the cost of one node, and add the windows seen of its operands to `windows` (None: everything)."""
         operands = tuple(self._values.known[operand] for operand in step.operands)
         boxes = {name: x for name, x in zip(step.operands, operands, strict=True) if isinstance(x, Interval)}
         seen = None if window is None else self._seen(step, operands)
@@ -133,7 +133,7 @@ class Backward:
         return self._concretized(box, form)
 
     def _through(self, step: Step, form: Form, pending: dict[str, Form]) -> Tensor | float:
-        """Pull a form back through one node into `pending`; return what it contributes by itself, (R, B)."""
+        """Pull a form back through one node into `pending`; return the constant that it leaves there, (R, B)."""
         name = step.node.name
         operands = tuple(self._values.known[operand] for operand in step.operands)
         if not isinstance(form, Tensor):
@@ -164,8 +164,8 @@ class Backward:
     def _by_vjp(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> None:
         """Pull back by the vjp of the nominal rule.
 
-        An affine function has one vjp everywhere, so all forms may go back together from a single point. Preparing
-        that takes time of its own: it pays where evaluating the rule at as many points as there are forms takes more.
+        An affine function has the same vjp everywhere, so all forms may go back together from a single point (vmap).
+        That has a fixed cost: it pays where evaluating the rule at as many points as there are forms takes longer.
         """
         rows, batch = form.shape[:2]
         flat = form.flatten(0, 1)
@@ -203,7 +203,7 @@ class Backward:
         return self._payments.due(step, form)
 
     def _picked(self, step: Step, form: Units, pending: dict[str, Form]) -> Tensor | float | None:
-        """Pull back forms that pick single elements, None where the operator has no shorter way for them."""
+        """Pull back forms that pick single elements, None where the operator has no shortcut for them."""
         rows, name = step.operator.rules.rows, step.node.name
         if rows is None or not isinstance(self._values.known[name], Interval):
             return None
@@ -214,7 +214,7 @@ class Backward:
         return self._payments.due(step, form)
 
     def _seen(self, step: Step, operands: tuple[Operand, ...]) -> Kernel | Factors | _Bent | None:
-        """Return which few elements of its operands each result of a node depends on, None where it says nothing."""
+        """Return the few elements of its operands that each result of a node depends on, None where that is unknown."""
         local, shape = step.operator.rules.local, step.call.output
         if len(shape) != 4 or not all(isinstance(x, Interval) and x.lower.dim() == 4 for x in operands):
             return None
@@ -242,7 +242,7 @@ class Backward:
         return self._planes[name]
 
     def _planar(self, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]) -> Tensor:
-        """Pull back through the planes, lower ones where the coefficient is positive."""
+        """Pull back through the planes: the lower one where the coefficient is positive, else the upper one."""
         name = step.node.name
         planes = self._planes_at(step, operands)
         self.forms[name] = form
@@ -252,7 +252,7 @@ class Backward:
         return self._parted(planes, step, operands, form, pending)
 
     def _bend(self, name: str, planes: Planes, operands: tuple[Operand, ...], rank: int) -> _Bend | None:
-        """Return both planes in one where all rows share them and they are finite, None elsewhere."""
+        """Return both planes as mixtures if all rows share them and they are finite, else None."""
         if name not in self._bends:
             factors = [factor for plane in (planes.lower, planes.upper) for factor in (plane.offset, *plane.slopes)]
             is_shared = not planes.lower.views and all(factor.dim() < rank for factor in factors)
@@ -262,9 +262,9 @@ class Backward:
         return self._bends[name]
 
     def _bend_of(self, name: str, planes: Planes, operands: tuple[Operand, ...]) -> _Bend:
-        """Return the mixtures of slopes and, last, of offsets, which pay for all that rounding takes at this node.
+        """Return the mixtures of slopes and, last, of offsets, which include the cost of rounding at this node.
 
-        They also pay for the operands that are paid for ahead.
+        They also include the payments of the operands that are paid for ahead.
         """
         slopes = tuple(map(_Mixture.of, planes.lower.slopes, planes.upper.slopes))
         offset, charge = _Mixture.of(planes.lower.offset, planes.upper.offset), self._payments.charge(name)
@@ -299,7 +299,7 @@ class Backward:
     def _parted(
         self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
     ) -> Tensor:
-        """Pull what is above zero back through the lower plane, and what is below through the upper one."""
+        """Pull positive coefficients back through the lower plane and negative ones through the upper plane."""
         above, below, is_finite = form.clamp(min=0.0), form.clamp(max=0.0), self._payments.is_finite
         constant = weighed(above, planes.lower.offset, is_finite)
         constant = constant + weighed(below, planes.upper.offset, is_finite)
@@ -317,7 +317,7 @@ class Backward:
         return constant - self._planes_loss(above, below, planes, operands) if self.slack else constant
 
     def _planes_loss(self, above: Tensor, below: Tensor, planes: Planes, operands: tuple[Operand, ...]) -> Tensor:
-        """Return what the rounding of the products with both planes can take from a form, (R, B)."""
+        """Return how much rounding in the products with both planes can cost a form, (R, B)."""
         lower, upper = (plane_size(plane, operands) for plane in (planes.lower, planes.upper))
         is_finite = self._payments.is_finite
         return self.slack * (weighed(above, lower, is_finite) - weighed(below, upper, is_finite))
@@ -332,7 +332,7 @@ class Backward:
 
 
 def _image(x: Operand) -> tuple[int, int, int]:
-    """Return the channels and sizes of an image of a batch."""
+    """Return channels, height and width of a batch of images."""
     assert isinstance(x, Interval)
     channels, height, width = x.lower.shape[1:]
     return channels, height, width

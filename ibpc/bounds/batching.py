@@ -1,4 +1,4 @@
-"""What bounding methods share: how many samples and forms go together, and bounds intersected."""
+"""Shared by bounding methods: how many samples and forms are bounded at once, and the intersection of bounds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ibpc.interval import Interval
 
 Tensor: TypeAlias = torch.Tensor
 
-# Numbers that the coefficients of one backward pass may take at a node, 8 bytes each; some five are alive at a time. On
-# a CPU they are read again sooner than its caches forget them.
+# Most coefficients of one backward pass at a node, 8 bytes each; about five such tensors are alive at a time. On a CPU
+# they should stay in its caches.
 MOST_COEFFICIENTS: Final = 2**23
 MOST_COEFFICIENTS_ON_A_CPU: Final = 2**20
-# Numbers at a node that samples bounded together may take.
+# Most numbers at a node of all samples that are bounded together.
 MOST_VALUES: Final = 2**11
 
 
 def in_parts(bound: Bounder, size: int) -> Bounder:
-    """Return the bounder that takes `size` samples of a batch at a time: each has unstable neurons of its own."""
+    """Return the bounder that takes `size` samples of a batch at a time: each has its own unstable neurons."""
 
     def parted(*boxes: Interval) -> Interval:
         ends = [torch.split(end, size) for box in boxes for end in (box.lower, box.upper)]
@@ -32,24 +32,24 @@ def in_parts(bound: Bounder, size: int) -> Bounder:
 
 
 def samples_at_once(walk: Walk) -> int:
-    """Return how many samples share a backward pass: few, where the network is large."""
+    """Return how many samples share a backward pass: few where the network is large."""
     return max(1, MOST_VALUES // walk.largest)
 
 
 def rows_at_once(walk: Walk, batch: int) -> int:
-    """Return how many forms go back together for a batch of boxes."""
+    """Return how many forms are pulled back together for a batch of boxes."""
     return max(1, coefficients_at_once(walk) // max(1, walk.largest * batch))
 
 
 def coefficients_at_once(walk: Walk) -> int:
-    """Return how many coefficients all forms that go back together may take at a node."""
+    """Return how many coefficients at a node all forms pulled back together may have."""
     return MOST_COEFFICIENTS_ON_A_CPU if walk.device.type == "cpu" else MOST_COEFFICIENTS
 
 
 def intersected(first: Interval, lower: Tensor, upper: Tensor) -> Interval:
-    """Return the intersection of bounds in binary64; what is NaN says nothing.
+    """Return the intersection of bounds in binary64; NaN counts as no bound.
 
-    Bounds in real arithmetic may miss each other by their own rounding: then both count.
+    In real arithmetic two bounds may miss each other by their own rounding: then the result spans the gap.
     """
     low = torch.where(first.lower.isnan(), -torch.inf, first.lower.double())
     high = torch.where(first.upper.isnan(), torch.inf, first.upper.double())

@@ -1,4 +1,4 @@
-"""Coefficients (R, B, *shape) of linear forms times what planes have: zero where they are zero, whatever the factor."""
+"""Products of coefficients (R, B, *shape) of linear forms with planes: 0 where the coefficient is 0, even times ∞."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Finite: TypeAlias = Callable[[torch.Tensor], bool]
 
 
 def times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
-    """Return the product, 0 where the coefficient is 0 although the factor is not finite."""
+    """Return the product, 0 where the coefficient is 0 even if the factor is not finite."""
     if finite(factor):
         return form * factor
     return torch.where(form == 0, torch.zeros_like(form), form * factor)
@@ -33,7 +33,7 @@ def pulled(above: Tensor, below: Tensor, planes: Planes, slot: int, x: Operand, 
 
 
 def reduced(weighted: Tensor, shape: torch.Size, batched: bool) -> Tensor:
-    """Sum over what the operand was broadcast along. A constant may have a dimension of 1 in place of the batch."""
+    """Sum over the axes that the operand was broadcast along. A constant may have size 1 in place of the batch."""
     rows, batch = weighted.shape[:2]
     inner = shape[1:] if batched or len(shape) == weighted.dim() - 1 else shape
     wanted = (rows, batch, *[1] * (weighted.dim() - 2 - len(inner)), *inner)
@@ -55,7 +55,7 @@ def _through_view(side: Tensor, plane: Plane, slot: int, x: Operand, finite: Fin
 
 
 def _viewed(side: Tensor, slope: Tensor, shape: torch.Size, finite: Finite) -> Tensor:
-    """Return coefficients times slopes in the shape of a view: summed over what it was broadcast along, then spread."""
+    """Return coefficients times slopes in the shape of a view: summed over its broadcast axes, then expanded."""
     axes = (*side.shape, slope.shape[-1])
     along = [axis for axis, size in enumerate(shape, start=2) if size == 1 and axes[axis] > 1]
     if along and finite(slope):
@@ -66,7 +66,7 @@ def _viewed(side: Tensor, slope: Tensor, shape: torch.Size, finite: Finite) -> T
 
 
 def _contracted(side: Tensor, slope: Tensor, along: list[int]) -> Tensor:
-    """Return Σ side · slope over the axes `along`, kept with size 1, without all the products at once."""
+    """Return Σ side · slope over the axes `along`, kept with size 1, without storing the products."""
     axes = range(side.dim() + 1)
     shared = axes[side.dim() + 1 - slope.dim() :]
     kept = [axis for axis, size in zip(shared, slope.shape, strict=True) if size > 1 or axis == axes[-1]]
@@ -79,7 +79,7 @@ def _contracted(side: Tensor, slope: Tensor, along: list[int]) -> Tensor:
 
 
 def plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
-    """Return the greatest sum of moduli that make a plane: of its offset and of slope · operand."""
+    """Return the greatest sum of the moduli of a plane's terms over the box: |offset| + Σ |slope · operand|."""
     total = plane.offset.abs()
     for slot, x in enumerate(operands):
         size = torch.maximum(x.lower.abs(), x.upper.abs()) if isinstance(x, Interval) else x.abs()
@@ -89,14 +89,14 @@ def plane_size(plane: Plane, operands: tuple[Operand, ...]) -> Tensor:
 
 
 def weighed(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:
-    """Return the sum of `times` over all but rows and batch, (R, B); a factor that all rows share is not spread."""
+    """Return the sum of `times` over all but rows and batch, (R, B), without expanding a factor that all rows share."""
     if form.dim() > 2 and factor.dim() == form.dim() - 1 and finite(factor):
         return dotted(form, factor)
     return summed(times(form, factor, finite))
 
 
 def dotted(form: Tensor, factor: Tensor) -> Tensor:
-    """Return the sum of products with a finite factor that all rows share over all but rows and batch, (R, B)."""
+    """Return Σ form · factor over all but rows and batch, (R, B), for a finite factor that all rows share."""
     if form.dim() == 2:
         return form * factor
     flat = form.flatten(2)

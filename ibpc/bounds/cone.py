@@ -1,7 +1,7 @@
-"""The cone of influence: which elements of the values in a network a few of its outputs depend on.
+"""The cone of influence: the elements of a network's values that a few of its outputs depend on.
 
-The output of a detector for one place sees a window of each image on the way; boxes outside of the windows need not be
-tight. The cone only says where work pays, so nothing rests on it but the tightness of bounds.
+A detector's output for one place sees a window of each image on the way; boxes outside the windows need not be tight.
+The cone only says where work pays: bounds rest on it for their tightness, never for their soundness.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from ibpc.bounds.forms import Form, dense
 from ibpc.bounds.values import Step, Values, Walk
 
 Tensor: TypeAlias = torch.Tensor
-# By node, whether each element (flat) is in the cone. A node that is not there is in it as a whole.
+# By node, whether each element (flat) is in the cone. A node that is missing is wholly inside.
 Cone: TypeAlias = Mapping[str, Tensor]
 EVERYTHING: Final[Cone] = MappingProxyType({})
 
 
 def read_by(rows: Tensor) -> Tensor:
-    """Return which outputs (K,) any of the rows (R, K) reads."""
+    """Return which outputs (K,) at least one of the rows (R, K) reads."""
     return (rows != 0).any(0)
 
 

@@ -28,15 +28,15 @@ Propagation: TypeAlias = Callable[[Boxes], Values]
 
 
 def crown_ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder with interval bounds in between; see `MakeBounder`."""
+    """Return the bounder with interval pre-activation bounds; see `MakeBounder`."""
     quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
     return _bounder(walk, rows, deadline, lambda boxes: interval_values(walk, boxes, arithmetic), quick)
 
 
 def crown(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder with backward bounds in between; see `MakeBounder`.
+    """Return the bounder with backward pre-activation bounds; see `MakeBounder`.
 
-    Tighter boxes choose other slopes, which may bound the end less tightly: the bounds of `crown_ibp` count as well.
+    Tighter boxes lead to other slopes, which may loosen the final bound: it is intersected with that of `crown_ibp`.
     """
     quick, rows = crown_ibp(walk, matrix, arithmetic, deadline), matrix.to(walk.device, torch.float64)
     wanted = read_by(rows)
@@ -54,7 +54,7 @@ def _bounder(walk: Walk, rows: Tensor, deadline: float, propagate: Propagation, 
 
 
 def bounds_of(walk: Walk, backward: Backward, values: Values, rows: Tensor, deadline: float) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs, infinite for those after the deadline."""
+    """Return lower and upper bounds (B, R) of `rows` (R, K) · outputs, infinite if not reached by the deadline."""
     (output,) = walk.graph.outputs
     batch = values.box(output).lower.shape[0]
     lower = torch.full((batch, len(rows)), -inf, dtype=torch.float64, device=rows.device)

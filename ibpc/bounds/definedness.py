@@ -1,8 +1,8 @@
-"""Whether every value of a network is a number over a box, which bounds take for granted.
+"""Whether every value of a network is a finite number over a box, which bounds take for granted.
 
-An operator's rule bounds by nothing, [−∞, ∞], what may be NaN, leave the range of binary32 or wrap around. But what
-comes behind may bound it again: a sigmoid lies in [0, 1] whatever its operand's box, and the sigmoid of NaN does not.
-So a verdict needs more than bounds of the outputs: finite boxes of all values, of the network before any pass.
+An operator's rule gives [−∞, ∞] where its result may be NaN, overflow binary32 or wrap around. But a later operator may
+bound it again: a sigmoid lies in [0, 1] whatever its operand's box, while the sigmoid of NaN does not. So a verdict
+needs more than bounds of the outputs: finite boxes of all values of the network, before any pass.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ibpc.rounding import Arithmetic
 
 
 class Definedness:
-    """Looks for values that may be no numbers, on a walk over a network before any pass."""
+    """Looks for values that may be NaN or ±∞, on a walk over a network before any pass."""
 
     def __init__(self, walk: Walk, arithmetic: Arithmetic) -> None:
         self._walk, self._arithmetic = walk, arithmetic
 
     @torch.no_grad()
     def doubts(self, boxes: tuple[Interval, ...], deadline: float = inf) -> list[str | None]:
-        """Return for each sample of boxes (B, …) the first node of which a value may be no number, None if all are.
+        """Return for each sample of boxes (B, …) the first node that may hold NaN or ±∞, None if there is none.
 
-        A constant that executions may not share is no number in float32 arithmetic: what it is there is not known.
-        Intervals over the hull of all samples come first, then over each sample; of those that leave a doubt the
-        boxes are tightened as `crown` does, until the deadline.
+        In float32 arithmetic a constant that differs between executions counts as such a node: its value is unknown.
+        Intervals over the hull of all samples come first, then over each sample; where these leave a doubt, the boxes
+        are tightened as by `crown`, until the deadline.
         """
         count = len(boxes[0].lower)
         if self._arithmetic is Arithmetic.FLOAT32 and INEXACT in self._walk.graph.hints:
@@ -63,7 +63,7 @@ class Definedness:
 
 
 def _hull(boxes: tuple[Interval, ...]) -> tuple[Interval, ...]:
-    """Return the least boxes (1, …) that hold those of all samples."""
+    """Return the least boxes (1, …) that contain those of all samples."""
     return tuple(Interval.bounds(box.lower.amin(0, keepdim=True), box.upper.amax(0, keepdim=True)) for box in boxes)
 
 

@@ -21,8 +21,8 @@ from ibpc.rounding import Arithmetic, plain_products
 class Encloser:
     """Bounds of rows of a network's outputs by one method, made ready once for any number of boxes.
 
-    Whoever changes the network's weights afterwards needs another one. Raises UsageError for an unknown method, and
-    for rows that do not fit.
+    It keeps the weights that the network has now. Raises UsageError for an unknown method, and for rows that do not
+    fit.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Encloser:
     def __call__(self, *boxes: Interval) -> Interval:
         """Return bounds (B, R) over boxes (B, …), one for each input.
 
-        A sample of which some value may be no number has [−∞, ∞]. Raises UsageError for boxes that do not fit.
+        A sample for which some value may be NaN or ±∞ gets [−∞, ∞]. Raises UsageError for boxes that do not fit.
         """
         raise_all(UsageError, misfits(self._shapes, boxes, self._places))
         moved = moved_to(self._device, boxes)
@@ -62,7 +62,7 @@ class Encloser:
 
 
 def wanted_rows(rows: torch.Tensor | None, outputs: int) -> torch.Tensor:
-    """Return rows for so many outputs, by default one for each. Raises UsageError for rows that do not fit."""
+    """Return the rows, by default one for each output. Raises UsageError for rows that do not fit."""
     wanted = torch.eye(outputs) if rows is None else torch.as_tensor(rows).detach()
     raise_all(UsageError, _bad_rows(wanted, outputs))
     return wanted
@@ -74,7 +74,7 @@ def moved_to(device: torch.device, boxes: Sequence[Interval]) -> tuple[Interval,
 
 
 def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return rows (R, K) as they are; of rows for each sample (B, R, K) the distinct ones, and their places (B, R)."""
+    """Return rows (R, K) as they are; for rows per sample (B, R, K) the distinct ones and their indices (B, R)."""
     if rows.dim() == 2:
         return rows, None
     distinct, places = torch.unique(rows.flatten(0, 1), dim=0, return_inverse=True)
@@ -84,7 +84,7 @@ def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
 def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Interval:
     """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32.
 
-    Raises UsageError for a radius or a point that is no number, a negative radius, and a ball that lies outside `clip`.
+    Raises UsageError for a radius or point that is not finite, a negative radius, and a ball that lies outside `clip`.
     """
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         found = str(x.dtype) if isinstance(x, torch.Tensor) else type(x).__name__
@@ -102,7 +102,7 @@ def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, fl
 
 
 def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: torch.Tensor | None) -> list[Problem]:
-    """Return what is wrong with boxes for inputs of these shapes, and for rows of so many samples."""
+    """Return what is wrong with boxes for inputs of these shapes, also if per-sample rows have another batch size."""
     if len(shapes) != len(boxes):
         return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]
     if any(box.lower.numel() == 0 for box in boxes):
@@ -122,7 +122,7 @@ def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places
 
 
 def _bad_rows(rows: torch.Tensor, outputs: int) -> list[Problem]:
-    """Return what is wrong with rows for so many outputs."""
+    """Return what is wrong with rows for this number of outputs."""
     if rows.dim() not in (2, 3) or rows.shape[-1] != outputs:
         expected = f"(rows, {outputs}), or (samples, rows, {outputs})"
         return [Problem("rows", f"shape {format_shape(tuple(rows.shape))}", expected)]

@@ -1,11 +1,11 @@
 """A network over one box as a mixed-integer linear program (Tjeng et al. 2019, arXiv 1711.07356).
 
-Every value is an expression: a sparse affine form of the program's columns, give or take an error that pays for
-binary32 (`ibpc.bounds.values`). Affine operators map expressions to expressions. An element of an elementwise operator
-of straight pieces whose box lies in one piece stays an expression; others become a sum of steps, one a piece, of which
-each but the first waits until the one before it is full (the incremental model, Croxton et al. 2003), which leaves no
-slack but integrality. A maximum is one of its candidates and at least each of them. What is neither lies between its
-planes: sound, but no longer exact.
+Every value is an expression: a sparse affine form of the program's columns, plus or minus an error for binary32
+(`ibpc.bounds.values`). Affine operators map expressions to expressions. For piecewise linear elementwise operators, an
+element whose box lies in one piece stays an expression; the others become a sum of steps, one a piece, in which each
+step but the first may begin only when the one before it is full (the incremental model, Croxton et al. 2003): the only
+relaxation is that of integrality. A maximum equals one of its candidates and is at least each of them. All other
+operators lie between their planes: sound, but no longer exact.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Tensor: TypeAlias = torch.Tensor
 Array: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = Any  # scipy.sparse.csr_array, which has no types
 
-# Numbers that the columns pushed through an operator together may take.
+# Most numbers of all columns that are pushed through an operator together.
 _MOST_NUMBERS: Final = 2**24
 
 
@@ -67,7 +67,7 @@ class Program:
         return numbers
 
     def require(self, matrix: Matrix, lower: Array, upper: Array) -> None:
-        """Add rows."""
+        """Add the rows lower ≤ matrix · columns ≤ upper."""
         self.rows.append((sparse.csr_array(matrix), lower, upper))
 
     def picked(self, numbers: NDArray[np.int64], factors: Array | float = 1.0) -> Matrix:
@@ -77,7 +77,7 @@ class Program:
         return sparse.csr_array((values, places), shape=(len(numbers), self.count))
 
     def widened(self, matrix: Matrix) -> Matrix:
-        """Return a matrix with room for all columns that there are now."""
+        """Return the matrix with zero columns appended up to the present number of columns."""
         return sparse.csr_array((matrix.data, matrix.indices, matrix.indptr), shape=(matrix.shape[0], self.count))
 
 
@@ -110,7 +110,7 @@ class Encoding:
         return self._between_planes(step, operands)
 
     def _blurred(self, name: str, found: Expression) -> Expression:
-        """Return the expression with what binary32 may add at the node."""
+        """Return the expression with the rounding error of binary32 at the node added."""
         error = self._values.errors[name]
         return found if error is None else Expression(found.matrix, found.constant, found.error + _flat(error))
 
@@ -149,7 +149,7 @@ class Encoding:
     def _spread(
         self, found: Sequence[Expression | None], applied: Callable[[Sequence[Array | None]], Array], zero: Array
     ) -> Array:
-        """Return |W| error: the errors of all elements, each pushed alone, some at a time."""
+        """Return |W| error: the error of each element is pushed by itself, some at a time."""
         total = np.zeros_like(zero)
         for slot, expression in enumerate(found):
             if expression is None:
@@ -203,7 +203,7 @@ class Encoding:
         return Expression(sparse.csr_array(self.program.widened(matrix) + spread @ rising), constant, error)
 
     def _line(self, step: Step, left: Tensor, right: Tensor) -> tuple[Array, Array]:
-        """Return slope and offset of the operator between two ends, from its derivative in the middle."""
+        """Return slope and offset of the operator between two kinks, from its derivative in the middle."""
         with torch.enable_grad():
             middle = (0.5 * left + 0.5 * right).requires_grad_()
             value = step.operator.rules.nominal(step.call, middle, **step.parameters)
@@ -221,7 +221,7 @@ class Encoding:
 
     # ── maxima ──────────────────────────────────────────────────────────────────────────────────────────────────
     def _greatest(self, step: Step, operands: Sequence[Operand]) -> Expression:
-        """Return the greatest of the candidates that the planes' view shows: y ≥ x_j, and y ≤ x_j for one j."""
+        """Return the maximum over the candidates in the planes' view: y ≥ x_j for all j, and y ≤ x_j for one."""
         view = plain_planes(step, tuple(operands)).lower.views[0]
         (x,) = operands
         assert isinstance(x, Interval)

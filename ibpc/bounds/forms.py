@@ -1,4 +1,4 @@
-"""Linear forms of the values at a node: all coefficients of them, those in windows, or which elements they pick."""
+"""Linear forms of the values at a node: dense, in windows of images, or picking one element each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Tensor: TypeAlias = torch.Tensor
 
 @dataclass(frozen=True)
 class Cost:
-    """What pulling one form back takes: multiply-accumulates, and the numbers alive at the largest node."""
+    """The cost of pulling one form back: multiply-accumulates, and numbers at the largest node."""
 
     work: float
     size: int
@@ -23,7 +23,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Units:
-    """Forms that pick one element each (R, flat) of values (B, *shape) that are no images, times a sign (R,)."""
+    """Forms that pick one element each (R, flat) of values (B, *shape) other than images, times a sign (R,)."""
 
     elements: Tensor
     signs: Tensor
@@ -41,11 +41,11 @@ class Units:
         return forms.reshape(count, 1, *self.shape).expand(-1, self.batch, *self.shape)
 
     def seen(self, values: Tensor) -> Tensor:
-        """Return the elements of something that broadcasts to (B, *shape), (R, B)."""
+        """Return the picked elements (R, B) of a tensor that broadcasts to (B, *shape)."""
         return values.expand(self.batch, *self.shape).reshape(self.batch, prod(self.shape))[:, self.elements].T
 
 
-# Coefficients (R, B, *shape) at a node, or those of the windows that they see, or which element they pick.
+# Dense coefficients (R, B, *shape) at a node, or their windows, or the elements that they pick.
 Form: TypeAlias = Tensor | Patches | Units
 
 
@@ -63,7 +63,7 @@ def dense(form: Form) -> Tensor:
 
 
 def worthwhile(form: Patches) -> Form:
-    """Return a form, dense where its windows are not small."""
+    """Return the form, made dense unless its windows are small."""
     return form if form.window.is_small(form.shape) else form.dense()
 
 
@@ -77,7 +77,7 @@ def zeros(form: Form) -> Tensor:
 
 
 def add(pending: dict[str, Form], name: str, form: Form) -> None:
-    """Add to the form at a node: patches to patches where they can be added, and all else densely."""
+    """Add to the form at a node: patches to patches where possible, everything else densely."""
     if name not in pending:
         pending[name] = form
         return

@@ -1,7 +1,7 @@
 """Forward linear bounds (Xu et al. 2020, arXiv 2002.12920, section 3.2), never looser than interval bounds.
 
-Every value's box is the intersection of what its forms give and the interval rule. Where the forms of one sample would
-be too many numbers, interval bounds stand alone.
+Every value's box is the intersection of the bounds by its forms and by the interval rule. Where the forms of one sample
+would take too many numbers, only interval bounds are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Tensor: TypeAlias = torch.Tensor
 
 
 def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder; see `MakeBounder`. Nothing waits for the deadline."""
+    """Return the bounder; see `MakeBounder`. The deadline plays no part."""
     (output,) = walk.graph.outputs
     quick, rows = ibp(walk, matrix, arithmetic), matrix.to(walk.device, torch.float64)
     at_once = MOST_NUMBERS // numbers(walk, sum(prod(shape[1:]) for shape in walk.graph.shapes_of(walk.inputs)))

@@ -13,10 +13,10 @@ from ibpc.errors import UsageError
 
 Array: TypeAlias = NDArray[np.float64]
 
-# What is taken off a bound for the solver's tolerances, as a share of all that its columns can add to it.
+# How much a bound is loosened for the solver's tolerances, relative to all that its columns can add to it.
 TOLERANCE: Final = 1e-6
 _FEASIBILITY: Final = 1e-9
-# The least that HiGHS lets one choose.
+# The least value that HiGHS allows for small_matrix_value.
 _LEAST_KEPT: Final = 1e-12
 
 
@@ -34,8 +34,8 @@ def imported_highspy() -> Any:
 class Solver:
     """HiGHS on one program, for one form after the other. One thread, deterministic.
 
-    Its tolerances are absolute, and it leaves out coefficients below a least one. So it gets columns that lie in
-    [−1, 1] and rows of coefficients up to 1, and what would be left out is paid for in the ends of the rows.
+    Its tolerances are absolute, and it drops coefficients below a threshold. So columns are scaled to [−1, 1] and rows
+    to coefficients up to 1, and the ends of the rows are widened by what would be dropped.
     """
 
     def __init__(self, program: Any) -> None:
@@ -43,7 +43,7 @@ class Solver:
         self._count = program.count
         self._is_linear = not np.concatenate(program.integer).any()
         self._middle, self._width = _units(program)
-        # The base class: the constructor of highspy.Highs itself prints a banner that no option keeps back.
+        # The base class: the constructor of highspy.Highs itself prints a banner that no option suppresses.
         self._highs = self._highspy.Highs.__base__()
         self._highs.setOptionValue("output_flag", False)
         for name, value in (
@@ -74,7 +74,7 @@ class Solver:
         return model
 
     def _rows(self, program: Any) -> tuple[Any, Array, Array]:
-        """Return the rows' coefficients and ends, in the units of the columns and of their own."""
+        """Return the rows' coefficients and ends, scaled to the units of the columns and of each row."""
         from scipy import sparse
 
         matrices = [program.widened(matrix) for matrix, _, _ in program.rows]
@@ -94,7 +94,7 @@ class Solver:
         return rows, lower / unit - lost, upper / unit + lost
 
     def least(self, costs: Array, deadline: float = inf) -> float:
-        """Return a lower bound of costs · columns, the least value but for tolerances; −∞ where time ran out."""
+        """Return a lower bound of costs · columns, the minimum up to tolerances; −∞ where time ran out."""
         full = np.zeros(self._count)
         full[: len(costs)] = costs
         left = deadline - time.monotonic()
@@ -119,13 +119,13 @@ class Solver:
 
 
 def _units(program: Any) -> tuple[Array, Array]:
-    """Return middles and half widths, powers of two, of the columns; integers stay what they are."""
+    """Return the columns' middles, and their half widths rounded up to powers of two; 0 and 1 for integer columns."""
     lower, upper, integer = (np.concatenate(part) for part in (program.lower, program.upper, program.integer))
     middle = np.where(integer, 0.0, 0.5 * lower + 0.5 * upper)
     return middle, np.where(integer, 1.0, _power_of_two(0.5 * upper - 0.5 * lower))
 
 
 def _power_of_two(sizes: Array) -> Array:
-    """Return the least powers of two that are no smaller, 1 for 0."""
+    """Return the least powers of two that are at least `sizes`, 1 for 0."""
     mantissa, exponent = np.frexp(sizes)
     return np.where(sizes > 0, np.ldexp(1.0, exponent - (mantissa == 0.5)), 1.0)

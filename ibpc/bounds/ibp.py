@@ -21,7 +21,7 @@ from ibpc.rounding import Arithmetic
 def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `MakeBounder`.
 
-    |W| and the merged specification are computed once. Nothing waits for the deadline.
+    |W| and the merged specification are computed once. The deadline plays no part.
     """
     lowered = lower_margins(walk.graph, matrix, arithmetic).to(walk.device)
 
@@ -34,7 +34,7 @@ def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
 
 
 def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
-    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output, if `evaluated`."""
+    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output; needs `evaluated`."""
     merged = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
     merged.outputs = merged.outputs[-1:]
     needed = EliminateDeadCode().run(merged).graph

@@ -1,9 +1,9 @@
 """Exact bounds by mixed-integer programming with HiGHS (Huangfu & Hall 2018), boxes tightened by CROWN first.
 
-Exact for networks of affine operators, piecewise linear ones and maxima; elsewhere as tight as planes allow. A bound
-that the deadline cuts off is the best that the search had proved. HiGHS computes in binary64 with tolerances and
-without proof: from every bound `TOLERANCE` of it and of all that the columns can add to it is taken off, far above what
-those tolerances are in the units of the columns, but that is no theorem.
+Exact for networks of affine operators, piecewise linear ones and maxima; elsewhere as tight as planes allow. At the
+deadline a bound is the best that the search has proved so far. HiGHS computes in binary64 with tolerances and without
+proof: every bound is loosened by `TOLERANCE` times its size and all that the columns can add to it. That is far more
+than HiGHS's tolerances in the units of the columns, but no theorem.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ibpc.rounding import Arithmetic
 def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `MakeBounder`. Raises UsageError without the package highspy.
 
-    Never looser than α-CROWN, which is first; the programs get what time it leaves.
+    Never looser than α-CROWN, which runs first; the programs get the time that is left.
     """
     exact = program_bounds(walk, matrix, arithmetic, deadline)
     quick = alpha_crown(walk, matrix, arithmetic, deadline)
@@ -41,7 +41,7 @@ def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
 
 
 def program_bounds(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
-    """Return the bounder that knows the program alone: the judge of all other methods; see `MakeBounder`."""
+    """Return the bounder that uses the program alone: the reference for all other methods; see `MakeBounder`."""
     imported_highspy()
     from ibpc.bounds.encoding import Encoding
 

@@ -1,9 +1,9 @@
-"""Patches: coefficients of the elements of an image that a form sees, where it sees a window only.
+"""Patches: the coefficients of forms that see only a window of an image.
 
-The form of one neuron of a convolution has coefficients in a small window of each image on its way back to the input
-(Xu et al. 2020, arXiv 2002.12920, keep them in this way too). All rows have windows of the same size in places of their
-own. Coefficients are kept with the channels last, so that a convolution is one product with a matrix and what a plane
-has in a window is a choice of its pixels.
+The form of one neuron of a convolution has nonzero coefficients only in a small window of each image on its way back to
+the input (Xu et al. 2020, arXiv 2002.12920, store them this way too). All rows have windows of the same size at their
+own positions. Coefficients are stored channels last, so that a convolution is one matrix product, and a plane's values
+in a window are a gather of pixels.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from ibpc.ops.rules import Kernel
 
 Tensor: TypeAlias = torch.Tensor
 
-# Windows cost more for each pixel than images do.
+# Windows cost about this many times as much per pixel as whole images.
 _MOST_SEEN: Final = 4
 
 
 @dataclass(frozen=True)
 class Span:
-    """What forms see along one dimension: one that began at element p sees `size` elements from p·scale − shift on."""
+    """What forms see along one axis: a form that began at element p sees `size` elements from p·scale − shift on."""
 
     size: int = 1
     scale: int = 1
     shift: int = 0
 
     def through(self, kernel: int, stride: int, pad: int, dilation: int) -> Span:
-        """Return what is seen of the operand of a convolution whose result is seen like this."""
+        """Return the span of a convolution's operand, given this one of its result."""
         size = (self.size - 1) * stride + (kernel - 1) * dilation + 1
         return Span(size, self.scale * stride, self.shift * stride + pad)
 
     def joined(self, other: Span) -> Span | None:
-        """Return the least span around both, None where they do not move alike."""
+        """Return the least span that contains both, None if their scales differ."""
         if self.scale != other.scale:
             return None
         shift = max(self.shift, other.shift)
         return Span(max(self.size - self.shift, other.size - other.shift) + shift, self.scale, shift)
 
     def indices(self, positions: Tensor) -> Tensor:
-        """Return the elements (R, size) that forms see which began at `positions` (R,); some may not exist."""
+        """Return the elements (R, size) seen by forms that began at `positions` (R,); some may not exist."""
         return positions[:, None] * self.scale - self.shift + torch.arange(self.size, device=positions.device)
 
 
 @dataclass(frozen=True)
 class Window:
-    """What forms see of an image."""
+    """The window that forms see of an image."""
 
     rows: Span = Span()
     columns: Span = Span()
@@ -60,7 +60,7 @@ class Window:
         return self.rows.size * self.columns.size
 
     def through(self, kernel: Kernel) -> Window:
-        """Return what is seen of the operand of a convolution."""
+        """Return the window of a convolution's operand, given this one of its result."""
         spans = (
             span.through(kernel.weight.shape[2 + axis], kernel.strides[axis], kernel.pads[axis], kernel.dilations[axis])
             for axis, span in enumerate((self.rows, self.columns))
@@ -68,32 +68,32 @@ class Window:
         return Window(*spans)
 
     def joined(self, other: Window) -> Window | None:
-        """Return the least window around both, None where they do not move alike."""
+        """Return the least window that contains both, None if their scales differ."""
         rows, columns = self.rows.joined(other.rows), self.columns.joined(other.columns)
         return None if rows is None or columns is None else Window(rows, columns)
 
     def is_small(self, image: tuple[int, ...]) -> bool:
-        """Return whether this shows so little of an image C×H×W that it costs less than all of it."""
+        """Return whether the window is small enough to be cheaper than the whole image C×H×W."""
         return _MOST_SEEN * self.area < image[1] * image[2]
 
 
 @dataclass(frozen=True, eq=False)
 class Begins:
-    """The pixels where forms began: those that differ, (U, 2), and for each form which of them it is, (R,)."""
+    """The pixels where forms began: the distinct ones (U, 2), and the index into them for each form (R,)."""
 
     distinct: Tensor
     which: Tensor
 
     @classmethod
     def of(cls, pixels: Tensor, width: int) -> Begins:
-        """Return those of the pixels (R,) of images of that width, row by row."""
+        """Return the begins at flat pixels (R,), numbered row by row, of images of this width."""
         distinct, which = torch.unique(pixels, return_inverse=True)
         return cls(torch.stack((distinct // width, distinct % width), 1), which)
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the windows of forms lie that began at some pixels, in images of a shape C×H×W."""
+    """The windows of forms that began at given pixels, in images of shape C×H×W."""
 
     begins: Begins
     window: Window
@@ -101,7 +101,7 @@ class Places:
 
     @cached_property
     def pixels(self) -> Tensor:
-        """The pixels (R·h·w) of the windows, in place of one that does not exist the nearest that does."""
+        """The pixels (R·h·w) of the windows; one outside the image is replaced by the nearest inside."""
         return self._distinct_pixels.index_select(0, self.begins.which).flatten()
 
     @cached_property
@@ -113,7 +113,7 @@ class Places:
         return exists.index_select(0, self.begins.which)
 
     def of(self, images: Tensor, *sizes: int) -> list[Tensor]:
-        """Return what the windows show of images (B, C, H, W), (R, h, w, B, …), in parts of so many channels."""
+        """Return the windows (R, h, w, B, …) of images (B, C, H, W), split into parts of `sizes` channels."""
         table = images.permute(2, 3, 0, 1).flatten(0, 1)
         shape = (len(self.begins.distinct), self.window.rows.size, self.window.columns.size)
         shown = table.index_select(0, self._distinct_pixels.flatten()).reshape(*shape, *table.shape[1:])
@@ -133,14 +133,14 @@ class Places:
 
 @dataclass(frozen=True)
 class Patches:
-    """Coefficients (R, h, w, B, C) in windows of images, zero where a window reaches beyond them."""
+    """Coefficients (R, h, w, B, C) in windows of images, 0 where a window reaches beyond its image."""
 
     coefficients: Tensor
     places: Places
 
     @classmethod
     def units(cls, elements: Tensor, signs: Tensor, batch: int, shape: tuple[int, int, int]) -> Patches:
-        """Return the forms that pick one element each of an image (flat, in C×H×W order), times a sign."""
+        """Return the forms that pick one element each (flat, in C×H×W order) of an image, times a sign."""
         channels, height, width = shape
         begins = Begins.of(elements % (height * width), width)
         coefficients = signs.new_zeros(len(elements), 1, 1, 1, channels)
@@ -179,20 +179,20 @@ class Patches:
         return self if factor == 1.0 else replace(self, coefficients=self.coefficients * factor)
 
     def seen(self, values: Tensor) -> Tensor:
-        """Return what the windows show of something that broadcasts to (B, C, H, W); it broadcasts to coefficients."""
+        """Return the windows of a tensor that broadcasts to (B, C, H, W); the result broadcasts to `coefficients`."""
         channels, height, width = self.shape
         if values.dim() >= 2 and values.shape[-2:] == (1, 1):
             return values[..., 0, 0]
         return self.places.of(values.expand(self.batch, channels, height, width), channels)[0]
 
     def windows_of(self, *values: Tensor) -> list[Tensor]:
-        """Return what `seen` does of each of several things, looked up at once."""
+        """Return `seen` of each of several tensors, gathered at once."""
         wide = (self.batch, *self.shape)
         table = torch.cat([value.expand(wide) for value in values], 1)
         return self.places.of(table, *len(values) * [self.shape[0]])
 
     def dotted(self, values: Tensor) -> Tensor:
-        """Return Σ coefficient · value, (R, B), over something finite that broadcasts to (B, C, H, W)."""
+        """Return Σ coefficient · value, (R, B), for finite values that broadcast to (B, C, H, W)."""
         return _summed(self.coefficients * self.seen(values))
 
     def dotted_moduli(self, values: Tensor) -> Tensor:
@@ -200,15 +200,15 @@ class Patches:
         return _summed(self._moduli * self.seen(values))
 
     def total(self, mean: Tensor, half: Tensor) -> Tensor:
-        """Return Σ coefficient · mean + |coefficient| · half, (R, B), over what is seen of them."""
+        """Return Σ coefficient · mean + |coefficient| · half, (R, B), for `mean` and `half` in windows."""
         return _summed(torch.addcmul(self.coefficients * mean, self._moduli, half))
 
     def bent(self, mean: Tensor, half: Tensor) -> Patches:
-        """Return coefficient · mean + |coefficient| · half of what is seen of them."""
+        """Return coefficient · mean + |coefficient| · half, for `mean` and `half` in windows."""
         return replace(self, coefficients=torch.addcmul(self.coefficients * mean, self._moduli, half))
 
     def plus(self, other: Patches) -> Patches | None:
-        """Return the sum of forms at the same node, None where their windows do not begin and move alike."""
+        """Return the sum of forms at the same node, None if their windows begin or scale differently."""
         window = self.window.joined(other.window)
         if window is None or self.places.begins is not other.places.begins:
             return None
@@ -217,7 +217,7 @@ class Patches:
         return Patches(total, replace(self.places, window=window))
 
     def through(self, kernel: Kernel, shape: tuple[int, int, int]) -> Patches:
-        """Return the forms of the operand of a convolution, of that shape, bias left out."""
+        """Return the forms of the convolution's operand, of the given shape, without the bias."""
         window = self.window.through(kernel)
         height, width = self.coefficients.shape[1:3]
         weight = kernel.weight.to(self.coefficients)
@@ -259,7 +259,7 @@ def _strided(first: int, step: int, count: int) -> slice:
 
 
 def _mixed(coefficients: Tensor, weight: Tensor, group: int) -> Tensor:
-    """Return what coefficients (…, M) become through a weight (M, C/group) of each pixel's channels, (…, C)."""
+    """Return each pixel's coefficients (…, M) times a weight (M, C/group) in groups, (…, C)."""
     if group == 1:
         return coefficients @ weight
     parted = coefficients.reshape(*coefficients.shape[:-1], group, -1)

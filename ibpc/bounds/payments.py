@@ -1,8 +1,9 @@
-"""What affine nodes add to a linear form, and what rounding takes from it at every node.
+"""The constants that a linear form picks up at affine nodes, and the cost of rounding at every node.
 
-At an affine node a form a gains a·b, what the operator adds, and loses |a|·c for rounding. Where only nonlinear
-operators read the node, their planes pay for that ahead, which saves passes over its coefficients: for a coefficient a
-of the result, they are a p above and a q below 0, so a p b − |a p| c and a q b − |a q| c are two more offsets.
+At an affine node a form a gains a·b, with b the constant that the operator adds, and loses |a|·c for rounding. Where
+only nonlinear operators read the node, their planes pay for that ahead, which saves passes over its coefficients: a
+coefficient a of their result becomes a p (a > 0) or a q (a < 0) at the node, so a p b − |a p| c and a q b − |a q| c are
+just two more offsets.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ Tensor: TypeAlias = torch.Tensor
 
 
 class Payments:
-    """What is paid at the nodes of a walk over known values.
+    """The constants and rounding costs at the nodes of a walk over known values.
 
-    `slack` is the share of every product that pays for its rounding in binary64; `sees` tells whether one may wait for
-    what a tensor holds.
+    `slack` is the allowance for binary64 rounding relative to every product; `sees` tells whether the contents of a
+    tensor may be looked at, which waits for the device.
     """
 
     def __init__(self, walk: Steps, values: Values, slack: float, sees: bool) -> None:
@@ -36,14 +37,14 @@ class Payments:
         self._constants: dict[str, Tensor | None] = {}
 
     def is_finite(self, factor: Tensor) -> bool:
-        """Return whether a factor is known to be finite, so that no product needs a second look."""
+        """Return whether a factor is known to be finite, so that its products need no check."""
         return self._sees and bool(factor.detach().sum().isfinite())
 
     @cached_property
     def ahead(self) -> frozenset[str]:
-        """The affine nodes that are paid for by whoever adds to their forms: all that reads them is nonlinear.
+        """The affine nodes that are paid for by the nodes that read them, all of which are nonlinear.
 
-        None where nothing is paid for rounding, for then planes are mostly those of single forms.
+        Empty without `slack`: then each form mostly has its own planes.
         """
         if not self._slack:
             return frozenset()
@@ -54,7 +55,7 @@ class Payments:
         return frozenset(straight - read_linearly)
 
     def paid(self, step: Step, form: Form) -> Tensor:
-        """Return the constant part of a form at an affine node, less what rounding takes there, (R, B)."""
+        """Return the constant part of a form at an affine node, less the cost of rounding there, (R, B)."""
         name = step.node.name
         constant, charge = self._constant(step), self.charge(name)
         if isinstance(form, Patches) and (charge is None or self.is_finite(charge)):
@@ -68,11 +69,11 @@ class Payments:
         return total if charge is None else total - weighed(form.abs(), charge, self.is_finite)
 
     def due(self, step: Step, form: Form) -> Tensor | float:
-        """Return what is to be paid at an affine node that a form has arrived at: nothing where that was done ahead."""
+        """Return the payment at an affine node that a form has arrived at: 0 if it was paid ahead."""
         return 0.0 if step.node.name in self.ahead else self.paid(step, form)
 
     def charge(self, name: str) -> Tensor | None:
-        """Return what rounding at a node takes from a form for each unit of |a|, None for nothing."""
+        """Return the cost of rounding at a node per unit of |a|, None for 0."""
         if name not in self._charges:
             error, box = self._values.errors[name], self._values.box(name)
             is_exact = error is None and self._walk.steps[name].node.operator in VIEWS
@@ -80,19 +81,19 @@ class Payments:
         return self._charges[name]
 
     def paid_ahead(self, operand: str) -> tuple[Tensor | float, Tensor | float]:
-        """Return the constant of a node that is paid for ahead, and what each unit of |a| there costs."""
+        """Return the constant of a node that is paid for ahead, and the cost per unit of |a| there."""
         constant, charge = self._constant(self._walk.steps[operand]), self.charge(operand)
         cost = 0.0 if charge is None else charge
         return (0.0, cost) if constant is None else (constant, cost + self._slack * constant.abs())
 
     def is_folded(self, name: str, operand: str) -> bool:
-        """Return whether both planes of a node at once pay for an operand: one of the same shape, paid for ahead."""
+        """Return whether a node's mixtures include the payment of an operand: one paid for ahead, of the same shape."""
         if operand not in self.ahead or not isinstance(self._values.known[operand], Interval):
             return False
         return self._values.box(operand).lower.shape[1:] == self._values.box(name).lower.shape[1:]
 
     def _constant(self, step: Step) -> Tensor | None:
-        """Return what an affine node adds, None for nothing: its value (1, *shape) where what is not exact is zero."""
+        """Return the constant (1, *shape) that an affine node adds, None for 0: its value with all boxes set to 0."""
         name = step.node.name
         if name not in self._constants:
             operands = tuple(self._values.known[operand] for operand in step.operands)
@@ -106,13 +107,13 @@ class Payments:
 
 
 def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:
-    """Return the value (1, …) of an affine operator where what is not exact is zero."""
+    """Return the value (1, …) of an affine operator with all operands that are boxes set to 0."""
     zeros = [x.lower.new_zeros(1, *x.lower.shape[1:]) if isinstance(x, Interval) else x for x in operands]
     return step.operator.rules.nominal(step.call, *zeros, **step.parameters)
 
 
 def _charge_of(box: Interval, error: Tensor | None, slack: float) -> Tensor | None:
-    """Return E and the slack of binary64, None where there is neither."""
+    """Return the cost of E and of binary64 rounding, None where there is neither."""
     if error is None and not slack:
         return None
     size = torch.maximum(box.lower.abs(), box.upper.abs()) * slack

@@ -1,10 +1,10 @@
 """Pushing linear forms forward: two linear forms of the inputs around every value, from node to node.
 
 (Xu et al. 2020, arXiv 2002.12920, section 3.2: the forward mode.) An affine operator maps the pair of forms by its
-interval rule, which is linear in the two ends taken together: W⁺L + W⁻U below, coefficient by coefficient. A nonlinear
-one takes the form below through the lower plane where its slope is positive, and the form above elsewhere. Arithmetic
-as in `ibpc.bounds.backward`: binary64, E for binary32, and for the rounding of binary64 `SLACK` of all moduli that
-enter a value, pushed through |W| with the forms. Where a form is not finite, the box stands in its place.
+interval rule, which is linear in the pair of ends: W⁺L + W⁻U below, coefficient by coefficient. In a nonlinear one the
+lower plane takes the form below where its slope is positive and the form above elsewhere; the upper plane vice versa.
+Arithmetic as in `ibpc.bounds.backward`: binary64, E for binary32, and for binary64's own rounding `SLACK` times all
+moduli that enter a value, pushed through |W| with the forms. A form that is not finite is replaced by the box.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ibpc.ops.rules import Operand, Plane
 
 Tensor: TypeAlias = torch.Tensor
 
-# Numbers that the forms of one value may take, 8 bytes each.
+# Most numbers of all forms of one value, 8 bytes each.
 MOST_NUMBERS: Final = 2**26
 
 
 @dataclass(frozen=True, eq=False)
 class Forms:
-    """Coefficients (2, n + 1, B, *shape) below and above: one slice an element that varies, and last the constants.
+    """Coefficients (2, n + 1, B, *shape) below and above: one slice per varying input element, then the constants.
 
-    `ends` are those of what varies.
+    `ends` are those of the varying elements.
     """
 
     coefficients: Tensor
@@ -55,7 +55,7 @@ class Forms:
         return self._sizes[0]
 
     def concretized(self) -> tuple[Tensor, Tensor]:
-        """Return the least value of the form below and the greatest of the one above, slack taken off."""
+        """Return the least value of the form below and the greatest of the one above, widened by the slack."""
         magnitude, spreads = self._sizes
         middles = _weighted(self.coefficients, self.ends.center) + self.coefficients[:, -1]
         slack = 2.0 * SLACK * magnitude
@@ -72,11 +72,11 @@ class Forms:
 class Forward:
     """Forms of the values of a network over boxes, as far as they have been pushed.
 
-    They are forgotten once all that reads them has been reached.
+    They are dropped once all nodes that read them have been reached.
     """
 
     def __init__(self, walk: Walk, values: Values) -> None:
-        """Begin at the inputs, which `values` have to know."""
+        """Begin at the inputs, whose boxes `values` must hold."""
         self._walk, self._values = walk, values
         boxes = [values.box(name) for name in walk.inputs]
         varying = [(box.lower < box.upper).any(0).flatten() for box in boxes]
@@ -87,7 +87,7 @@ class Forward:
         self._readers[output] += 1
 
     def push(self, step: Step) -> None:
-        """Push the forms through the next step, whose box the values know, and tighten that box by them."""
+        """Push the forms through the next step, whose box is in the values, and tighten that box by them."""
         name, operands = step.node.name, [self._values.known[operand] for operand in step.operands]
         if isinstance(self._values.known[name], Interval):
             known = [self._forms.get(operand) for operand in step.operands]
@@ -114,12 +114,12 @@ class Forward:
 
 
 def numbers(walk: Walk, varying: int) -> int:
-    """Return how many numbers one of the forms of the largest value takes for each sample."""
+    """Return how many numbers one form of the largest value takes per sample."""
     return (varying + 1) * walk.largest
 
 
 class _Ends:
-    """What varies in the inputs' boxes, flat: centers, radii and moduli, (n, B)."""
+    """The varying elements of the inputs' boxes, flat: centers, radii and moduli, (n, B)."""
 
     def __init__(self, boxes: Sequence[Interval], varying: Sequence[Tensor]) -> None:
         chosen = list(zip(boxes, varying, strict=True))
@@ -142,7 +142,7 @@ def _weighted(forms: Tensor, weight: Tensor) -> Tensor:
 
 
 def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends) -> list[Forms]:
-    """Return the forms of the inputs: of what varies itself, of the rest its value."""
+    """Return the forms of the inputs: a varying element is its own form, the others are constants."""
     total, first, found = sum(int(elements.sum()) for elements in varying), 0, []
     for box, elements in zip(boxes, varying, strict=True):
         batch, count = len(box.lower), int(elements.sum())
@@ -158,8 +158,8 @@ def _of_inputs(boxes: Sequence[Interval], varying: Sequence[Tensor], ends: _Ends
 def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Forms:
     """Push the forms through the interval rule of an affine operator.
 
-    Of 0 the rule makes the constant b that the operator adds, of the magnitudes what rounding may cost. Coefficients
-    are what it makes of them less b: they may be off by the rounding of b, each times the modulus of its input.
+    Applied to 0 the rule gives the constant b that the operator adds, applied to the magnitudes the cost of rounding.
+    The new coefficients are the rule's results less b: each may be off by the rounding of b, times its input's modulus.
     """
     pushed, ends = _pushed(step, operands, known), next(forms.ends for forms in known if forms is not None)
     offset = pushed[:, -2].mean(0)
@@ -171,7 +171,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[Forms | Non
 
 
 def _pushed(step: Step, operands: Sequence[Operand], known: Sequence[Forms | None]) -> Tensor:
-    """Return what the interval rule makes of all `_samples` at once, (2, n + 3, B, *shape)."""
+    """Return the interval rule applied to all `_samples` at once, (2, n + 3, B, *shape)."""
     samples = [None if forms is None else Interval.bounds(*_samples(forms)) for forms in known]
     given = [x if sample is None else sample for x, sample in zip(operands, samples, strict=True)]
     box: Interval = step.operator.rules.interval(step.call, *given, **step.parameters)
@@ -195,7 +195,7 @@ def _planar(step: Step, operands: Sequence[Operand], known: Sequence[Forms | Non
 
 
 def _through(plane: Plane, operands: Sequence[Operand], known: Sequence[Forms | None], side: float) -> Tensor:
-    """Return the coefficients of a plane of forms; `side` is 1 for a lower plane and −1 for an upper one."""
+    """Return the coefficients of a plane applied to forms; `side` is 1 for a lower plane, −1 for an upper one."""
     total: Tensor | None = None
     constant, size = plane.offset, plane.offset.abs()
     for slot, (x, forms) in enumerate(zip(operands, known, strict=True)):
@@ -225,7 +225,7 @@ def _weighed(plane: Plane, slot: int, slope: Tensor, form: Tensor) -> Tensor:
 
 
 def _paid(forms: Forms, values: Values, name: str) -> Forms:
-    """Return forms, which are changed, that hold for binary32 too; those that are not finite give way to the box."""
+    """Return forms that hold for binary32 too, changed in place; the box replaces those that are not finite."""
     box, error, found = values.box(name), values.errors[name], forms.coefficients
     if error is not None:
         loss = error * WIDENED

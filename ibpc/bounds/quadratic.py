@@ -1,12 +1,12 @@
-"""Quadratic forms of a few inputs around every value: what linear bounds lose where perturbed values are multiplied.
+"""Quadratic forms of a few inputs around every value, which recover what linear bounds lose in products of boxes.
 
-Over a box x = c + r δ, δ ∈ [−1, 1]ⁿ, every value is a quadratic form of δ give or take a radius. Affine operators map
-the coefficients by their interval rule; a product of two forms is their product, what is cubic in it and more going
-into the radius; any other operator is replaced by the mean of its two planes, the distance from which is bounded over
-its box. So xᵀ M x is exact, where planes of its products lose Σ |Mᵢⱼ| rᵢ rⱼ (Makino and Berz 2003: Taylor models, here
-of order 2). Each box is the intersection of what the form gives and the interval rule.
+Over a box x = c + r δ, δ ∈ [−1, 1]ⁿ, every value is a quadratic form of δ plus or minus a radius. Affine operators map
+the coefficients by their interval rule; forms are multiplied as polynomials, with terms of degree 3 and more going into
+the radius; any other operator is replaced by the mean of its two planes, with the distance of the planes from it going
+into the radius. So xᵀ M x is exact, where planes of its products lose Σ |Mᵢⱼ| rᵢ rⱼ (Makino and Berz 2003: Taylor
+models, here of order 2). Each box is the intersection of the bounds by the form and by the interval rule.
 
-Arithmetic as in `ibpc.bounds.pushed_forms`: binary64, E for binary32, and for the rounding of binary64 `SLACK` of all
+Arithmetic as in `ibpc.bounds.pushed_forms`: binary64, E for binary32, and for binary64's own rounding `SLACK` times all
 moduli.
 """
 
@@ -27,7 +27,7 @@ from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
-# How far below the computed eigenvalues the true ones are taken to be, as a share of the largest.
+# How far the true eigenvalues may lie below the computed ones, relative to the largest.
 _EIGEN: Final = 2.0**-30
 _DESCENT: Final = 12
 
@@ -36,7 +36,7 @@ _DESCENT: Final = 12
 class Quadratics:
     """Rows that are at least constant + slope · δ + δᵀ square δ: (R, B), (R, B, n), (R, B, n, n).
 
-    The constant is that of the form less `radius` (R, B), by which it may be off.
+    The constant is that of the form less `radius` (R, B), the greatest error of the form.
     """
 
     constant: Tensor
@@ -59,7 +59,7 @@ class Quadratics:
         return self.constant.abs() + self.slope.abs().sum(2) + self.square.abs().flatten(2).sum(2)
 
     def least(self) -> tuple[Tensor, Tensor]:
-        """Return a number (R, B) and a slope (R, B, n) with row ≥ number + slope · δ + Σ |slope| all over the box.
+        """Return a number (R, B) and a slope (R, B, n) with row ≥ number + slope · δ + Σ |slope| over the whole box.
 
         With α at least minus the least eigenvalue, δᵀ Q δ ≥ δᵀ (Q + α) δ − n α, which is convex, so it lies above its
         tangent at any point; the point is found by projected descent.
@@ -84,7 +84,7 @@ class Quadratics:
 def quadratics(
     walk: Walk, boxes: tuple[Interval, ...], axes: Sequence[int], arithmetic: Arithmetic, rows: Tensor
 ) -> Quadratics:
-    """Return rows (R, K) of the output as forms of the flat inputs `axes`; others are known by their boxes alone.
+    """Return rows (R, K) of the output as forms of the flat inputs `axes`; other inputs enter by their boxes only.
 
     Differentiable with respect to the boxes where gradients are on.
     """
@@ -109,7 +109,7 @@ def monomials(count: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Form:
-    """A value: coefficients (1 + n + n (n + 1) / 2, B, *shape) of 1, δᵢ and δᵢ δⱼ, i ≤ j, give or take a radius."""
+    """A value: coefficients (1 + n + n (n + 1) / 2, B, *shape) of 1, δᵢ and δᵢ δⱼ, i ≤ j, plus or minus a radius."""
 
     coefficients: Tensor
     radius: Tensor
@@ -168,7 +168,7 @@ class _Pushed:
         return _planar(step, operands, known)
 
     def _product(self, step: Step, left: _Form, right: _Form) -> _Form:
-        """Multiply (p ± ρ)(q ± σ) = p q ± (|p| σ + ρ |q| + ρ σ); in p q, what is cubic or more is bounded."""
+        """Multiply (p ± ρ)(q ± σ) = p q ± (|p| σ + ρ |q| + ρ σ); terms of p q of degree 3 and more are bounded."""
 
         def times(x: Tensor, y: Tensor) -> Tensor:
             result: Tensor = step.operator.rules.nominal(step.call, x, y, **step.parameters)
@@ -204,7 +204,7 @@ class _Pushed:
         return constant - spread + below, constant + spread + above
 
     def _paid(self, form: _Form, name: str) -> _Form:
-        """Return a form that holds for binary32 too; what is not finite gives way to the box."""
+        """Return a form that holds for binary32 too; where it is not finite, the box replaces it."""
         error, box = self._values.errors[name], self._values.box(name)
         radius = form.radius if error is None else form.radius + error * WIDENED
         finite = form.size.isfinite() & radius.isfinite()
@@ -220,7 +220,7 @@ class _Pushed:
 
 
 def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
-    """Push coefficients as so many samples through the interval rule, and radii and moduli through |W|."""
+    """Push coefficients through the interval rule as if they were samples, and radii and moduli through |W|."""
 
     def applied(centers: Sequence[Tensor | None], radii: Sequence[Tensor | None]) -> Interval:
         given = [
@@ -242,7 +242,7 @@ def _affine(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
 
 
 def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | None]) -> _Form:
-    """Push the forms through the mean slope of both planes; the radius is the distance of the planes from that."""
+    """Push the forms through the mean slope of both planes; the planes' distance from it goes into the radius."""
     planes = plain_planes(step, tuple(operands))
     lower, upper = planes.lower.offset, planes.upper.offset
     boxed = next(form for form in known if form is not None)
@@ -270,7 +270,7 @@ def _planar(step: Step, operands: Sequence[Operand], known: Sequence[_Form | Non
 
 
 def _each(times: Callable[[Tensor, Tensor], Tensor], left: Tensor, right: Tensor) -> Tensor:
-    """Multiply two stacks (k, B, …) as so many samples."""
+    """Multiply two stacks (k, B, …) as if they were batches of k · B samples."""
     result = times(left.flatten(0, 1), right.flatten(0, 1))
     return result.reshape(*left.shape[:2], *result.shape[1:])
 

@@ -1,4 +1,4 @@
-"""Boxes of the values in between: those in front of nonlinear operators, tightened by whatever bounds forms."""
+"""Pre-activation bounds: boxes in front of nonlinear operators, tightened by any method that bounds linear forms."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from ibpc.rounding import Arithmetic
 
 Tensor: TypeAlias = torch.Tensor
 
-# Varying inputs up to which forms are pushed forward beside backward bounds.
+# Most varying inputs for which forms are pushed forward beside backward bounds.
 FEW_INPUTS: Final = 64
-# Multiply-accumulates that tightening one box may take; beyond that only its widest elements are tightened.
+# Most multiply-accumulates for tightening one box; beyond that only its widest elements are tightened.
 MOST_WORK: Final = 2e11
 
 
 class Pulling(Protocol):
-    """What bounds forms from below over a walk's values."""
+    """Bounds linear forms from below over a walk's values."""
 
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
         """Return lower bounds (R, B) of forms (R, B, *shape)."""
         ...
 
     def cost(self, name: str) -> Cost:
-        """Return what the form of one element of a node costs, for each sample."""
+        """Return the cost of pulling back the form of one element of a node, per sample."""
         ...
 
 
@@ -54,7 +54,7 @@ def interval_values(walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithme
 def values_for(
     wanted: Tensor, walk: Walk, boxes: tuple[Interval, ...], arithmetic: Arithmetic, deadline: float = inf
 ) -> Values:
-    """Return refined values for bounding those outputs that are `wanted` (K,)."""
+    """Return refined values for bounding the `wanted` outputs (K,)."""
     if bool(wanted.all()):
         return refined_values(walk, boxes, arithmetic, deadline)
     cone = cone_of(walk, interval_values(walk, boxes, arithmetic), wanted)
@@ -70,10 +70,10 @@ def refined_values(
     known: Values | None = None,
     cone: Cone = EVERYTHING,
 ) -> Values:
-    """Return the values, boxes in front of nonlinear operators tightened by `pull` until the deadline.
+    """Return the values, with boxes in front of nonlinear operators tightened by `pull` until the deadline.
 
-    Where few inputs vary, forms pushed forward tighten all boxes first, which leaves `pull` less to do. `known` are
-    values over the same boxes that all values are intersected with; what lies outside of the `cone` is left as it is.
+    Where few inputs vary, forms pushed forward tighten all boxes first, which leaves `pull` less to do. All values are
+    intersected with the `known` ones, over the same boxes; elements outside the `cone` are not tightened by `pull`.
     """
     values = start(walk, boxes)
     forms, pulling = _forms_of_few(walk, values), pull(walk, values)
@@ -97,21 +97,21 @@ def refined_values(
 
 
 def _is_exact(walk: Walk, name: str) -> bool:
-    """Return whether interval bounds are exact: the node is affine in inputs, each of which it reads once."""
+    """Return whether interval bounds are exact: the node is affine in the inputs and reads each of them once."""
     step = walk.steps[name]
     read = [_rearranged(walk, operand) for operand in step.operands if operand in walk.perturbed]
     return step.operator.is_affine and set(read) <= set(walk.inputs) and len(set(read)) == len(read)
 
 
 def _rearranged(walk: Walk, name: str) -> str:
-    """Return the node whose elements these are, in another shape."""
+    """Return the node behind all reshapes: the one with the same elements in their first shape."""
     while name in walk.steps and walk.steps[name].node.operator in VIEWS:
         (name,) = walk.steps[name].operands
     return name
 
 
 def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
-    """Return the forms of the inputs where so few vary that pushing them costs little."""
+    """Return the forms of the inputs if few enough vary to make pushing them cheap, else None."""
     ends = [values.box(name) for name in walk.inputs]
     batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).any(0).sum()) for box in ends)
     is_little = varying <= FEW_INPUTS and numbers(walk, varying) * batch <= MOST_NUMBERS
@@ -121,10 +121,10 @@ def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
 def _refine(
     walk: Walk, values: Values, name: str, operator: str, deadline: float, pulling: Pulling, wanted: Tensor | None
 ) -> None:
-    """Tighten the elements of a box that matter, of those that are wanted (flat, None: all), all samples together.
+    """Tighten the wanted elements (flat, None: all) of a box that matter, all samples together.
 
-    Of a Relu's input that is likely to stay below zero the upper bound comes first: where it does, the Relu does not
-    care for the lower one.
+    For elements in front of a Relu that are probably negative, the upper bound comes first: if it is at most 0, the
+    Relu does not need the lower one.
     """
     box = values.box(name)
     sizes, batch, is_rectified = box.lower.shape, len(box.lower), operator == "Relu"
@@ -154,7 +154,7 @@ def _refine(
 def _bounded(
     pulling: Pulling, name: str, sizes: torch.Size, at_once: int, deadline: float, elements: Tensor, signs: Tensor
 ) -> Tensor:
-    """Return lower bounds (B, R) of elements times signs, −∞ for those after the deadline."""
+    """Return lower bounds (B, R) of elements times signs, −∞ for those not reached by the deadline."""
     found = signs.new_full((sizes[0], len(elements)), -inf)
     for part in torch.split(torch.arange(len(elements), device=elements.device), at_once):
         if time.monotonic() > deadline:
@@ -166,7 +166,7 @@ def _bounded(
 def _tighten(
     lower: Tensor, upper: Tensor, elements: Tensor, signs: Tensor, bound: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    """Tighten flat ends (B, n) in place: the lower ones of elements whose sign is 1, the upper ones where it is −1."""
+    """Tighten flat ends (B, n) in place: lower ends of elements with sign 1, upper ends of those with sign −1."""
     found, rises = bound(elements, signs), signs > 0
     up, down = elements[rises], elements[~rises]
     lower[:, up] = torch.fmax(lower[:, up], found[:, rises])
@@ -174,14 +174,14 @@ def _tighten(
 
 
 def dense_cost(walk: Walk, name: str) -> Cost:
-    """Return what it costs to pull one form of a node back with all its coefficients."""
+    """Return the cost of pulling one dense form of a node back."""
     before = walk.graph.ancestors([name])
     work = sum(step.operator.macs(step.call) for node, step in walk.steps.items() if node in before)
     return Cost(work, walk.largest)
 
 
 def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
-    """Return the loose elements, only the widest of them where all would be too much work."""
+    """Return the loose elements, or only the widest where all would be too much work."""
     found = loose.nonzero()[:, 0]
     most = max(1, int(MOST_WORK // max(1.0, 4 * cost.work * batch)))
     if len(found) <= most:
@@ -190,7 +190,7 @@ def _widest(cost: Cost, batch: int, loose: Tensor, width: Tensor) -> Tensor:
 
 
 def _by_pixel(elements: Tensor, sizes: torch.Size) -> Tensor:
-    """Return elements of images (B, C, H, W) pixel by pixel: those that go back together see few windows."""
+    """Return elements of images (B, C, H, W) sorted by pixel: those pulled back together then share windows."""
     if len(sizes) != 4:
         return elements
     channels, area = sizes[1], sizes[2] * sizes[3]

@@ -1,4 +1,4 @@
-"""Boxes in between bounded with planes chosen for each end of each element (Xu et al. 2021, arXiv 2011.13824)."""
+"""Pre-activation bounds with planes chosen for each end of each element (Xu et al. 2021, arXiv 2011.13824)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ibpc.rounding import Arithmetic
 Tensor: TypeAlias = torch.Tensor
 
 STEPS: Final = 24
-# Choices that are kept of one sharpening, 4 bytes each.
+# Most choices kept of one sharpening, 4 bytes each.
 _MOST_KEPT: Final = 2**23
 
 
@@ -30,8 +30,8 @@ _MOST_KEPT: Final = 2**23
 class Moved:
     """Ends of a value's elements that were moved, and the choices of planes that moved them.
 
-    The value is what the node `reader` reads in its place `slot`. `elements` (R,) are flat; a sign of 1 stands for a
-    lower end, of −1 for an upper one. `choices` (R, …) are by node.
+    The value is operand `slot` of the node `reader`. `elements` (R,) are flat indices; sign 1 stands for a lower end,
+    −1 for an upper one. `choices` (R, …) are by node.
     """
 
     reader: str
@@ -43,9 +43,9 @@ class Moved:
 
 @dataclass(eq=False)
 class Record:
-    """What a sharpening of the boxes of one sample moved, in order, while there is room for all of it.
+    """The ends that a sharpening of one sample's boxes moved, in order; `is_whole` only if there was room for all.
 
-    It is not whole either where choices were made among the planes of several values, which are not written down.
+    Nor is it whole where an operator has tuned planes over several values each: those choices are not written down.
     """
 
     moved: list[Moved] = field(default_factory=list)
@@ -63,18 +63,18 @@ class Record:
 
 
 class SharpPull:
-    """Backward bounds whose planes are chosen for each form by an ascent of its own."""
+    """Backward bounds in which each form gets its own planes, by gradient ascent."""
 
     def __init__(self, walk: Walk, values: Values, record: Record | None = None, deadline: float = inf) -> None:
         self._walk, self._values, self._record, self._deadline = walk, values, record, deadline
 
     def cost(self, name: str) -> Cost:
-        """Return what the form of one element of a node costs: steps that go back and forth, choices of its own."""
+        """Return the cost of the form of one element of a node: all steps, forth and back, and its own choices."""
         cost = dense_cost(self._walk, name)
         return Cost(2 * STEPS * cost.work, 8 * cost.size)
 
     def lower(self, forms: Mapping[str, Form]) -> Tensor:
-        """Return lower bounds (R, B) of forms at one node. With a record the forms pick one element each, and B = 1."""
+        """Return lower bounds (R, B) of forms at one node. With a record each form picks one element, and B = 1."""
         ((name, form),) = forms.items()
         form = dense(form)
         found = ascend(self._walk, self._values, {name: form}, STEPS, deadline=self._deadline)
@@ -83,7 +83,7 @@ class SharpPull:
         return found.lower
 
     def _moved(self, name: str, units: Tensor, lower: Tensor, choices: Mapping[str, Tensor]) -> Moved:
-        """Return those ends that the bounds (R,) of the units (R, n) move."""
+        """Return the ends that lower bounds (R,) of the unit forms (R, n) move."""
         box = self._values.box(name)
         elements = units.abs().argmax(1)
         signs = units.gather(1, elements[:, None])[:, 0]
@@ -107,7 +107,7 @@ def sharpened_values(
     cone: Cone = EVERYTHING,
     record: Record | None = None,
 ) -> Values:
-    """Return values over the same boxes as `known`, inside them; a `record`, of one sample, is told how."""
+    """Return the values over the same boxes, inside the `known` ones; `record`, for one sample, notes what moved."""
     if record is not None:
         record.is_whole = not any(_has_pairs(step, known) for step in walk.steps.values())
     pull = partial(SharpPull, record=record, deadline=deadline)
@@ -115,7 +115,7 @@ def sharpened_values(
 
 
 def _has_pairs(step: Step, values: Values) -> bool:
-    """Return whether an operator has planes to choose from that are of several values each."""
+    """Return whether an operator has tuned planes over several values each."""
     operands = tuple(values.known[operand] for operand in step.operands)
     if step.operator.is_affine or step.operator.rules.tuned is None or is_linear_here(step, operands):
         return False

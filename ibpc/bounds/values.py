@@ -1,9 +1,9 @@
-"""Boxes of all values of a network in binary64, and what one binary32 execution may add to each of them.
+"""Boxes of all values of a network in binary64, and the rounding error of one binary32 execution in each of them.
 
-Linear bounds speak of real numbers. A network in binary32 computes y + e instead of each y = f(x), with |e| ≤ E over
-the box, so a linear form a·y loses |a|·E: that is all it takes to make linear bounds hold for every binary32 execution.
-E is how much the interval rule in binary32 widens over the one in real arithmetic, at the wider of its two ends: the
-rules widen by at least the greatest error at any point of the box (`ibpc.rounding`).
+Linear bounds are about real numbers. A network in binary32 computes y + e instead of y = f(x), with |e| ≤ E over the
+box, so a linear form a·y loses |a|·E: that is all it takes to make linear bounds hold for every binary32 execution. E
+is how much wider the interval rule is in binary32 than in real arithmetic, at the wider of the two ends: the rules
+widen by at least the greatest error at any point of the box (`ibpc.rounding`).
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic, toward
 
 Tensor: TypeAlias = torch.Tensor
 
-# Linear bounds pay this many times E, for what cancels in binary64.
+# Linear bounds subtract this many times E, to make up for cancellation in binary64.
 WIDENED: Final = 1.0 + 2.0**-8
-# The share of all moduli that enter a value which pays for its rounding in binary64 where forms are pushed forward.
+# Where forms are pushed forward, binary64 rounding costs at most this factor times the moduli that enter a value.
 SLACK: Final = 2.0**-40
 _CPU: Final = torch.device("cpu")
 _LARGEST: Final = float(torch.finfo(torch.float32).max)
@@ -37,7 +37,7 @@ _LARGEST: Final = float(torch.finfo(torch.float32).max)
 
 @dataclass(frozen=True)
 class Step:
-    """One node with everything that does not depend on the box: its operator, call, operands and parameters."""
+    """One node with everything independent of the box: its operator, call, operands and parameters."""
 
     node: Node
     operator: Operator
@@ -47,13 +47,13 @@ class Step:
 
 
 def is_linear_here(step: Step, operands: tuple[Operand, ...]) -> bool:
-    """Return whether the operator is linear in each operand and only one of them is not exact."""
+    """Return whether the operator is linear in each operand and only one of them is a box."""
     boxes = sum(isinstance(x, Interval) for x in operands)
     return isinstance(step.operator.rules, BilinearRules) and boxes == 1
 
 
 class Steps(Protocol):
-    """The nodes that forms are pulled back through, in order, and the inputs where they arrive."""
+    """The nodes that forms are pulled back through, in order, and the inputs where they end."""
 
     @property
     def steps(self) -> Mapping[str, Step]:
@@ -105,7 +105,7 @@ class Walk:
 
 
 def walk_of(graph: Graph, device: torch.device = _CPU) -> Walk:
-    """Return the walk over a network, a snapshot with its weights, made ready for bounding."""
+    """Return the walk over a network (a snapshot with its weights), made ready for bounding."""
     return Walk(evaluated(graph), device)
 
 
@@ -125,7 +125,7 @@ def _rough(value: Tensor) -> Tensor:
 
 @dataclass
 class Values:
-    """What is known of each node over one batch of boxes: its box or exact value, and E (None where it is 0)."""
+    """Each node over one batch of boxes: its box or exact value, and its error E (None where that is 0)."""
 
     known: dict[str, Operand]
     errors: dict[str, Tensor | None]
@@ -137,7 +137,7 @@ class Values:
         return value
 
     def rough(self) -> Values:
-        """Return the values in binary32 without what rounding may add, for choices that need no guarantee."""
+        """Return the values in binary32 without rounding errors, for choices that need no guarantee."""
         known = {
             name: Interval.bounds(_rough(value.lower), _rough(value.upper))
             if isinstance(value, Interval)
@@ -147,7 +147,7 @@ class Values:
         return Values(known, dict.fromkeys(self.errors))
 
     def tighten(self, name: str, lower: Tensor, upper: Tensor) -> None:
-        """Intersect the box of a node with other bounds; what is NaN there says nothing."""
+        """Intersect the box of a node with other bounds; NaN counts as no bound."""
         box = self.box(name)
         low = torch.where(lower > box.lower, lower, box.lower)
         high = torch.where(upper < box.upper, upper, box.upper)
@@ -155,7 +155,7 @@ class Values:
 
 
 def flat(x: Tensor) -> Tensor:
-    """Return a batch (B, *shape) with its elements in a row, (B, n), also where each sample is a number (B,)."""
+    """Return a batch (B, *shape) flattened to (B, n), also where each sample is a scalar (B,)."""
     return x.reshape(len(x), prod(x.shape[1:]))
 
 
@@ -166,7 +166,7 @@ def start(walk: Walk, boxes: tuple[Interval, ...]) -> Values:
 
 
 def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
-    """Add a node's box to the values by its interval rule, and what rounding may add to it."""
+    """Add a node's box, by its interval rule, and its rounding error to the values."""
     name = step.node.name
     operands = [values.known[operand] for operand in step.operands]
     if not any(isinstance(operand, Interval) for operand in operands):
@@ -186,17 +186,17 @@ def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
 
 
 def _may_leave_inside(operator: Operator) -> bool:
-    """Return whether numbers on the way to a result may lie further out than it: not of sums, nor of straight pieces.
+    """Return whether intermediate numbers may lie further out than the result: not in sums, nor in straight pieces.
 
-    BatchNormalization, a sum, divides its parameters.
+    BatchNormalization is a sum, but divides its parameters.
     """
     return (operator.rules.scaling is not None) if operator.is_affine else operator.rules.kinks is None
 
 
 def _stays_inside(step: Step, operands: list[Operand]) -> Tensor:
-    """Return where the interval rule in binary32 itself gives numbers: those on its way do not leave the range.
+    """Return where the interval rule run in binary32 is finite: there no intermediate number overflows.
 
-    In binary64 they need not, which would hide that a square is beyond binary32 and its root is not.
+    Run in binary64 it would hide, for instance, that a square overflows binary32 though its root does not.
     """
     call = replace(step.call, arithmetic=Arithmetic.FLOAT32)
     narrow = [_outward(x) if isinstance(x, Interval) else _rough(x) for x in operands]
@@ -205,7 +205,7 @@ def _stays_inside(step: Step, operands: list[Operand]) -> Tensor:
 
 
 def _outward(box: Interval) -> Interval:
-    """Return the least box in binary32 that holds one in binary64."""
+    """Return the least binary32 box that contains one in binary64."""
     return Interval.bounds(toward(box.lower, -torch.inf), toward(box.upper, torch.inf))
 
 

@@ -1,7 +1,7 @@
 """Falsification: projected gradient descent over boxes (Madry et al. 2018, arXiv 1706.06083) with momentum.
 
 The signed steps follow an average of normalized gradients (Dong et al. 2018, arXiv 1710.06081, algorithm 1). Many
-searches run side by side, each an *item* of the batch: an example, a target class of it, a disjunct of a property.
+searches run side by side, each an *item* of the batch: an example, one of its target classes, a disjunct of a property.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TINY: Final = 1e-30
 
 
 class Until(Enum):
-    """When an attack has done its work: with a success for every item, or with the first success of any."""
+    """When an attack is done: after a success for every item, or after the first success of any item."""
 
     EVERY = "every"
     ONE = "one"
@@ -42,8 +42,8 @@ class Found:
 class Descent(Enum):
     """How a step follows the gradient: by its signs (Madry et al. 2018), or by Adam's direction (Kingma, Ba 2015).
 
-    Signs move every feature as far as they may, which is what one margin wants; where several constraints have to hold
-    at once that overshoots, and Adam's smaller steps arrive.
+    Signs move every feature by the full step, which suits a single margin; where several constraints have to hold at
+    once they overshoot, and Adam's smaller steps succeed.
     """
 
     SIGNED = "signed"
@@ -54,9 +54,9 @@ class Descent(Enum):
 class Attack:
     """How to search a box: `restarts` random starts of `steps` gradient steps each.
 
-    The step is `step` of the box's width (per feature) and falls to a tenth of that over the run; `momentum` is the
-    weight of the gradients before; `descent` is what a step makes of them. Starts are uniform in the box and, every
-    other time, corners of it: each is the best of `samples` such points. A descent ends early where nothing moves.
+    The step is `step` times the box's width (per feature) and falls to a tenth of that over the run; `momentum` is the
+    weight of earlier gradients; `descent` turns them into steps. Starts are uniform in the box or, every other time,
+    corners of it: each is the best of `samples` such points. A descent ends early when nothing moves any more.
     """
 
     steps: int = 40
@@ -69,11 +69,11 @@ class Attack:
     samples: int = 1
 
     def run(self, score: Score, starts: Points, boxes: Sequence[Interval], deadline: float = _ENDLESS) -> Found:
-        """Return for each item the point of its box with the least score found; at most 0 is success, NaN is none.
+        """Return for each item the point of its box with the least score found; at most 0 is a success, NaN is not.
 
-        `score(points, items)` scores points of the named items, each row apart from the others. The start, clipped
-        to its box, is the first candidate, so the result is never worse. Restarts go on with the items that have no
-        success yet, and end at `deadline` (`time.monotonic`). Every point lies exactly inside the bounds of its box.
+        `score(points, items)` scores points of the named items, each row on its own. The start, clipped to its box, is
+        the first candidate, so the result is never worse. Restarts continue with the items that have no success yet,
+        and end at `deadline` (`time.monotonic`). Every point lies exactly inside the bounds of its box.
         """
         generator = torch.Generator(starts[0].device).manual_seed(self.seed)
         best = tuple(_project(x, box) for x, box in zip(starts, boxes, strict=True))
@@ -87,7 +87,7 @@ class Attack:
             parts = [Interval.bounds(box.lower[left], box.upper[left]) for box in boxes]
 
             def draw(corner: int = restart % 2, parts: Sequence[Interval] = parts) -> Points:
-                """Return a random point of each box that is left."""
+                """Return a random point of each remaining box."""
                 return tuple(_random(part, generator, corner) for part in parts)
 
             found = self._descend(score, self._drawn(draw, score, left, deadline), parts, left, deadline)
@@ -139,7 +139,7 @@ class Attack:
 
 
 class _Signed:
-    """Signs of a mean of gradients, older ones weighted down by `momentum` a step (Dong et al. 2018)."""
+    """Signs of a mean of gradients in which older ones decay by `momentum` per step (Dong et al. 2018)."""
 
     def __init__(self, momentum: float) -> None:
         self._momentum = momentum
@@ -152,7 +152,7 @@ class _Signed:
 
 
 class _Adaptive:
-    """Adam's direction: the mean of gradients by the root of the mean of their squares, corrected for its start."""
+    """Adam's direction: the mean of gradients over the root mean square, both bias-corrected."""
 
     _SQUARES: Final = 0.99
 

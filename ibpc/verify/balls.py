@@ -1,4 +1,4 @@
-"""Inputs of a network with the class that they should have, and robustness around them."""
+"""Inputs of a network with the class they should have, and robustness around them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ibpc.verify.properties import Property
 
 @dataclass(frozen=True)
 class Ball:
-    """An input of a network without batch, and the class that it should have; `index` is its place in a data set."""
+    """An input of a network, without batch, and the class it should have; `index` is its place in a data set."""
 
     point: torch.Tensor
     label: int
@@ -25,16 +25,16 @@ class Ball:
     def within(self, eps: float, network: Network) -> Property:
         """Return robustness of the input: no point within `eps` is classified other than as `label`.
 
-        The ball is clipped to the range of the network's pixels. Raises PropertyError where that leaves nothing of it.
+        The ball is clipped to the range of the network's pixels. Raises PropertyError if nothing of it is left.
         """
         return Property.from_ball(self.point, eps, self.label, network.classes, network.pixel_range)
 
 
 def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
-    """Return the input in a `.npy` file, of class `label` or else of the network's own answer.
+    """Return the input in a `.npy` file, with the class `label` or, by default, the network's own answer.
 
-    Raises DataError for a file that is no such array, PropertyError for one that does not fit, GraphError for a network
-    without logits.
+    Raises DataError for a file that is not such an array, PropertyError for one that does not fit, GraphError for a
+    network without logits.
     """
     x, classes = read_array(Path(path)), network.classes
     if len(network.graph.outputs) != 1:
@@ -56,7 +56,7 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
 
 
 def spread_balls(network: Network, data: Dataset, limit: int) -> list[Ball]:
-    """Return `limit` test images, spread evenly over the data set. Raises DataError where they do not fit."""
+    """Return `limit` test images, spread evenly over the data set. Raises DataError if they do not fit."""
     chosen = evenly(limit, len(data.test))
     images = fit_images(data.test.floats()[chosen], network.input_shape)
     labels = data.test.labels[chosen].tolist()

@@ -1,4 +1,4 @@
-"""Certification of a data set: nominal, attack and certified accuracy, with a verdict for every example."""
+"""Certifying batches of images by one method: a prediction, bounds of all margins, and an attack if these are open."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from ibpc.verify.results import Example
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import ATTACKED, Verdict
 
-# Parts that few images are split into at least, so that several processes have work.
+# At least this many batches, even of few images, so that several processes have work.
 SHARES: Final = 8
 
 
 @dataclass(frozen=True)
 class BatchCertifier:
-    """How to certify in batches: the bounding method, the arithmetic of the claim, the attack, samples a batch."""
+    """How to certify in batches: bounding method, arithmetic of the claim, attack, and samples per batch."""
 
     method: str
     arithmetic: Arithmetic = Arithmetic.FLOAT32
@@ -49,7 +49,7 @@ class BatchCertifier:
             )
 
     def batches(self, count: int) -> list[range]:
-        """Return the batches of `count` images, smaller ones where there are few: processes share them."""
+        """Return the batches of `count` images, smaller ones if there are few: processes share them."""
         size = max(1, min(self.batch, -(-count // SHARES)))
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
@@ -70,8 +70,8 @@ class BatchCertifier:
 class _Judge:
     """The compiled parts of one certification.
 
-    Bounds are made of plain products. The attack may use any, what it finds is replayed: on a GPU that is far faster.
-    `everything` is a box around those of all images: where each value is a number all over it, no image needs a look.
+    Bounds use plain products. The attack may use any, which is far faster on a GPU: its finds are replayed.
+    `everything` is a box around those of all images: if every value is finite all over it, no image is checked alone.
     """
 
     def __init__(self, options: BatchCertifier, subject: Subject, everything: Interval) -> None:
@@ -103,10 +103,10 @@ class _Judge:
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
     def _doubtful(self, box: Interval, margins: torch.Tensor) -> list[int]:
-        """Return the samples of which bounds say something, if only of no other class, although a value may be NaN."""
+        """Return the samples whose bounds claim something (always, if there is one class) though a value may be NaN."""
         if self._is_defined:
             return []
-        # The label's own margin, 0, says nothing.
+        # The label's own margin, 0, claims nothing.
         claimed = ((margins > -inf).sum(1) > min(1, margins.shape[1] - 1)).nonzero()[:, 0].tolist()
         if not claimed:
             return []
@@ -117,7 +117,7 @@ class _Judge:
     def _verdicts(
         self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
     ) -> tuple[list[Verdict], dict[int, tuple[float, ...]]]:
-        """Return the verdicts, and the counterexamples by their places in the batch; `box` is the one to search."""
+        """Return the verdicts, and the counterexamples by their index in the batch; `box` is the one to search."""
         found: dict[int, tuple[float, ...]] = {}
         others = torch.ones_like(margins, dtype=torch.bool).scatter(1, labels[:, None], False)
         verified = (((margins > 0) & margins.isfinite()) | ~others).all(1)
@@ -138,7 +138,7 @@ class _Judge:
 
 
 def _hull(network: Network, images: torch.Tensor, eps: float) -> Interval:
-    """Return the least box (1, …) around the balls of all images."""
+    """Return the least box (1, …) that contains the balls of all images."""
     least, greatest = (end[None].to(network.device) for end in (images.amin(0), images.amax(0)))
     lower, _ = outer_ball(least, eps, network.pixel_range)
     _, upper = outer_ball(greatest, eps, network.pixel_range)

@@ -1,4 +1,4 @@
-"""Results as VNN-COMP wants them: one word, and a counterexample as a list of values.
+"""Results in the format of VNN-COMP: one word, and a counterexample as a list of values.
 
 (Rules of the International Verification of Neural Networks Competition 2024, section "output format".)
 """
@@ -23,9 +23,9 @@ WORDS: Final[Mapping[Verdict, str]] = MappingProxyType(
 
 
 def result_text(decision: Decision) -> str:
-    """Return the result: `sat` when there is a counterexample, with `((X_0 v) … (Y_0 v) …)` after it.
+    """Return the result; `sat` is followed by the counterexample, `((X_0 v) … (Y_0 v) …)`.
 
-    Values are written such that reading them gives the very same numbers.
+    Values are written so that reading them back gives the same numbers.
     """
     lines = [WORDS[decision.verdict]]
     found = decision.counterexample

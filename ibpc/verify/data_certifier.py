@@ -1,7 +1,7 @@
 """Certifying a data set by a plan: the first method on all examples in batches, the others on those it leaves open.
 
-Batches, the order of examples and the seeds do not depend on how many processes share the work, nor on where a job was
-interrupted: a job that was resumed gives the verdicts of one that ran through, up to what time limits cut off.
+Batches, the order of examples and the seeds depend neither on the number of processes nor on where a job was
+interrupted: a resumed job gives the same verdicts as one that ran through, except for what time limits cut off.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import ATTACKED, Verdict
 from ibpc.workers import ALONE, Workers
 
-# Images at which ONNX Runtime has to compute what the network does.
+# Images at which ONNX Runtime has to agree with the network.
 _COMPARED: Final = 8
 
 
@@ -35,7 +35,7 @@ _COMPARED: Final = 8
 class DataCertifier:
     """How to certify a data set: `first` on all examples, then `rest` on each that is still open.
 
-    `name` is what the report calls the plan.
+    `name` is the plan's name in the report.
     """
 
     name: str
@@ -43,7 +43,7 @@ class DataCertifier:
     rest: DecisionOptions | None = None
 
     def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
-        """Return what verdicts on the first `count` images depend on, as JSON data: what tells one job from another."""
+        """Return, as JSON data, everything that verdicts on the first `count` images depend on: it identifies a job."""
         return {
             "job": "certify",
             "network": network.fingerprint(),
@@ -68,10 +68,11 @@ class DataCertifier:
         workers: Workers = ALONE,
         progress: Callable[[int], object] = ignore,
     ) -> Robustness:
-        """Certify all images (B, …) in the units of `eps`; each of the `workers` takes its share of the batches.
+        """Certify all images (B, …), in the units of `eps`, at the L∞ radius `eps`.
 
-        What the journal knows is not done again. `progress` is told how many of all examples have a verdict, as far
-        as this process knows. Every process returns the whole result. Raises PropertyError for a bad
+        Boxes are clipped to the range of the network's input, [0, 1] if it states none. Each of the `workers` takes its
+        share of the batches; examples in the journal are not done again. `progress` gets the number of examples with a
+        verdict, as far as this process knows. Every process returns the whole result. Raises PropertyError for a bad
         radius, images that do not fit the network, or labels outside its classes.
         """
         images = fit_images(images, network.input_shape)
@@ -96,7 +97,7 @@ class DataCertifier:
         journal: Journal,
         workers: Workers,
     ) -> Iterator[list[Example]]:
-        """Yield examples with their last verdict: first those that the first method decides, then one by one."""
+        """Yield examples with their final verdict: first those that the first method decides, then one by one."""
         mine = [
             batch
             for number, batch in enumerate(self.first.batches(len(images)))
@@ -112,7 +113,7 @@ class DataCertifier:
             yield [self._decided(subject, images[example.index], eps, example)]
 
     def _decided(self, subject: Subject, image: torch.Tensor, eps: float, example: Example) -> Example:
-        """Return the example with what the rest of the plan finds out."""
+        """Return the example with the verdict and margins of the rest of the plan."""
         assert self.rest is not None
         network = subject.network
         decision = self.rest.run(subject, Ball(image, example.label).within(eps, network))

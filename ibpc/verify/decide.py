@@ -1,4 +1,4 @@
-"""Deciding one property: a short attack, tighter and tighter bounds, then search and a long attack until the end."""
+"""Deciding one property: a short attack, tighter and tighter bounds, then search and attack until the time is over."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import ATTACKED, Verdict
 
 _FIRST_TURN: Final = 1.0
-# The share of the time that may pass before anything is bounded.
+# The share of the time that the first attack may take, before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
-# Seconds that may be spent on a proof of what exact bounds found, for each disjunct.
+# Most seconds for the proof of a disjunct that exact bounds refuted.
 _PROOF: Final = 60.0
-# Points of a region at which ONNX Runtime has to compute what a verified network does.
+# Points of a verified region at which ONNX Runtime has to agree with the network.
 _JUDGED: Final = 4
 
 BRANCHING: Final = "bab"
@@ -45,11 +45,11 @@ BRANCHING: Final = "bab"
 class Decision:
     """What is known of a property.
 
-    `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met, −∞ where nothing is known,
-    and ∞ where a search excluded it, which does not say how far; verified means that all of them were refuted.
-    `proofs[c][d]` says how, or how that bound was come by; None where nothing is known. `method` is the one that
-    decided, "attack" for a counterexample. `undefined` is a node of which a value may be no number somewhere in the
-    region, so that bounds say nothing; None where there is none.
+    `margins[c][d]` is a lower bound of how far disjunct `d` of case `c` is from being met: −∞ if nothing is known, ∞ if
+    a search excluded the disjunct without a margin. Verified means that all of them were refuted. `proofs[c][d]` is the
+    proof of that, or of the bound; None if there is none. `method` is the one that decided, "attack" for a
+    counterexample. `undefined` is a node that may hold NaN or ±∞ somewhere in the region, so that bounds prove nothing;
+    None if there is none.
     """
 
     verdict: Verdict
@@ -79,7 +79,7 @@ def plan_named(name: str) -> tuple[str, ...]:
 
 
 def image_plan(name: str) -> tuple[str, ...]:
-    """Return the plan for images of a data set: methods that take seconds for each begin where intervals leave off.
+    """Return the plan for images of a data set: methods that take seconds for each follow interval bounds.
 
     Raises UsageError.
     """
@@ -89,7 +89,7 @@ def image_plan(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class DecisionOptions:
-    """How to decide a property: methods in order, arithmetic of the claim, one round of attack, seconds in all."""
+    """How to decide a property: methods in order, arithmetic of the claim, one round of attack, total seconds."""
 
     plan: tuple[str, ...]
     arithmetic: Arithmetic = Arithmetic.FLOAT32
@@ -98,14 +98,14 @@ class DecisionOptions:
 
     @property
     def is_quick(self) -> bool:
-        """Whether the plan only looks: then what it leaves open is left at once, not attacked until time is over."""
+        """Whether the plan ends after its bounds, instead of attacking what is left open until time is over."""
         return self.plan[-1] in METHODS and not METHODS[self.plan[-1]].is_slow
 
     def run(self, subject: Subject, prop: Property, progress: Callable[[str], object] = ignore) -> Decision:
-        """Return the verdict on a property of a network. `progress` is told what is being tried.
+        """Return the verdict on a property of a network. `progress` gets the name of each stage.
 
-        Raises PropertyError where the property does not fit the network. For a seed of the attack the verdict is
-        deterministic up to what the time limit cuts off.
+        Raises PropertyError if the property does not fit the network. For a given seed of the attack the verdict is
+        deterministic, except for what the time limit cuts off.
         """
         with kept_memory(subject.device):
             return _Decider(self, subject, prop, progress).decide()
@@ -165,7 +165,7 @@ class _Decider:
         return self._decision(Verdict.UNKNOWN)
 
     def _branch(self, search: Falsification, deadline: float) -> Decision | None:
-        """Search for a proof and for a counterexample by turns, each turn longer; None if that leads nowhere."""
+        """Search for a proof and for a counterexample in turns of growing length; None if neither is found."""
         options = self._options
         roots = Roots(self._subject.walk, self._property, options.arithmetic, _shares(deadline))
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
@@ -215,7 +215,7 @@ class _Decider:
         return Decision(verdict, method, arithmetic, seconds, margins, counterexample, proofs, undefined)
 
     def _points(self) -> list[torch.Tensor]:
-        """Return a few points of the boxes of the first cases, drawn at random."""
+        """Return a few random points of the boxes of the first cases."""
         boxes = [case.box.outer for case in self._property.cases[:_JUDGED]]
         lower, upper = (torch.stack(side) for side in zip(*boxes, strict=True))
         share = torch.rand(_JUDGED, lower.shape[1], generator=torch.Generator().manual_seed(0), dtype=lower.dtype)
@@ -224,7 +224,7 @@ class _Decider:
         return list(self._property.split(points, self._shapes))
 
     def _undefined(self) -> str | None:
-        """Return a node of which a value may be no number in one of the cases."""
+        """Return a node that may hold NaN or ±∞ in one of the cases, None if there is none."""
         definedness = Definedness(self._subject.original, self._options.arithmetic)
         deadline = self._started + self._options.timeout
         ends = [torch.stack(side) for side in zip(*(case.box.outer for case in self._property.cases), strict=True)]
@@ -234,7 +234,7 @@ class _Decider:
         return next((doubt for doubt in doubts if doubt is not None), None)
 
     def _note(self, name: str, case: int, margins: Sequence[float], refutations: Sequence[Refutation]) -> None:
-        """Keep how the bounds came about that are better than those before."""
+        """Keep the proofs of the bounds that are better than those before."""
         for disjunct, (old, new) in enumerate(zip(margins, refutations, strict=True)):
             if new.margin > old:
                 self._proofs[case][disjunct] = self._proof_by(name, case, disjunct, new)
@@ -249,11 +249,11 @@ class _Decider:
 
     @cached_property
     def _roots(self) -> Roots:
-        """What proofs of bounds share; nothing waits for them."""
+        """Shared by the proofs of bounds, which are made without a deadline."""
         return Roots(self._subject.walk, self._property, self._options.arithmetic)
 
     def _searched(self, case: int, disjunct: int) -> Place | None:
-        """Return a search's proof of what another method found, None if it takes too long."""
+        """Return a search's proof of what another method refuted, None if it takes too long."""
         started = time.monotonic()
         deadlines = (started + _PROOF / 4, started + _PROOF / 2)
         roots = Roots(self._subject.walk, self._property, self._options.arithmetic, deadlines)
@@ -283,7 +283,7 @@ class _Decider:
 
 
 def _wording(searches: Sequence[Branching]) -> str:
-    """Return how far searches are: parts bounded, parts waiting, the least margin that is known."""
+    """Return the progress of searches: parts bounded, parts waiting, the least known margin."""
     bounded, waiting = (sum(counts) for counts in zip(*((s.bounded, s.waiting) for s in searches), strict=True))
     return f"{BRANCHING}: {bounded:,} parts bounded, {waiting:,} waiting, margin {min(s.margin for s in searches):.3g}"
 

@@ -19,15 +19,14 @@ from ibpc.verify.subject import Subject
 
 _ACTIVATIONS: Final = 2**24
 _MOST_ITEMS: Final = 1024
-# What a point of PyTorch has to be unsafe by, after ONNX Runtime did not confirm one: doubled each time.
+# By how much a point must be unsafe in PyTorch after ONNX Runtime refuted one; doubled each time.
 _FIRST_SLACK: Final = 1e-6
 _LARGEST_SLACK: Final = 1e-2
 _ADAPTIVE_STEP: Final = 0.03
-# Random points before each descent, in boxes of so few dimensions that they fill them.
+# Random points before each descent, in boxes of so few dimensions that they cover them.
 _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
-# The share of a search's time that goes into attacks, and the least seconds: counterexamples that they find at all are
-# found early.
+# The share of a search's time that goes into attacks, and at least how many seconds. Attacks that succeed do so early.
 _SHARE: Final = 0.15
 _LEAST: Final = 0.5
 
@@ -41,7 +40,7 @@ class Counterexample:
 
 
 class Falsification:
-    """The attack on all disjuncts of all cases, a round at a time, with other starts in each."""
+    """The attack on all disjuncts of all cases, round by round, with new starts in each."""
 
     def __init__(
         self,
@@ -73,7 +72,7 @@ class Falsification:
         return self._rounds > 0 and bool(points[self._items].all())
 
     def in_turn(self, seconds: float, deadline: float) -> Counterexample | None:
-        """Attack for a share of a search's turn of so many seconds, unless attacks have had more than it so far."""
+        """Attack for a share of a search's turn of `seconds`, unless attacks have already had more than their share."""
         now = time.monotonic()
         if self._spent > max(_LEAST, _SHARE * (now - self._began)):
             return None
@@ -85,7 +84,7 @@ class Falsification:
         return found
 
     def round(self, deadline: float) -> Counterexample | None:
-        """Attack every disjunct once more, from its center in the first round and from random starts as well."""
+        """Attack every disjunct once more, from the center of its box and from random starts."""
         attack = replace(self._attack, seed=self._attack.seed + self._rounds)
         if self._rounds % 2:
             attack = replace(attack, descent=Descent.ADAPTIVE, step=_ADAPTIVE_STEP, steps=2 * attack.steps)
@@ -102,7 +101,7 @@ class Falsification:
 
     @torch.no_grad()
     def look(self, points: torch.Tensor, item: tuple[int, int]) -> Counterexample | None:
-        """Return one of some flat points (n, inputs) as a counterexample to a disjunct of a case."""
+        """Return one of the flat points (n, inputs) that is a counterexample to a disjunct of a case, or None."""
         if not len(points):
             return None
         number = self._scores.items.index(item)
@@ -117,7 +116,7 @@ class Falsification:
         return None
 
     def _promising(self, attack: Attack, items: torch.Tensor, deadline: float) -> Iterator[torch.Tensor]:
-        """Yield the flat points that PyTorch takes for counterexamples, at most a few."""
+        """Yield a few flat points that are counterexamples in PyTorch."""
         lower, upper = self._lower[items].to(self._device), self._upper[items].to(self._device)
         ends = [self._property.split(side, self._shapes) for side in (lower, upper)]
         boxes = [Interval.bounds(low, high) for low, high in zip(*ends, strict=True)]
@@ -133,7 +132,7 @@ class Falsification:
             yield flat[index].cpu()
 
     def _score(self, points: Points, items: torch.Tensor) -> torch.Tensor:
-        """Return how far points (B, …) are from being counterexamples to the items (B,), at most 0 where they are."""
+        """Return how far points (B, …) are from being counterexamples to the items (B,): at most 0 where they are."""
         outputs = self._network.guiding(*points)
         listed = outputs if isinstance(outputs, tuple) else (outputs,)
         flat = torch.cat([output.reshape(len(output), -1) for output in listed], 1)
@@ -141,7 +140,7 @@ class Falsification:
         return self._scores(inputs, flat, items)
 
     def _replayed(self, point: torch.Tensor) -> Counterexample | None:
-        """Return the point as a counterexample if ONNX Runtime confirms it, exactly."""
+        """Return the point as a counterexample if ONNX Runtime's outputs there are unsafe in exact arithmetic."""
         inputs = [part[0] for part in self._property.split(point[None], self._shapes)]
         outputs = self._replay(inputs)
         if not self._property.violated(point, outputs):
@@ -150,6 +149,6 @@ class Falsification:
 
 
 def points_at_once(network: Network) -> int:
-    """Return how many samples go through the network at a time, by the size of all its values."""
+    """Return how many samples go through the network at a time, given the size of all its values."""
     values = sum(prod(node.shape[1:]) for node in network.graph.order())
     return max(1, min(_MOST_ITEMS, _ACTIVATIONS // max(1, values)))

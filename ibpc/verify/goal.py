@@ -1,4 +1,4 @@
-"""One disjunct of a property as linear forms: what a search bounds, and what bounds say of it."""
+"""One disjunct of a property as the linear forms that a search bounds, and how bounds of them are judged."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ibpc.verify.specification import Refutation, Specification
 
 Tensor: TypeAlias = torch.Tensor
 
-# What the few roundings of a row's excess are below, as a share of its terms; what is closer to 0 is judged exactly.
+# A bound of the rounding in a row's excess, relative to its terms; excesses closer to 0 are judged exactly.
 _SLACK: Final = 2.0**-48
 
 
 class Goal:
-    """One disjunct of one case as forms: what to bound, and what bounds say of it."""
+    """One disjunct of one case as forms to bound, and the judge of their bounds."""
 
     def __init__(self, case: Case, disjunct: Conjunction, outputs: int, device: torch.device) -> None:
         self._specification = Specification([Case(case.box, (disjunct,))], outputs)
@@ -31,7 +31,7 @@ class Goal:
         self.forms = torch.cat([matrix[self._from_below], -matrix[self._from_above]])
 
     def judge(self, lower: Tensor) -> list[Refutation]:
-        """Return what lower bounds (R, B) of the forms say of each part."""
+        """Return the refutation that lower bounds (R, B) of the forms give for each part."""
         if not self._plans:
             return [Refutation(-inf, False)] * lower.shape[1]
         known = lower.nan_to_num(-inf).cpu()
@@ -47,7 +47,7 @@ class Goal:
         return found
 
     def _rounded(self, lower: Tensor) -> tuple[Tensor, Tensor]:
-        """Return lower bounds (T, B) of the excess of all that is tried, and what they were lowered by for rounding."""
+        """Return lower bounds (T, B) of the excesses of all rows tried, and how far rounding lowered them."""
         values, slacks = [], []
         for plan in self._plans:
             ends = [lower[self._form(column, plan.sign)] * float(plan.scale) for column in plan.columns]
@@ -58,7 +58,7 @@ class Goal:
         return torch.stack(values), torch.stack(slacks)
 
     def _exact(self, lower: Tensor) -> Refutation:
-        """Return what lower bounds (R,) say, in exact arithmetic."""
+        """Return the refutation by lower bounds (R,), in exact arithmetic."""
         count = len(self._from_below)
         low, high = lower.new_full((self._rows,), -inf), lower.new_full((self._rows,), inf)
         low[self._from_below] = lower[:count]
@@ -69,7 +69,7 @@ class Goal:
         return self._from_below.index(column) if sign > 0 else len(self._from_below) + self._from_above.index(column)
 
     def excesses(self) -> tuple[Tensor, Tensor]:
-        """Return rows (T, K) and offsets (T,): where one of row · y + offset is above 0, the disjunct is not met.
+        """Return rows (T, K) and offsets (T,): where any row · y + offset is above 0, the disjunct is not met.
 
         See `Specification.excesses`.
         """
@@ -77,17 +77,17 @@ class Goal:
         return rows.to(self.forms.device), offsets.to(self.forms.device)
 
     def judge_single(self, forms: Sequence[int], lower: Tensor) -> list[Refutation]:
-        """Return what lower bounds (1, B) say of each part of which only one form, a number of `forms`, is bounded."""
+        """Return the refutation for each part by a lower bound (1, B) of a single form, the one in `forms`."""
         every = lower.new_full((len(self.forms), lower.shape[1]), -inf)
         every[list(forms), range(lower.shape[1])] = lower[0]
         return self.judge(every)
 
     def alone(self, row: int) -> int:
-        """Return the form that a row of the disjunct stands on by itself, −1 where it stands on several or none."""
+        """Return the form that a row of the disjunct is made of, −1 if it is made of several or none."""
         return self.form_of(row) if self._specification.is_single(0, 0, row) else -1
 
     def form_of(self, row: int) -> int:
-        """Return the form that a row of the disjunct stands on (−1 is the sum), −1 where it is not about outputs."""
+        """Return the leading form of a row of the disjunct (−1 is the sum), −1 if the row is not about outputs."""
         column, sign = self._specification.column(0, 0, row)
         if column < 0:
             return -1

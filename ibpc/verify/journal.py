@@ -1,7 +1,7 @@
-"""Verdicts on disk as they come: one JSON line an example, so that a process that is killed loses nothing it wrote.
+"""Verdicts written to disk as they come: one JSON line per example, so a killed process loses nothing it wrote.
 
-A report FILE has journals FILE.0.jsonl, FILE.1.jsonl, … beside it, one a process. The first line of each says what
-job it belongs to. They are read when the job begins again, by any number of processes, and removed once FILE is whole.
+A report FILE has journals FILE.0.jsonl, FILE.1.jsonl, … beside it, one per process. The first line of each identifies
+its job. They are read when the job is resumed, by any number of processes, and removed once FILE is complete.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ibpc.verify.results import Example
 class Journal:
     """The examples of one job that have a verdict, by index; `add` writes them through to the disk.
 
-    Without a `path` nothing is written and nothing is known at first.
+    Without a `path` the journal starts empty and writes nothing.
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any], rank: int = 0) -> None:
-        """Read what the journals of the job know. Raises PropertyError for those of another job or damaged ones."""
+        """Read the job's journals. Raises PropertyError for those of another job and for damaged ones."""
         self.examples: dict[int, Example] = {}
         self._identity = dict(identity)
         self._own = None if path is None else beside(path, f"{path.name}.{rank}.jsonl")
@@ -35,14 +35,14 @@ class Journal:
             self._open(self._own)
 
     def add(self, examples: Iterable[Example]) -> None:
-        """Keep examples; they are on the disk when this returns. Raises ArtifactError where that fails."""
+        """Add examples; they are on the disk when this returns. Raises ArtifactError if that fails."""
         new = list(examples)
         self.examples.update((example.index, example) for example in new)
         if new and self._own is not None:
             self._append(self._own, "".join(map(_line, (example.to_json() for example in new))))
 
     def _read(self, journal: Path) -> Iterator[Example]:
-        """Yield the examples of the whole lines; what a kill cut off has no end of line."""
+        """Yield the examples of all complete lines; one that a kill cut short has no newline."""
         lines = journal.read_bytes().split(b"\n")[:-1]
         if not lines:
             return
@@ -57,7 +57,7 @@ class Journal:
                 raise _damaged(journal, number) from None
 
     def _open(self, journal: Path) -> None:
-        """Cut off what is not a whole line, and write the first one where there is none."""
+        """Cut off an incomplete last line, and write the first line if there is none."""
         try:
             journal.parent.mkdir(parents=True, exist_ok=True)
             with journal.open("ab+") as file:
@@ -80,7 +80,7 @@ class Journal:
 
 
 def remove_journals(report: Path) -> None:
-    """Remove the journals of all processes: the report is whole."""
+    """Remove the journals of all processes, once the report is complete."""
     for journal in _journals(report):
         journal.unlink(missing_ok=True)
 

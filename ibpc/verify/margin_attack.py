@@ -24,7 +24,7 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def worst_points(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> torch.Tensor:
-    """Return the point of each box with the least margin found: by one attack on the margin, then one on each target.
+    """Return the point of each box with the least margin found: by an attack on the margin, then one on each target.
 
     The targets are the `TARGETS` classes that come nearest to the label at the best point so far.
     """
@@ -50,7 +50,7 @@ def worst_points(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, 
 
 
 def inner_box(x: torch.Tensor, box: Interval) -> Interval:
-    """Return a box inside the exact ball, of which `box` is the one rounded outward: ends one number further in."""
+    """Return a box inside the exact ball, given `box`, the ball rounded outward: its ends move in by one float."""
     point = torch.minimum(torch.maximum(x, box.lower), box.upper)
     inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)
     return Interval.bounds(torch.minimum(inward[0], point), torch.maximum(inward[1], point))

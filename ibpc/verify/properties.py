@@ -2,8 +2,8 @@
 
 A property is the set of its counterexamples, the *unsafe* set: a union of cases, each a box of inputs together with a
 disjunction of conjunctions of linear rows over inputs and outputs. The network is safe if no input of a box drives its
-outputs into one of that box's conjunctions. All numbers are exact rationals. Two float32 boxes stand beside each exact
-one: the outer one holds it whole and is what gets bounded, the inner one is held by it and is what gets searched.
+outputs into one of that box's conjunctions. All numbers are exact rationals. Each exact box has two float32 boxes: the
+outer one contains it and is the one that is bounded, the inner one lies inside and is the one that is searched.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _Array: TypeAlias = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class DeclaredTensor:
-    """An input or output that a property speaks of: its name and shape. Elements count in row-major order.
+    """An input or output that a property declares: its name and shape. Elements are numbered in row-major order.
 
-    `onnx_name` is what the network's file calls it, empty where the property does not say.
+    `onnx_name` is its name in the network's file, empty where the property does not state it.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Box:
 
     @cached_property
     def outer(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The smallest float32 box that holds this one: lower and upper bounds, (n,) each."""
+        """The smallest float32 box that contains this one: lower and upper bounds, (n,) each."""
         lower, upper = [low for low, _ in self._lows], [high for _, high in self._highs]
         return torch.tensor(lower, dtype=torch.float32), torch.tensor(upper, dtype=torch.float32)
 
@@ -70,8 +70,8 @@ class Box:
     def inner(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The bounds of the float32 points of this box, (n,) each.
 
-        A dimension without a float32 number, such as one pinned at 0.1, stands for the float32 number nearest to its
-        middle, which is what a program in float32 reads; `rounded` lists these dimensions.
+        A dimension that contains no float32 number, such as one pinned at 0.1, is replaced by the float32 number
+        nearest to its middle, which a program in float32 would read; `rounded` lists these dimensions.
         """
         lower, upper = (bound.copy() for bound in self._tight)
         for index in self.rounded:
@@ -86,13 +86,13 @@ class Box:
 
     @property
     def reachable(self) -> bool:
-        """Whether a float32 point counts as inside: not where an open end leaves a dimension without one."""
+        """Whether any float32 point counts as inside: not if a dimension without one has an open end."""
         return not (self.open_lower | self.open_upper).intersection(self.rounded)
 
     def inside(self, x: torch.Tensor) -> bool:
         """Return whether the float32 point `x` (n,) lies in the exact box; see `inner` for pinned dimensions.
 
-        Comparing with the inner bounds is comparing with the exact ones: no float32 number lies between the two.
+        Comparing with the inner bounds is as good as with the exact ones: no float32 number lies between the two.
         """
         lower, upper = self.inner
         point = x.detach().cpu()
@@ -131,9 +131,9 @@ class Box:
 
 @dataclass(frozen=True)
 class Row:
-    """One linear constraint Σ cᵢ yᵢ + Σ aᵢ xᵢ ≤ bound over outputs y and inputs x; < where `strict`.
+    """One linear constraint Σ cᵢ yᵢ + Σ aᵢ xᵢ ≤ bound over outputs y and inputs x; < if `strict`.
 
-    `outputs` and `inputs` are pairs of a flat index and a coefficient other than 0, in the order of the index.
+    `outputs` and `inputs` are pairs of a flat index and a nonzero coefficient, sorted by index.
     """
 
     outputs: Terms
@@ -147,7 +147,7 @@ class Row:
         yield self.bound
 
     def excess(self, x: Sequence[float], y: Sequence[float]) -> Fraction | None:
-        """Return Σ cᵢ yᵢ + Σ aᵢ xᵢ − bound exactly, or None where a number that enters is not finite."""
+        """Return Σ cᵢ yᵢ + Σ aᵢ xᵢ − bound exactly, or None if a value in it is not finite."""
         pairs = [*((a, x[i]) for i, a in self.inputs), *((c, y[i]) for i, c in self.outputs)]
         if not all(isfinite(value) for _, value in pairs):
             return None
@@ -166,7 +166,7 @@ Conjunction: TypeAlias = tuple[Row, ...]
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A box of inputs and the outputs that are unsafe there: one of the `disjuncts` holds with all its rows."""
+    """A box of inputs and its unsafe outputs: those for which all rows of one of the `disjuncts` hold."""
 
     box: Box
     disjuncts: tuple[Conjunction, ...]
@@ -176,8 +176,8 @@ class Case:
 class Property:
     """A property by its counterexamples: pairs (x, y) that lie in one of the `cases`.
 
-    x and y are all inputs and all outputs, each flat and one after the other, in the network's own order. A property
-    without cases is vacuous: nothing can violate it. Raises PropertyError for numbers out of all proportion.
+    x and y are all inputs and all outputs, flat and one after the other, in the network's own order. A property without
+    cases is vacuous: nothing can violate it. Raises PropertyError for extremely large or small numbers.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Property:
     cases: tuple[Case, ...]
 
     def __post_init__(self) -> None:
-        """Raise PropertyError for numbers so large or small that what is computed from them leaves binary64."""
+        """Raise PropertyError for numbers so large or small that results computed from them leave binary64."""
         rows = (row for case in self.cases for disjunct in case.disjuncts for row in disjunct)
         far = next(
             (value for row in rows for value in row.numbers() if value and not _LEAST <= abs(value) <= _MOST), None
@@ -204,10 +204,10 @@ class Property:
         classes: int,
         clip: tuple[float, float] | None = (0.0, 1.0),
     ) -> Self:
-        """Return robustness of the label: unsafe is another class's score at or above the label's.
+        """Return robustness of the label: an output is unsafe if another class scores at least as high as the label.
 
-        The box is the exact one, [x − ε, x + ε] ∩ clip with ε as given, one number or one for each element of `x`.
-        Raises PropertyError for a bad radius, label or point, and for a ball outside the range.
+        The box is the exact [x − ε, x + ε] ∩ clip, with one ε or one for each element of `x`. Raises PropertyError for
+        a bad radius, label or point, and for a ball outside the range.
         """
         _check_ball(x, eps, label, classes)
         points = [Fraction(value) for value in x.detach().double().flatten().tolist()]
@@ -235,7 +235,7 @@ class Property:
         return sum(tensor.size for tensor in self.outputs)
 
     def read_outputs(self) -> torch.Tensor:
-        """Return which output elements (K,) any row reads."""
+        """Return which output elements (K,) at least one row reads."""
         read = torch.zeros(self.output_count, dtype=torch.bool)
         rows = (row for case in self.cases for disjunct in case.disjuncts for row in disjunct)
         read[sorted({index for row in rows for index, _ in row.outputs})] = True
@@ -243,13 +243,13 @@ class Property:
 
     @property
     def is_vacuous(self) -> bool:
-        """Whether there is no counterexample for any network."""
+        """Whether no network can have a counterexample."""
         return not self.cases
 
     def violated(self, x: torch.Tensor, y: torch.Tensor) -> bool:
         """Return whether inputs `x`, a float32 point (n,), and outputs `y`, any floats (K,), are a counterexample.
 
-        Both are taken exactly.
+        The test is exact.
         """
         point, outputs = x.detach().tolist(), y.detach().tolist()
         disjuncts = (rows for case in self.cases if case.box.inside(x) for rows in case.disjuncts)
@@ -263,14 +263,14 @@ class Property:
     def check(self, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> None:
         """Compare with a network's inputs and outputs, shapes without the batch.
 
-        Where the property declares a single tensor it may stand for several, one after the other. Raises PropertyError.
+        A single declared tensor may stand for several, one after the other. Raises PropertyError where they differ.
         """
         _compare(self.name, "inputs", self.inputs, inputs)
         _compare(self.name, "outputs", self.outputs, outputs)
 
 
 def check_names(what: str, declared: Sequence[DeclaredTensor], names: Sequence[str]) -> None:
-    """Compare the ONNX names that a property declares with those of the file, by position. Raises PropertyError."""
+    """Compare the ONNX names that a property declares with the file's, by position. Raises PropertyError."""
     for tensor, name in zip(declared, names, strict=False):
         if tensor.onnx_name and tensor.onnx_name != name:
             found = f"{what} {tensor.name} is named {tensor.onnx_name!r}, the file's in this place {name!r}"
@@ -278,7 +278,7 @@ def check_names(what: str, declared: Sequence[DeclaredTensor], names: Sequence[s
 
 
 def common_denominator(values: Iterable[Fraction]) -> int | None:
-    """Return the least common denominator, or None where it is out of proportion."""
+    """Return the least common denominator, or None if it is excessively long."""
     bottom = 1
     for value in values:
         bottom = lcm(bottom, value.denominator)
@@ -294,7 +294,7 @@ def _at_least(other: int, label: int) -> Row:
 
 
 def _enclosing(value: Fraction) -> tuple[float, float]:
-    """Return the largest float32 number at most `value` and the smallest at least it."""
+    """Return the largest float32 number ≤ `value` and the smallest ≥ `value`."""
     nearest = np.float32(float(value))
     top, bottom = float(nearest).as_integer_ratio()
     left, right = top * value.denominator, value.numerator * bottom

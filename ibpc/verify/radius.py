@@ -1,7 +1,7 @@
 """The largest radius at which an input is certified, by bisection over verdicts.
 
-A box lies in every larger one around the same point, so what holds at ε holds below it, and a counterexample within ε
-stays one above: verdicts bracket the radius from both sides, whatever method gave them.
+A box lies in every larger one around the same point, so what holds at ε holds below ε, and a counterexample at ε is one
+above ε as well: verdicts bracket the radius from both sides, whatever method gave them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ibpc.verify.verdicts import Verdict
 
 @dataclass(frozen=True)
 class Radius:
-    """What is known of one input: certified up to `certified`, falsified from `falsified` on (None: nowhere found).
+    """What is known of one input: certified up to `certified`, falsified from `falsified` on (None: nowhere).
 
-    Both in pixels of [0, 1]. `certified` is 0 where not even the smallest radius tried is certified.
+    Both are in pixels of [0, 1]. `certified` is 0 if not even the smallest radius tried is certified.
     """
 
     certified: float
@@ -27,12 +27,12 @@ class Radius:
 
     @property
     def gap(self) -> float:
-        """How far the two ends lie apart; infinite where no counterexample was found."""
+        """The distance between the two ends; infinite if no counterexample was found."""
         return float("inf") if self.falsified is None else self.falsified - self.certified
 
 
 def largest_radius(verdict_at: Callable[[float], Verdict], most: float, tolerance: float) -> Radius:
-    """Return the bracket of the certified radius in [0, most], the certified end exact to `tolerance`.
+    """Return the bracket of the certified radius in [0, most], its certified end accurate to `tolerance`.
 
     `verdict_at(eps)` decides robustness at a radius. Raises UsageError for a range or tolerance that is not positive.
     """

@@ -1,7 +1,7 @@
-"""Replaying points through the network's own ONNX file in ONNX Runtime, which knows nothing of this package.
+"""Replaying points through the network's own ONNX file in ONNX Runtime, which is independent of this package.
 
-A counterexample counts once ONNX Runtime has computed it from the file that the user gave; a network that came from a
-spec or a module is replayed through its nominal export.
+A counterexample counts only if ONNX Runtime confirms it on the user's own file; a network that came from a spec or a
+module is replayed through its nominal export.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ibpc.runtime import Run, refused, session
 class Replay:
     """One ONNX model in ONNX Runtime, one sample at a time. Raises ModelError for inputs that would round a sample.
 
-    `of(network)` takes the file that the network was imported from while it still holds its weights.
+    `of(network)` uses the file that the network was imported from, as long as the weights are still the same.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -46,7 +46,7 @@ class Replay:
     def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch.
 
-        Raises ModelError where ONNX Runtime refuses the sample.
+        Raises ModelError if ONNX Runtime refuses the sample.
         """
         feed = {
             name: x.detach().cpu().reshape(sizes).numpy().astype(kind)
@@ -58,10 +58,10 @@ class Replay:
 
 
 def original_model(network: Network) -> onnx.ModelProto:
-    """Return the ONNX model that a network stands for: the file it was imported from, or its nominal export.
+    """Return the ONNX model of a network: the file it was imported from, or its nominal export.
 
-    The file counts only while it computes with the network's present weights: not after training, normalization in
-    front, or a change of the file. Raises ModelError where ONNX Runtime refuses the model.
+    The file is used only if it still is the network: not after training, with normalization in front, or after a change
+    of the file. Raises ModelError if ONNX Runtime refuses the model.
     """
     path = Path(network.source.path)
     if network.source.kind == "onnx" and path.is_file():
@@ -81,7 +81,7 @@ def _computes(network: Network, model: onnx.ModelProto, where: str) -> bool:
 
 
 def runnable_model(path: Path) -> onnx.ModelProto:
-    """Return the model of a file as ONNX Runtime runs it: as it is, or with its harmless defects mended."""
+    """Return the model of a file in a form that ONNX Runtime runs: as it is, or with harmless defects repaired."""
     model = read_model(path)
     constants = {tensor.name for tensor in model.graph.initializer}
     if any(value.name in constants for value in model.graph.input):

@@ -1,4 +1,4 @@
-"""The verdicts on the samples of a data set, one by one and all together."""
+"""Results of certifying a data set: the verdict on each sample, and the accuracies of all."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ibpc.verify.verdicts import Verdict
 class Example:
     """The verdict on one sample: every point of its box is classified as `label`, or one is not, or neither is known.
 
-    A counterexample was replayed in ONNX Runtime; one that only PyTorch sees is no counterexample.
+    Counterexamples were replayed in ONNX Runtime; a point that only PyTorch misclassifies does not count.
 
-    `margin_lower[j]` is a lower bound of z_label − z_j over the box (0 at j = label), the best that was found; of a
-    falsified sample that of the first method. `method` is what gave the verdict, or what was tried last.
-    `counterexample` is the point, flat, of a falsified sample.
+    `margin_lower[j]` is the best lower bound found of z_label − z_j over the box (0 at j = label); for a falsified
+    sample it is that of the first method. `method` gave the verdict, or was tried last. `counterexample` is the flat
+    point of a falsified sample.
     """
 
     index: int
@@ -38,7 +38,7 @@ class Example:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
-        """Return the example of JSON data. Raises KeyError, TypeError or ValueError where they are none."""
+        """Return the example in JSON data. Raises KeyError, TypeError or ValueError if they are malformed."""
         margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
         index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
         found = data["counterexample"]
@@ -59,7 +59,7 @@ class Example:
 
 
 def packed_point(point: tuple[float, ...]) -> str:
-    """Return a point of binary32 numbers as text: compressed, in base 64."""
+    """Return a point of binary32 numbers as text: compressed, in base64."""
     return b64encode(compress(np.asarray(point, "<f4").tobytes(), 6)).decode()
 
 
@@ -75,8 +75,8 @@ def unpacked_point(text: str) -> tuple[float, ...]:
 class Robustness:
     """The result of certifying a set of examples at radius `eps`.
 
-    `attack` is the one that all were searched by, `timeout` how many seconds each image had that it left open, None
-    where nothing came behind the first bounds.
+    `attack` is the one that was run on all of them; `timeout` is the number of seconds for each example that the first
+    method left open, None if nothing followed it.
     """
 
     eps: float
@@ -94,7 +94,7 @@ class Robustness:
 
     @property
     def attack_accuracy(self) -> float:
-        """The share of samples for which no counterexample is known: what could at most be certified."""
+        """The share of samples without a known counterexample: an upper bound of what could be certified."""
         return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
 
     @property
@@ -104,7 +104,7 @@ class Robustness:
 
     @property
     def unbounded(self) -> int:
-        """The number of samples that are undecided and of which no margin has a finite bound."""
+        """The number of undecided samples without a finite bound of any margin."""
         return sum(
             example.verdict is Verdict.UNKNOWN and not any(map(isfinite, _others(example))) for example in self.examples
         )

@@ -1,4 +1,4 @@
-"""Sums of a conjunction's rows, and their coefficients as whole numbers that binary64 holds: exact."""
+"""Exact sums of a conjunction's rows, and their coefficients as integers that fit binary64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Weighted: TypeAlias = tuple[Fraction, Row]
 def weighted(rows: Conjunction, weights: Sequence[float]) -> Row:
     """Return the sum of a conjunction's rows times weights ≥ 0: it holds where all rows do.
 
-    Raises PropertyError for weights that do not fit, and for those that add up to nothing.
+    Raises PropertyError for weights of the wrong number, and if all of them are 0.
     """
     if len(weights) != len(rows) or not any(weights):
         raise PropertyError.at("proof", f"weights {list(weights)[:10]}", f"{len(rows)}, not all of them 0")
@@ -26,7 +26,7 @@ def weighted(rows: Conjunction, weights: Sequence[float]) -> Row:
 
 
 def with_sum(rows: Conjunction) -> Iterator[Row]:
-    """Yield the rows of a conjunction and, where several are about outputs, their sum, scaled alike."""
+    """Yield the rows of a conjunction and, if several are about outputs, the sum of these, scaled alike."""
     yield from rows
     several = [row for row in rows if row.outputs]
     if len(several) > 1:
@@ -34,7 +34,7 @@ def with_sum(rows: Conjunction) -> Iterator[Row]:
 
 
 def summed(rows: Sequence[Weighted]) -> Row:
-    """Return the sum of rows times weights > 0: it holds where all of them do, strictly if one does."""
+    """Return the sum of rows times weights > 0: it holds where all of them do, and is strict if one of them is."""
     return Row(
         _added([(weight, row.outputs) for weight, row in rows]),
         _added([(weight, row.inputs) for weight, row in rows]),
@@ -52,9 +52,9 @@ def _added(parts: Sequence[tuple[Fraction, Terms]]) -> Terms:
 
 
 def whole_scale(row: Row) -> Fraction:
-    """Return the least integer that makes the row's coefficients integers of at most 53 bits, or 0 for none.
+    """Return the least integer that makes the row's coefficients integers of at most 53 bits, or 0 if there is none.
 
-    Coefficients that binary64 rounds would make the bound one of another row.
+    If binary64 rounded a coefficient, the bound would be that of another row.
     """
     bottom = common_denominator(value for _, value in row.outputs)
     if bottom is None or any(abs(value * bottom) > 2**53 for _, value in row.outputs):

@@ -30,10 +30,10 @@ _Key: TypeAlias = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class Refutation:
-    """What bounds say of one conjunction: the best lower bound of a row's excess, and whether that refutes it.
+    """The verdict of bounds on one conjunction: the best lower bound of a row's excess, and whether that refutes it.
 
-    `margin` is rounded down to binary64, −∞ where nothing finite is known; `refuted` was judged before rounding. `row`
-    is the row with that excess, counted in the conjunction; −1 is their sum.
+    `margin` is rounded down to binary64, −∞ if nothing finite is known; `refuted` was judged before rounding. `row` is
+    the index in the conjunction of the row with that excess; −1 is the sum of all.
     """
 
     margin: float
@@ -43,7 +43,7 @@ class Refutation:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a row's lower bound comes from the matrix: scale · Σ sign · (matrix row) + rest over `columns`."""
+    """How a row's lower bound is computed from the matrix: scale · Σ sign · (matrix row) + rest over `columns`."""
 
     columns: tuple[int, ...]
     sign: int
@@ -52,7 +52,7 @@ class Plan:
     strict: bool
 
     def lower(self, lower: Sequence[float], upper: Sequence[float]) -> Fraction | None:
-        """Return the exact lower bound of the row's excess, None where a bound is not finite."""
+        """Return the exact lower bound of the row's excess, None if a bound is not finite."""
         ends = [lower[column] if self.sign > 0 else -upper[column] for column in self.columns]
         if not all(isfinite(end) for end in ends):
             return None
@@ -62,8 +62,8 @@ class Plan:
 class Specification:
     """The output rows of some cases as one matrix (rows, K), float32 and exact, to be merged into the last layer.
 
-    Coefficients are scaled to integers and, where these need more than 24 bits, spread over several rows of the
-    matrix; rows that differ by a factor or a constant share theirs. So one pass bounds all margins of all cases.
+    Coefficients are scaled to integers and, if these need more than 24 bits, spread over several rows of the matrix;
+    rows that differ by a factor or a constant share theirs. So one pass bounds all margins of all cases.
     """
 
     def __init__(self, cases: Sequence[Case], outputs: int) -> None:
@@ -77,20 +77,20 @@ class Specification:
     def of(cls, prop: Property) -> Specification:
         """Return the specification of all cases of a property.
 
-        Raises PropertyError for coefficients that lie too far apart, and for a matrix that would be too large.
+        Raises PropertyError for coefficients of too different magnitudes, and for a matrix that would be too large.
         """
         return cls(prop.cases, prop.output_count)
 
     @property
     def sides(self) -> tuple[list[int], list[int]]:
-        """The rows of `matrix` whose lower bounds count, and those whose upper bounds do."""
+        """The rows of `matrix` whose lower bounds are needed, and those whose upper bounds are."""
         plans = [plan for case in self._plans for disjunct in case for plan in disjunct]
         below = sorted({column for plan in plans if plan.sign > 0 for column in plan.columns})
         above = sorted({column for plan in plans if plan.sign < 0 for column in plan.columns})
         return below, above
 
     def refutations(self, case: int, lower: torch.Tensor, upper: torch.Tensor) -> tuple[Refutation, ...]:
-        """Return what bounds (rows,) of `matrix` · y over the outer box of a case say of each of its disjuncts."""
+        """Return the refutation of each disjunct of a case by bounds (rows,) of `matrix` · y over its outer box."""
         low, high = lower.tolist(), upper.tolist()
         return tuple(
             _best([(plan.lower(low, high), plan.strict) for plan in rows], count)
@@ -98,10 +98,10 @@ class Specification:
         )
 
     def excesses(self, case: int, disjunct: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return rows (T, K) and offsets (T,) in binary64: row · y + offset is at most the excess of what is tried.
+        """Return rows (T, K) and offsets (T,) in binary64: row · y + offset is at most the excess of a row tried.
 
-        That is each row of the disjunct and their sum. It may be above the excess by the rounding of the coefficients,
-        a few units in their last place.
+        Tried are the rows of the disjunct and their sum. The form may be above the excess by the rounding of the
+        coefficients, a few units in their last place.
         """
         plans = self._plans[case][disjunct]
         rows = torch.zeros(len(plans), self._outputs, dtype=torch.float64)
@@ -111,19 +111,19 @@ class Specification:
         return rows, torch.tensor([_down(plan.rest) for plan in plans], dtype=torch.float64)
 
     def plans(self, case: int, disjunct: int) -> tuple[Plan, ...]:
-        """Return how the lower bounds of a disjunct's rows, and of their sum behind them, come from the matrix."""
+        """Return the plans of a disjunct's rows, followed by that of their sum."""
         return tuple(self._plans[case][disjunct])
 
     def column(self, case: int, disjunct: int, row: int) -> tuple[int, int]:
-        """Return the row of `matrix` that a row of a disjunct stands on (the leading one of several), and its sign.
+        """Return the row of `matrix` that a row of a disjunct uses (the leading one of several), and its sign.
 
-        Row −1 is the sum. A row that is not about outputs has column −1.
+        Row −1 is the sum. For a row that is not about outputs it is −1.
         """
         plan = self._plans[case][disjunct][row]
         return (plan.columns[0] if plan.columns else -1), plan.sign
 
     def is_single(self, case: int, disjunct: int, row: int) -> bool:
-        """Whether a row of a disjunct (−1: the sum) stands on one row of `matrix`."""
+        """Return whether a row of a disjunct (−1: the sum) uses a single row of `matrix`."""
         return len(self._plans[case][disjunct][row].columns) == 1
 
     def _plan(self, row: Row, case: Case) -> Plan:
@@ -153,10 +153,10 @@ class Specification:
 
 
 class DisjunctScores:
-    """The score of points against disjuncts: at most 0 where all rows of the disjunct hold. To be descended.
+    """Scores of points against disjuncts, for descent: at most 0 where all rows of the disjunct hold.
 
     `items` lists (case, disjunct) of each score. A row's score is its excess divided by its largest coefficient,
-    rounded up, so that a score of 0 is on the safe side of float32; the disjunct's is the greatest of its rows.
+    rounded up, so that a score of 0 is on the safe side of float32; a disjunct's is the greatest of its rows.
     """
 
     def __init__(self, prop: Property, device: torch.device | str = "cpu") -> None:
@@ -192,14 +192,14 @@ def _combined(row: Row, outputs: int) -> list[tuple[int, Fraction]]:
 
 
 def _harder(offset: Fraction, strict: bool) -> float:
-    """Return a float32 number at least `offset`, above it where the row is strict."""
+    """Return a float32 number that is at least `offset`, and above it if the row is strict."""
     nearest = np.float32(max(min(offset, Fraction(10) ** 38), -(Fraction(10) ** 38)))
     too_low = Fraction(float(nearest)) <= offset if strict else Fraction(float(nearest)) < offset
     return float(np.nextafter(nearest, np.float32(np.inf))) if too_low else float(nearest)
 
 
 def _tried(rows: Conjunction) -> Iterator[Row]:
-    """Yield the rows of a conjunction and, of two or more over outputs, their sum where its numbers stay small."""
+    """Yield the rows of a conjunction and, if two or more are about outputs, their sum if its numbers stay small."""
     yield from rows
     several = [row for row in rows if row.outputs]
     if len(several) > 1 and common_denominator(value for row in several for value in row.numbers()) is not None:
@@ -209,7 +209,7 @@ def _tried(rows: Conjunction) -> Iterator[Row]:
 
 
 def _integers(terms: Terms) -> tuple[list[int], Fraction]:
-    """Return coprime integers and the positive factor that makes the coefficients of them."""
+    """Return coprime integers, and the positive factor by which they give the coefficients."""
     bottom = common_denominator(value for _, value in terms)
     if bottom is None:
         raise PropertyError.at("property", "coefficients with too many digits")
@@ -224,7 +224,7 @@ def _width(integers: Sequence[int]) -> int:
 
 
 def _parts(integers: Sequence[int], width: int) -> Iterator[list[float]]:
-    """Yield rows of float32 numbers whose sum is integers · 2^(1 − width), each integer cut into 24 bits a row."""
+    """Yield rows of float32 numbers whose sum is integers · 2^(1 − width): each row takes 24 bits of every integer."""
     rest = list(integers)
     for top in range(width, 0, -_SIGNIFICANT):
         shift = max(top - _SIGNIFICANT, 0)
@@ -234,7 +234,7 @@ def _parts(integers: Sequence[int], width: int) -> Iterator[list[float]]:
 
 
 def _best(bounds: Sequence[tuple[Fraction | None, bool]], count: int) -> Refutation:
-    """Return the best of the bounds of `count` rows and, behind them, their sum."""
+    """Return the best of the bounds of `count` rows, followed by that of their sum."""
     known = [(value, strict, row) for row, (value, strict) in enumerate(bounds) if value is not None]
     if not known:
         return Refutation(-inf, False)

@@ -1,4 +1,4 @@
-"""A network under proof: what all decisions about it share, each part made on first use."""
+"""A network to be verified: shared by all decisions about it, each part made on first use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ibpc.verify.replay import Replay
 
 
 class Subject:
-    """A network with its weights of now: whoever changes them afterwards needs another subject."""
+    """A network with its present weights: after a change of weights another subject is needed."""
 
     def __init__(self, network: Network) -> None:
         self.network, self.device = network, network.device
@@ -31,7 +31,7 @@ class Subject:
 
     @cached_property
     def original(self) -> Walk:
-        """The network before any pass, which decides whether all its values are numbers."""
+        """The network before any pass, on which `Definedness` looks for values that may be NaN or ±∞."""
         return Walk(self.graph, self.device)
 
     @cached_property
@@ -40,17 +40,17 @@ class Subject:
         return Replay.of(self.network)
 
     def expect_agreement(self, points: Sequence[torch.Tensor]) -> None:
-        """Raise ModelError unless ONNX Runtime computes the same of a file at points (B, …), one tensor an input.
+        """Raise ModelError unless ONNX Runtime agrees with the network at points (B, …), one tensor per input.
 
-        Import has compared both elsewhere; what is claimed is claimed of these. What executions of the network may
-        compute there has to hold it. Of networks that come from no file nothing is compared.
+        Import compared the two at other points; claims are about these. ONNX Runtime's outputs must lie in the range
+        that executions of the network may compute there. Networks that come from no ONNX file are not compared.
         """
         if self.network.source.kind != "onnx":
             return
         inputs = [point.detach().cpu() for point in points]
         try:
             values = [self.replay([x[number] for x in inputs]).numpy() for number in range(len(inputs[0]))]
-        except ModelError:  # ONNX Runtime does not run it, so another judge has compared them.
+        except ModelError:  # ONNX Runtime cannot run the file; the import compared it with another implementation.
             return
         boxes = enclose(self.graph, inputs)
         lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*map(_ends, boxes), strict=True))

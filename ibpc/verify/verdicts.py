@@ -1,16 +1,16 @@
-"""What can be known of a property."""
+"""Verdicts on a property."""
 
 from __future__ import annotations
 
 from enum import Enum
 from typing import Final
 
-# The method of a verdict that a counterexample gave.
+# The method of a verdict that rests on a counterexample.
 ATTACKED: Final = "attack"
 
 
 class Verdict(Enum):
-    """What is known of a property. Never more than what was proved or shown."""
+    """The verdict on a property: never more than what was proved or shown."""
 
     VERIFIED = "verified"
     FALSIFIED = "falsified"

@@ -1,7 +1,7 @@
-"""Certificates: what was claimed of which network and property, as JSON that can be checked again.
+"""Certificates: what is claimed of which network and property, as JSON that can be checked again.
 
-A certificate of a property carries the property itself in exact rationals, so that checking needs the model file and
-nothing else. One of a data set names the data by their hash.
+A certificate of a property contains the property itself in exact rationals, so that checking needs only the model file.
+A certificate of a data set names the data by their hash.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from ibpc.verify.verdicts import ATTACKED
 Steps: TypeAlias = list[list[Any]]
 
 FORMAT_VERSION: Final = 2
-# Methods of which a data set's certificate says enough to bound its margins again: nothing was chosen in them.
+# Methods without choices: a data set's certificate says enough to compute their margins again.
 INTERVAL_METHODS: Final = methods_proved_by(Proof.INTERVALS)
 PLANE_METHODS: Final = methods_proved_by(Proof.PLANES, Proof.TIGHTENED_PLANES)
-# How much lower than found a margin is written whose proof is replayed in other orders of summation.
+# By how much a margin is lowered before it is written, since its proof is replayed in other orders of summation.
 _ALLOWANCE: Final = 1e-6
 ASSUMPTIONS: Final = {
     Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
@@ -41,7 +41,7 @@ ASSUMPTIONS: Final = {
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The model that a certificate is about: its file or artifact, and the normalization put before it."""
+    """The model that a certificate is about: its file or artifact, and the normalization in front of it."""
 
     path: str
     sha256: str
@@ -50,7 +50,7 @@ class ModelFile:
 
     @classmethod
     def of(cls, path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> ModelFile:
-        """Return the model in a file or an artifact as it is now."""
+        """Return the model in a file or artifact, with its present hash."""
         return cls(
             str(path), fingerprint(path), None if mean is None else tuple(mean), None if std is None else tuple(std)
         )
@@ -66,7 +66,7 @@ class ModelFile:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelFile:
-        """Return the model that checked JSON data names."""
+        """Return the model that validated JSON data names."""
         mean, std = (None if data[key] is None else tuple(data[key]) for key in ("mean", "std"))
         return cls(data["model"], data["model_sha256"], mean, std)
 
@@ -78,7 +78,7 @@ def fingerprint(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing that a certificate claims: whether it holds, and why not (or by how much)."""
+    """One claim of a certificate: whether it holds, and why not (or by how much)."""
 
     name: str
     holds: bool
@@ -90,7 +90,7 @@ def property_certificate(
 ) -> dict[str, Any]:
     """Return the certificate of one property as plain JSON data.
 
-    With the `names` that values have in the model's file it holds a proof of each bound, and margins a little lower
+    With `names`, the names of values in the model's file, it contains a proof of each bound, and margins slightly lower
     than found; a bound without a proof is left out.
     """
     found = decision.counterexample
@@ -117,7 +117,7 @@ def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps
 
 
 def _proved(decision: Decision, proofs: Sequence[Sequence[Steps | None]]) -> list[list[float]]:
-    """Return the margins that have a proof, a little lowered, and −∞ for the others."""
+    """Return the margins that have a proof, slightly lowered, and −∞ for the others."""
     return [
         [
             _lowered(margin) if steps is not None and place is not None and place.has_margin else -inf

@@ -1,9 +1,9 @@
-"""Checking a certificate again, every claim on its own, by other means than made it.
+"""Checking every claim of a certificate again, independently of the code that made it.
 
-What is trusted is the ONNX file; of an artifact, or of a network with normalization put before it, its nominal export.
-Bounds are checked by `ibpc.verify.checking`, intervals and planes in binary64 on the ONNX file with none of the
-compiler's operators or passes; those of a proof in each leaf of its tree. Counterexamples are checked by ONNX Runtime
-and exact arithmetic. `check_property` and `check_data` have the claims of either kind of certificate.
+Only the ONNX file is trusted; for an artifact, or a network with normalization in front, its nominal export. Bounds are
+checked by `ibpc.verify.checking`: intervals and planes in binary64 on the ONNX file, without the compiler's operators
+and passes; a proof is checked in each leaf of its tree. Counterexamples are checked by ONNX Runtime and exact
+arithmetic. `check_property` and `check_data` yield the claims of the two kinds of certificates.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from ibpc.verify.replay import runnable_model
 def check_certificate(
     path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = ignore
 ) -> tuple[Claim, ...]:
-    """Return every claim of a certificate, judged; `progress` is told how many examples of data were begun.
+    """Return every claim of a certificate, judged; `progress` gets the number of examples that were begun.
 
-    Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
+    Raises PropertyError or SpecError for a file that is no certificate, DataError if its data set is missing.
     """
     data = read_certificate(Path(path))
     about = ModelFile.from_json(data)
@@ -47,7 +47,7 @@ def check_certificate(
 
 
 def judged_model(about: ModelFile) -> onnx.ModelProto:
-    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of what it holds."""
+    """Return the ONNX model that claims are checked on: the file itself, or the nominal export of its network."""
     if about.mean is None and about.std is None and about.path.endswith((".onnx", ".onnx.gz")):
         return runnable_model(Path(about.path))
     return nominal_model(_as_certified(about).snapshot())

@@ -1,4 +1,4 @@
-"""The claims of a data set's certificate: the data, the shares, every prediction, counterexample and margin."""
+"""The claims of a data set's certificate: the data, the accuracies, every prediction, counterexample and margin."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from ibpc.verify.verdicts import Verdict
 
 @dataclass(frozen=True, eq=False)
 class DataCheck:
-    """A data set's certificate (checked JSON data), and the model and data that it is judged on.
+    """A data set's certificate (validated JSON data), and the model and data that it is judged on.
 
-    `shape` and `limits` are those of the network's input.
+    `shape` and `limits` describe the network's input.
     """
 
     certificate: Mapping[str, Any]
@@ -41,7 +41,7 @@ class DataCheck:
     limits: tuple[float, float]
 
     def claims(self, progress: Callable[[int], object] = ignore) -> Iterator[Claim]:
-        """Yield each claim; `progress` is told how many of the bounded examples were begun."""
+        """Yield each claim; `progress` gets the number of examples whose bounds were begun."""
         digest = self.dataset.sha256
         yield Claim("data", digest == self.certificate["data_sha256"], f"SHA-256 {digest[:16]}…")
         try:
@@ -71,9 +71,9 @@ class DataCheck:
     def _images(self) -> torch.Tensor:
         return fit_images(self.dataset.test.floats(), self.shape)
 
-    # ── what is listed ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── the list of examples ────────────────────────────────────────────────────────────────────────────────────
     def _misplaced(self) -> str | None:
-        """Return what is wrong with the list of examples, None if they are the first of the data, with their labels."""
+        """Return what is wrong with the list of examples, None if it is the first of the data with their labels."""
         examples, count = self._examples, len(self._replay.input_sizes)
         if count != 1:
             return f"the model has {count:,} inputs, an image is one"
@@ -104,7 +104,7 @@ class DataCheck:
 
     # ── in ONNX Runtime ─────────────────────────────────────────────────────────────────────────────────────────
     def _answers(self) -> Iterator[Claim]:
-        """Run every image: its answer is the one claimed, or as good but for rounding."""
+        """Run every image: the claimed class must have the greatest output, up to rounding."""
         for example in self._examples:
             outputs = self._replay([self._images[example["index"]]])
             predicted, best = example["predicted"], float(outputs.max())
@@ -113,7 +113,7 @@ class DataCheck:
                 yield Claim(_named(example), False, f"ONNX Runtime does not classify it as {predicted}")
 
     def _counterexamples(self) -> Iterator[Claim]:
-        """Run every counterexample; certificates of version 1 have none, and nothing shows what they call falsified."""
+        """Run every counterexample. Certificates of version 1 have none: their falsified examples fail."""
         known = self._with_verdict(Verdict.FALSIFIED)
         for example in known:
             image, label = self._images[example["index"]], example["label"]
@@ -131,8 +131,7 @@ class DataCheck:
     def _in_ball(self, point: NDArray[np.float32], x: NDArray[np.float64]) -> bool:
         """Return whether the point lies in the exact ball around x and within the limits.
 
-        A distance is rounded to binary64, which is not beyond ε if it is below it afterwards; those that equal ε then
-        are compared exactly.
+        Distances are rounded to binary64: one that is then below ε is at most ε, one that equals ε is compared exactly.
         """
         wide, (least, most), eps = point.astype(np.float64), self.limits, self.certificate["eps"]
         distance = np.abs(wide - x)
@@ -142,7 +141,7 @@ class DataCheck:
 
     # ── by the checker ──────────────────────────────────────────────────────────────────────────────────────────
     def _bounds(self, progress: Callable[[int], object]) -> Iterator[Claim]:
-        """Bound every example again that is verified, or of which a margin is claimed."""
+        """Bound every example again that is verified or has a claimed margin."""
         checker, claimed = Checker(self.model), [example for example in self._examples if _claims_bounds(example)]
         for done, example in enumerate(claimed):
             progress(done + 1)
@@ -152,7 +151,7 @@ class DataCheck:
         yield Claim("examples", True, f"{len(claimed):,} were bounded again")
 
     def _bounded(self, example: Mapping[str, Any], checker: Checker) -> Claim:
-        """Bound z_label − z_other of one example over its box, by intervals or, for other methods, by planes."""
+        """Bound z_label − z_other of one example over its box, by intervals and, for other methods, by planes too."""
         arithmetic, label = self.certificate["arithmetic"], example["label"]
         lower, upper = self._box(self._images[example["index"]])
         classes = len(example["margin_lower"])
@@ -188,7 +187,7 @@ def _named(example: Mapping[str, Any]) -> str:
 
 
 def _claims_bounds(example: Mapping[str, Any]) -> bool:
-    """Whether an example is verified, or a margin is claimed of it but the 0 of its own label."""
+    """Return whether an example is verified or has a claimed margin, other than the 0 of its own label."""
     return example["verdict"] == Verdict.VERIFIED.value or any(
         margin is not None and (margin != 0 or other != example["label"])
         for other, margin in enumerate(example["margin_lower"])
@@ -204,7 +203,7 @@ def _is_close(claimed: float, found: float) -> bool:
 
 
 def _unpacked(text: str | None, like: torch.Tensor) -> NDArray[np.float32] | None:
-    """Return the packed point in the shape of an image, None where it is none."""
+    """Return the packed point in the shape of an image, None if the text is not one."""
     try:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(text or "", validate=True), 4 * like.numel() + 1)
         return np.frombuffer(unpacked, "<f4").reshape(like.shape).copy()
@@ -215,7 +214,7 @@ def _unpacked(text: str | None, like: torch.Tensor) -> NDArray[np.float32] | Non
 def _linear_bounds(
     checker: Checker, lower: NDArray[np.float64], upper: NDArray[np.float64], rows: NDArray[np.float64], arithmetic: str
 ) -> NDArray[np.float64]:
-    """Return lower bounds of the rows by planes over boxes that were tightened by planes."""
+    """Return lower bounds of the rows by planes, over boxes tightened by planes."""
     try:
         region = checker.tightened(Region(lower, upper), arithmetic)
     except EmptyError:

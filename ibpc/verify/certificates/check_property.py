@@ -1,4 +1,4 @@
-"""The claims of a property's certificate: its counterexample, and bounds of all that is unsafe."""
+"""The claims of a property's certificate: its counterexample, and bounds that exclude all unsafe outputs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ibpc.verify.replay import Replay
 from ibpc.verify.rows import weighted, whole_coefficients, whole_scale, with_sum
 from ibpc.verify.verdicts import Verdict
 
-# What outputs may differ by from one machine to another, as a share and by itself.
+# How far outputs may differ between machines: relative and absolute tolerance.
 _TOLERANCE: Final = 1e-3
 
 
 def check_property(data: Mapping[str, Any], model: onnx.ModelProto, where: str) -> Iterator[Claim]:
-    """Yield each claim of a property's certificate (checked JSON data), judged on the model alone."""
+    """Yield each claim of a property's certificate (validated JSON data), judged on the model alone."""
     prop, decision = property_of(data, where), decision_of(data)
     if decision.counterexample is not None or decision.verdict is Verdict.FALSIFIED:
         yield from _check_counterexample(prop, decision.counterexample, model)
@@ -67,9 +67,9 @@ def _listed(values: Sequence[float]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class _Excess:
-    """A lower bound of Σ c·y + Σ a·x − bound of a row, None where nothing finite is known.
+    """A lower bound of a row's Σ c·y + Σ a·x − bound, None if it is not finite.
 
-    `scale` is what rounding that nobody accounts for is relative to.
+    `scale` is the size that unaccounted rounding is relative to.
     """
 
     row: Row
@@ -84,7 +84,7 @@ class _Excess:
 
 @dataclass(frozen=True)
 class _Replayed:
-    """What a proof shows: the least margin of its leaves, how many there are, and how many do not refute."""
+    """The result of replaying a proof: the least margin of its leaves, their number, and how many do not refute."""
 
     margin: Fraction | float
     leaves: int
@@ -93,7 +93,7 @@ class _Replayed:
 
 @dataclass(frozen=True, eq=False)
 class _Bounds:
-    """Bounds that are claimed of a property, with the steps of their proofs, and the checker that judges them."""
+    """The claimed bounds of a property, the steps of their proofs, and the checker that judges them."""
 
     prop: Property
     decision: Decision
@@ -136,7 +136,7 @@ class _Bounds:
                 yield Claim(f"{place}: cannot be met", refuted, f"the checker bounds the margin by {float(best):.6g}")
 
     def _excesses(self, case: Case, rows: Sequence[Row]) -> list[_Excess]:
-        """Bound the excess of all rows over a case's box at once."""
+        """Bound the excesses of all rows over a case's box at once."""
         ends = [side.double().numpy() for side in case.box.outer]
         cuts = np.cumsum([tensor.size for tensor in self.prop.inputs])[:-1]
         lower, upper = (np.split(end, cuts) for end in ends)
@@ -155,7 +155,7 @@ class _Bounds:
 
     # ── by proofs ───────────────────────────────────────────────────────────────────────────────────────────────
     def _by_proofs(self, name: str, case: Case, margins: Sequence[float], proofs: Sequence[Any]) -> Iterator[Claim]:
-        """Replay the proofs of a case's disjuncts, each leaf on its own."""
+        """Replay the proofs of a case's disjuncts, leaf by leaf."""
         if len(proofs) != len(case.disjuncts):
             yield Claim(name, False, f"{len(proofs)} proofs for {len(case.disjuncts)} disjuncts")
             return
@@ -192,7 +192,7 @@ class _Bounds:
         return _Replayed(margin, count, unrefuted)
 
     def _leaf_excess(self, leaf: Leaf, row: Row) -> Fraction | float:
-        """Return a lower bound of Σ c·y + Σ a·x − bound in a leaf; infinite where nothing is there or known."""
+        """Return a lower bound of Σ c·y + Σ a·x − bound in a leaf: ∞ if the leaf is empty, −∞ if nothing is known."""
         scale = whole_scale(row)
         if not scale:
             return -inf
@@ -206,10 +206,10 @@ class _Bounds:
         return Fraction(bound) / scale + least - row.bound
 
     def _slack(self, scale: float) -> Fraction:
-        """Return how far a claim may lie above the checker's bound: exact, for a sum of floats would be rounded."""
+        """Return how far a claim may lie above the checker's bound: a Fraction, since a sum of floats is rounded."""
         return Fraction(UNACCOUNTED * scale if self.decision.arithmetic is Arithmetic.REAL else 0)
 
 
 def _refutes(row: Row, least: Fraction | float) -> bool:
-    """Return whether a row cannot hold, whose excess is at least `least`."""
+    """Return whether a row whose excess is at least `least` cannot hold."""
     return least > 0 or (row.strict and least == 0)

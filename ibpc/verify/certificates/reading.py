@@ -1,4 +1,4 @@
-"""What the data of a property's certificate say: the property, and what was decided of it."""
+"""Reading a property's certificate: the property, and the decision that it claims."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ibpc.verify.verdicts import Verdict
 
 
 def property_of(data: Mapping[str, Any], where: str) -> Property:
-    """Return the property that a certificate carries. Raises PropertyError where its parts do not fit together."""
+    """Return the property in a certificate. Raises PropertyError if its parts do not fit together."""
     region = data["region"]
     inputs, outputs = (
         tuple(DeclaredTensor(tensor["name"], tuple(tensor["shape"])) for tensor in region[side])
@@ -70,6 +70,6 @@ def _fits(case: Case, inputs: int, outputs: int) -> bool:
 
 
 def _in_order(terms: Terms, count: int) -> bool:
-    """Return whether indices rise and are less than a count: of one that occurs twice it is not said what it means."""
+    """Return whether indices increase strictly and are less than a count: a repeated index would be ambiguous."""
     indices = [index for index, _ in terms]
     return all(low < high for low, high in pairwise([-1, *indices, count]))

@@ -1,4 +1,4 @@
-"""The form of certificates as a JSON schema, and reading files of that form."""
+"""The format of certificates as a JSON schema, and reading files of that format."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ _PROPERTY: Final = _object(
         "margin_lower": _list(_list(_MAYBE_NUMBER)),
         "counterexample": _COUNTEREXAMPLE,
         "region": _object({"inputs": _list(_TENSOR), "outputs": _list(_TENSOR), "cases": _list(_CASE)}),
-        # The steps of a proof are judged by what replays them.
+        # The steps of a proof are validated by the checker that replays them.
         "proofs": _list(_list({"type": ["array", "null"]})),
     },
     ("proofs",),
@@ -113,7 +113,7 @@ _DATA: Final = _object(
 
 
 def read_certificate(path: Path) -> dict[str, Any]:
-    """Return the checked JSON data of a certificate. Raises PropertyError or SpecError with all that is wrong."""
+    """Return the validated JSON data of a certificate. Raises PropertyError or SpecError with all that is wrong."""
     data = read_json(path, MOST_BYTES)
     raise_all(PropertyError, data_problems(data, str(path), (0.0, inf)))
     kind = data.get("kind") if isinstance(data, dict) else None

@@ -1,8 +1,8 @@
-"""Activations that a file spells out, read as the one function that they are.
+"""Activations that a file spells out, recognized as one function.
 
 x sigmoid(a x) is Swish, x tanh(ln(1 + eˣ)) Mish, x (1 + erf(x / √2)) / 2 and its approximation by tanh are Gelu, and
-x / (1 + |x|) is Softsign. Step by step the factors of such a product would be bounded as if they had nothing to do with
-each other. The node at the end of a formula is read as one of the function's type; all steps stay what they are.
+x / (1 + |x|) is Softsign. Step by step the factors of such a product would be bounded as if they were independent. The
+node at the end of a formula is replaced by one of the function's type; all other steps stay.
 
 A formula is found by expanding its end into a sum of products of two names, x and the curve, with exact coefficients.
 """
@@ -23,7 +23,7 @@ from onnx import helper, numpy_helper
 
 from ibpc.errors import StrangerError, stranger
 
-# Coefficients by powers of x and of the curve, and how many roundings they take.
+# Coefficients by powers of x and of the curve, and the number of roundings in the formula.
 Expansion: TypeAlias = tuple[dict[tuple[int, int], Fraction], int]
 Pair: TypeAlias = tuple[str, str]
 Span: TypeAlias = tuple[Fraction, Fraction]
@@ -39,8 +39,8 @@ _MOST_ROUNDINGS: Final = 3
 _MOST_IN_ARGUMENT: Final = 30
 _ROUNDED: Final = Fraction(1, 2**22)
 
-# Which coefficients steps may have, lest a value is flushed to 0, or overflows, that is far from either: in the
-# product, in 1 + |x|, and in the argument of a curve, which saturates.
+# The range of coefficients in steps, so that no value is flushed to 0 or overflows where the function itself is far
+# from either: in the product, in 1 + |x|, and in the argument of a curve, which saturates.
 _HALF, _ONE = Fraction(1, 2), Fraction(1)
 _PRODUCT: Final[Span] = (_HALF, _ONE)
 _SUM: Final[Span] = (_ONE, _ONE)
@@ -61,10 +61,10 @@ def with_activations(
     inputs: Iterable[str],
     told: Mapping[str, Told],
 ) -> list[onnx.NodeProto]:
-    """Return the nodes, in the same order, with ends of formulas as nodes of the types that they spell out.
+    """Return the nodes, in the same order, with the ends of formulas replaced by nodes of the recognized types.
 
-    Only nodes that depend on the inputs, of floats, and of a known shape that has dimensions: there a number, which has
-    at most one, does not change the shape.
+    Only nodes that depend on the inputs, of floats, and of known rank ≥ 1: there a constant number, of rank at most 1,
+    does not change the shape.
     """
     reading, varying = _Reading.of(nodes, constants), set(inputs)
     for node in nodes:
@@ -75,14 +75,14 @@ def with_activations(
 
 @dataclass(frozen=True)
 class Told:
-    """What shape inference tells of a value: its element type, and how many dimensions it has, None for unknown."""
+    """What shape inference knows of a value: its element type and its rank, None if unknown."""
 
     element_type: int
     rank: int | None
 
     @property
     def is_read(self) -> bool:
-        """Whether formulas of such values are read."""
+        """Whether formulas of such values are recognized."""
         return self.element_type in _FLOATS and bool(self.rank)
 
 
@@ -91,7 +91,7 @@ _UNKNOWN: Final = Told(onnx.TensorProto.UNDEFINED, None)
 
 @dataclass(frozen=True)
 class _Reading:
-    """The node that computes every name, and the number of every constant that is one."""
+    """The node that computes each name, and the numbers of the constants that hold a single one."""
 
     nodes: Mapping[str, onnx.NodeProto]
     numbers: Mapping[str, Fraction]
@@ -106,7 +106,7 @@ class _Reading:
         return cls({name: node for node in nodes for name in node.output if name}, numbers)
 
     def named(self, node: onnx.NodeProto, told: Mapping[str, Told]) -> onnx.NodeProto:
-        """Return the node, or one of another type that computes the same."""
+        """Return the node, or the node of a recognized activation that computes the same."""
         is_read = all(told.get(name, _UNKNOWN).is_read for name in node.output)
         if not is_read or node.op_type not in ("Mul", "Div") or len(node.input) != 2:
             return node
@@ -122,7 +122,7 @@ class _Reading:
                 yield _made("Softsign", node, x)
 
     def _gated(self, node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-        """Yield what the node is as x times a share that a curve makes."""
+        """Yield the node as x · gate(x), for a gate made from one of the curves."""
         reached = self._reached(node.output[0])
         for curve in self._computed_by(reached, *_CURVES):
             inner, end, name = curve.input[0], node.output[0], curve.output[0]
@@ -142,14 +142,14 @@ class _Reading:
                         yield _made("Gelu", node, x, approximate=form, numbers=b"rounded")
 
     def _computed_by(self, names: Sequence[str], *kinds: str) -> Iterator[onnx.NodeProto]:
-        """Yield the nodes of one operand and some types that compute the names."""
+        """Yield the nodes of the given types, with one operand, that compute the names."""
         for name in names:
             node = self.nodes.get(name)
             if node is not None and node.op_type in kinds and len(node.input) == len(node.output) == 1:
                 yield node
 
     def _step(self, name: str) -> tuple[str, list[str]] | None:
-        """Return the type and the two operands of a step of a formula, None for what is none."""
+        """Return the type and the two operands of a step of a formula, None if the name is not one."""
         node = self.nodes.get(name)
         if node is None or node.op_type not in _STEPS or len(node.input) != 2:
             return None
@@ -160,7 +160,7 @@ class _Reading:
         return found is not None and found[0] == wanted and found[1] <= _MOST_ROUNDINGS
 
     def _reached(self, name: str) -> list[str]:
-        """Return the names that an expansion of a name may end at, if they are few."""
+        """Return the names at which an expansion of a name may end, up to a limit."""
         found, level = {name: None}, [name]
         while level and len(found) < _MOST_NAMES:
             level = [operand for step in map(self._step, level) if step is not None for operand in step[1]]
@@ -168,7 +168,7 @@ class _Reading:
         return [name for name in found if name not in self.numbers]
 
     def _expanded(self, name: str, names: Pair, span: Span, depth: int) -> Expansion | None:
-        """Return a name as a sum of positive multiples of powers of two names, None if it is none within the span."""
+        """Return a name as a polynomial in two names with coefficients in the span, None if it is not one."""
         if name in names:
             return {(1, 0) if name == names[0] else (0, 1): _ONE}, 0
         step = self._step(name) if depth < _DEEPEST else None
@@ -183,7 +183,7 @@ class _Reading:
 
 
 def _constant_of(name: str, attribute: onnx.AttributeProto) -> dict[str, NDArray[Any]]:
-    """Return the array of a constant that holds one number, by its name."""
+    """Return {name: array} for a constant that holds one number, else {}."""
     if attribute.name == "value_float" and attribute.type == onnx.AttributeProto.FLOAT:
         return {name: np.asarray(attribute.f, np.float32)}
     is_small = attribute.name == "value" and list(attribute.t.dims) in ([], [1])
@@ -197,14 +197,14 @@ def _constant_of(name: str, attribute: onnx.AttributeProto) -> dict[str, NDArray
 
 
 def _number(array: NDArray[Any]) -> Fraction | None:
-    """Return the positive number that an array holds."""
+    """Return the number in an array, None unless it is positive and finite."""
     if array.dtype.kind not in "fiu" or not 0 < array.item() < np.inf:
         return None
     return Fraction(array.item())
 
 
 def _swish(node: onnx.NodeProto, x: str, argument: Expansion) -> Iterator[onnx.NodeProto]:
-    """Yield Swish where the argument is alpha x, with an alpha of binary32, for that is what a node can say."""
+    """Yield Swish if the argument is alpha x with a binary32 alpha, which is all that an attribute can hold."""
     coefficients, roundings = argument
     if set(coefficients) == {(1, 0)} and roundings <= 1:
         alpha = float(np.float32(float(coefficients[1, 0])))
@@ -224,7 +224,7 @@ def _is_near(argument: Expansion, wanted: Mapping[tuple[int, int], float]) -> bo
 
 
 def _combined(kind: str, first: Expansion, second: Expansion) -> Expansion | None:
-    """Return what a step of some type makes of two sums."""
+    """Return the polynomial that a step of this type computes from two polynomials."""
     if kind == "Add":
         powers = {*first[0], *second[0]}
         return {p: first[0].get(p, Fraction(0)) + second[0].get(p, 0) for p in powers}, max(first[1], second[1]) + 1

@@ -1,9 +1,9 @@
-"""What rounding costs: the arithmetic of a claim, and that in which the checker itself computes.
+"""The cost of rounding: in the arithmetic of a claim, and in the checker's own.
 
-Rounding is the standard model (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., lemma 3.1 and section
-3.1): whatever the order, a sum of products in which no term passes more than n roundings is off by at most γₙ times
-the sum of the moduli, γₙ = n u / (1 − n u). It is applied twice: with the u of the claim's arithmetic, and with
-2⁻⁵³, in which the checker itself computes.
+Rounding follows the standard model (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., lemma 3.1 and
+section 3.1): whatever the order, a sum of products in which no term passes more than n roundings is off by at most γₙ
+times the sum of the moduli, γₙ = n u / (1 − n u). It is applied twice: with the u of the claim's arithmetic, and with
+the checker's own, 2⁻⁵³.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ibpc.verify.checking.values import Affine, Array, Box, Constant, is_whole
 
 OWN_UNIT: Final = 2.0**-53
-# Roundings of the checker itself that come on top of those of a sum: in shifts, scales and the widening.
+# The checker's own roundings beyond those of a sum: in shifts, scales and the widening.
 OWN_ROUNDINGS: Final = 8
 _OWN_SMALLEST: Final = 2.0**-1000
 
@@ -26,7 +26,7 @@ _OWN_SMALLEST: Final = 2.0**-1000
 class Machine:
     """The arithmetic of a claim: unit roundoff u, smallest normal number, and the largest number that may occur.
 
-    Real arithmetic has neither of the first two; its largest number is that in which the checker computes.
+    In real arithmetic the first two are 0; the largest number is that of binary64, in which the checker computes.
     """
 
     unit: float
@@ -34,11 +34,11 @@ class Machine:
     largest: float
 
     def sum_error(self, roundings: int, magnitude: Array, factor: float = 0.0, before: Array | float = 0.0) -> Array:
-        """Return how far sums of products may be off in which a term passes at most `roundings` roundings.
+        """Return the greatest error of sums of products whose terms pass at most `roundings` roundings each.
 
         `magnitude` is the sum of the moduli, `factor` the largest modulus that multiplies a constant which may be
-        flushed to zero. Infinite where a partial sum may overflow, or what is as large as `before`, that is before a
-        quotient or a factor makes it smaller. The checker's own error is part of it.
+        flushed to zero. Infinite where a partial sum may overflow, or an intermediate result as large as `before`, from
+        before a quotient or factor makes it smaller. The checker's own error is included.
         """
         if roundings * self.unit >= 0.25:
             return np.full_like(magnitude, np.inf)
@@ -49,20 +49,20 @@ class Machine:
         return np.where(np.maximum(magnitude, before) * (1.0 + 2.0 * gamma) < self.largest, error, np.inf)
 
     def whole_ends(self, box: Box, weight: Constant, bias: Constant, magnitude: Array) -> NDArray[np.bool_]:
-        """Return where the ends of weight · box + bias are exact: sums of integers that no order of summation rounds.
+        """Return where the ends of weight · box + bias are exact: sums of integers that round in no order of summation.
 
-        Rounding never falls, so neither do sums in a fixed order: no point of the box gets beyond the exact ends.
+        Rounding is monotone, and so are sums in a fixed order: no point of the box gets beyond the exact ends.
         """
         whole = weight.is_whole and bias.is_whole and is_whole(box.lower) and is_whole(box.upper)
         return whole & (magnitude <= (1.0 / self.unit if self.unit else 1.0 / OWN_UNIT))
 
     def flushed(self, lower: Array, upper: Array) -> tuple[Array, Array]:
-        """Return the ends with 0 between them where numbers may be flushed to it."""
+        """Return the ends, widened to include 0 where numbers may be flushed to it."""
         low = np.where((lower > 0) & (lower < self.smallest), 0.0, lower)
         return low, np.where((upper < 0) & (upper > -self.smallest), 0.0, upper)
 
     def settled(self, box: Box) -> Box:
-        """Return the box as later nodes may use it: with what overflow, flushing to zero and NaN can make of it."""
+        """Return the box for later nodes: widened for overflow, flushing to zero and NaN."""
         lower = np.where((box.lower >= -self.largest) & (box.lower <= self.largest), box.lower, -np.inf)
         upper = np.where((box.upper <= self.largest) & (box.upper >= -self.largest), box.upper, np.inf)
         unknown = np.isnan(box.lower) | np.isnan(box.upper)

@@ -1,8 +1,8 @@
-"""Rows pulled back to the inputs: through affine functions as they are, through others by their planes.
+"""Rows pulled back to the inputs: through affine functions exactly, through others by their planes.
 
-A lower bound of Σ C · value takes a value's lower plane where the coefficient is positive and its upper plane where it
-is negative. Whatever a step leaves behind, offsets and errors, is added up; what reaches an input, or a value without
-planes, is bounded over its box. The checker's own rounding is part of the errors.
+A lower bound of Σ C · value uses a value's lower plane where the coefficient is positive and its upper plane where it
+is negative. Offsets and errors of all steps are added up; rows that reach an input, or a value without planes, are
+bounded over its box. The checker's own rounding is part of the errors.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from ibpc.verify.checking.values import Array, Box, Constant, Planes, Value
 Values: TypeAlias = Mapping[str, Value]
 Rows: TypeAlias = dict[str, Array]
 
-# Numbers that rows pulled back together may take at a value.
+# Most numbers of all rows pulled back together, at one value.
 _MOST_NUMBERS: Final = 2**20
-# Numbers that pulling back all rows of one value may take in all; beyond that only its widest elements are bounded.
+# Most numbers for pulling back all rows of one value; beyond that only its widest elements are bounded.
 _MOST_WORK: Final = 2**30
 _SMALL: Final = 2**23
 
 
 class Total:
-    """A sum of rows over boxes with its ends, the sum of the moduli, the number of terms, and an error.
+    """A sum of rows over boxes: its ends, the sum of the moduli, the number of roundings, and an error.
 
-    Nothing is known any more of a row that has a coefficient which is not finite, whatever that is multiplied by.
+    A row with a coefficient that is not finite is lost, whatever that is multiplied by.
     """
 
     def __init__(self, count: int) -> None:
@@ -40,7 +40,7 @@ class Total:
         self._is_lost = np.zeros(count, bool)
 
     def add(self, rows: Array, lower: Array, upper: Array) -> None:
-        """Add rows · [lower, upper]: each coefficient takes the end that its sign asks for."""
+        """Add rows · [lower, upper]: the sign of each coefficient selects the end."""
         self._lose(rows)
         size = np.maximum(np.abs(lower), np.abs(upper))
         if not np.isfinite(size).all():
@@ -54,7 +54,7 @@ class Total:
             self._roundings += _roundings(moduli, is_counted)
 
     def _add_each(self, rows: Array, lower: Array, upper: Array) -> None:
-        """Add products with ends that may be infinite: what has the coefficient 0 is 0."""
+        """Add products with ends that may be infinite: where the coefficient is 0, the product is 0."""
         least = np.where(rows > 0, rows * lower, np.where(rows < 0, rows * upper, 0.0))
         most = np.where(rows > 0, rows * upper, np.where(rows < 0, rows * lower, 0.0))
         self._lower += least.sum(1)
@@ -72,11 +72,11 @@ class Total:
             self._error += _dotted(np.abs(rows), error) * (1.0 + 2.0**-20)
 
     def _lose(self, rows: Array) -> None:
-        """Forget rows with a coefficient that is not finite, or whose sum is not: that is quicker to see."""
+        """Mark rows as lost whose sum is not finite, which is quicker to test than each coefficient."""
         self._is_lost |= ~np.isfinite(rows.sum(1))
 
     def bounds(self) -> tuple[Array, Array]:
-        """Return the ends, moved apart by the error and by the roundings of the sum: one term has none."""
+        """Return the ends, moved apart by the error and by the roundings of the sum; a single exact term has none."""
         own = np.where(self._roundings > 1, (self._roundings + 2) * 2.0 * OWN_UNIT * self._moduli, 0.0)
         error = np.where((self._roundings > 1) | (self._error > 0), (self._error + own) * (1.0 + 2.0**-50), 0.0)
         lower = np.where(error > 0, np.nextafter(self._lower - error, -np.inf), self._lower)
@@ -87,14 +87,14 @@ class Total:
 
 
 def _dotted(rows: Array, factors: Array) -> Array:
-    """Return Σ row · factor for finite factors (K,), or (R, K) of each row."""
+    """Return Σ row · factor for finite factors (K,) or, per row, (R, K)."""
     if factors.ndim == 1 or len(factors) == 1:
         return np.asarray(rows @ factors.ravel())
     return np.asarray(np.einsum("rk,rk->r", rows, factors))
 
 
 def _sums(rows: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
-    """Return the least and the greatest value of rows · [lower, upper], finite ends."""
+    """Return the least and the greatest value of rows · [lower, upper] for finite ends."""
     if lower is upper:
         both = _dotted(rows, lower)
         return both, both
@@ -104,7 +104,7 @@ def _sums(rows: Array, lower: Array, upper: Array) -> tuple[Array, Array]:
 
 
 def _roundings(moduli: Array, is_counted: NDArray[np.bool_]) -> Array:
-    """Return how many roundings the sum of each row's products has: a single term times ±1 is exact."""
+    """Return the number of roundings in the sum of each row's products; a single term times ±1 counts 1: none."""
     counts = _dotted(np.sign(moduli), is_counted.astype(np.float64))
     single = np.flatnonzero(counts == 1)
     terms = np.where(np.broadcast_to(is_counted, moduli.shape)[single], moduli[single], 0.0)
@@ -114,7 +114,7 @@ def _roundings(moduli: Array, is_counted: NDArray[np.bool_]) -> Array:
 
 
 def affine_bounds(values: Values, rows: Rows) -> tuple[Array, Array]:
-    """Return bounds of Σ rows · value, the rows pulled back through affine functions to the boxes before them."""
+    """Return bounds of Σ rows · value, with the rows pulled back through affine functions to the boxes in front."""
     total = Total(len(next(iter(rows.values()))))
     for name in reversed(list(values)):
         if name in rows:
@@ -127,11 +127,11 @@ def affine_bounds(values: Values, rows: Rows) -> tuple[Array, Array]:
 
 
 def linear_bounds(values: Values, rows: Rows, choices: Mapping[str, Array]) -> Array:
-    """Return lower bounds (R,) of Σ rows · value over all that the boxes of `values` hold.
+    """Return lower bounds (R,) of Σ rows · value over the boxes of `values`.
 
-    `choices` pick among the planes of a value, numbers in [0, 1]: (R, K) for slopes in its fan, (R, 2, K) for what of
-    the lower and the upper plane to take, the rest being constant bounds, or, where planes are tuned, where they touch;
-    R may be 1. Every choice is sound.
+    `choices`, numbers in [0, 1], pick among the planes of a value: (R, K) picks slopes in its fan; (R, 2, K) mixes the
+    lower and the upper plane with the constant bounds or, where planes are tuned, picks where they touch. R may be 1.
+    Every choice is sound.
     """
     total = Total(len(next(iter(rows.values()))))
     for name in reversed(list(values)):
@@ -176,7 +176,7 @@ def _add(source: str, pulled: Array, values: Values, rows: Rows, total: Total) -
 
 
 def _chosen(planes: Planes, box: Box, choice: Array) -> Planes:
-    """Return planes for each row, (R, K): slopes in the fan, tuned, or between the planes and the constant bounds."""
+    """Return planes for each row, (R, K): slopes in the fan, tuned ones, or mixed with the constant bounds."""
     if choice.ndim == 2:
         if planes.fan is None or len(planes.terms) != 1:
             return planes
@@ -195,17 +195,17 @@ def _chosen(planes: Planes, box: Box, choice: Array) -> Planes:
 
 
 def _mixed(offset: Array, constant: Array, share: Array) -> Array:
-    """Return share · offset + (1 − share) · constant, each alone where that is all, for the other may be infinite."""
+    """Return share · offset + (1 − share) · constant, one of them alone at 1 and 0, as the other may be infinite."""
     mixed = share * offset + (1.0 - share) * constant
     return np.asarray(np.where(share == 1.0, offset, np.where(share == 0.0, constant, mixed)))
 
 
 # ── boxes in between ────────────────────────────────────────────────────────────────────────────────────────────
 def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Array]) -> Box:
-    """Return a value's box with its elements bounded by planes as well, all of them in small networks.
+    """Return a value's box with its elements bounded by planes as well.
 
-    In larger ones only those that are not a point, or, in front of a function that is `kinked` at 0, may be of either
-    sign, and of these the widest.
+    In larger networks, in front of a function that is `kinked` at 0, only elements of either sign are bounded; and of
+    all these only the widest, if there are too many.
     """
     box = values[name]
     assert isinstance(box, Box)
@@ -221,7 +221,7 @@ def tightened(values: Values, name: str, kinked: bool, choices: Mapping[str, Arr
 
 @dataclass(frozen=True, eq=False)
 class Picked:
-    """Ends of a value's elements, flat (R,), to be bounded: lower ones where the sign is 1, upper ones where it is −1.
+    """Ends of a value's elements, flat (R,), to be bounded: lower ones for sign 1, upper ones for sign −1.
 
     `choices` (R, …) pick planes for each of them, as in `linear_bounds`.
     """
@@ -232,7 +232,7 @@ class Picked:
 
 
 def sharpened(values: Values, name: str, picked: Picked) -> Box:
-    """Return a value's box with the ends that are picked bounded by planes of their own."""
+    """Return a value's box with the picked ends bounded, each with its own planes."""
     box = values[name]
     assert isinstance(box, Box)
     lower, upper = box.lower.ravel().copy(), box.upper.ravel().copy()
@@ -250,12 +250,12 @@ def sharpened(values: Values, name: str, picked: Picked) -> Box:
 
 
 def most_tightened(numbers: int) -> int:
-    """Return how many elements of a value are bounded by planes, where those before it have so many in all."""
+    """Return how many elements of a value are bounded by planes, given the total size of the values before it."""
     return _MOST_WORK // (2 * max(1, numbers))
 
 
 def _parts(values: Values, box: Box, kinked: bool) -> Iterator[NDArray[np.int64]]:
-    """Yield the elements that are to be bounded, in parts that are pulled back together."""
+    """Yield the elements to be bounded, in parts that are pulled back together."""
     sizes = [prod(value.shape) for value in values.values() if isinstance(value, Box)]
     is_small = 2 * sum(sizes) * box.lower.size <= _SMALL
     loose = box.lower < box.upper if is_small or not kinked else (box.lower < 0) & (box.upper > 0)

@@ -25,10 +25,10 @@ from ibpc.verify.checking.rules import RULES, Step
 from ibpc.verify.checking.values import INTEGERS, LAST_WHOLE, Array, Box, Constant, Value, is_whole, unwrapped
 
 Prepare: TypeAlias = Callable[[dict[str, Value], onnx.NodeProto], Iterable[str]]
-# A narrower box of a value in front of a node, None for the one that it has.
+# Returns a narrower box of a value in front of a node, None to leave it.
 Narrow: TypeAlias = Callable[[Mapping[str, Value], str, onnx.NodeProto], Box | None]
 
-# Types that are affine where the sign of the operand is known.
+# Types that are affine on either side of 0.
 _KINKED: Final = ("Relu", "LeakyRelu", "PRelu", "Abs")
 
 
@@ -62,18 +62,18 @@ class Checker:
             return affine_bounds(values, self._by_output(values, np.asarray(rows, np.float64)))
 
     def computes(self, name: str) -> bool:
-        """Whether the model has a value of that name which is no constant of the file."""
+        """Return whether the model has a value of that name, other than an initializer."""
         return name in self._file.inputs or any(name in node.output for node in self._file.nodes)
 
     def values(self, region: Region, arithmetic: str) -> dict[str, Value]:
-        """Return what all values can be in a region, in order. Raises EmptyError where one can be nothing."""
+        """Return the boxes of all values in a region, in order. Raises EmptyError if one of them is empty."""
         with np.errstate(all="ignore"):
             return self._walk(region, MACHINES[arithmetic], _as_they_are)
 
     def tightened(self, region: Region, arithmetic: str) -> Region:
         """Return the region with the boxes in front of nonlinear functions bounded by planes too, and kept.
 
-        Planes are picked by the choices of the region. Raises EmptyError where a value can be nothing.
+        The region's choices pick the planes. Raises EmptyError if a box is empty.
         """
 
         def tighten(values: Mapping[str, Value], name: str, node: onnx.NodeProto) -> Box:
@@ -83,10 +83,10 @@ class Checker:
         return self._narrowed(region, arithmetic, tighten)
 
     def sharpened(self, region: Region, arithmetic: str, picked: Mapping[str, Picked]) -> Region:
-        """Return the region with elements of such boxes bounded by planes that are picked for each of them, and kept.
+        """Return the region with picked ends of such boxes bounded, each with its own planes, and kept.
 
-        `picked` is by the value, its choices flat; of values that are in front of no such function it says nothing.
-        Raises EmptyError where a value can be nothing, ModelError where elements or choices do not fit.
+        `picked` is by value, its choices flat; values that are not in front of a nonlinear function are ignored. Raises
+        EmptyError if a box is empty, ModelError if elements or choices do not fit.
         """
 
         def sharpen(values: Mapping[str, Value], name: str, _node: onnx.NodeProto) -> Box | None:
@@ -103,11 +103,11 @@ class Checker:
         return self._narrowed(region, arithmetic, sharpen)
 
     def _narrowed(self, region: Region, arithmetic: str, narrow: Narrow) -> Region:
-        """Return the region with boxes in front of nonlinear functions as `narrow` leaves them, each once, and kept."""
+        """Return the region with each box in front of a nonlinear function narrowed once by `narrow`, and kept."""
         done: dict[str, Box] = {}
 
         def prepare(values: dict[str, Value], node: onnx.NodeProto) -> Iterator[str]:
-            """Narrow the operands of a node that is not affine; yield which were."""
+            """Narrow the operands of a node that is not affine; yield the names of those that changed."""
             for name in dict.fromkeys(node.input):
                 if not isinstance(values.get(name), Box) or name in self._file.inputs or name in done:
                     continue
@@ -121,7 +121,7 @@ class Checker:
         return replace(region, known={**region.known, **{n: (box.lower, box.upper) for n, box in done.items()}})
 
     def lower_bounds(self, region: Region, rows: Array, arithmetic: str) -> Array:
-        """Return lower bounds (m,) of `rows` (m, outputs) · outputs in a region, infinite where nothing is in it."""
+        """Return lower bounds (m,) of `rows` (m, outputs) · outputs in a region, ∞ if it is empty."""
         with np.errstate(all="ignore"):
             values = self._inhabited(region, arithmetic)
             if values is None:
@@ -138,12 +138,11 @@ class Checker:
         multipliers: Sequence[float] = (),
         choices: Mapping[str, Array] = MappingProxyType({}),
     ) -> float:
-        """Return a lower bound of row · outputs in a region, infinite where there is nothing in it.
+        """Return a lower bound of row · outputs in a region, ∞ if it is empty.
 
-        `multipliers` β ≥ 0, one for each cut of the region: where s (v − a) ≥ 0, a row is at least itself less β times
-        that.
-        `choices` are those of `linear_bounds`, flat, in place of the region's own. Raises ModelError where they do not
-        fit.
+        `multipliers` β ≥ 0 belong to the cuts of the region: where s (v − a) ≥ 0, a row is at least the row minus
+        β s (v − a). `choices` are those of `linear_bounds`, flat, and override the region's. Raises ModelError if they
+        do not fit.
         """
         with np.errstate(all="ignore"):
             values = self._inhabited(region, arithmetic)
@@ -160,7 +159,7 @@ class Checker:
             return float(max(plain[0], lower_sum(bound, products)))
 
     def _inhabited(self, region: Region, arithmetic: str) -> dict[str, Value] | None:
-        """Return what all values can be in a region, None where there is nothing in it."""
+        """Return the boxes of all values in a region, None if it is empty."""
         if region.is_empty:
             return None
         try:
@@ -169,7 +168,7 @@ class Checker:
             return None
 
     def _shaped(self, values: Mapping[str, Value], choices: Mapping[str, Array], rows: int) -> dict[str, Array]:
-        """Return choices of rows, for each value one number an element or two."""
+        """Return the choices of each value in the shape (rows, size) or (rows, 2, size)."""
         shaped: dict[str, Array] = {}
         for name, numbers in choices.items():
             value = values.get(name)
@@ -181,10 +180,10 @@ class Checker:
 
     # ── forward ─────────────────────────────────────────────────────────────────────────────────────────────────
     def _walk(self, region: Region, machine: Machine, prepare: Prepare) -> dict[str, Value]:
-        """Return the values of all names, those of every node after those of its operands.
+        """Return the values of all names in topological order.
 
-        `prepare` may change the operands of a node that is not affine; then the node is bounded again. What depends on
-        a window at a computed position has no value until it is written to a tensor of static shape.
+        `prepare` may change the operands of a node that is not affine; then the node is bounded again. Results that
+        depend on a window at a computed position have no value until they are written to a tensor of static shape.
         """
         pending: set[str] = set()
         values: dict[str, Value] = dict(self._constants)
@@ -232,7 +231,7 @@ class Checker:
     def _outputs(
         self, number: int, values: dict[str, Value], machine: Machine, prepare: Prepare
     ) -> Sequence[Constant | Box]:
-        """Return the values of a node's outputs, bounded again where its operands were changed."""
+        """Return the values of a node's outputs, bounded again if its operands were changed."""
         found = self._bounded(number, values, machine)
         is_bent = any(isinstance(value, Box) and value.affine is None for value in found)
         if is_bent and list(prepare(values, self._file.nodes[number])):
@@ -240,7 +239,7 @@ class Checker:
         return found
 
     def _bounded(self, number: int, values: Mapping[str, Value], machine: Machine) -> Sequence[Constant | Box]:
-        """Return the values of a node's outputs by the rule of its type, or by evaluation where that is exact."""
+        """Return the values of a node's outputs by the rule of its type, or by evaluation if that is exact."""
         node, memory = self._file.nodes[number], self._memory[number]
         operands = tuple(values[name] if name else None for name in node.input)
         if "evaluate" not in memory:
@@ -256,7 +255,7 @@ class Checker:
         return self._by_rule(step)
 
     def _by_rule(self, step: Step) -> Sequence[Constant | Box]:
-        """Return what the rule of its type says of a node."""
+        """Return the values of a node's outputs by the rule of its type."""
         kind = step.node.op_type
         if kind not in RULES:
             step.fail("it does not know the type")
@@ -266,7 +265,7 @@ class Checker:
         return [found] if isinstance(found, Constant | Box) else found
 
     def _evaluated(self, step: Step) -> Sequence[Constant] | None:
-        """Return what a node of constants computes, None where executions may differ in it."""
+        """Return the results of a node of constants, None if executions may differ."""
         node = step.node
         if not may_be_exact(node.op_type, step.attributes):
             return None
@@ -286,7 +285,7 @@ class Checker:
         return found
 
     def _of_one_point(self, step: Step) -> Sequence[Constant | Box]:
-        """Return the rule's bounds at constants; integers that it leaves no choice are constants again."""
+        """Return the rule's bounds at constants; integers that they determine are constants again."""
         if not step.operands:
             step.fail("executions may differ in what it computes")
         point = step.box(0)
@@ -300,7 +299,7 @@ class Checker:
         return self._file.types.get(name, onnx.TensorProto.UNDEFINED)
 
     def _by_output(self, values: Mapping[str, Value], rows: Array) -> dict[str, Array]:
-        """Return the columns of the rows by the output that they are about."""
+        """Return the columns of the rows by output."""
         sizes = [int(np.prod(values[name].shape)) for name in self._file.outputs]
         if rows.ndim != 2 or rows.shape[1] != sum(sizes):
             raise PropertyError.at("rows", f"a matrix of shape {rows.shape}", f"{sum(sizes)} columns")

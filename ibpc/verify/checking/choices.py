@@ -1,4 +1,4 @@
-"""Comparisons and logic on boxes (0 is false, 1 is true), and what they choose."""
+"""Comparisons and logic on boxes (0 is false, 1 is true), and choices between values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def verdict(always: Any, possible: Any) -> Box:
 
 
 def known(*boxes: Box) -> Truth:
-    """Return where all ends are finite; elsewhere NaN may take part, of which no comparison is true."""
+    """Return where all ends are finite; elsewhere there may be a NaN, for which every comparison is false."""
     finite = [np.isfinite(box.lower) & np.isfinite(box.upper) for box in boxes]
     return np.asarray(np.logical_and.reduce(np.broadcast_arrays(*finite)))
 
@@ -37,7 +37,7 @@ def compare(step: Step) -> Box:
 
 @rule("Equal")
 def equal(step: Step) -> Box:
-    """Bound equality: sure of two points that are the same, impossible of boxes that are apart."""
+    """Bound equality: certain for two equal points, impossible for disjoint boxes."""
     x, y = step.box(0), step.box(1)
     sure = known(x, y)
     same = (x.lower == x.upper) & (y.lower == y.upper) & (x.lower == y.lower)
@@ -65,7 +65,7 @@ def connective(step: Step) -> Box:
 
 @rule("Where")
 def where(step: Step) -> Box:
-    """Bound a choice: one of the two where the condition is known, else both."""
+    """Bound a choice: one of the two if the condition is known, else their hull."""
     condition, x, y = (step.box(slot) for slot in range(3))
     yes, no = condition.lower > 0, condition.upper <= 0
     lower = np.where(yes, x.lower, np.where(no, y.lower, np.minimum(x.lower, y.lower)))
@@ -75,7 +75,7 @@ def where(step: Step) -> Box:
 
 @rule("IsNaN", "IsInf")
 def strange(step: Step) -> Box:
-    """Bound whether an element is no finite number: it is one where both ends are."""
+    """Bound whether an element is NaN or infinite: it is not if both ends are finite."""
     x = step.box(0)
     return verdict(np.zeros(x.shape), ~known(x))
 
@@ -95,9 +95,9 @@ def one_hot(step: Step) -> Box:
 
 @rule("TopK")
 def top_k(step: Step) -> list[Box]:
-    """Bound the k greatest or least elements in order, none of which falls when any element rises, and their indices.
+    """Bound the k greatest or least elements in order, which are monotone in all elements, and their indices.
 
-    Of the indices only the one of the first element is bounded closely.
+    Indices are bounded closely only for k = 1.
     """
     x, largest = step.box(0), bool(step.attributes.get("largest", 1))
     axis = int(step.attributes.get("axis", -1)) % len(x.shape)
@@ -122,7 +122,7 @@ def arg_extreme(step: Step) -> Box:
 
 
 def _extreme_index(step: Step, x: Box, axis: int, greatest: bool, keep: bool) -> Box:
-    """Bound the index of the greatest or least element: from the first that may be it to the last."""
+    """Bound the index of the greatest or least element: from the first candidate to the last."""
     low, high = (x.lower, x.upper) if greatest else (-x.upper, -x.lower)
     possible = _possible(step, np.moveaxis(low, axis, -1), np.moveaxis(high, axis, -1))
     first, last = np.argmax(possible, -1), possible.shape[-1] - 1 - np.argmax(possible[..., ::-1], -1)
@@ -133,7 +133,7 @@ def _extreme_index(step: Step, x: Box, axis: int, greatest: bool, keep: bool) ->
 
 
 def _possible(step: Step, low: Array, high: Array) -> Truth:
-    """Return which elements of the last axis may be the greatest one, and the first or last of equals."""
+    """Return which elements of the last axis may be the greatest, counting the first or last of equals."""
     backward = bool(step.attributes.get("select_last_index", 0))
     order = slice(None, None, -1 if backward else 1)
     low, high = low[..., order], high[..., order]

@@ -1,4 +1,4 @@
-"""How many deviations an element can be from the mean of its group, and how small a variance can be; no rounding."""
+"""Bounds of standardized elements, and of variances from below, in real arithmetic."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _above(low: Array, high: Array, added: float) -> Array:
     far = np.where(reach > 0, (np.square(high).sum(-1) + added) / np.where(reach > 0, reach, 1.0), 1.0)
 
     def excess(t: Array) -> tuple[Array, Array]:
-        """Return Σ p² + n ε − t Σ p, and where that of the p which are not t is 0."""
+        """Return Σ p² + n ε − t Σ p, and the t at which its present linear piece is 0."""
         near = np.clip(t[:, None], low, high)
         held = np.where(near == t[:, None], 0.0, near)
         total, squares = held.sum(-1), np.square(held).sum(-1) + added
@@ -84,8 +84,8 @@ def _above(low: Array, high: Array, added: float) -> Array:
 def _below(low: Array, high: Array, added: float) -> Array:
     """Return a bound of V for each row of boxes of p where no P is positive.
 
-    With q = −p, V² = max_τ (2 τ Σ q − τ² (Σ q² + n ε)) / N, which for any τ is at least a sum of terms that are least
-    at an end of each q. In small groups all corners are tried: P + v √A is convex, so the greatest V is at one.
+    With q = −p, V² = max_τ (2 τ Σ q − τ² (Σ q² + n ε)) / N. For any τ this is at least a sum of terms, each least at an
+    end of its q. In small groups all corners are tried: P + v √A is convex, so the greatest V is at one of them.
     """
     others = low.shape[-1] - 1
 
@@ -110,7 +110,7 @@ def _below(low: Array, high: Array, added: float) -> Array:
 
 
 def _at_corners(low: Array, high: Array, added: float) -> Array:
-    """Return the greatest V at the corners of the boxes of p, with what it may round."""
+    """Return the greatest V at the corners of the boxes of p, plus its rounding."""
     size = low.shape[-1]
     result = np.full(len(low), -np.inf)
     for sides in product((False, True), repeat=size):
@@ -120,9 +120,9 @@ def _at_corners(low: Array, high: Array, added: float) -> Array:
 
 
 def _crossing(function: Callable[[Array], tuple[Array, Array]], most: Array) -> Array:
-    """Return about where a function that is linear piece by piece turns from positive to negative, from 0 to `most`.
+    """Return approximately where a piecewise linear function changes from positive to negative in [0, most].
 
-    Besides its value it gives where its piece is 0, which is tried wherever it lies between the ends that are left.
+    Besides its value the function returns the zero of its present piece, which is tried if it lies in the bracket.
     """
     start, end = np.zeros_like(most), most
     guess = 0.5 * most
@@ -140,8 +140,8 @@ def _crossing(function: Callable[[Array], tuple[Array, Array]], most: Array) -> 
 def least_variance(x: Box) -> Array:
     """Return a lower bound of the variance of each group, (groups, 1).
 
-    For any e with Σ e = 0, √(n variance) ≥ Σ e x / ‖e‖. Tried are the deviations of the boxes' centers, and those of
-    the points that are as near to one another as the boxes let them be.
+    For any e with Σ e = 0, √(n variance) ≥ Σ e x / ‖e‖. Tried are the deviations of the boxes' centers, then those of
+    points moved as close together as the boxes allow.
     """
     point = 0.5 * x.lower + 0.5 * x.upper
     size, result = point.shape[-1], np.zeros((len(point), 1))

@@ -16,13 +16,13 @@ from ibpc.verify.checking.rules import Step, rule
 from ibpc.verify.checking.values import Array, Box, Pull
 
 _MOST_PRODUCTS: Final = 2**24
-# Labels for the dimensions that an ellipsis stands for: those that no equation can have.
+# Labels for the dimensions of an ellipsis: characters that no equation can contain.
 _HIDDEN: Final = "".join(chr(0x2460 + place) for place in range(16))
 
 
 @dataclass(frozen=True, eq=False)
 class _Space:
-    """All products: `outputs` outputs of `terms` products each, and the flat element of each operand in them."""
+    """All products: outputs of `shape`, each of `terms` products, and the flat elements of each operand in them."""
 
     shape: tuple[int, ...]
     terms: int
@@ -31,7 +31,7 @@ class _Space:
 
 @rule("Einsum")
 def einsum(step: Step) -> Box:
-    """Bound a sum of elements or of products of two: an affine function where one operand is constant."""
+    """Bound a sum of elements or of products of two: an affine function if one operand is constant."""
     if len(step.operands) > 2:
         step.fail(f"{len(step.operands)} operands", "one or two")
     if "space" not in step.memory:
@@ -50,7 +50,7 @@ def einsum(step: Step) -> Box:
     if len(free) == 1:
         factor = 1.0 if len(boxes) == 1 else taken[1 - free[0]].lower
         pulls = [(step.names[free[0]], _pull(space.elements[free[0]], factor, boxes[free[0]].lower.size))]
-    if len(boxes) == 1 and space.terms == 1:  # what only moves elements is exact
+    if len(boxes) == 1 and space.terms == 1:  # moving elements is exact
         error = moduli = np.zeros(space.shape)
     return step.affine_box((lower, upper), error, moduli, pulls)
 
@@ -69,7 +69,7 @@ def _pull(places: NDArray[np.int64], factor: Array | float, size: int) -> Pull:
 
 
 def _space(step: Step) -> _Space:
-    """Read the equation. An ellipsis stands for the dimensions that are left, which broadcast as numpy's."""
+    """Read the equation. An ellipsis stands for the remaining dimensions, which broadcast as in numpy."""
     equation = step.attributes["equation"].decode().replace(" ", "")
     left, arrow, right = equation.partition("->")
     given = left.split(",")

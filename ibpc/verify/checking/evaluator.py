@@ -94,7 +94,7 @@ def running(model: onnx.ModelProto, where: str) -> Run:
 
 
 def _alone(node: onnx.NodeProto, opset: int) -> onnx.ModelProto:
-    """Return a model of one node; operands and results are named by their slots, for one may occur twice."""
+    """Return a model of one node; operands and results are named by slot, since a name may occur twice."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     copy.input[:] = [f"operand{slot}" if name else "" for slot, name in enumerate(node.input)]

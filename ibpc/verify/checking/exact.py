@@ -1,7 +1,7 @@
-"""Which nodes compute the same from constants whoever runs them: what they give is a constant again.
+"""Nodes of constants that have the same results in every execution, which are then constants again.
 
-That are moves, integers from integers, and single operations that IEEE 754 rounds correctly, on floats that nobody
-flushes to zero. An elementary function or a sum of many floats differs from one execution to the next.
+These are moves, integer arithmetic, and single operations that IEEE 754 rounds correctly, on floats that are not
+flushed to zero. Elementary functions and sums of many floats may differ between executions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ibpc.verify.checking.moves import MOVES
 
-# Copies of elements, and what only shapes and attributes decide; scattering may compute as well.
+# Copies of elements, and results that depend only on shapes and attributes. (Scattering may compute: `may_be_exact`.)
 _COPIES: Final = frozenset({*MOVES, "Constant", "ConstantOfShape", "EyeLike", "Pad", "Shape", "Size", "Trilu", "Where"})
-# On floats one correctly rounded operation for each element, or a choice among the elements.
+# On floats: one correctly rounded operation per element, or a choice among elements.
 _ROUNDED: Final = frozenset(
     {
         *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Div", "Equal", "Floor", "Greater"),
@@ -31,7 +31,7 @@ _INTEGERS_ONLY: Final = frozenset(
         *("OneHot", "Range", "ReduceProd", "ReduceSum", "Sum"),
     }
 )
-# Many integers make one, which wraps round on one machine and is cut off on another where it leaves its type.
+# Totals of many integers: on overflow one machine wraps around and another saturates.
 _ADDING: Final = frozenset({"CumSum", "MatMul", "ReduceProd", "ReduceSum", "Sum"})
 _LAST_TOTAL: Final = 2.0**31 - 1.0
 WHOLE_TYPES: Final = _COPIES | _ROUNDED | _INTEGERS_ONLY
@@ -45,14 +45,14 @@ Arrays = Sequence[NDArray[Any]]
 
 
 def may_be_exact(op_type: str, attributes: Mapping[str, Any]) -> bool:
-    """Return whether there are constants on which nodes of a type are exact."""
+    """Return whether nodes of a type are exact on some constants."""
     if attributes.get("reduction", b"none") != b"none":
         return False
     return op_type in WHOLE_TYPES or op_type == "DequantizeLinear"
 
 
 def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
-    """Return whether every execution of a node that may be exact has these results."""
+    """Return whether every execution of a node of a type that may be exact has these results."""
     arrays = (*operands, *results)
     if op_type in _COPIES:
         return True
@@ -66,7 +66,7 @@ def is_exact(op_type: str, operands: Arrays, results: Arrays) -> bool:
         return op_type not in _ADDING or _may_total(op_type, operands) <= _LAST_TOTAL
     if op_type not in _ROUNDED or not all(_is_plain(array) for array in arrays):
         return False
-    # A number that is not one of an integer type becomes anything.
+    # Converting a number outside the range of an integer type may give anything.
     return op_type not in _CASTS or results[0].dtype.kind not in "iu" or _is_kept(operands[0], results[0])
 
 
@@ -95,7 +95,7 @@ def _has_no_quotient(operands: Arrays) -> bool:
 
 
 def _may_total(op_type: str, operands: Arrays) -> float:
-    """Return a bound of the modulus of everything that a node adds up or multiplies out."""
+    """Return a bound of the moduli of all intermediate sums or products of a node."""
     moduli = [np.abs(array.astype(np.float64)) for array in operands]
     if op_type == "ReduceProd":
         return float(np.prod(np.maximum(moduli[0], 1.0)))
@@ -106,7 +106,7 @@ def _may_total(op_type: str, operands: Arrays) -> float:
 
 
 def _is_plain(array: NDArray[Any]) -> bool:
-    """Return whether all numbers are finite, none so small that it may be flushed to zero."""
+    """Return whether all numbers are finite and none is small enough to be flushed to zero."""
     if array.dtype.kind != "f":
         return True
     size = np.abs(array)

@@ -1,10 +1,10 @@
-"""Sums of exponentials along an axis: their logarithm, and the share that each has of them.
+"""Sums of exponentials along an axis: their logarithm, and the share of each exponential (softmax).
 
-Assumed of executions: they subtract m = max x before they take exponentials, which are within 8 ulps. With u their unit
-roundoff, the sum Σ e^{x_j − m} of K terms is then off by a relative error of 16 u for each exponential, K u for the
-sum, and ln K u for the rounding of x_j − m: that changes e^{x_j − m} by u (m − x_j), and Σ y_j (m − x_j) is at most
-Σ y_j ln(1/y_j) ≤ ln K for the shares y. Exponentials may underflow. Infinite numbers may turn into NaN: no element of a
-sum with one is bounded.
+Executions are assumed to subtract m = max x before they take exponentials, which are within 8 ulps. With unit roundoff
+u, the sum Σ e^{x_j − m} of K terms then has a relative error of 16 u for the exponentials, K u for the sum, and ln K u
+for the rounding of x_j − m: that changes e^{x_j − m} by u (m − x_j), and Σ y_j (m − x_j) is at most Σ y_j ln(1/y_j) ≤
+ln K for the shares y. Exponentials may underflow. Infinities may become NaN: no element of a sum that may contain one
+is bounded.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ibpc.verify.checking.values import Array, Box, unless
 
 
 def _by_corners(step: Step, function: Callable[[Array, Array], Array]) -> tuple[Array, Array, int]:
-    """Return the least and the greatest value of a function of x_i, which rises, and of all others, which falls.
+    """Return the least and greatest value of a function that rises in x_i and falls in all others, and the group size.
 
-    Besides the number of elements of which there is one sum. Before version 13 all axes from `axis` on are one.
+    Before version 13 all axes from `axis` on form one group.
     """
     x, early = step.box(0), step.version < 13
     axis = int(step.attributes.get("axis", 1 if early else -1)) % max(1, len(x.shape))
@@ -37,7 +37,7 @@ def _by_corners(step: Step, function: Callable[[Array, Array], Array]) -> tuple[
 
 @rule("Softmax")
 def softmax(step: Step) -> Box:
-    """Bound 1 / (1 + Σ_{j≠i} e^{x_j − x_i}), which rises in x_i and falls in all others: attained at two corners."""
+    """Bound 1 / (1 + Σ_{j≠i} e^{x_j − x_i}), which rises in x_i and falls in all others: extremes are at corners."""
     lower, upper, terms = _by_corners(step, _share)
     return Box(lower - _softmax_error(step, lower, terms), upper + _softmax_error(step, upper, terms))
 
@@ -52,11 +52,11 @@ def _share(own: Array, others: Array) -> Array:
 
 
 def _softmax_error(step: Step, y: Array, terms: int) -> Array:
-    """Return how far a share may be off.
+    """Return the greatest error of a share.
 
-    To first order, in u: 16 for each of the exponentials above and below, K for their sum, 2 for the quotient, all
-    relative; x_i − m rounds, which changes y_i by at most ln(1/y_i) y_i ≤ 0.37, and by 104 y_i where e^{x_i − m} is
-    not 0; in the sum it changes ln K, relative.
+    To first order, in u: 16 for the exponentials in numerator and denominator each, K for their sum, 2 for the
+    quotient, all relative; the rounding of x_i − m changes y_i by at most ln(1/y_i) y_i ≤ 0.37, and by at most 104 y_i
+    where e^{x_i − m} is not 0; in the sum it costs ln K, relative.
     """
     unit = step.machine.unit
     relative = (36.0 + terms + log(terms)) * unit + (terms + 16.0) * 2.0**-52
@@ -67,8 +67,8 @@ def _softmax_error(step: Step, y: Array, terms: int) -> Array:
 def log_softmax(step: Step) -> Box:
     """Bound −ln (1 + Σ_{j≠i} e^{x_j − x_i}), which rises in x_i and falls in all others.
 
-    x_i − m rounds, and so does the difference with the logarithm of the sum, which is within 8 ulps; neither of the
-    three is greater than |y_i|. The relative error of the sum is absolute in its logarithm.
+    x_i − m rounds, as does its difference with the logarithm of the sum, which is within 8 ulps; none of the three is
+    greater than |y_i|. The relative error of the sum is an absolute one of its logarithm.
     """
     lower, upper, terms = _by_corners(step, _log_share)
     return step.near(lower, upper, ulps=10, absolute=20.0 + terms + log(terms))
@@ -93,9 +93,9 @@ def _log_sum(x: Array) -> Array:
 def reduce_log_sum(step: Step) -> Box:
     """Bound ln Σ eˣ along axes, which rises in every element.
 
-    The relative error of the sum is absolute in its logarithm, which misses 16 u of at most ln K; m is added at last,
-    which rounds once more. An execution that does not subtract m misses no more, if no exponential overflows and not
-    all of them vanish.
+    The relative error of the sum is an absolute one of its logarithm, which adds 16 u of at most ln K; adding m rounds
+    once more. An execution that does not subtract m has no greater error, unless an exponential overflows or all of
+    them vanish.
     """
     step.require_floats()
     x, axes, keep = step.box(0), reduced_axes(step) or (), bool(step.attributes.get("keepdims", 1))

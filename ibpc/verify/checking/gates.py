@@ -1,7 +1,7 @@
-"""Products of x and a share of [0, 1] that rises with x: they fall to one least value and rise from there.
+"""Products x · gate(x), with a gate in [0, 1] that rises with x: they fall to one minimum and rise from there.
 
-An execution misses the share by some u, which the rules derive from what it may miss of the functions inside, so it
-misses the product by |x| times that, and by a few roundings of the product itself. NaN at −∞ bounds nothing.
+The error of an execution in the gate is some u, which the rules derive from the errors of the functions inside; its
+error in the product is |x| times that, plus a few roundings of the product itself. NaN at −∞ bounds nothing.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Function = Callable[[Array], NDArray[Any]]
 
 _CUBIC: Final = 0.044715
 _FAR: Final = 2.0**120
-# What the functions of shares here miss: some roundings, and a quarter of what those of their argument are of it.
+# The checker's own error in gates: some roundings, and a quarter of the relative error of their argument.
 _OWN_SHARE: Final = 64.0 * OWN_UNIT
-# Where the products are least. There they are flat: an error of 10⁻¹⁵ in the place changes the value by 10⁻³⁰.
+# Where the products are least. There they are flat: an error of 10⁻¹⁵ in the position changes the value by 10⁻³⁰.
 _LEAST_OF_HARD_SWISH: Final = -1.5
 _LEAST_OF_SWISH: Final = -1.2784645427610737951
 _LEAST_OF_MISH: Final = -1.1924312145154952121
@@ -31,10 +31,10 @@ _LEAST_OF_GELU: Final = {b"none": -0.75179152469356445746, b"tanh": -0.752461422
 
 
 def gated(step: Step, x: Box, function: Function, place: float, error: float, missed: float = 0.0) -> Box:
-    """Bound a function that is least at a place, falls before and rises behind it.
+    """Bound a function that falls up to `place` and rises from there.
 
-    An execution's share is off by `error` u, and by `missed` before anything rounds. One of numbers of some precision
-    may overflow for an x that is far, which bounds nothing.
+    An execution's gate is off by `error` u, and by `missed` even without rounding. Far from 0 an execution of finite
+    precision may overflow: there nothing is bounded.
     """
     ends = function(x.lower), function(x.upper)
     least, most = function(np.clip(place, x.lower, x.upper)), np.maximum(*ends)
@@ -62,7 +62,7 @@ def logistic(x: Array) -> Array:
 
 @rule("HardSwish")
 def hard_swish(step: Step) -> Box:
-    """Bound x min(max(x / 6 + 1/2, 0), 1): where it is not cut, the share is off by 2 u."""
+    """Bound x min(max(x / 6 + 1/2, 0), 1): where it is not clipped, the gate is off by 2 u."""
     return gated(step, step.box(0), lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0), _LEAST_OF_HARD_SWISH, 4.0)
 
 
@@ -70,8 +70,8 @@ def hard_swish(step: Step) -> Box:
 def gelu(step: Step) -> Box:
     """Bound x times the normal distribution of x, or its approximation by a tanh.
 
-    An erf misses 20 u, a tanh 30 u (see `monotone`); what their argument t misses, up to 40 u of itself where a file
-    spells the formula out, changes them by at most 0.49 times that; half of the sum with 1 is the share.
+    The error of erf is 20 u, of tanh 30 u (see `monotone`); the relative error of their argument, up to 40 u if a file
+    spells the formula out, changes them by at most 0.49 times that; the gate is half of their sum with 1.
     """
     form = step.attributes.get("approximate", b"none")
     if form not in _LEAST_OF_GELU:
@@ -81,15 +81,15 @@ def gelu(step: Step) -> Box:
 
 
 def missed_share(step: Step) -> float:
-    """Return what rounded numbers in a formula change the share by: 0.245 times the 2⁻²² that they are off by."""
+    """Return how much rounded numbers in a formula change the gate: 0.245 times their relative error of 2⁻²²."""
     return 2.0**-24 if step.attributes.get("numbers") == b"rounded" else 0.0
 
 
 @rule("Swish")
 def swish(step: Step) -> Box:
-    """Bound x / (1 + e^(−alpha x)); with a negative alpha it is what a positive one makes of −x, negated.
+    """Bound x / (1 + e^(−alpha x)); with a negative alpha it is minus the function of −x with |alpha|.
 
-    The sigmoid misses 26 u, and its argument 2 u of itself, which changes it by 0.23 times that.
+    The error of the sigmoid is 26 u; that of its argument, 2 u relative, changes it by 0.23 times that.
     """
     alpha, x = float(step.attributes.get("alpha", 1.0)), step.box(0)
     if not abs(alpha) > step.machine.smallest:
@@ -103,7 +103,7 @@ def swish(step: Step) -> Box:
 def mish(step: Step) -> Box:
     """Bound x tanh(ln(1 + eˣ)).
 
-    A softplus s misses 18 u and 16 u of itself, a tanh 30 u; as |tanh′| ≤ 1 and |s tanh′(s)| ≤ 0.45, the share misses
-    56 u.
+    The error of softplus s is 18 u plus 16 u relative, that of tanh 30 u; as |tanh′| ≤ 1 and |s tanh′(s)| ≤ 0.45, the
+    gate's is 56 u.
     """
     return gated(step, step.box(0), lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _LEAST_OF_MISH, 60.0)

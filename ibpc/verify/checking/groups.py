@@ -1,4 +1,4 @@
-"""Elements by groups, each of which is normalized alone, and what an execution misses of a normalized element."""
+"""Elements in groups that are normalized separately, and the error of an execution in a normalized element."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array, Box, unless
 
-# What the checker's own formulas round, relative: some tens of operations beside the sums.
+# The relative error of the checker's own formulas: some tens of operations beside the sums.
 OWN_SHARE: Final = 2.0**-46
 # Element types that a normalization may compute in: floats of 32 and 64 bits. (ONNX: stash_type)
 STASHES: Final = (1, 11)
@@ -19,9 +19,9 @@ STASHES: Final = (1, 11)
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Elements by groups, and what each is multiplied by and added to in the end, all (groups, size).
+    """Elements by group, with the scale and shift that are applied at the end, all (groups, size).
 
-    Groups that are `lost` have an element with an infinite end; it is 0 here.
+    Groups that are `lost` have an element with an infinite end; all their ends are 0 here.
     """
 
     x: Box
@@ -41,14 +41,14 @@ class Groups:
 
 
 def finite(x: Box) -> tuple[Box, NDArray[np.bool_]]:
-    """Return the box with 0 in place of groups that have an element with an infinite end, and where these are."""
+    """Return the box with groups set to 0 that have an element with an infinite end, and where these are."""
     lost = ~(np.isfinite(x.lower) & np.isfinite(x.upper)).all(-1, keepdims=True)
     return Box(np.where(lost, 0.0, x.lower), np.where(lost, 0.0, x.upper)), np.broadcast_to(lost, x.shape)
 
 
 @dataclass(frozen=True, eq=False)
 class Missed:
-    """What an execution misses of a normalized element, relative to it and besides, and where that is known."""
+    """The error of an execution in a normalized element: relative and absolute part, and where it is known."""
 
     relative: Array
     absolute: Array
@@ -56,7 +56,7 @@ class Missed:
 
 
 def in_arithmetic(step: Step, groups: Groups, value: Box, missed: Missed) -> Box:
-    """Return the scaled and shifted values, as the operand lies, with all that an execution misses of them."""
+    """Return the scaled and shifted values, in the operand's shape, widened by the error of an execution."""
     unit, smallest, scale = step.machine.unit, step.machine.smallest, groups.scale
     low = value.lower - np.abs(value.lower) * missed.relative - missed.absolute
     high = value.upper + np.abs(value.upper) * missed.relative + missed.absolute
@@ -69,7 +69,7 @@ def in_arithmetic(step: Step, groups: Groups, value: Box, missed: Missed) -> Box
 
 
 def positive_epsilon(step: Step) -> float:
-    """Return the node's epsilon. Fails where an execution may flush it to zero."""
+    """Return the node's epsilon. Fails if an execution may flush it to zero."""
     epsilon = float(step.attributes.get("epsilon", np.float32(1e-5)))
     if not epsilon > step.machine.smallest:
         step.fail(f"epsilon {epsilon:g}", "a positive number")
@@ -77,7 +77,7 @@ def positive_epsilon(step: Step) -> float:
 
 
 def normalized_dimensions(step: Step) -> tuple[int, Array, Array]:
-    """Return the first of the dimensions that are normalized together, scale and shift."""
+    """Return the first of the dimensions that are normalized together, the scale and the shift."""
     rank = len(step.value(0).shape)
     axis = int(step.attributes.get("axis", -1))
     if step.attributes.get("stash_type", 1) not in STASHES:

@@ -1,7 +1,7 @@
 """Sums of products with constants: y = W x + b has the bounds W⁺ l + W⁻ u + b and W⁺ u + W⁻ l + b, which are attained.
 
-Here belong also sums and differences of boxes, and scales and shifts by constants. What is affine stays so: rows of a
-specification are pulled back through it.
+Also sums and differences of boxes, and scales and shifts by constants. Affine functions are kept as such, so that rows
+of a specification can be pulled back through them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _UNDERFLOW: Final = 2.0**-100
 
 
 def stacked(box: Box) -> Array:
-    """Return lower ends, upper ends and greatest moduli, one behind the other: (3, …)."""
+    """Return lower ends, upper ends and greatest moduli, stacked: (3, …)."""
     return np.stack([box.lower, box.upper, box.magnitude])
 
 
@@ -51,9 +51,9 @@ def gemm(step: Step) -> Box:
 
 
 def _factor(step: Step, slot: int, attribute: str) -> Box | Constant:
-    """Return a factor of a Gemm, transposed where the attribute asks for it, a constant one times alpha.
+    """Return a factor of a Gemm, transposed if the attribute says so; a constant factor is multiplied by alpha.
 
-    A constant is kept for the next walk. Products of two binary32 numbers are exact in binary64.
+    Constants are cached for the next walk. Products of two binary32 numbers are exact in binary64.
     """
     value, transposed = step.value(slot), bool(step.attributes.get(attribute, 0))
     if isinstance(value, Box):
@@ -67,7 +67,7 @@ def _factor(step: Step, slot: int, attribute: str) -> Box | Constant:
 
 @rule("MatMul")
 def matmul(step: Step) -> Box:
-    """Bound a matrix product, batched as numpy's."""
+    """Bound a matrix product, batched as in numpy."""
     left, right = step.value(0), step.value(1)
     if isinstance(left, Box) and isinstance(right, Box):
         return _product_of_boxes(step, left, right)
@@ -77,9 +77,9 @@ def matmul(step: Step) -> Box:
 def _product(
     step: Step, left: Box | Constant, right: Box | Constant, bias: Constant, scale: float = 1.0, alpha: float = 1.0
 ) -> Box:
-    """Bound the product of a box and a constant, plus a bias; `scale` is what multiplies a sum that underflowed.
+    """Bound the product of a box and a constant, plus a bias; `scale` is the greatest factor of a sum that underflowed.
 
-    The weight has been multiplied by something of modulus `alpha`; the rest may overflow without that, or by it alone.
+    The weight includes a factor of modulus `alpha`; intermediate results may overflow without it, or because of it.
     """
     slot = 0 if isinstance(left, Box) else 1
     box, weight = (left, right) if isinstance(left, Box) else (right, left)
@@ -107,16 +107,16 @@ def _product(
 
 
 def _as_matrix(shape: tuple[int, ...], slot: int) -> tuple[int, ...]:
-    """Return the shape of a factor as a matrix: a vector is a row on the left and a column on the right."""
+    """Return the shape of a factor as a matrix: a vector is a row on the left, a column on the right."""
     if len(shape) > 1:
         return shape
     return (1, *shape) if slot == 0 else (*shape, 1)
 
 
 def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ...], slot: int, turned: bool) -> Pull:
-    """Return the pull of a product with a matrix: C W of rows C in the shape of the output.
+    """Return the pull of a product with a matrix: C W for rows C in the shape of the output.
 
-    A box that stands for several matrices of the weight gets the sum; one that was transposed is transposed back.
+    A box that was broadcast over several matrices gets the sum; one that was transposed is transposed back.
     """
     matrix, size = np.swapaxes(weight.wide, -1, -2), prod(shape)
 
@@ -131,7 +131,7 @@ def _matrix_pull(weight: Constant, shape: tuple[int, ...], output: tuple[int, ..
 
 
 def _product_of_boxes(step: Step, left: Box, right: Box) -> Box:
-    """Bound Σ_j a_ij b_jk: each product of two different factors by its corners, one j after the other."""
+    """Bound Σ_j a_ij b_jk: each product of two boxes by its corners, one j after the other."""
     ends = [(side.lower, side.upper) for side in (left, right)]
     first = [end[None, :] if end.ndim == 1 else end for end in ends[0]]
     second = [end[:, None] if end.ndim == 1 else end for end in ends[1]]
@@ -184,7 +184,7 @@ def _sum(step: Step, signs: Sequence[float], extra: int = 0) -> Box:
             pulls.append((step.names[slot], broadcast_pull(box.shape, output, sign)))
         else:
             offset = offset + sign * operand.wide
-    # A single rounding is relative to the result, which may be far less than its terms.
+    # A single rounding is relative to the result, which may be far smaller than its terms.
     ends = np.maximum(np.abs(lower), np.abs(upper)) if len(signs) == 2 else magnitude
     error = step.machine.sum_error(len(signs) - 1 + extra, ends, before=magnitude / min(map(abs, signs)))
     return step.affine_box((lower, upper), error, magnitude, pulls, offset)
@@ -207,9 +207,9 @@ def scaled(
     parts: Array | float = 0.0,
     before: Array | float = 0.0,
 ) -> Box:
-    """Bound scale · x + shift with constants that broadcast; `parts` is the sum of the moduli that make the shift.
+    """Bound scale · x + shift with constants that broadcast; `parts` is the sum of the moduli in the shift.
 
-    `before` is as large as what may be computed on the way.
+    `before` is the size of intermediate results.
     """
     x = step.box(slot)
     output = np.broadcast_shapes(x.shape, scale.shape, shift.shape)
@@ -225,7 +225,7 @@ def scaled(
 def batch_normalization(step: Step) -> Box:
     """Bound (x − mean) / √(variance + epsilon) · scale + shift, in this order or as one product and one sum.
 
-    Root, quotient, products and sums round at most eight times; a root or its inverse within 8 ulps is allowed for.
+    Root, quotient, products and sums round at most eight times; the root or its inverse may be off by 8 ulps.
     """
     if step.attributes.get("training_mode", 0):
         step.fail("it is in training mode")
@@ -235,7 +235,7 @@ def batch_normalization(step: Step) -> Box:
     scale, shift, mean_, variance = (step.constant(slot).wide.reshape(channels) for slot in (1, 2, 3, 4))
     inverse = 1.0 / np.sqrt(variance + float(step.attributes.get("epsilon", 1e-5)))
     factor = scale * inverse
-    # What underflows before the quotient is scaled by it.
+    # An underflow before the quotient is scaled by it.
     apart = np.abs(mean_) + step.box(0).magnitude
     vanished = _UNDERFLOW * (inverse + np.abs(factor)) * (1.0 + apart)
     before = apart * np.maximum(1.0, np.maximum(inverse, np.abs(scale)))
@@ -245,7 +245,7 @@ def batch_normalization(step: Step) -> Box:
 
 # ── along axes ──────────────────────────────────────────────────────────────────────────────────────────────────
 def reduced_axes(step: Step) -> tuple[int, ...] | None:
-    """Return the axes of a reduction counted from the front, None where it reduces nothing."""
+    """Return the axes of a reduction as nonnegative numbers, None if it reduces nothing."""
     rank = len(step.value(0).shape)
     axes = step.integers(1, "axes")
     if not axes:
@@ -277,7 +277,7 @@ def reduce_sum(step: Step) -> Box:
 
 @rule("CumSum")
 def cumulative(step: Step) -> Box:
-    """Bound the sums of the elements up to each one along an axis, without it if `exclusive`, backward if `reverse`."""
+    """Bound cumulative sums along an axis, without the element itself if `exclusive`, backward if `reverse`."""
     x, axis = step.box(0), int(step.constant(1).array.ravel()[0]) % max(1, len(step.value(0).shape))
     backward, exclusive = bool(step.attributes.get("reverse", 0)), bool(step.attributes.get("exclusive", 0))
     lower, upper, magnitude = (_running(side, axis, backward, exclusive) for side in (x.lower, x.upper, x.magnitude))
@@ -291,7 +291,7 @@ def cumulative(step: Step) -> Box:
 
 
 def _running(x: Array, axis: int, backward: bool, exclusive: bool) -> Array:
-    """Return the sums of the elements up to each one, or from it on, without it if `exclusive`."""
+    """Return cumulative sums, from the end if `backward`, without the element itself if `exclusive`."""
     turned = np.flip(x, axis) if backward else x
     sums = np.cumsum(turned, axis)
     if exclusive:

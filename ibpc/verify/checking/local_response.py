@@ -1,4 +1,4 @@
-"""Elements over a power of what is near them: LRN."""
+"""Elements over a power of their neighbourhood: LRN."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Response:
 
     @classmethod
     def of(cls, step: Step) -> _Response:
-        """Read the attributes of a node. Fails for those that are not bounded."""
+        """Read the attributes of a node. Fails for those that it cannot bound."""
         count = int(step.attributes["size"])
         alpha, beta, bias = (
             float(step.attributes.get(name, np.float32(value)))
@@ -36,7 +36,7 @@ class _Response:
         return cls(count, alpha / count, beta, bias)
 
     def others(self, squares: Array) -> Array:
-        """Return all of the base but what a channel's own square adds."""
+        """Return the base without the channel's own square."""
         return np.asarray(self.bias + self.rate * _beside(squares, self.count))
 
     def at(self, value: Array, others: Array) -> Array:
@@ -44,7 +44,7 @@ class _Response:
         return np.asarray(value / (others + self.rate * np.square(value)) ** self.beta)
 
     def greatest(self, lower: Array, upper: Array, least: Array, most: Array) -> Array:
-        """Return the greatest response of values between two ends, the rest of the base being least … most."""
+        """Return the greatest response of values between two ends, with the rest of the base in [least, most]."""
         peaks = self.rate > 0 and self.beta > 0.5
         top = np.sqrt(least / (self.rate * (2.0 * self.beta - 1.0))) if peaks else np.inf
         above = self.at(np.clip(top, np.maximum(lower, 0.0), np.maximum(upper, 0.0)), least)
@@ -53,14 +53,14 @@ class _Response:
 
 @rule("LRN")
 def local_response(step: Step) -> Box:
-    """Bound x / (bias + alpha / size · Σ x²)^beta, the squares of the channels of a window around its own.
+    """Bound x / (bias + alpha / size · Σ x²)^beta, with the squares of a window of channels around its own.
 
-    With b all of the base but its own square, x / (b + a x²)^beta falls in |x| b. In x ≥ 0 it rises up to
-    x² = b / (a (2 beta − 1)), or without end for beta ≤ 1/2, and falls from there; a small error in that place does not
-    matter, for it is flat there.
+    With b the base without x's own square, |x| / (b + a x²)^beta falls in b. For x ≥ 0 it rises up to
+    x² = b / (a (2 beta − 1)), or without end for beta ≤ 1/2, and falls from there; a small error in that position does
+    not matter, since the function is flat there.
 
-    The base of a binary32 execution is off by γ of itself for a plain sum. Others slide along the channels, add
-    one square and subtract another: then it is off by γ of the greatest base of all channels, for two terms of each.
+    In a plain sum the base of a binary32 execution has a relative error of γ. Others slide along the channels, adding
+    one square and subtracting another: then the error is γ times the greatest base of all channels, for two terms each.
     """
     step.require_floats()
     x, machine, response = step.box(0), step.machine, _Response.of(step)
@@ -80,7 +80,7 @@ def local_response(step: Step) -> Box:
 
 
 def _beside(squares: Array, count: int) -> Array:
-    """Return the sum over the window of each channel but for its own: (count − 1) // 2 before it, the rest behind."""
+    """Return the sum over each channel's window without the channel: (count − 1) // 2 before it, the rest after."""
     before = (count - 1) // 2
     widths = [(0, 0)] * squares.ndim
     widths[1] = (before, count - 1 - before)

@@ -1,7 +1,7 @@
-"""Functions that never fall in any operand: [f(l), f(u)], attained; in binary32 apart by what an execution may miss.
+"""Functions that never fall in any operand: [f(l), f(u)], attained; in binary32 widened by the error of an execution.
 
-Assumed of executions: 8 ulps (16 u of the value), and for functions that are composed of an exponential and a sum
-an absolute error besides, where the composition loses digits that the result does not have:
+Executions are assumed to be within 8 ulps (16 u relative), plus an absolute error for functions that may be composed of
+an exponential and a sum, where cancellation loses digits:
 sigmoid as (1 + tanh(x/2)) / 2, tanh as 1 − 2 / (e²ˣ + 1), elu as eˣ − 1, softplus as ln(1 + eˣ).
 """
 
@@ -24,7 +24,7 @@ _HARD: Final = {"alpha": 0.2, "beta": 0.5}
 
 
 def rising(step: Step, function: Function, absolute: float = 0.0) -> Box:
-    """Bound an elementary function of the operand, missed by `absolute` u besides 8 ulps."""
+    """Bound an elementary function of the operand, whose error is 8 ulps plus `absolute` u."""
     x = step.box(0)
     return step.near(function(x.lower), function(x.upper), absolute=absolute)
 
@@ -90,7 +90,7 @@ def prelu(step: Step) -> Box:
 
 
 def _leaky(step: Step, slope: Array) -> Box:
-    """Bound by the values at l, u, and 0, if that is between them: slopes may be negative. One product."""
+    """Bound by the values at l, u, and 0 if it lies between them, as slopes may be negative. One product."""
     x = step.box(0)
     points = [x.lower, x.upper, np.clip(0.0, x.lower, x.upper)]
     slopes = step.machine.flushed(slope, slope)
@@ -103,7 +103,7 @@ def _leaky(step: Step, slope: Array) -> Box:
 @rule("HardSigmoid")
 @careful
 def hard_sigmoid(step: Step) -> Box:
-    """Bound min(max(alpha x + beta, 0), 1): a product and a sum, cut exactly."""
+    """Bound min(max(alpha x + beta, 0), 1): a product and a sum, clipped exactly."""
     x = step.box(0)
     alpha, beta = (np.float64(step.attributes.get(name, np.float32(value))) for name, value in _HARD.items())
     ends = [np.where(alpha >= 0, *pair) for pair in ((x.lower, x.upper), (x.upper, x.lower))]
@@ -147,7 +147,7 @@ def exponential(step: Step) -> Box:
 
 @rule("Log")
 def logarithm(step: Step) -> Box:
-    """Bound ln x; NaN at negative numbers bounds nothing. Near 1 the argument's own digits decide."""
+    """Bound ln x; NaN at negative numbers bounds nothing. Near 1 the error is absolute, as ln x is near 0."""
     return rising(step, np.log, absolute=1.0)
 
 
@@ -159,7 +159,7 @@ def root(step: Step) -> Box:
 
 @rule("Softsign")
 def softsign(step: Step) -> Box:
-    """Bound x / (1 + |x|): three roundings and nothing that cancels. NaN at ±∞ bounds nothing."""
+    """Bound x / (1 + |x|): three roundings and no cancellation. NaN at ±∞ bounds nothing."""
     x = step.box(0)
     return step.near(x.lower / (1.0 + np.abs(x.lower)), x.upper / (1.0 + np.abs(x.upper)), ulps=3)
 
@@ -183,7 +183,7 @@ def elu(step: Step) -> Box:
 def celu(step: Step) -> Box:
     """Bound x where x ≥ 0, alpha (e^(x / alpha) − 1) elsewhere, for a positive alpha.
 
-    The quotient t rounds too, which changes eᵗ by |t| eᵗ ≤ 0.37 u. Not below 0 the formula of the standard, alpha
+    The quotient t rounds too, which changes eᵗ by |t| eᵗ u ≤ 0.37 u. For x ≥ 0 the formula of the standard, alpha
     Elu(t), rounds x twice.
     """
     alpha = float(step.attributes.get("alpha", 1.0))
@@ -204,7 +204,7 @@ def selu(step: Step) -> Box:
 
 
 def _exponential_unit(step: Step, alpha: float, gamma: float) -> Box:
-    """Bound by the values at l, u, and 0, if that is between them. Not below 0 there is but a product with gamma."""
+    """Bound by the values at l, u, and 0 if it lies between them. For x ≥ 0 it is a product with gamma only."""
     if 0 < abs(gamma) < step.machine.smallest:
         step.fail(f"gamma {gamma} may be flushed to zero")
     x = step.box(0)

@@ -1,7 +1,7 @@
-"""What only moves elements: every element of the output is a copy of one of the input.
+"""Operators that only move elements: every element of the output is a copy of one of the input.
 
-Which one is found by running the node alone on the numbers 0, 1, 2, … in place of the data, by the ONNX reference
-evaluator, once. Copies are exact in any arithmetic.
+The ONNX reference evaluator finds out which one: it runs the node once on the numbers 0, 1, 2, … in place of the data.
+Copies are exact in any arithmetic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ibpc.verify.checking.pulls import scatter
 from ibpc.verify.checking.rules import Step, rule
 from ibpc.verify.checking.values import Affine, Array, Box, Constant, Value
 
-# The operands that hold data; the others say where it goes. Of Concat all are data.
+# The operands that hold data; the others say where it goes. All operands of Concat are data.
 _DATA: Final[dict[str, tuple[int, ...]]] = {
     "Identity": (0,),
     "Reshape": (0,),
@@ -53,7 +53,7 @@ def move(step: Step) -> list[Box]:
 
 
 def _numbered(step: Step, data: tuple[int, ...]) -> list[NDArray[Any] | None]:
-    """Return the operands of the node with the data counted through from 0."""
+    """Return the operands of the node with the data replaced by consecutive numbers from 0."""
     operands: list[NDArray[Any] | None] = []
     start = 0
     for slot, value in enumerate(step.operands):
@@ -79,7 +79,7 @@ def _sides(values: list[Value]) -> tuple[list[Array], list[Array]]:
 
 
 def _affine(step: Step, data: tuple[int, ...], indices: NDArray[np.int64], magnitude: Array) -> Affine:
-    """Return the copies as an affine function. Pulls of elements that are copied more than once are sums."""
+    """Return the copies as an affine function. The pull of an element that is copied more than once is a sum."""
     pulls, offset, start = [], np.zeros(len(indices)), 0
     for slot in data:
         value = step.value(slot)
@@ -98,7 +98,7 @@ def _affine(step: Step, data: tuple[int, ...], indices: NDArray[np.int64], magni
 
 @rule("Dropout")
 def dropout(step: Step) -> Box:
-    """Pass the operand on: nothing is dropped in evaluation."""
+    """Return the operand: nothing is dropped in evaluation."""
     if len([name for name in step.node.output if name]) > 1:
         step.fail("it has an output of what it dropped")
     if step.has(2) and bool(step.constant(2).array):
@@ -111,7 +111,7 @@ def dropout(step: Step) -> Box:
 
 @rule("Pad")
 def pad(step: Step) -> Box:
-    """Put a constant around the data, or copies of it. Padding and its value are attributes before version 11."""
+    """Pad with a constant or with copies of elements. Before version 11 padding and its value are attributes."""
     x, mode = step.box(0), step.attributes.get("mode", b"constant")
     widths = step.integers(1, "pads") or []
     axes = [int(axis) % len(x.shape) for axis in step.constant(3).array] if step.has(3) else range(len(x.shape))
@@ -136,7 +136,7 @@ def _counted(x: Box) -> NDArray[np.int64]:
 
 
 def _padded(step: Step, sources: NDArray[np.int64], number: float) -> Affine:
-    """Return padding as an affine function: each element is that of a source, or the number where that is −1."""
+    """Return padding as an affine function: each element is that of its source, or `number` where the source is −1."""
     x, flat = step.box(0), sources.ravel()
     positions = np.flatnonzero(flat >= 0)
     pull = scatter(flat[positions], positions, x.lower.size)

@@ -17,7 +17,7 @@ from ibpc.verify.checking.values import Array, Box, unless
 def rms_normalization(step: Step) -> Box:
     """Bound x / √(mean x² + ε) · scale over the dimensions from `axis` on.
 
-    The sum of squares misses γₙ of itself, of which the root takes half, and what underflows is relative to ε; root and
+    The sum of squares has a relative error of γₙ, which the root halves, and underflow is relative to ε; root and
     quotient are within 8 ulps each.
     """
     step.require_floats()
@@ -35,9 +35,9 @@ def rms_normalization(step: Step) -> Box:
 
 @rule("LpNormalization")
 def lp_normalization(step: Step) -> Box:
-    """Bound x / ‖x‖ₚ along an axis, p 1 or 2; of nothing but zeros it is 0.
+    """Bound x / ‖x‖ₚ along an axis, p 1 or 2; it is 0 if all elements are 0.
 
-    As in RMSNormalization; where the sum may be so small that underflow takes a part of it, nothing is known.
+    Errors are as in RMSNormalization; where the sum may be small enough for underflow to matter, nothing is known.
     """
     step.require_floats()
     power, machine = int(step.attributes.get("p", 2)), step.machine
@@ -63,10 +63,10 @@ def lp_normalization(step: Step) -> Box:
 
 
 def _over_norm(x: Box, norm: Callable[[Array, Array], Array], power: float) -> Box:
-    """Bound x_i over a norm of |x_i| and the sum of the other |x_j|ᵖ, which rises in x_i and falls in |x_i| Σ.
+    """Bound x_i over a norm of |x_i| and the sum S of the other |x_j|ᵖ: it rises in x_i, and its modulus falls in S.
 
-    The others are at their least for x_i ≥ 0 and at their greatest below in the upper bound, and the other way round in
-    the lower one. Sums without one term are differences, moved outward by what those round.
+    In the upper bound S is at its least for x_i ≥ 0 and at its greatest for x_i < 0; in the lower bound vice versa.
+    Sums without one term are computed as differences, moved outward by their rounding.
     """
     powers = [end**power for end in (least_modulus(x), x.magnitude)]
     totals = [each.sum(-1, keepdims=True) for each in powers]

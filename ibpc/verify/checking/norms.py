@@ -1,6 +1,6 @@
 """Sums of moduli and powers, their roots and logarithms, and products: along axes, and over windows.
 
-None of the terms of such a sum is negative, so it misses at most γₙ of itself, whatever the order.
+No term of such a sum is negative, so its relative error is at most γₙ in any order.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def least_modulus(x: Box) -> Array:
 
 
 def _along_axes(step: Step) -> tuple[Gathered, Callable[[Array], Array]]:
-    """Return how to bring the elements that are reduced to one to the end of the last axis, and results into shape.
+    """Return two functions: one gathers the elements of each reduction on the last axis, one reshapes the results.
 
-    Where nothing is reduced, each element is reduced alone.
+    If nothing is reduced, each element is reduced by itself.
     """
     shape, axes = step.value(0).shape, reduced_axes(step) or ()
     kept = [axis for axis in range(len(shape)) if axis not in axes]
@@ -44,7 +44,7 @@ def _along_axes(step: Step) -> tuple[Gathered, Callable[[Array], Array]]:
 
 
 def _summed(step: Step, terms: Box, roundings: int) -> Box:
-    """Bound the sums along the last axis of terms that are not negative, of which each is rounded before."""
+    """Bound the sums along the last axis of nonnegative terms, each of which has had `roundings` roundings."""
     count = terms.shape[-1] + roundings
     least, most = terms.lower.sum(-1), terms.upper.sum(-1)
     lower = np.maximum(least - step.machine.sum_error(count, least), 0.0)
@@ -52,7 +52,7 @@ def _summed(step: Step, terms: Box, roundings: int) -> Box:
 
 
 def _powers(x: Box, power: float) -> Box:
-    """Return the box of |x|ᵖ, without what it misses."""
+    """Return the box of |x|ᵖ, without rounding."""
     least, most = least_modulus(x), x.magnitude
     if power == 1:
         return Box(least, most)
@@ -62,8 +62,8 @@ def _powers(x: Box, power: float) -> Box:
 def _norm(step: Step, x: Box, power: float) -> Box:
     """Bound (Σ |x|ᵖ)^(1/p) along the last axis, p ≥ 1.
 
-    Powers other than squares are within 8 ulps, which is 16 roundings; the exponent 1/p, itself rounded, changes a root
-    by u of its logarithm, 89 / p at most.
+    Powers other than squares are within 8 ulps, which is 16 roundings; the rounding of the exponent 1/p changes a root
+    by u times its logarithm, at most 89 / p.
     """
     lost = unknown(x).any(-1)
     if power == 1:
@@ -112,8 +112,8 @@ def reduce_logarithm(step: Step) -> Box:
 def reduce_product(step: Step) -> Box:
     """Bound a product, one factor after the other.
 
-    In any order it rounds n times. What a factor or a partial product loses by underflow is multiplied by the other
-    factors, at most by the product of all max(|x|, 1); where that overflows nothing is known.
+    In any order it rounds n times. The loss of a factor or partial product by underflow is multiplied by the other
+    factors, at most by the product of all max(|x|, 1); where that overflows, nothing is known.
     """
     gathered, shaped = _along_axes(step)
     x = Box(gathered(step.box(0).lower), gathered(step.box(0).upper))

@@ -1,4 +1,4 @@
-"""What the checker reads of an ONNX file, and the refusal of what it does not know."""
+"""The contents of an ONNX file that the checker uses; anything it does not know is refused."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _SMALL_FLOATS: Final = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 class OnnxFile:
     """A model at batch 1: its operator set, inputs with their shapes, outputs, constants, nodes and element types.
 
-    Each node comes after those of its operands, and reads values by their first names, not by those that an Identity
-    gives them; activations that the file spells out are nodes of their type.
+    Nodes are in topological order and read values by their first names, not those given by an Identity; activations
+    that the file spells out are nodes of their type.
     """
 
     opset: int
@@ -39,7 +39,7 @@ class OnnxFile:
 
     @classmethod
     def of(cls, model: onnx.ModelProto) -> OnnxFile:
-        """Read the model. Raises ModelError for an operator set, element type or function that is not known."""
+        """Read the model. Raises ModelError for an unknown operator set, element type or function."""
         graph, opset = model.graph, _opset(model)
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         inputs = {value.name: _shape(value) for value in graph.input if value.name not in constants}
@@ -69,7 +69,7 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[int, ...]:
 
 
 def _told(model: onnx.ModelProto) -> dict[str, Told]:
-    """Return what shape inference tells of values."""
+    """Return what shape inference knows of each value."""
     graph = _inferred(model).graph
     found = {value.name: _told_of(value) for value in (*graph.value_info, *graph.output, *graph.input)}
     small = sorted(name for name, value in found.items() if value.element_type in _SMALL_FLOATS)
@@ -87,8 +87,8 @@ def _told_of(value: onnx.ValueInfoProto) -> Told:
 def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with the types of its values.
 
-    Inference stops behind types without it, as Compress was before version 11; the result of most has the type of an
-    operand.
+    Inference stops at operators that do not support it, such as Compress before version 11; most results have the type
+    of an operand.
     """
     opset, inferred = _opset(model), shape_inference.infer_shapes(model)
     while True:
@@ -113,7 +113,7 @@ def _inferred(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _like(node: onnx.NodeProto, opset: int) -> str:
-    """Return the operand that has the element type of a node's first result by its schema, "" for none."""
+    """Return the operand that by its schema has the element type of a node's first result, "" if there is none."""
     try:
         schema = onnx.defs.get_schema(node.op_type, opset)
     except onnx.defs.SchemaError:
@@ -136,9 +136,9 @@ def _refuse_unknown(model: onnx.ModelProto) -> None:
 
 
 def _refuse_operands(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
-    """Raise ModelError where a node has more or fewer operands than its operator, or more results.
+    """Raise ModelError if a node has more or fewer operands than its operator, or more results.
 
-    What the operator set does not have is for the evaluator to refuse.
+    Operators that the operator set lacks are refused by the evaluator.
     """
     for node in nodes:
         try:
@@ -154,7 +154,7 @@ def _refuse_operands(nodes: Sequence[onnx.NodeProto], opset: int) -> None:
 
 
 def _refuse_second_values(nodes: Sequence[onnx.NodeProto], known: set[str]) -> None:
-    """Raise ModelError where a name is given to two values."""
+    """Raise ModelError if two values have the same name."""
     taken = set(known)
     for node in nodes:
         for name in filter(None, node.output):
@@ -164,7 +164,7 @@ def _refuse_second_values(nodes: Sequence[onnx.NodeProto], known: set[str]) -> N
 
 
 def _by_first_names(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Return the nodes with operands by the names that they had before an Identity or a Dropout that drops nothing."""
+    """Return the nodes with operands renamed to what an Identity, or a Dropout that drops nothing, copies."""
     first: dict[str, str] = {}
     renamed = []
     for node in nodes:
@@ -182,9 +182,9 @@ def _by_first_names(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
 
 
 def _ordered(nodes: Sequence[onnx.NodeProto], known: set[str]) -> list[onnx.NodeProto]:
-    """Return the nodes, each after those of its operands; files in the wild have them in any order.
+    """Return the nodes in topological order; files in the wild have them in any order.
 
-    Raises ModelError where an operand is nobody's result.
+    Raises ModelError if no node computes an operand.
     """
     ordered: list[onnx.NodeProto] = []
     waiting = list(nodes)

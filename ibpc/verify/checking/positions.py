@@ -1,9 +1,9 @@
-"""Windows at computed positions: what ScatterND writes to them, found by running the file at every position.
+"""Windows at computed positions: the results of ScatterND into them, found by running the file at every position.
 
-The shape of `x[a:b]` with computed a and b is known only when the network runs, so nothing of such a window is bounded
-by itself. ScatterND into a tensor of static shape ends it: the nodes in between are run by the ONNX reference
-evaluator for all whole numbers that a and b can be, and the box is that of all results. Those nodes have to be exact,
-whoever runs them: they move elements, or compute with whole numbers.
+The shape of `x[a:b]` with computed a and b is known only at run time, so values in such a window are not bounded. They
+end at a ScatterND into a tensor of static shape: the ONNX reference evaluator runs the nodes in between for all
+integers that a and b can be, and the box is the hull of all results. Those nodes must be exact in every execution: they
+move elements, or compute with integers.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _MOVING: Final = frozenset(
 
 
 def is_cut(node: onnx.NodeProto, values: Mapping[str, Value]) -> bool:
-    """Return whether a node slices from or to a number that the network computes."""
+    """Return whether a node is a Slice whose start or end the network computes."""
     return node.op_type == "Slice" and any(isinstance(values.get(name), Box) for name in node.input[1:3])
 
 
@@ -48,7 +48,7 @@ def written(
 ) -> Box:
     """Return the box of ScatterND into a tensor of static shape; `types` are the element types of the file's values.
 
-    Raises ModelError where positions are too many, or where what is written is computed with rounding.
+    Raises ModelError if there are too many positions, or if the written values are computed with rounding.
     """
     if any(attribute.name == "reduction" and attribute.s not in (b"none", b"") for attribute in node.attribute):
         raise _failure(node, "it computes with what it writes")
@@ -56,7 +56,7 @@ def written(
     region, known, numbers = _region(node, makers, values)
     for maker in (makers[name] for name in region):
         is_whole_type = maker.op_type in WHOLE_TYPES and types.get(maker.output[0]) in _EXACT_TYPES
-        # The reference evaluator errs in GatherElements of many rows.
+        # The reference evaluator is wrong in GatherElements of many rows.
         if maker.op_type == "GatherElements" or not (maker.op_type in _MOVING or is_whole_type):
             raise _failure(node, f"{maker.op_type} may round what it writes", "moved elements and whole numbers")
     data = values[node.input[0]]
@@ -84,9 +84,9 @@ def written(
 def _region(
     node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto], values: Mapping[str, Value]
 ) -> tuple[set[str], dict[str, NDArray[Any]], dict[str, Box]]:
-    """Return what lies in front of indices and updates: nodes by their first output, constants, and whole numbers.
+    """Return what indices and updates are computed from: nodes by their first output, constants, and integers.
 
-    Of a value of which only the shape counts, as of the x in Shape(Slice(x)), zeros stand for the constant.
+    A value of which only the shape matters, such as x in Shape(Slice(x)), is replaced by a constant of zeros.
     """
     region: set[str] = set()
     known: dict[str, NDArray[Any]] = {}
@@ -128,7 +128,7 @@ def _type_of(maker: onnx.NodeProto) -> int:
 def _all_numbers(
     node: onnx.NodeProto, numbers: Mapping[str, Box], makers: Mapping[str, onnx.NodeProto]
 ) -> list[dict[str, NDArray[Any]]]:
-    """Return all that the numbers can be together. Raises ModelError for too many."""
+    """Return all combinations of the numbers' values. Raises ModelError for too many."""
     sizes = [box.upper - box.lower + 1.0 for box in numbers.values()]
     if not np.prod([size.prod() for size in sizes]) <= _MOST_POSITIONS:
         raise _failure(node, "its position is one of too many", f"at most {_MOST_POSITIONS:,}")

@@ -24,7 +24,7 @@ def corners(function: np.ufunc, x: Box, y: Box) -> tuple[Array, Array]:
 
 @rule("Mul")
 def multiply(step: Step) -> Box:
-    """Bound a product: an affine function where a factor is constant, a square where both are the same value."""
+    """Bound a product: an affine function if a factor is constant, a square if both are the same value."""
     for slot, other in ((0, 1), (1, 0)):
         factor = step.value(other)
         if not isinstance(factor, Box):
@@ -37,7 +37,7 @@ def multiply(step: Step) -> Box:
 
 @rule("Div")
 def divide(step: Step) -> Box:
-    """Bound a quotient; a divisor that may be 0 bounds nothing. By a constant it is an affine function."""
+    """Bound a quotient; nothing is known if the divisor may be 0. With a constant divisor it is an affine function."""
     step.require_floats()
     x, y = step.box(0), step.box(1)
     safe = (y.lower > step.machine.smallest) | (y.upper < -step.machine.smallest)
@@ -50,7 +50,7 @@ def divide(step: Step) -> Box:
 
 @rule("Reciprocal")
 def reciprocal(step: Step) -> Box:
-    """Bound 1 / x; an x that may be 0 bounds nothing."""
+    """Bound 1 / x; nothing is known if x may be 0."""
     x = step.box(0)
     safe = (x.lower > step.machine.smallest) | (x.upper < -step.machine.smallest)
     bounds = step.near(1.0 / x.upper, 1.0 / x.lower)
@@ -61,7 +61,7 @@ def reciprocal(step: Step) -> Box:
 @rule("Pow")
 @careful
 def power(step: Step) -> Box:
-    """Bound x to constant positive powers: whole ones, or others of an x that is never negative."""
+    """Bound x to constant positive powers: integers, or any for x ≥ 0."""
     exponent = step.constant(1).wide
     if not bool((exponent > 0).all()):
         step.fail("its exponent", "positive numbers")
@@ -70,7 +70,7 @@ def power(step: Step) -> Box:
 
 
 def _raised(step: Step, x: Box, function: Callable[[Array], Array], even: Truth, ulps: int) -> Box:
-    """Bound a function that rises from 0, where it is even; elsewhere it never falls."""
+    """Bound a function that is even and rises in |x| where `even`, and never falls elsewhere."""
     least, most = (np.where(even, *ends) for ends in ((_least_modulus(x), x.lower), (x.magnitude, x.upper)))
     return step.near(function(least), function(most), ulps=ulps)
 
@@ -92,7 +92,7 @@ def modulus(step: Step) -> Box:
 def wave(step: Step) -> Box:
     """Bound a sine or cosine: 1 and −1 where a crest or trough may lie between the ends, else the values there.
 
-    Assumed besides 8 ulps is an absolute error of 8 u, for zeros that are no binary32 numbers.
+    Executions are assumed to have an absolute error of 8 u besides 8 ulps, since zeros are not binary32 numbers.
     """
     x = step.box(0)
     function, crest = (np.sin, pi / 2) if step.node.op_type == "Sin" else (np.cos, 0.0)
@@ -106,7 +106,7 @@ def wave(step: Step) -> Box:
 
 
 def _meets(x: Box, place: float) -> Truth:
-    """Return whether place + 2πk, for any whole k, may lie in the box: widened by more than 2π is off by."""
+    """Return whether place + 2πk, for any integer k, may lie in the box, widened by more than the error of 2πk."""
     slack = 2.0**-40 * (1.0 + x.magnitude)
     first = np.ceil((x.lower - slack - place) / (2 * pi))
     found = first * (2 * pi) + place <= x.upper + slack

@@ -1,24 +1,24 @@
-"""Replaying a proof that a set of outputs is out of reach: a tree of regions, and a linear bound in each leaf.
+"""Replaying a proof that a set of outputs cannot be reached: a tree of regions, and a linear bound in each leaf.
 
-A proof is a list of steps, a tree in preorder. It starts with one region that is still open, the whole box; a step
-takes the region that was opened last and
+A proof is a list of steps, a tree in preorder. At first one region is open, the whole box; a step takes the region that
+was opened last and
 
     ["tighten", choices]                    bounds the boxes in front of nonlinear functions by planes, and keeps them
     ["sharpen", [[value, elements, signs, choices] …]]
-                                            bounds single ends of such boxes by planes of their own, and keeps them
+                                            bounds single ends of such boxes, each with its own planes, and keeps them
     ["input", index, at]                    cuts input x at a number: opens x ≤ at and, after that, x ≥ at
     ["sign", value, element]                cuts a value of the file at 0: opens v ≤ 0 and, after that, v ≥ 0
     ["value", value, element, at]           cuts it at another number: opens v ≤ at and, after that, v ≥ at
     ["leaf", weights, choices, multipliers] closes it: the rows, added up with weights ≥ 0, cannot all hold there
 
-Whatever the numbers are, the regions cover the box, for every execution has a value on one side of each cut. At a leaf
-they only decide how good the bound is, and they are refused where they would make it wrong. `choices` pick among the
-planes of a value, those of a "tighten" also in the leaves below where they have none of their own. `multipliers` β ≥ 0
-belong to the cuts of values that led to the region, in their order.
+Whatever the numbers are, the regions cover the box, since in every execution a value is on one side of each cut. At a
+leaf they only decide how good the bound is, and they are refused where they would make it wrong. `choices` pick among
+the planes of a value; those of a "tighten" also hold in the leaves below that make no choice of their own.
+`multipliers` β ≥ 0 belong to the cuts of values that led to the region, in order.
 
 With the slopes of a rectifier's lower planes fixed, smaller boxes never make a bound looser; so the checker, whose
-boxes are at least as small, gets at least as far as the search did, which would not be so if each chose its own. Of
-curves both have planes of their own, which mostly lie as near: a leaf that was only just closed may be open here.
+boxes are at least as small, gets at least as far as the search did. This would not hold if each chose its own slopes.
+For curves the two have different planes, mostly about as tight: a leaf that was only just closed may be open here.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MOST_KEPT: Final = 4
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
-    """A region with what its bound is made of: weights of the rows, choices of planes, multipliers of cuts."""
+    """A region and its evidence: weights of the rows, choices of planes, multipliers of cuts."""
 
     region: Region
     weights: tuple[float, ...]
@@ -61,13 +61,13 @@ class Leaf:
 
 
 class Memory:
-    """What proofs begin with: those of several disjuncts mostly tighten the same box alike, which is done once."""
+    """Caches the first steps of proofs: proofs of several disjuncts mostly tighten the same box in the same way."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Region] = {}
 
     def narrowed(self, steps: Sequence[Any], arithmetic: str, region: Region, narrow: Callable[[], Region]) -> Region:
-        """Return a whole box, narrowed by the last of the steps; the others led to `region`, which says less of it."""
+        """Return a whole box, narrowed by the last of the steps; the others led to `region`."""
         said = json.dumps([arithmetic, *steps], sort_keys=True).encode()
         key = hashlib.sha256(region.lower.tobytes() + region.upper.tobytes() + said).digest()
         if key not in self._kept:
@@ -80,10 +80,10 @@ class Memory:
 def leaves(
     steps: Sequence[Any], checker: Checker, lower: Array, upper: Array, arithmetic: str, memory: Memory
 ) -> Iterator[Leaf]:
-    """Yield the leaves of a proof over a box, flat ends (n,), as they come. They cover it if no error is raised.
+    """Yield the leaves of a proof over a box, flat ends (n,), in order. They cover it if no error is raised.
 
-    A memory serves proofs by one checker. Raises PropertyError for a step that is malformed, for leaves that are
-    missing, and for steps behind the last.
+    A memory belongs to one checker. Raises PropertyError for malformed steps, missing leaves, and steps after the last
+    leaf.
     """
 
     def prepared(number: int, region: Region, narrow: Callable[[], Region]) -> Region:
@@ -128,7 +128,7 @@ def _narrowed(region: Region, narrow: Callable[[], Region]) -> Region:
 
 
 def _picked(number: int, parts: Sequence[Any], checker: Checker) -> dict[str, Picked]:
-    """Return what a step says of the ends of each value."""
+    """Return the picked ends of each value in a step."""
     found: dict[str, Picked] = {}
     left = _MOST_BYTES
     for part in parts:
@@ -186,13 +186,13 @@ def _is_factor(value: Any) -> bool:
 
 
 def encoded(choices: Array) -> str:
-    """Return choices, numbers of [0, 1], as text: whole numbers of 16 bits, compressed, in base 64."""
+    """Return choices, numbers in [0, 1], as text: 16-bit integers, compressed, in base64."""
     whole = np.rint(np.clip(choices, 0.0, 1.0) * LEVELS).astype("<u2")
     return base64.b64encode(zlib.compress(whole.tobytes(), 6)).decode()
 
 
 def _decoded(number: int, choices: Mapping[str, Any], left: int = _MOST_BYTES) -> dict[str, Array]:
-    """Return choices, which together have fewer bytes than are `left` of a step's: little may unpack to much."""
+    """Return choices that together unpack to fewer than `left` bytes, the rest of a step's limit."""
     found: dict[str, Array] = {}
     for name, text in choices.items():
         try:

@@ -1,4 +1,4 @@
-"""Rows over a value taken to rows over its source, of which the value has copies of elements."""
+"""Pulls of rows over a value back to its source, when the value consists of copies of the source's elements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ibpc.verify.checking.values import Array, Pull
 
 
 def scatter(indices: NDArray[np.int64], positions: NDArray[np.int64], size: int) -> Pull:
-    """Return the pull of value[positions] = source[indices]: rows are added up where an element was copied."""
+    """Return the pull of value[positions] = source[indices]: coefficients of copies are added up."""
     unique = len(np.unique(indices)) == len(indices)
 
     def pull(rows: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Parts of a box of inputs, with what else is known there of values: where a proof has come to."""
+"""Parts of a box of inputs, with everything else that is known of values there."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ibpc.verify.checking.values import Array, Box, unknown, unless
 
 
 class EmptyError(IbpcError):
-    """Nothing lies in a region: a value would have to lie above its upper bound."""
+    """A region is empty: the lower bound of a value is above the upper one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """A box of inputs, flat, and what else is known there of values: boxes, and on which side of a number elements are.
+    """A box of inputs, flat, and what else is known of values there: boxes, and cuts of single elements.
 
-    A cut (name, element, at, side) says side · (value − at) ≥ 0 of a flat element, with side 1 or −1. `choices` are
+    A cut (name, element, at, side) means side · (value − at) ≥ 0 for a flat element, with side 1 or −1. `choices` are
     those of `linear_bounds` for all rows, flat.
     """
 
@@ -41,9 +41,9 @@ class Region:
         return result
 
     def narrowed(self, name: str, box: Box, machine: Machine) -> Box:
-        """Return the box of a value with what is known of it here. Raises EmptyError.
+        """Return the box of a value intersected with what is known of it here. Raises EmptyError.
 
-        What may be no number is on neither side of a cut, so that does not say anything of it.
+        A value that may be NaN may be on neither side of a cut: it is not narrowed.
         """
         cuts = self.cuts_by_value.get(name, ())
         if name not in self.known and not cuts:
@@ -63,7 +63,7 @@ class Region:
 
 
 def not_empty(name: str, box: Box) -> Box:
-    """Return the box of a value. Raises EmptyError where a lower bound is above the upper one."""
+    """Return the box of a value. Raises EmptyError if a lower bound is above the upper one."""
     if bool((box.lower > box.upper).any()):
         raise EmptyError.at(name, "no value is left")
     return box

@@ -1,8 +1,8 @@
 """Interpolation: every result is a copy of an element, or a weighted sum of some, along one axis after the other.
 
-The weights of several axes are the products of those of each. Coordinates are worked out by the standard's formulas,
-in binary64 and in binary32. Where these agree on numbers that no step rounds, so does every execution; else a
-coordinate may be off by some u of the axis, and each weight by that times the slope of the kernel.
+The weights of several axes are the products of those of each. Coordinates are computed by the standard's formulas, in
+binary64 and in binary32. If both agree on numbers that no step rounds, so does every execution; otherwise a coordinate
+may be off by some u times the length of the axis, and each weight by that times the slope of the kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WIDE: Final = np.dtype(np.float64)
 
 @dataclass(frozen=True)
 class Axis:
-    """How an axis is resized: both sizes, the scale, that of the sizes if `stretched`, and the region of a crop."""
+    """How an axis is resized: both sizes, the scale (their quotient if `stretched`), and the region of a crop."""
 
     before: int
     after: int
@@ -47,7 +47,7 @@ class Axis:
     region: tuple[float, float] = (0.0, 1.0)
 
     def places(self, kind: np.dtype[Any]) -> NDArray[Any]:
-        """Return where the results lie on the axis before, computed in a type of floats."""
+        """Return the positions of the results on the original axis, computed in a float type."""
         number = kind.type
         y, half, one = np.arange(self.after).astype(kind), number(0.5), number(1)
         size, count = number(self.before), number(self.after)
@@ -71,7 +71,7 @@ class Axis:
         return np.asarray(middle)
 
     def doubt(self, unit: float) -> Array:
-        """Return by how much each place may be off in arithmetic of a unit roundoff."""
+        """Return how far each position may be off in arithmetic with this unit roundoff."""
         wide, narrow = self.places(_WIDE), self.places(np.dtype(np.float32)).astype(np.float64)
         last = self.before - 1
         if self.mode in ("align_corners", "tf_crop_and_resize"):
@@ -85,13 +85,13 @@ class Axis:
 
 
 def _is_short(number: Fraction) -> bool:
-    """Return whether a number has at most twelve binary digits before the point, and behind it."""
+    """Return whether a number has at most twelve binary digits before and after the point."""
     return (number * 4096).denominator == 1 and abs(number) < 4096
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What makes the results of one axis: weights (results, elements), and how far each may be off."""
+    """The weights (results, elements) of one axis, and how far each may be off."""
 
     weights: Array
     doubts: Array
@@ -101,7 +101,7 @@ class Table:
 # ── reading the node ────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Resize", "Upsample")
 def resize(step: Step) -> Box:
-    """Bound an interpolation, an affine function unless rounding decides which element is copied."""
+    """Bound an interpolation: an affine function, unless rounding decides which element is copied."""
     step.require_floats()
     if "axes" not in step.memory:
         step.memory["axes"] = _axes(step)
@@ -121,7 +121,7 @@ def _numbers(step: Step, slot: int) -> list[float]:
 
 
 def _axes(step: Step) -> dict[int, Axis]:
-    """Return how each axis is resized that the node names."""
+    """Return how each axis that changes is resized."""
     early, shape = step.version < 11, step.value(0).shape
     mode = "asymmetric" if early else step.attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
     given = [int(axis) % len(shape) for axis in step.attributes.get("axes") or range(len(shape))]
@@ -150,19 +150,19 @@ def _axes(step: Step) -> dict[int, Axis]:
 
 
 def _is_nothing(axis: Axis) -> bool:
-    """Return whether each result is the element at its own place."""
+    """Return whether each result is the element at its own position."""
     return axis.before == axis.after and bool((axis.places(_WIDE) == np.arange(axis.before)).all())
 
 
 def _is_left_alone(axis: Axis) -> bool:
-    """Return whether runtimes may copy an axis, for its scale is 1, of which the coordinates say something else."""
+    """Return whether runtimes may just copy an axis since its scale is 1, although its coordinates differ."""
     cropped = axis.before * (axis.region[1] - axis.region[0])
     is_one = axis.scale == 1.0 or axis.after == axis.before or abs(axis.after - cropped) < 1e-3
     return axis.mode in ("tf_crop_and_resize", "tf_half_pixel_for_nn") and axis.before > 1 and is_one
 
 
 def _scaled(step: Step, size: int, scale: float, mode: str, region: tuple[float, float]) -> Axis:
-    """Return an axis of a given scale. Where rounding decides how many results there are, it is refused."""
+    """Return an axis of a given scale. Fails if rounding decides the number of results."""
     if not 0 < scale < 2**20:
         step.fail(f"its scale {scale:g}", "a positive number")
     wide = size * (region[1] - region[0]) * scale
@@ -176,7 +176,7 @@ def _scaled(step: Step, size: int, scale: float, mode: str, region: tuple[float,
 
 
 def _sized(step: Step, shape: Sequence[int], mode: str, regions: Sequence[tuple[float, float]]) -> list[Axis]:
-    """Return axes of given sizes, to which a policy may make them fit."""
+    """Return axes of given sizes, which a policy may change to keep the aspect ratio."""
     sizes = [int(size) for size in _numbers(step, 3)]
     policy = step.attributes.get("keep_aspect_ratio_policy", b"stretch")
     if len(sizes) != len(shape) or min(sizes, default=0) < 1:
@@ -198,7 +198,7 @@ def _sized(step: Step, shape: Sequence[int], mode: str, regions: Sequence[tuple[
 
 # ── copies ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def _copied(step: Step, axes: dict[int, Axis]) -> Box:
-    """Return the nearest elements; where the two ways to compute a coordinate differ, all between theirs."""
+    """Return the nearest elements; where the two ways to compute a coordinate differ, the hull of all in between."""
     x, sure = step.box(0), True
     rounding = step.attributes.get("nearest_mode", b"round_prefer_floor").decode()
     lower, upper, numbers = x.lower, x.upper, np.arange(x.lower.size).reshape(x.shape)
@@ -233,7 +233,7 @@ def _copied(step: Step, axes: dict[int, Axis]) -> Box:
 def _mixed(step: Step, axes: dict[int, Axis]) -> Box:
     """Return the weighted sums: each weight may be off by its doubt, in an execution and in the checker.
 
-    (W + D) (x + e) is W x + W e + D (x + e): doubts of one axis are multiplied by the sums along those before it.
+    (W + D) (x + e) is W x + W e + D (x + e): doubts of one axis multiply the sums along the axes before it.
     """
     unit = step.machine.unit + 8.0 * OWN_UNIT
     key = f"tables {unit}"
@@ -252,7 +252,7 @@ def _mixed(step: Step, axes: dict[int, Axis]) -> Box:
         doubt = _along(np.abs(table.weights), doubt, number) + _along(table.doubts, greatest + doubt, number)
         moduli = _along(np.abs(table.weights) + table.doubts, moduli, number)
     terms = prod(table.taps for table in tables.values()) + 8 * len(tables)
-    # Products of weights that cancel may overflow before they do, and elements with a weight of 0 are multiplied too.
+    # Products may overflow before they cancel, and elements with a weight of 0 are multiplied too.
     error = step.machine.sum_error(terms, moduli, largest(x), 4.0 * largest(x)) + doubt * (1.0 + 2.0**-20)
 
     def pull(rows: Array) -> Array:
@@ -272,9 +272,9 @@ def _along(matrix: Array, x: Array, axis: int) -> Array:
 def _table(step: Step, axis: Axis, unit: float) -> Table:
     """Return the weights of one axis.
 
-    Taps are the elements from which on the kernel is 0; those beyond the ends are the ends themselves, or left out. A
-    kernel that is stretched for antialiasing, or that left something out, is divided by its sum: then a weight w is
-    off by what the sum is too.
+    Taps are all elements at which the kernel may not be 0; those beyond the ends are replaced by the ends, or left out.
+    A kernel that is stretched for antialiasing, or from which taps are left out, is divided by its sum: then the error
+    of the sum enters each weight too.
     """
     cubic = step.attributes.get("mode") == b"cubic"
     excluded, antialias = (bool(step.attributes.get(name, 0)) for name in ("exclude_outside", "antialias"))
@@ -310,7 +310,7 @@ def _table(step: Step, axis: Axis, unit: float) -> Table:
 
 
 def _steepness(a: float) -> float:
-    """Return a bound of the slope of the cubic kernel: x (3 (a + 2) x − 2 (a + 3)) up to 1, a (3 x − 4) (x − 2) behind.
+    """Return a bound of the cubic kernel's slope: x (3 (a + 2) x − 2 (a + 3)) up to 1, a (3 x − 4) (x − 2) beyond.
 
     The first is greatest at 1 or where its own slope is 0.
     """
@@ -321,7 +321,7 @@ def _steepness(a: float) -> float:
 
 
 def _cubic_kernel(x: Array, a: float) -> Array:
-    """Return the cubic kernel of a coefficient at distances (Keys 1981)."""
+    """Return the cubic kernel with coefficient `a` at distances x (Keys 1981)."""
     inner = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
     outer = ((a * x - 5.0 * a) * x + 8.0 * a) * x - 4.0 * a
     return np.where(x <= 1.0, inner, np.where(x < 2.0, outer, 0.0))
@@ -329,7 +329,7 @@ def _cubic_kernel(x: Array, a: float) -> Array:
 
 # ── crops ───────────────────────────────────────────────────────────────────────────────────────────────────────
 def _filled(step: Step, axes: dict[int, Axis], box: Box) -> Box:
-    """Return the box with the value of what lies outside of the axis before; where rounding decides that, with both."""
+    """Return the box with the extrapolation value outside the original axis, or the hull of both if that is unclear."""
     sure, possible = np.zeros((2, *box.shape), bool)
     for number, axis in axes.items():
         if axis.mode == "tf_crop_and_resize":

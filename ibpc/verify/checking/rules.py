@@ -16,14 +16,14 @@ from ibpc.verify.checking.arithmetic import OWN_ROUNDINGS, OWN_UNIT, Machine
 from ibpc.verify.checking.evaluator import confirm
 from ibpc.verify.checking.values import Affine, Array, Box, Constant, Pull, Value, unknown, unless
 
-# Elementary functions of numpy and the standard library, in units of 2⁻⁵³: they are within 4 ulps.
+# The relative error of elementary functions of numpy and the standard library, which are within 4 ulps.
 _OWN_ELEMENTARY: Final = 16.0 * OWN_UNIT
 _ELEMENTARY_ULPS: Final = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One node of the file at its operands. `memory` outlives the step: what depends on constants and shapes only."""
+    """One node of the file with its operands. `memory` outlives the step: it holds only what constants determine."""
 
     node: onnx.NodeProto
     version: int
@@ -36,7 +36,7 @@ class Step:
     memory: dict[str, Any]
 
     def has(self, slot: int) -> bool:
-        """Whether there is an operand in the slot."""
+        """Return whether there is an operand in the slot."""
         return slot < len(self.operands) and self.operands[slot] is not None
 
     def value(self, slot: int) -> Value:
@@ -47,12 +47,12 @@ class Step:
         return found
 
     def box(self, slot: int) -> Box:
-        """Return an operand as a box; a constant is one of a single point."""
+        """Return an operand as a box; a constant becomes a single point."""
         found = self.value(slot)
         return found if isinstance(found, Box) else Box(*self.machine.flushed(found.wide, found.wide))
 
     def constant(self, slot: int) -> Constant:
-        """Return an operand that has to be constant. Raises ModelError if it is computed from the inputs."""
+        """Return an operand that must be constant. Raises ModelError if it is computed from the inputs."""
         found = self.value(slot)
         if isinstance(found, Box):
             self.fail(f"its input {self.names[slot]} depends on the network's inputs", "a constant")
@@ -72,7 +72,7 @@ class Step:
         return results
 
     def require_floats(self) -> None:
-        """Raise ModelError unless the node computes in floating numbers: on integers its quotients are others."""
+        """Raise ModelError unless the node computes in floats: quotients of integers differ."""
         if self.element_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
             self.fail("it computes in integers, or its element type is not known", "floats of 32 or 64 bits")
 
@@ -91,10 +91,10 @@ class Step:
         offset: Array | float = 0.0,
         exact: NDArray[np.bool_] | bool = False,
     ) -> Box:
-        """Return the box of an affine function with the ends as computed, moved apart by `error` unless they are exact.
+        """Return the box of an affine function with the computed ends, moved apart by `error` unless they are exact.
 
-        With `pulls` and `offset` the box stays an affine function; a pull sums over all outputs, and rounds: `moduli`,
-        the sum of the moduli of all terms, is what that is relative to.
+        With `pulls` and `offset` the box stays an affine function; a pull sums over all outputs, and its rounding is
+        relative to `moduli`, the sum of the moduli of all terms.
         """
         apart = np.where(exact, 0.0, error)
         lower, upper = ends[0] - apart, ends[1] + apart
@@ -106,9 +106,9 @@ class Step:
         return Box(lower, upper, affine)
 
     def near(self, lower: Array, upper: Array, ulps: int = _ELEMENTARY_ULPS, absolute: float = 0.0) -> Box:
-        """Return the box of a function that the file's execution misses by `ulps` and `absolute` u at most.
+        """Return the box of a function whose error in an execution is at most `ulps` plus `absolute` u.
 
-        A unit of the last place is at most 2u of the value.
+        An ulp is at most 2u times the value.
         """
         relative = 2.0 * ulps * self.machine.unit + _OWN_ELEMENTARY
         least = absolute * (self.machine.unit + _OWN_ELEMENTARY) + 4.0 * self.machine.smallest
@@ -133,9 +133,9 @@ def rule(*types: str) -> Callable[[Rule], Rule]:
 
 
 def careful(function: Callable[[Step], Box]) -> Callable[[Step], Box]:
-    """Let an elementwise rule know nothing where an operand may be no number: what saturates would hide that.
+    """Let an elementwise rule return no bounds where an operand may be NaN, which saturation would hide.
 
-    max(NaN, 0) is not 0 in every execution, and 1 / (1 + e⁻ˣ) is NaN.
+    max(NaN, 0) is not 0 in every execution, and the sigmoid of NaN is NaN.
     """
 
     @wraps(function)

@@ -24,7 +24,7 @@ from ibpc.verify.checking.values import Array, Box, unless
 
 @rule("LayerNormalization")
 def layer_normalization(step: Step) -> list[Box]:
-    """Bound the standardization over the dimensions from `axis` on, and mean and inverse deviation where asked for."""
+    """Bound the standardization over the dimensions from `axis` on, and mean and inverse deviation if asked for."""
     axis, scale, shift = normalized_dimensions(step)
     shape = step.value(0).shape
     found = _standardize(step, prod(shape[:axis]), scale, shift)
@@ -45,7 +45,7 @@ def _means(step: Step, x: Box) -> Box:
 
 
 def _inverse_deviations(step: Step, found: _Standardized) -> Box:
-    """Bound 1 / √(variance + ε) of each group: below, from the deviations of the centers and the radii."""
+    """Bound 1 / √(variance + ε) of each group; the lower bound is from the centers' deviations and the radii."""
     x, missed = found.groups.x, found.missed
     doubled = x.lower + x.upper
     apart = 0.5 * np.abs(doubled - doubled.mean(-1, keepdims=True)) + 0.5 * (x.upper - x.lower)
@@ -58,7 +58,7 @@ def _inverse_deviations(step: Step, found: _Standardized) -> Box:
 def group_normalization(step: Step) -> Box:
     """Bound the standardization over each channel, or over groups of channels, with all their positions.
 
-    GroupNormalization has one scale and shift for each group before version 21, one for each channel from it on.
+    GroupNormalization has one scale and shift per group before version 21, one per channel since.
     """
     shape = step.value(0).shape
     count = int(step.attributes.get("num_groups", 0)) or shape[1]
@@ -76,7 +76,7 @@ def group_normalization(step: Step) -> Box:
 # ── what the rules share ────────────────────────────────────────────────────────────────────────────────────────
 @dataclass(frozen=True, eq=False)
 class _Standardized:
-    """Standardized elements, the groups they are of, and what an execution misses of them.
+    """Standardized elements, their groups, and the error of an execution in them.
 
     `steepest` is the greatest inverse deviation that an execution can have, (groups, 1).
     """
@@ -88,7 +88,7 @@ class _Standardized:
 
 
 def _standardize(step: Step, count: int, scale: Array, shift: Array) -> _Standardized:
-    """Bound (x − mean) / √(variance + ε) · scale + shift over `count` groups of elements, in the order of the file."""
+    """Bound (x − mean) / √(variance + ε) · scale + shift over `count` groups of elements, in the file's order."""
     step.require_floats()
     epsilon, groups = positive_epsilon(step), Groups.of(step, count, scale, shift)
     missed, steepest = _missed(step.machine, groups.x, epsilon, groups.scale)
@@ -97,12 +97,13 @@ def _standardize(step: Step, count: int, scale: Array, shift: Array) -> _Standar
 
 
 def _missed(machine: Machine, x: Box, epsilon: float, scale: Array) -> tuple[Missed, Array]:
-    """Return how far a standardized element is off, and the greatest inverse deviation.
+    """Return the error of a standardized element, and the greatest inverse deviation.
 
-    With m₁ and m₂ the greatest means of |x| and x², the mean misses γ m₁, γ = γₙ₊₄. As the mean of squares without
-    the square of the mean, the variance misses γ (m₂ + 2 m₁²) + γ² m₁², and less as the mean of squares of
-    deviations; relative to variance + ε that is κ, which changes the inverse root by 1 / √(1 − κ), besides a root and
-    a quotient within 8 ulps each. x − mean, or x and the mean scaled apart, round a few times relative to |x| + m₁.
+    With m₁ and m₂ the greatest means of |x| and x², the error of the mean is γ m₁, γ = γₙ₊₄. That of the variance is
+    γ (m₂ + 2 m₁²) + γ² m₁² when computed as the mean of squares minus the squared mean, and less as the mean of squared
+    deviations. Relative to variance + ε it is κ, which changes the inverse root by a factor 1 / √(1 − κ), besides a
+    root and a quotient within 8 ulps each. x − mean, or x and the mean scaled separately, round a few times relative to
+    |x| + m₁.
     """
     size, unit, smallest = x.shape[-1], machine.unit, machine.smallest
     if (size + 4) * unit >= 0.25:

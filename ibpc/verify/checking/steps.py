@@ -19,7 +19,7 @@ _FLOAT, _DOUBLE = 1, 11
 @rule("Floor", "Ceil", "Round", "Sign")
 @careful
 def stepped(step: Step) -> Box:
-    """Bound a step function, exactly. Round takes halves to the even neighbour."""
+    """Bound a step function, exactly. Round takes halves to the nearest even integer."""
     x = step.box(0)
     function = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.rint, "Sign": np.sign}[step.node.op_type]
     return Box(function(x.lower), function(x.upper))
@@ -27,14 +27,14 @@ def stepped(step: Step) -> Box:
 
 @rule("ThresholdedRelu")
 def thresholded(step: Step) -> Box:
-    """Bound x where x > alpha, 0 elsewhere, exactly; alpha itself is the limit from the right."""
+    """Bound x where x > alpha, 0 elsewhere, exactly; alpha is the limit from the right."""
     x, alpha = step.box(0), float(step.attributes.get("alpha", 1.0))
     return _hull([(x.upper > alpha, Box(np.maximum(x.lower, alpha), x.upper)), (x.lower <= alpha, _nothing(x))])
 
 
 @rule("Shrink")
 def shrink(step: Step) -> Box:
-    """Bound x + bias where x < −lambd, else x − bias where x > lambd, else 0: one rounding, the ends being limits."""
+    """Bound x + bias where x < −lambd, else x − bias where x > lambd, else 0: one rounding; ends may be limits."""
     x = step.box(0)
     bias, lambd = (float(step.attributes.get(name, value)) for name, value in (("bias", 0.0), ("lambd", 0.5)))
     if lambd < 0:
@@ -57,7 +57,7 @@ def _nothing(x: Box) -> Box:
 
 
 def _hull(pieces: Sequence[tuple[Truth, Box]]) -> Box:
-    """Return the least box of all pieces that are possible."""
+    """Return the hull of all pieces that are possible."""
     lower = np.minimum.reduce([np.where(possible, box.lower, np.inf) for possible, box in pieces])
     upper = np.maximum.reduce([np.where(possible, box.upper, -np.inf) for possible, box in pieces])
     return Box(lower, upper)
@@ -65,7 +65,7 @@ def _hull(pieces: Sequence[tuple[Truth, Box]]) -> Box:
 
 @rule("Cast")
 def cast(step: Step) -> Box:
-    """Bound a conversion: to binary32 rounded, to integers toward zero, to booleans whether it is not 0."""
+    """Bound a conversion: to binary32 by rounding, to integers toward zero, to booleans as x ≠ 0."""
     return _converted(step, int(step.attributes["to"]))
 
 
@@ -81,7 +81,7 @@ def _converted(step: Step, to: int) -> Box:
     x = step.box(0)
     if to == _DOUBLE:
         return x
-    if to == _FLOAT:  # rounding never falls; the number itself stays inside for real arithmetic
+    if to == _FLOAT:  # rounding is monotone; the number itself stays inside for real arithmetic
         lower, upper = (side.astype(np.float32).astype(np.float64) for side in (x.lower, x.upper))
         return Box(np.minimum(x.lower, lower), np.maximum(x.upper, upper))
     if to == _BOOLEAN:
@@ -92,17 +92,17 @@ def _converted(step: Step, to: int) -> Box:
         step.fail(f"element type {to}", "floats of 32 or 64 bits, integers or booleans")
     least, greatest = INTEGERS[to]
     inside = (x.lower > least - 1.0) & (x.upper < greatest + 1.0)
-    most = greatest if greatest < LAST_WHOLE else np.inf  # of 64 bits the greatest is no binary64 number
+    most = greatest if greatest < LAST_WHOLE else np.inf  # the greatest 64-bit integer is not a binary64 number
     return Box(np.where(inside, np.trunc(x.lower), least), np.where(inside, np.trunc(x.upper), most))
 
 
 # ── remainders and quantization ─────────────────────────────────────────────────────────────────────────────────
 @rule("Mod")
 def remainder(step: Step) -> Box:
-    """Bound the remainder by a constant: that at the ends where no jump lies between them, else all it can be.
+    """Bound the remainder by a constant: by its values at the ends if no jump lies between them, else by its range.
 
-    It rises with slope 1 and jumps down by |y|, so over less than |y| it rose exactly where there was no jump. With
-    `fmod` it has the sign of x and is exact, else that of y.
+    It rises with slope 1 and jumps down by |y|, so a box narrower than |y| has no jump if and only if the value rose.
+    With `fmod` it has the sign of x and is exact, else it has the sign of y.
     """
     x, y, fmod = step.box(0), step.constant(1).wide, bool(step.attributes.get("fmod", 0))
     if not bool((np.abs(y) > step.machine.smallest).all()):
@@ -122,7 +122,7 @@ def remainder(step: Step) -> Box:
 
 @rule("QuantizeLinear")
 def quantize(step: Step) -> Box:
-    """Bound saturate(round(x / scale) + zero point): the quotient within two roundings, all else exact."""
+    """Bound saturate(round(x / scale) + zero point): the quotient within two roundings, the rest exact."""
     _require_binary32(step, "precision")
     x = step.box(0)
     scale, zero = _along_axis(step, 1), _along_axis(step, 2) if step.has(2) else np.zeros(())
@@ -136,9 +136,9 @@ def quantize(step: Step) -> Box:
 
 @rule("DynamicQuantizeLinear")
 def quantize_dynamically(step: Step) -> list[Box]:
-    """Bound x / scale + zero point of 8 bits, scale = (most − least) / 255 and zero point = −least / scale.
+    """Bound x / scale + zero point in 8 bits, with scale = (most − least) / 255 and zero point = −least / scale.
 
-    Least and most are those of the operand and 0. Nothing is known where both may be 0.
+    Least and most are over all elements and 0. Nothing is known if both may be 0.
     """
     x = step.box(0)
     least, most = (np.array([end(side, initial=0.0) for side in (x.lower, x.upper)]) for end in (np.min, np.max))
@@ -171,7 +171,7 @@ def _require_binary32(step: Step, attribute: str) -> None:
 
 
 def _along_axis(step: Step, slot: int) -> Array:
-    """Return the scale or the zero point so that it broadcasts: one number, or one for each index of `axis`."""
+    """Return the scale or zero point in a shape that broadcasts: one number, or one for each index of `axis`."""
     values, rank = step.constant(slot).wide, len(step.value(0).shape)
     if step.attributes.get("block_size", 0) or values.ndim > 1:
         step.fail("its scales are of blocks", "one scale, or one for each channel")

@@ -1,7 +1,7 @@
-"""What flows along the edges of a checked file: constants and boxes.
+"""The values along the edges of a checked file: constants and boxes.
 
-Both are in the shape that the file gives them at batch 1. A box may know that it is an affine function of other values;
-rows of a specification are pulled back through it before they are bounded. Else it may have planes.
+Both have the shape that the file gives them at batch 1. A box may be known as an affine function of other values, and
+rows of a specification are pulled back through it before they are bounded; otherwise it may have planes.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from ibpc.errors import ModelError
 Array: TypeAlias = NDArray[np.float64]
 Pull: TypeAlias = Callable[[Array], Array]
 
-# Up to it binary64 has all integers.
+# Binary64 represents all integers up to here.
 LAST_WHOLE: Final = 2.0**53
 _UNDEFINED: Final = 0
-# The least and the greatest number of the integer types, as binary64 has them; beyond them results wrap around.
+# The least and the greatest binary64 number in the range of each integer type, beyond which results wrap around.
 INTEGERS: Final = {
     2: (0.0, 2.0**8 - 1),
     3: (-(2.0**7), 2.0**7 - 1),
@@ -54,7 +54,7 @@ class Constant:
 
     @cached_property
     def wide(self) -> Array:
-        """The values in binary64. Raises ModelError for integers that it may not have."""
+        """The values in binary64. Raises ModelError for integers that it may not represent."""
         wide = np.asarray(self.array, dtype=np.float64)
         if self.array.dtype.kind in "iu" and bool((np.abs(wide) >= LAST_WHOLE).any()):
             raise ModelError.at("checker", "an integer constant of 2⁵³ or more", "less")
@@ -93,9 +93,9 @@ class Constant:
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """An affine function of other values: value = Σ M source + offset, off by at most `error`, flat (K,).
+    """An affine function of other values: value = Σ M source + offset, with an error of at most `error`, flat (K,).
 
-    Each pull takes rows C (R, K) to C M (R, n), n the size of its source.
+    Each pull takes rows C (R, K) to C M (R, n), with n the size of its source.
     """
 
     pulls: tuple[tuple[str, Pull], ...]
@@ -105,10 +105,10 @@ class Affine:
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """What one source adds to planes: slope · element, each element of the value having one element of the source.
+    """The term of one source in planes: slope · element, where each element of the value reads one of the source.
 
-    `spread` takes rows over the value (R, K) to rows over the source (R, n), adding up. `below` and `above` are the
-    slopes of the lower and the upper plane, (K,).
+    `spread` takes rows over the value (R, K) to rows over the source (R, n), adding up copies. `below` and `above` are
+    the slopes of the lower and the upper plane, (K,).
     """
 
     source: str
@@ -119,11 +119,11 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class Planes:
-    """Two affine functions of other values that hold a value between them, up to `error`; all flat, (K,).
+    """Two affine functions of other values that enclose a value, up to `error`; all flat, (K,).
 
-    `fan` are the least and the greatest slope of the lines through 0 below the value, NaN for elements where there is
-    but one: any slope between may stand for that of the lower plane, which has a single term there and offset 0.
-    `tune` makes planes from two numbers of [0, 1] for each element and row, (R, 2, K), below and above.
+    `fan` holds the least and the greatest slope of lines through 0 below the value, NaN for elements with only one: the
+    lower plane may have any slope in between, with a single term and offset 0. `tune` makes planes from two numbers in
+    [0, 1] for each element and row, (R, 2, K), below and above.
     """
 
     terms: tuple[Term, ...]
@@ -136,9 +136,9 @@ class Planes:
 
 @dataclass(frozen=True, eq=False)
 class Box:
-    """All values between `lower` and `upper`, elementwise; ends may be infinite, which bounds nothing.
+    """All values between `lower` and `upper`, elementwise; infinite ends bound nothing.
 
-    `bend` makes the planes of a value that is no affine function of others.
+    `bend` makes the planes of a value that is not an affine function of others.
     """
 
     lower: Array
@@ -161,14 +161,14 @@ Value: TypeAlias = Constant | Box
 
 
 def unknown(box: Box) -> NDArray[np.bool_]:
-    """Return where nothing is known, not even that a value is a number: where neither end is finite."""
+    """Return where nothing is known, so that a value may even be NaN: where neither end is finite."""
     return ~(np.isfinite(box.lower) | np.isfinite(box.upper))
 
 
 def unwrapped(box: Box, element_type: int) -> Box:
-    """Return the box with nothing known of integers that may lie beyond those of their type.
+    """Return the box, unbounded where integers may lie beyond the range of their type.
 
-    Of an unknown type there is nothing but what all have.
+    An unknown type gets the range that all types share.
     """
     if element_type not in INTEGERS and element_type != _UNDEFINED:
         return box
@@ -178,5 +178,5 @@ def unwrapped(box: Box, element_type: int) -> Box:
 
 
 def unless(lost: Any, box: Box) -> Box:
-    """Return the box with nothing known where it is `lost`."""
+    """Return the box, unbounded where it is `lost`."""
     return Box(np.where(lost, -np.inf, box.lower), np.where(lost, np.inf, box.upper))

@@ -18,7 +18,7 @@ from ibpc.verify.checking.values import Array, Box, Constant, Pull, unknown, unl
 
 @dataclass(frozen=True)
 class Windows:
-    """Where windows lie along the spatial axes: sizes, steps, dilations, and padding before and after."""
+    """The geometry of windows along the spatial axes: sizes, strides, dilations, and padding before and after."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -28,7 +28,7 @@ class Windows:
 
     @classmethod
     def of(cls, step: Step, kernel: Sequence[int], spatial: Sequence[int]) -> Windows:
-        """Read the attributes of a node. `ceil_mode` shows as more padding after."""
+        """Read the attributes of a node. `ceil_mode` becomes more padding after."""
         rank = len(kernel)
         strides, dilations = (tuple(step.attributes.get(name) or [1] * rank) for name in ("strides", "dilations"))
         spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
@@ -46,7 +46,7 @@ class Windows:
         return cls(tuple(kernel), strides, dilations, tuple(before), tuple(after))
 
     def padded(self, x: Array, value: float) -> Array:
-        """Return x (…, *spatial) with padding of a value."""
+        """Return x (…, *spatial) padded with a value."""
         lead = x.ndim - len(self.kernel)
         widths = [(0, 0)] * lead + list(zip(self.before, self.after, strict=True))
         return np.pad(x, widths, constant_values=value)
@@ -84,7 +84,7 @@ def _padding(
 
 
 def _ceiling(size: int, before: int, after: int, span: int, stride: int) -> int:
-    """Return how much padding a last, partial window needs; none that would start in the padding after."""
+    """Return how much padding a last, partial window needs; 0 if it would start in the padding after."""
     room = size + before + after - span
     count = -(-room // stride)
     return count * stride - room if count * stride < size + before else 0
@@ -93,7 +93,7 @@ def _ceiling(size: int, before: int, after: int, span: int, stride: int) -> int:
 # ── convolutions ────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("Conv")
 def conv(step: Step) -> Box:
-    """Bound a convolution: its windows as columns, times the weight as a matrix for each group."""
+    """Bound a convolution: the weight of each group as a matrix, times the windows as columns."""
     x, weight = step.box(0), step.constant(1)
     groups, kernel = int(step.attributes.get("group", 1)), weight.shape[2:]
     windows = Windows.of(step, kernel, x.shape[2:])
@@ -107,9 +107,9 @@ def conv(step: Step) -> Box:
 
 
 def _conv_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...], positions: tuple[int, ...]) -> Pull:
-    """Return the pull of a convolution of x (B, C, *spatial): each row puts scaled kernels where its windows lay.
+    """Return the pull of a convolution of x (B, C, *spatial): each row adds scaled kernels where its windows were.
 
-    Rows go last meanwhile, so that what is added up lies side by side.
+    Rows are the last axis in between, so that sums run over contiguous memory.
     """
     transposed = np.swapaxes(matrix.wide, -1, -2)
 
@@ -134,7 +134,7 @@ def _columns(windows: Windows, ends: Array, groups: int) -> tuple[Array, tuple[i
 
 
 def _grouped(step: Step, weight: Constant, groups: int) -> Constant:
-    """Return the weight as a matrix for each group: (groups, rows / groups, all else)."""
+    """Return the weight as one matrix per group: (groups, rows / groups, the rest)."""
     shape = groups, weight.shape[0] // groups, prod(weight.shape[1:])
     kept: Constant = step.memory.setdefault("matrix", Constant(weight.array.reshape(shape)))
     return kept
@@ -152,7 +152,7 @@ def _with_bias(step: Step, ends: tuple[Array, Array], magnitude: Array, terms: i
 
 @rule("ConvTranspose")
 def conv_transpose(step: Step) -> Box:
-    """Bound a transposed convolution: every input element puts a scaled kernel into the output."""
+    """Bound a transposed convolution: every input element adds a scaled kernel to the output."""
     x, weight = step.box(0), step.constant(1)
     groups, kernel = int(step.attributes.get("group", 1)), weight.shape[2:]
     rank = len(kernel)
@@ -198,7 +198,7 @@ def _transposed_pull(windows: Windows, matrix: Constant, shape: tuple[int, ...],
 def _transposed_geometry(
     step: Step, spatial: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Return how much is cut off before, and the sizes of the output."""
+    """Return how much is cropped at the start of each axis, and the sizes of the output."""
     rank = len(kernel)
     mode = step.attributes.get("auto_pad", b"NOTSET")
     pads = list(step.attributes.get("pads") or [0] * 2 * rank)
@@ -228,9 +228,9 @@ def _placed(
     crop: Sequence[int],
     output: Sequence[int],
 ) -> Array:
-    """Return the sum of kernels (…, *kernel, *spatial, …) at their places in the output (…, *output, …).
+    """Return the sum of kernels (…, *kernel, *spatial, …) at their positions in the output (…, *output, …).
 
-    There are `lead` dimensions in front of the kernels'.
+    There are `lead` dimensions before those of the kernel.
     """
     rank = len(output)
     kernel, spatial = columns.shape[lead : lead + rank], columns.shape[lead + rank : lead + 2 * rank]
@@ -256,7 +256,7 @@ def _placed(
 # ── pools ───────────────────────────────────────────────────────────────────────────────────────────────────────
 @rule("MaxPool")
 def max_pool(step: Step) -> Box:
-    """Bound the greatest element of each window: exact, with padding that is never the greatest."""
+    """Bound the greatest element of each window, exactly; padding is −∞."""
     if len([name for name in step.node.output if name]) > 1:
         step.fail("it has an output of indices")
     x = step.box(0)
@@ -299,7 +299,7 @@ def _planes(step: Step) -> Iterator[tuple[Array, tuple[int, ...]]]:
 
 @rule("AveragePool")
 def average_pool(step: Step) -> Box:
-    """Bound the mean of each window; padding counts where the attribute says so, what ceil_mode adds never does."""
+    """Bound the mean of each window; padding counts if the attribute says so, that added by ceil_mode never does."""
     x = step.box(0)
     windows = Windows.of(step, step.attributes["kernel_shape"], x.shape[2:])
     axes = tuple(range(-len(windows.kernel), 0))
@@ -319,7 +319,7 @@ def average_pool(step: Step) -> Box:
 
 
 def _counted(step: Step, windows: Windows, spatial: Sequence[int]) -> Array:
-    """Return the padded plane with 1 at the elements that count and 0 at the others."""
+    """Return the padded plane with 1 at elements that count and 0 at others."""
     if not step.attributes.get("count_include_pad", 0):
         return windows.padded(np.ones(tuple(spatial)), 0.0)
     pads = list(step.attributes.get("pads") or [0] * 2 * len(spatial))

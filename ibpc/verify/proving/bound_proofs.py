@@ -1,4 +1,4 @@
-"""The proof of what a bounding method found: the box is bounded once more where a proof has to say how."""
+"""Proofs of the bounds of a bounding method: where a proof has to list choices, the box is bounded once more."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SELF_EVIDENT: Final = methods_proved_by(Proof.INTERVALS, Proof.PLANES)
 
 
 def place_of(method: str, roots: Roots, case: int, disjunct: int, row: int) -> Place:
-    """Return the proof of a row's bound by a method that is not self-evident; it is open where none can be written."""
+    """Return the proof of a row's bound by a method that is not self-evident: open if no proof can be written."""
     if not is_replayed(roots.walk, roots.plain(case)):
         return Place()
     if METHODS[method].proof is not Proof.CHOICES:
@@ -32,19 +32,19 @@ def place_of(method: str, roots: Roots, case: int, disjunct: int, row: int) -> P
 
 @torch.no_grad()
 def _lines(roots: Roots, case: int) -> dict[str, str]:
-    """Return the lines that CROWN takes over the whole box."""
+    """Return the lower lines of rectifiers that CROWN uses over the whole box."""
     return packed_lines(lines_of(roots.walk, roots.values(case)), 0)
 
 
 @torch.no_grad()
 def _record(roots: Roots, case: int) -> Record | None:
-    """Return what moves ends of boxes in between, None where that cannot be said."""
+    """Return the record of how pre-activation bounds were sharpened, None if it is not whole."""
     return roots.sharpened(case)[1]
 
 
 @torch.no_grad()
 def _ascended(roots: Roots, case: int, disjunct: int, row: int) -> Evidence:
-    """Return the planes that bound a row best: CROWN's, or those that an ascent finds in the boxes of the proof."""
+    """Return the planes that bound a row best: CROWN's, or those that an ascent finds over the boxes of the proof."""
     chosen = roots.prop.cases[case]
     goal = Goal(chosen, chosen.disjuncts[disjunct], roots.prop.output_count, roots.device)
     form = goal.form_of(row)

@@ -1,4 +1,4 @@
-"""What evidence is made of: choices of planes, lines of rectifiers and multipliers, taken from tensors."""
+"""The contents of evidence, packed from tensors: choices of planes, lower lines of rectifiers, and multipliers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def packed(choices: Mapping[str, Tensor], form: int, part: int) -> dict[str, str
 
 @dataclass(frozen=True)
 class Half:
-    """What a cut says on one of its sides: side · (element of value − at) ≥ 0, with side 1 or −1."""
+    """One side of a cut: side · (element of value − at) ≥ 0, with side 1 or −1."""
 
     value: str
     element: int
@@ -35,9 +35,9 @@ class Half:
 
 
 def multipliers_of(halves: Sequence[Half], found: Mapping[str, Tensor], form: int, part: int) -> tuple[float, ...]:
-    """Return the multipliers (R, B, *shape) of one form and part by the cuts that they stand for.
+    """Return the multiplier of each cut, for one form and part of multipliers (R, B, *shape).
 
-    Of several cuts of an element on the same side the last is the nearest end.
+    Of several cuts of an element on the same side only the last, which is the tightest, gets one.
     """
     last = {(half.value, half.element, half.side): number for number, half in enumerate(halves)}
     result = [0.0] * len(halves)
@@ -47,9 +47,9 @@ def multipliers_of(halves: Sequence[Half], found: Mapping[str, Tensor], form: in
 
 
 def is_replayed(walk: Walk, values: Values) -> bool:
-    """Return whether the checker bounds all that tightening bounds by planes, over a box with these interval bounds.
+    """Return whether the checker tightens all the elements that tightening does, given these interval bounds.
 
-    In larger networks it bounds the widest elements alone, which may not be enough: a proof would be no proof.
+    In larger networks it tightens only the widest elements, which may not be enough to confirm a proof.
     """
     before = sum(values.box(name).lower[0].numel() for name in walk.inputs)
     for name, step in walk.steps.items():
@@ -63,15 +63,15 @@ def is_replayed(walk: Walk, values: Values) -> bool:
 
 
 def _loose(box: Interval, step: Step) -> int:
-    """Return how many elements of an operand the checker would bound."""
+    """Return how many elements of an operand the checker would tighten."""
     loose = (box.lower < 0) & (box.upper > 0) if step.node.operator in _RECTIFIERS else box.lower < box.upper
     return int(loose[0].sum())
 
 
 def lines_of(walk: Walk, values: Values) -> dict[str, Tensor]:
-    """Return for rectifiers whether their lower planes are those of slope 1, (B, *shape).
+    """Return for each rectifier whether its lower plane has slope 1, (B, *shape).
 
-    Which of the two a box gets depends on the box: a smaller one may get the other, and a looser bound.
+    The choice depends on the box: a smaller box may get the other line, and a looser bound.
     """
     result = {}
     for name, step in walk.steps.items():

@@ -1,7 +1,7 @@
-"""What a search found out, written down as it goes: the tree of cuts, and in each leaf what its bound was made of.
+"""The proof of a search, written down as it goes: the tree of cuts, and in each leaf the evidence for its bound.
 
 A place is one region of the search: cut in two, closed by evidence, or still open. `steps` writes the tree in the form
-that `ibpc.verify.checking.proofs` replays, with the values named as the ONNX file names them.
+that `ibpc.verify.checking.proofs` replays, with the value names of the ONNX file.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from ibpc.verify.properties import Conjunction
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What closes a region: the row of the disjunct that was bounded, how its planes were chosen, and multipliers.
+    """What closes a region: the row of the disjunct that was bounded, the choices of planes, and multipliers.
 
-    `row` counts the disjunct's rows, −1 is their sum. `choices` are by the IR node of a nonlinear operator, encoded;
-    `multipliers` β ≥ 0, one for each cut of a value on the way to the region.
+    `row` is an index into the disjunct's rows, −1 for their sum. `choices` are encoded, by the IR node of a nonlinear
+    operator; `multipliers` β ≥ 0 has one for each cut of a value on the way to the region.
     """
 
     row: int
@@ -54,7 +54,7 @@ class Place:
 
     @classmethod
     def found_later(cls, make: Callable[[], Place | None]) -> Place:
-        """Return a place whose proof is sought when it is asked for, by `make`, which may find none.
+        """Return a place whose proof is made on demand by `make`, which may find none.
 
         It shows that the region is refuted, but not by which margin.
         """
@@ -64,21 +64,21 @@ class Place:
 
     @property
     def has_margin(self) -> bool:
-        """Whether the proof is of the margin that was found, not only of the region's refutation."""
+        """Whether the proof covers the margin that was found, not only the refutation of the region."""
         return self._make is None
 
     def tighten(self, lines: Mapping[str, str] | Callable[[], Mapping[str, str]]) -> Place:
-        """Note that the boxes in front of nonlinear operators were bounded backward here, and are kept below.
+        """Note that the boxes in front of nonlinear operators were tightened backward here, for all places below.
 
-        `lines` are the choices of planes that it was done with; see `evidence.lines_of`.
+        `lines` are the lower lines of rectifiers that were used; see `evidence.lines_of`.
         """
         self._before += (_Tightening(lines),)
         return self
 
     def sharpen(self, record: Record | Callable[[], Record | None]) -> Place:
-        """Note that some of these boxes were bounded once more, each end with choices of its own.
+        """Note that some of these boxes were tightened once more, each end with its own choices.
 
-        Without a record the proof does without what it would say.
+        Without a record the proof omits this step.
         """
         self._before += (_Sharpening(record),)
         return self
@@ -88,15 +88,15 @@ class Place:
         return self._opened("input", index, at)
 
     def cut_value(self, operator: str, element: int, at: float) -> tuple[Place, Place]:
-        """Cut the operand of an operator (an IR node) at a number; return the places of v ≤ at and of v ≥ at."""
+        """Cut an element of an operator's (an IR node's) operand; return the places of v ≤ at and of v ≥ at."""
         return self._opened("sign", operator, element) if at == 0.0 else self._opened("value", operator, element, at)
 
     def close(self, evidence: Evidence | Callable[[], Evidence]) -> None:
-        """Close the place; evidence that takes time may be made when it is asked for."""
+        """Close the place; evidence that takes time to make may be passed as a function."""
         self._evidence = evidence
 
     def steps(self, names: Names, disjunct: Conjunction) -> list[list[Any]] | None:
-        """Return the tree in preorder, or None where a part is open or a value has no name in the file."""
+        """Return the tree in preorder, or None if a place is open or a value has no name in the file."""
         if self._make is not None:
             made = self._make()
             return None if made is None else made.steps(names, disjunct)
@@ -139,10 +139,10 @@ class Place:
 
 
 class _Preparation(Protocol):
-    """What is done in a region before it is cut or closed."""
+    """A step in a region before it is cut or closed."""
 
     def step(self, names: Names) -> list[Any] | None:
-        """Return the step of the proof, without values that have no name in the file; None where nothing is left."""
+        """Return the step of the proof, without values that have no name in the file; None if nothing is left."""
         ...
 
 
@@ -174,14 +174,14 @@ class _Sharpening:
 
 
 def _weights(row: int, disjunct: Conjunction) -> list[int]:
-    """Return what the rows of a disjunct are multiplied by: one of them by 1, or all that are about outputs."""
+    """Return the weights of a disjunct's rows: 1 for one of them, or for all that are about outputs."""
     if row < 0:
         return [int(bool(one.outputs)) for one in disjunct]
     return [int(number == row) for number in range(len(disjunct))]
 
 
 class Names:
-    """How an ONNX model names what the nodes of the IR compute that was imported from it."""
+    """The names in an ONNX model of the values that the IR imported from it computes."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         """Import the model. Raises ModelError."""
@@ -191,10 +191,10 @@ class Names:
         self._operands = {name: list(node.input) for node in model.graph.node for name in node.output}
 
     def results(self, choices: Mapping[str, str]) -> dict[str, str]:
-        """Return what is known by node by the names of the nodes' results, less what has no name."""
+        """Return `choices` by the names of the nodes' results instead of the nodes, without unnamed ones."""
         return {self._values[node]: text for node, text in choices.items() if node in self._values}
 
     def operand(self, node: str, slot: int = 0) -> str | None:
-        """Return the name of a node's operand in a place, if a node of the file computes it."""
+        """Return the name of a node's operand in a slot, None unless a node of the file computes it."""
         operands = self._operands.get(self._values.get(node, ""), [])
         return operands[slot] if slot < len(operands) and operands[slot] in self._computed else None

@@ -45,7 +45,7 @@ class BoxParts(Parts):
         return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
 
     def advance(self, deadline: float) -> int:
-        """Bound the boxes on top by CROWN and halve those that are left where the form changes most."""
+        """Bound the boxes on top by CROWN, and halve those not refuted along the input that changes the form most."""
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper = self._lower[:-count], self._upper[:-count]
@@ -87,5 +87,5 @@ class BoxParts(Parts):
 
 
 def _packed(lines: Mapping[str, Tensor], part: int) -> dict[str, str]:
-    """Return the lines of one part, kept as truths until somebody asks, encoded."""
+    """Return the encoded lines of one part, which are kept as booleans until they are asked for."""
     return packed_lines({name: line.double() for name, line in lines.items()}, part)

@@ -1,7 +1,7 @@
-"""The search for one proof: along the inputs where they are few, else along values in front of nonlinear operators.
+"""The search for one proof: along the inputs if they are few, else along values in front of nonlinear operators.
 
-Networks of few inputs are cut along them, which decides these networks whatever their operators; the least margin of
-what waits bounds the whole box at any time.
+Cutting along the inputs decides networks of few inputs whatever their operators are. The least margin of the waiting
+parts bounds the whole box at any time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from ibpc.verify.search.values import ValueParts
 
 Tensor: TypeAlias = torch.Tensor
 
-# What is cut along its inputs: so few of them, and so few values in all.
+# Most inputs, and most values in all, of networks that are cut along their inputs.
 MOST_INPUTS: Final = 20
 MOST_VALUES_OF_BOXES: Final = 2**13
 
 
 class Branching:
-    """The search for a proof of one disjunct over one case's box, which may be interrupted and go on.
+    """The search for a proof of one disjunct over one case's box; it can be interrupted and continued.
 
-    Soundness rests on the bounds alone: the parts cover the box, and each is refuted or still waiting.
+    Soundness rests on the bounds alone: the parts cover the box, and each is either refuted or waiting.
     """
 
     def __init__(self, roots: Roots, case: int, disjunct: int) -> None:
@@ -48,11 +48,11 @@ class Branching:
 
     @property
     def margin(self) -> float:
-        """A lower bound of the margin over the whole box: the least one of a part that waits."""
+        """A lower bound of the margin over the whole box: the least one of all waiting parts."""
         return -inf if self._parts is None else self._parts.margin
 
     def suspects(self) -> Tensor:
-        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+        """Return a few points, flat (n, inputs), perhaps none, where a counterexample is most likely."""
         lower, _ = self._roots.ends(self._case)
         return lower.new_zeros(0, len(lower)) if self._parts is None else self._parts.suspects()
 
@@ -63,12 +63,12 @@ class Branching:
 
     @property
     def is_over(self) -> bool:
-        """Whether going on would change nothing: refuted, or nothing left to cut."""
+        """Whether continuing would change nothing: everything is refuted, or nothing is left to cut."""
         return self._parts is not None and (not self._parts.waiting or self._parts.is_stuck)
 
     @torch.no_grad()
     def run(self, deadline: float) -> None:
-        """Go on until the search is over or the time is."""
+        """Continue until the search is over or the deadline has passed."""
         if self._parts is None:
             self._parts = self._first_part()
         while not self.is_over and time.monotonic() < deadline:

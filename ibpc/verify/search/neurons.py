@@ -1,4 +1,4 @@
-"""Which value in front of a nonlinear operator a part is cut at next, and at which number."""
+"""The choice of the next cut: which element in front of a nonlinear operator, and at which number."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NeuronCut:
 
 @dataclass(frozen=True, eq=False)
 class Neurons:
-    """The elementwise nonlinear operators of a network, by the name of what each reads: `fronts[read] = node`."""
+    """The elementwise nonlinear operators of a network, by the name of their operand: `fronts[operand] = node`."""
 
     walk: Walk
     fronts: Mapping[str, str]
@@ -41,7 +41,7 @@ class Neurons:
     def best(
         self, left: Sequence[int], values: Values, ends: Ends, found: Ascent, forms: Tensor
     ) -> list[NeuronCut | None]:
-        """Return where to cut each part: of those whose planes cost most the element whose worse side is best.
+        """Return the next cut of each part: among the elements whose planes cost most, the best on its worse side.
 
         (Filtered smart branching: De Palma et al. 2021, arXiv 2104.06718, section 4.2; for Relus the filter is the area
         part of Bunel et al. 2020, section 4.3.)
@@ -81,7 +81,7 @@ class Neurons:
         forms: Tensor,
         named: Sequence[Sequence[NeuronCut]],
     ) -> Tensor:
-        """Return for each candidate (C, L) an estimate of the bound on the worse of its two sides."""
+        """Return an estimate (C, L) of the bound on the worse of the two sides of each candidate."""
         index = torch.tensor(left, device=found.lower.device)
         base = _picked(values, index).rough()
         start = Start(*({n: v[:, index] for n, v in side.items()} for side in (found.choices, found.multipliers)))
@@ -110,7 +110,7 @@ def _picked(values: Values, index: Tensor) -> Values:
 
 
 def _clamped(values: Values, candidates: Sequence[NeuronCut], side: int) -> Values:
-    """Return the values with one element of each sample on one side of its cut."""
+    """Return the values with one element of each sample clamped to one side of its cut."""
     result = Values(dict(values.known), values.errors)
     for name in {cut.value for cut in candidates}:
         box = result.box(name)
@@ -128,7 +128,7 @@ def _box(box: Interval, left: Sequence[int]) -> Interval:
 
 
 def _cost(step: Step, box: Interval, form: Tensor) -> Tensor:
-    """Return what the planes of an operator cost the forms (R, B, *shape) of its results, for each element (B, n)."""
+    """Return how much an operator's planes cost the forms (R, B, *shape) of its results, per element (B, n)."""
     if step.operator.name == "Relu":
         return _triangles(box, form)
     planes = plain_planes(step, (box,))
@@ -139,7 +139,7 @@ def _cost(step: Step, box: Interval, form: Tensor) -> Tensor:
 
 
 def _points(step: Step, box: Interval) -> Tensor:
-    """Return where to cut each element, (B, n): at the kink inside that is nearest to the middle, or in the middle."""
+    """Return where to cut each element, (B, n): at the kink in its box nearest to the middle, else in the middle."""
     kinks = step.operator.rules.kinks
     middle = 0.5 * box.lower + 0.5 * box.upper
     point, distance = middle, torch.full_like(middle, inf)
@@ -151,7 +151,7 @@ def _points(step: Step, box: Interval) -> Tensor:
 
 
 def _triangles(box: Interval, form: Tensor) -> Tensor:
-    """Return what the triangle of each unstable Relu costs the forms (R, B, *shape), (B, n)."""
+    """Return how much the triangle of each unstable Relu costs the forms (R, B, *shape), (B, n)."""
     lower, upper = flat(box.lower), flat(box.upper)
     unstable = (lower < 0) & (upper > 0)
     height = torch.where(unstable, -lower * upper / (upper - lower).clamp(min=1e-30), torch.zeros_like(lower))

@@ -1,4 +1,4 @@
-"""What a search is cut into, whatever it is cut along."""
+"""The parts that a search cuts its box into, whatever it cuts along."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBERS: Final = 2**22
 
 
 class Parts(ABC):
-    """Parts that wait to be bounded."""
+    """The parts that are waiting to be bounded."""
 
     margin: float = inf
     is_stuck: bool = False
@@ -28,7 +28,7 @@ class Parts(ABC):
 
     @abstractmethod
     def suspects(self) -> Tensor:
-        """Return points, flat (n, inputs), where a counterexample is likeliest: few or none."""
+        """Return a few points, flat (n, inputs), perhaps none, where a counterexample is most likely."""
 
     @abstractmethod
     def advance(self, deadline: float) -> int:

@@ -1,8 +1,8 @@
-"""Cutting a box along its inputs where the network multiplies values of them: quadratic forms refute and shrink boxes.
+"""Cutting a box along its inputs where the network multiplies perturbed values: quadratic forms refute and clip boxes.
 
-Every row of a disjunct, and sums of two of them, have a quadratic form below. Where one of these is above 0 all over a
-box, no counterexample is in it; where its tangent is above 0 on a slab of the box, none is in the slab, which is left
-out (Zhou et al. 2025, Clip-and-Verify). What remains is halved where that narrows the form most.
+Every row of a disjunct, and sums of two of them, are bounded below by a quadratic form. If one is above 0 all over a
+box, there is no counterexample in it; if its tangent is above 0 on a slab of the box, there is none in the slab, which
+is clipped off (Zhou et al. 2025, Clip-and-Verify). The rest is halved along the axis that narrows the form most.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from ibpc.verify.search.roots import Roots
 
 Tensor: TypeAlias = torch.Tensor
 
-# What quadratic forms are of: so few inputs.
+# Most inputs for quadratic forms.
 MOST_VARIABLES: Final = 8
 _MOST_BOXES: Final = 2048
 _NUMBERS: Final = 2**24
 _SUSPECTS: Final = 64
-# Weights of the second of two rows, both of size 1, and up to how many rows are added up in pairs.
+# Weights of the second of two rows, both normalized to size 1, and the most rows that are added in pairs.
 _SHARES: Final = (2.0**-5, 2.0**-2, 2.0)
 _MOST_PAIRED: Final = 3
-# Slabs are left out a little less far than the tangent says.
+# Slabs are clipped off a little less far than the tangent allows.
 _SLACK: Final = 2.0**-40
 
 
@@ -46,9 +46,9 @@ def has_products(walk: Walk) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """What quadratic forms say of boxes: what is tried is at least `least` + slope · δ + Σ |slope|; S is what is tried.
+    """Bounds of S sums of rows over boxes: each sum is at least `least` + slope · δ + Σ |slope|.
 
-    `weights` (S, R, B) make what is tried of the rows; `margin` (B,) is the best lower bound of a row by itself.
+    `weights` (S, R, B) make the sums from the rows; `margin` (B,) is the best lower bound of a single row.
     """
 
     least: Tensor
@@ -58,12 +58,12 @@ class _Found:
 
     @property
     def best(self) -> Tensor:
-        """What is nearest to refuting each box, (B,)."""
+        """The sum that comes nearest to refuting each box, (B,)."""
         return self.least.argmax(0)
 
 
 class ProductParts(Parts):
-    """Parts are boxes of inputs, flat ends (B, n), that only the inputs `axes` extend along."""
+    """Parts are boxes of inputs, flat ends (B, n), that have a width along `_axes` only."""
 
     def __init__(self, roots: Roots, goal: Goal, lower: Tensor, upper: Tensor) -> None:
         self._roots, self._walk = roots, roots.walk
@@ -84,7 +84,7 @@ class ProductParts(Parts):
         return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
 
     def advance(self, deadline: float) -> int:  # noqa: ARG002
-        """Bound the boxes on top, leave out what is refuted, and halve what remains; a batch is never broken off."""
+        """Bound the boxes on top, clip off what is refuted, and halve the rest; a batch always runs to its end."""
         count = min(self._at_once, len(self._lower))
         lower, upper = self._lower[-count:], self._upper[-count:]
         self._lower, self._upper, self._margins = (
@@ -105,7 +105,7 @@ class ProductParts(Parts):
         return quadratics(self._walk, boxes, self._axes, self._roots.arithmetic, self._rows)
 
     def _bounded(self, lower: Tensor, upper: Tensor) -> _Found:
-        """Bound each row, and sums of two of them with several weights."""
+        """Bound each row, and sums of two rows with several weights."""
         forms = self._forms(lower, upper)
         offsets = self._offsets[:, None].expand_as(forms.constant)
         forms = Quadratics(forms.constant + offsets - _SLACK * offsets.abs(), forms.slope, forms.square, forms.radius)
@@ -118,7 +118,7 @@ class ProductParts(Parts):
     def _clipped(self, lower: Tensor, upper: Tensor, found: _Found) -> tuple[Tensor, Tensor]:
         """Return the boxes less the slabs on which a tangent is above 0; lower > upper where nothing is left.
 
-        Along an axis the tangent rises by 2 |slope| from one end to the other and begins, at its least, with `least`.
+        Along an axis the tangent rises by 2 |slope| from one end to the other, starting from at least `least`.
         """
         low, high = lower.clone(), upper.clone()
         for number, axis in enumerate(self._axes):
@@ -143,7 +143,7 @@ class ProductParts(Parts):
         self._margins = torch.cat([self._margins, margins, margins])
 
     def _gains(self, lower: Tensor, upper: Tensor, weights: Tensor) -> Tensor:
-        """Return by how much of its radius a form narrows with a box, axis by axis, (B, n): to first order."""
+        """Return how much the form's radius shrinks, to first order, as the box shrinks along each axis, (B, n)."""
         center = 0.5 * lower + 0.5 * upper
         with torch.enable_grad():
             half = (0.5 * upper - 0.5 * lower).requires_grad_()
@@ -156,7 +156,7 @@ class ProductParts(Parts):
 
 
 def _weights(sizes: Tensor) -> Tensor:
-    """Return weights (S, R, B) of rows whose sizes are (R, B): each alone, and pairs of them."""
+    """Return weights (S, R, B) for rows of sizes (R, B): each row alone, then pairs."""
     rows = len(sizes)
     scale = 1.0 / sizes.clamp(1e-100, 1e100)
     alone = torch.eye(rows, dtype=sizes.dtype, device=sizes.device)

@@ -1,4 +1,4 @@
-"""What the searches over one property share: its network, and the boxes of values over a few whole cases."""
+"""Shared by all searches over one property: the network, and the boxes of values over a few whole cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_ROOTS: Final = 16
 
 
 class Roots:
-    """What the searches over one property share: the network, and the tightened boxes of a few whole cases."""
+    """Shared by all searches over one property: the network, and the tightened boxes of a few whole cases."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Roots:
         arithmetic: Arithmetic,
         deadlines: tuple[float, float] = (inf, inf),
     ) -> None:
-        """Prepare; tightening boxes ends at the first deadline, sharpening them at the second."""
+        """Tightening boxes ends at the first deadline, sharpening them at the second."""
         self.walk, self.prop, self.arithmetic, self.device = walk, prop, arithmetic, walk.device
         self._shapes = [shape[1:] for shape in walk.graph.shapes_of(walk.inputs)]
         self._deadlines = deadlines
@@ -59,7 +59,7 @@ class Roots:
 
     @property
     def cone(self) -> Cone:
-        """What the outputs that the property reads depend on."""
+        """The cone of influence of the outputs that the property reads."""
         if self._cone is None:
             wanted = self.prop.read_outputs().to(self.device)
             self._cone = cone_of(self.walk, self.plain(0), wanted)
@@ -81,7 +81,7 @@ class Roots:
         return case in self._sharp
 
     def sharpened(self, case: int) -> tuple[Values, Record | None]:
-        """Return the boxes of `values`, tightened once more with planes of their own, and how."""
+        """Return `values`, tightened once more with planes chosen for each end, and the record of that."""
         known = self.values(case)
         if case not in self._sharp:
             boxes, deadline = self.whole(case), self._deadlines[1]

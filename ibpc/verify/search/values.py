@@ -1,6 +1,6 @@
 """Cutting values in front of nonlinear operators, Relus at 0, with multipliers for the cuts that made each part.
 
-(Wang et al. 2021, arXiv 2103.06624; that other operators than Relu are cut too: Shi et al. 2024, arXiv 2405.21063.)
+(Wang et al. 2021, arXiv 2103.06624; cuts in front of operators other than Relu: Shi et al. 2024, arXiv 2405.21063.)
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ Tensor: TypeAlias = torch.Tensor
 _MOST_PARTS: Final = 64
 _FIRST_STEPS: Final = 30
 _STEPS: Final = 8
-# Where nothing is left to cut a part is bounded again with so many times more steps, up to a limit.
+# If nothing is left to cut, a part is bounded again with this many times more steps, up to a limit.
 _MORE_STEPS: Final = 4
 _MOST_STEPS: Final = 128
-# The least depth at which parts look at all forms again.
+# The least depth at which parts bound all forms again.
 _LOOK_AROUND: Final = 32
-# Parts that are bounded before the boxes of the whole case are sharpened: few where cuts only bend curves less.
+# Parts that are bounded before the boxes of the whole case are sharpened: few if all operators are curves, where a cut
+# gains little.
 _PATIENCE: Final = 200
 _PATIENCE_WITH_CURVES: Final = 16
 _MOST_SUSPECTS: Final = 64
-# Numbers that the parts of one search may store while they wait, 4 bytes each.
+# Most numbers that the waiting parts of one search may store, 4 bytes each.
 _STORED: Final = 2.0**28
 
 
@@ -47,8 +48,8 @@ _STORED: Final = 2.0**28
 class _Part:
     """One side of each cut that led here.
 
-    `margin` and `start` are what the part that it was cut from left: its margin, its choices and multipliers (R, …).
-    `form` is the form of the goal that is bounded, None for all of them.
+    `margin` and `start` come from the part that it was cut from: its margin, its choices and multipliers (R, …).
+    `form` is the form of the goal to bound, None for all of them.
     """
 
     halves: tuple[Half, ...]
@@ -65,11 +66,11 @@ class _Part:
 
 
 class ValueParts(Parts):
-    """Parts are sides of cuts of values in front of nonlinear operators over one box, kept by their margins.
+    """Parts are sides of cuts of values in front of nonlinear operators over one box, sorted by margin.
 
-    The part that is furthest from being refuted is cut first; when more than `_most` wait, those nearest to it
-    are, so that memory stays bounded. Of several forms each part goes on with the one that came nearest, and looks at
-    all of them again at the depths 32, 64 … and where nothing is left to cut.
+    The part furthest from being refuted is cut first; once more than `_most` are waiting, the nearest ones are, so that
+    memory stays bounded. Of several forms each part continues with the one that came nearest, and bounds all of them
+    again at the depths 32, 64 … and if nothing is left to cut.
     """
 
     def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
@@ -93,11 +94,11 @@ class ValueParts(Parts):
         return len(self._stack)
 
     def suspects(self) -> Tensor:
-        """Return the corners where the forms of the inputs are least, of those parts bounded last that are left."""
+        """Return the corners with the least values of the input forms, for the last parts that were not refuted."""
         return self._corners
 
     def advance(self, deadline: float) -> int:
-        """Bound some parts with slopes and multipliers, and cut those that are left at one more neuron."""
+        """Bound some parts with slopes and multipliers, and cut those not refuted at one more neuron."""
         self._prepare()
         parts = self._taken()
         self._bounded += len(parts)
@@ -121,7 +122,7 @@ class ValueParts(Parts):
         return len(parts)
 
     def _least_corners(self, forms: Mapping[str, Tensor], parts: Sequence[int]) -> Tensor:
-        """Return the corners of the box where forms (R, B, …) of the inputs are least, of these parts."""
+        """Return the corners of the box where the input forms (R, B, …) of these parts are least."""
         lower, upper = self._ends_of_inputs
         if not parts or not all(name in forms for name in self._walk.inputs):
             return lower.new_zeros(0, len(lower))
@@ -129,10 +130,10 @@ class ValueParts(Parts):
         return torch.where(slopes > 0, lower, upper)[:_MOST_SUSPECTS]
 
     def _prepare(self) -> None:
-        """Take tighter boxes where those that there are have not been enough; they hold for all parts.
+        """Switch to tighter boxes once the present ones have not been enough; they hold for all parts.
 
-        First those of interval bounds, for the whole box alone; then those of backward bounds; and after a while those
-        with planes of their own. A proof that needs more than the checker replays is not written down.
+        First come interval bounds, for the whole box alone; then backward bounds; and after a while those with planes
+        chosen for each end. A proof that needs more than the checker replays is not written down.
         """
         if not self._is_tight and self._bounded:
             self._is_tight, self._is_written = True, is_replayed(self._walk, self._root)
@@ -147,9 +148,9 @@ class ValueParts(Parts):
                 self._place.sharpen(record)
 
     def _taken(self) -> list[_Part]:
-        """Take the next parts: those of the least margins from the end, or of the greatest from the front.
+        """Take the next parts: those with the least margins from the end, or with the greatest from the front.
 
-        They bound all forms or one each, as the first of them does.
+        Like the first of them, they bound either all forms or one each.
         """
         order = self._stack if len(self._stack) > self._most else self._stack[::-1]
         bounds_all = order[0].form is None
@@ -171,7 +172,7 @@ class ValueParts(Parts):
         return self._goal.judge_single(chosen, found.lower) if chosen else self._goal.judge(found.lower)
 
     def _is_cut_in_front(self, step: Step) -> bool:
-        """Return whether an operator acts on single elements of a value that a search may cut."""
+        """Return whether an operator acts elementwise on a computed value, which a search may cut."""
         if step.operator.is_affine or len(step.operands) != 1:
             return False
         (value,) = step.operands
@@ -196,7 +197,7 @@ class ValueParts(Parts):
             self._stack.append(_Part((*part.halves, half), place, margin, start, form))
 
     def _next_form(self, part: _Part, found: Refutation, start: Start) -> tuple[int | None, Start]:
-        """Return the form that the halves of a part go on with, None for all of them, and where it begins."""
+        """Return the form that the halves of a part continue with, None for all of them, and its start."""
         if _looks_around(part.depth + 1):
             return None, start
         if part.form is not None:
@@ -216,7 +217,7 @@ class ValueParts(Parts):
         return sum(self._root.box(front).lower.numel() for front in self._fronts)
 
     def _values(self, parts: Sequence[_Part]) -> tuple[Values, Ends]:
-        """Return the boxes of all parts, those of the root but for the cuts that led to each, and what these say."""
+        """Return the boxes of all parts, those of the root intersected with each part's cuts, and these cuts."""
         count = len(parts)
         known = {name: _expanded(value, count) for name, value in self._root.known.items()}
         values = Values(known, self._root.errors)
@@ -226,7 +227,7 @@ class ValueParts(Parts):
         return values, Ends(ends)
 
     def _ends(self, parts: Sequence[_Part]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return what cuts say of ends of values, (B, *shape), infinite where nothing. Later cuts lie further in."""
+        """Return the ends of values by cuts, (B, *shape), infinite where there is none. Later cuts are tighter."""
         result: dict[str, tuple[Tensor, Tensor]] = {}
         for number, part in enumerate(parts):
             for half in part.halves:
@@ -240,7 +241,7 @@ class ValueParts(Parts):
 
 
 def _expanded(value: Operand, count: int) -> Operand:
-    """Return the box of one sample for many; what is exact stays."""
+    """Return the box of one sample expanded to many; exact values stay as they are."""
     if not isinstance(value, Interval):
         return value
     return Interval.bounds(*(end.expand(count, *end.shape[1:]) for end in (value.lower, value.upper)))
@@ -265,7 +266,7 @@ def _row_of(start: Start, form: int) -> Start:
 
 
 def _with_rows(start: Start, rows: int) -> Start:
-    """Return choices and multipliers (R, …); those of one form are those of all."""
+    """Return choices and multipliers (R, …); those of a single form are used for all."""
     return Start(
         *({name: value.expand(rows, *value.shape[1:]) for name, value in side.items()} for side in _sides(start))
     )
@@ -276,7 +277,7 @@ def _sides(start: Start) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
 
 
 def _joined(found: Sequence[Start], rows: int) -> Start:
-    """Return what all parts begin with, (R, B, …), where they have it in common; multipliers 0 where one has none."""
+    """Return the starts of all parts together, (R, B, …); multipliers are 0 where a part has none."""
     starts = [_with_rows(start, rows) for start in found]
     first = starts[0].choices
     choices = {name: torch.stack([start.choices[name] for start in starts], 1) for name in first}

@@ -1,4 +1,4 @@
-"""What a VNN-LIB file declares: the tensors of inputs and outputs, and where in them a variable stands."""
+"""The declarations of a VNN-LIB file: the tensors of inputs and outputs, and which element each variable is."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _TYPES: Final = ("Real", "real", "float32", "float64")
 
 @dataclass
 class Declared:
-    """The tensors of one side in their order; `elements` counts the scalars X_i of a file of version 1.0."""
+    """The tensors of one side in order; `elements` holds the scalars X_i of a file of version 1.0."""
 
     tensors: list[DeclaredTensor] = field(default_factory=list)
     elements: dict[int, int] = field(default_factory=dict)
 
 
 class Declarations:
-    """What the tokens have declared so far."""
+    """The declarations that were read so far."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -80,7 +80,7 @@ class Declarations:
             self._tokens.take(")")
 
     def tensors(self, side: Side, letter: str) -> tuple[DeclaredTensor, ...]:
-        """Return the tensors of a side. Raises PropertyError where there are none, or a scalar is left out."""
+        """Return the tensors of a side. Raises PropertyError if there are none, or if a scalar is missing."""
         declared = self._sides[side]
         if declared.elements:
             count = len(declared.elements)
@@ -97,7 +97,7 @@ class Declarations:
         return tuple(declared.tensors)
 
     def variable(self, token: Token) -> Variable:
-        """Return the variable that a token begins, and read its indices."""
+        """Return the variable that starts with a token; its indices are read as well."""
         if self._network is not None:
             return self._element(token)
         match = _SCALAR.fullmatch(token.text)
@@ -141,7 +141,7 @@ class Declarations:
         self._places[name.text] = (side, shape, start)
 
     def _integers(self, least: int) -> Iterator[int]:
-        """Yield the numbers of a list in brackets, empty for a scalar."""
+        """Yield the numbers of a bracketed list, which is empty for a scalar."""
         self._tokens.take("[")
         if self._tokens.peek().text == "]":
             self._tokens.next()

@@ -1,4 +1,4 @@
-"""Formulas of linear constraints, and their disjunctive form within bounds of size."""
+"""Formulas of linear constraints, and their disjunctive form, of limited size."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Atom:
 
     @property
     def truth(self) -> bool | None:
-        """Whether the constraint holds, None where that depends on a variable."""
+        """Whether the constraint holds, None if that depends on a variable."""
         if self.form.terms:
             return None
         return self.form.constant < 0 or (self.form.constant == 0 and not self.strict)
@@ -77,7 +77,7 @@ Formula: TypeAlias = Atom | And | Or
 
 
 def opposite(formula: Formula) -> Formula:
-    """Return what holds exactly where `formula` does not."""
+    """Return the negation of `formula`."""
     if isinstance(formula, Atom):
         return Atom(formula.form.times(Fraction(-1)), not formula.strict)
     parts = tuple(map(opposite, formula.parts))
@@ -85,7 +85,7 @@ def opposite(formula: Formula) -> Formula:
 
 
 def flattened(formula: Formula) -> Iterator[Atom | Or]:
-    """Yield formulas without a conjunction at the top that hold together where `formula` does."""
+    """Yield formulas, none of them a conjunction, whose conjunction is `formula`."""
     if isinstance(formula, And):
         for part in formula.parts:
             yield from flattened(part)
@@ -94,13 +94,13 @@ def flattened(formula: Formula) -> Iterator[Atom | Or]:
 
 
 def fits(formulas: Sequence[Formula]) -> bool:
-    """Return whether the disjunctive form of the conjunction of `formulas` stays within the bounds of this module."""
+    """Return whether the disjunctive form of the conjunction of `formulas` stays within this module's limits."""
     count, atoms = _size(And(tuple(formulas)))
     return count <= MOST_CONJUNCTIONS and atoms <= MOST_ATOMS
 
 
 def _size(formula: Formula) -> tuple[int, int]:
-    """Return the number of conjunctions and of atoms in all of them, either cut off just above its bound."""
+    """Return the number of conjunctions and the number of atoms in all of them, each capped just above its limit."""
     if isinstance(formula, Atom):
         return 1, 1
     sizes = [_size(part) for part in formula.parts]
@@ -117,7 +117,7 @@ def _cut(count: int, atoms: int) -> tuple[int, int]:
 
 
 def conjunctions(formula: Formula) -> Iterator[tuple[Atom, ...]]:
-    """Yield the conjunctions of the disjunctive form; `fits` says whether there are too many."""
+    """Yield the conjunctions of the disjunctive form; `fits` tells beforehand whether there are too many."""
     if isinstance(formula, Atom):
         yield (formula,)
     elif isinstance(formula, Or):

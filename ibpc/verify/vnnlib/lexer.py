@@ -1,4 +1,4 @@
-"""VNN-LIB files as text and tokens, within bounds of size."""
+"""VNN-LIB files as text and tokens, of limited size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_WORD: Final = 1000
 _FILE: Final = Packable(".vnnlib", "a property", MOST_BYTES, PropertyError)
 _SHOWN: Final = 40
 
-# The lexical grammar: blanks and comments are skipped, a word is anything without blanks and punctuation.
+# The lexical grammar: blanks and comments are skipped; a word is a run of characters without blanks and punctuation.
 _TOKEN: Final = re.compile(
     r"""(?P<skipped> [ \t\r\n\f]+ | ;[^\n]* )
       | (?P<mark> [()\[\],] )
@@ -52,7 +52,7 @@ class SourceText:
         return PropertyError.at(self.at(offset), found, expected, remedy)
 
     def tokens(self) -> Iterator[Token]:
-        """Yield the tokens. Raises PropertyError for a character that starts none and for a word too long."""
+        """Yield the tokens. Raises PropertyError for a character that starts no token, and for a word too long."""
         for match in _TOKEN.finditer(self.text):
             kind = match.lastgroup
             if kind == "skipped":
@@ -72,14 +72,14 @@ class SourceText:
 
 
 def shown(word: str) -> str:
-    """Return a word as messages quote it, cut short."""
+    """Return a word as messages quote it, shortened if long."""
     return repr(word if len(word) <= _SHOWN else word[:_SHOWN] + "…")
 
 
 def read_source(path: Path) -> SourceText:
     """Return the text of a file, gzipped or not.
 
-    Raises PropertyError where the file is missing, unpacks to more than `MOST_BYTES`, is damaged, or is not UTF-8.
+    Raises PropertyError if the file is missing, unpacks to more than `MOST_BYTES`, is damaged, or is not UTF-8.
     """
     data = _FILE.read(path)
     zero = data.find(b"\0")

@@ -1,6 +1,6 @@
 """The grammar of VNN-LIB 1.0 and 2.0: tokens become declarations and formulas.
 
-1.0 is a subset of SMT-LIB with the variables X_0, X_1, … and Y_0, Y_1, …, each declared on its own; 2.0 declares a
+1.0 is a subset of SMT-LIB with the variables X_0, X_1, … and Y_0, Y_1, …, each declared by itself; 2.0 declares a
 network with tensors, X[0,3]. The standard: Demarchi, Guidotti, Pulina, Tacchella, "Supporting Standardization of Neural
 Networks Verification with VNN-LIB and CoCoNet" (2023), and the grammar of the VNN-LIB standard 2.0.
 """
@@ -23,7 +23,7 @@ from ibpc.verify.vnnlib.lexer import SourceText, Token
 from ibpc.verify.vnnlib.tokens import WORD, Tokens
 
 DEEPEST: Final = 100
-# Bits of numerators and denominators.
+# Most bits of a numerator or denominator.
 _LONGEST: Final = 2**14
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
@@ -34,7 +34,7 @@ _ENDS: Final = ("check-sat", "exit")
 
 @dataclass(frozen=True)
 class Query:
-    """What a file says: inputs, outputs, and the formulas that hold together at a counterexample."""
+    """A parsed file: inputs, outputs, and the formulas that all hold at a counterexample."""
 
     inputs: tuple[DeclaredTensor, ...]
     outputs: tuple[DeclaredTensor, ...]
@@ -42,7 +42,7 @@ class Query:
 
 
 def parse(source: SourceText) -> Query:
-    """Return what a VNN-LIB file says. Raises PropertyError with the line and column of the first mistake."""
+    """Parse a VNN-LIB file. Raises PropertyError with the line and column of the first mistake."""
     return _Parser(source).query()
 
 
@@ -93,7 +93,7 @@ class _Parser:
 
     # ── formulas ────────────────────────────────────────────────────────────────────────────────────────────────
     def _formula(self, depth: int, sign: int) -> Formula:
-        """Return a formula, or its opposite where `sign` is −1: below an odd number of negations."""
+        """Return a formula, or its negation if `sign` is −1: below an odd number of negations."""
         start = self._tokens.take("(")
         if depth > DEEPEST:
             raise self._source.error(start.offset, f"a formula nested more than {DEEPEST} deep")
@@ -117,7 +117,7 @@ class _Parser:
         return formula
 
     def _comparison(self, operator: Token, depth: int) -> Formula:
-        """Return what a comparison says, of each operand and the next one: (<= a b c) is a ≤ b and b ≤ c."""
+        """Return a comparison of each operand with the next one: (<= a b c) means a ≤ b and b ≤ c."""
         operands = [self._arithmetic(depth), self._arithmetic(depth)]
         while operator.text != "!=" and self._tokens.peek().text not in (")", ""):
             operands.append(self._arithmetic(depth))
@@ -195,7 +195,7 @@ class _Parser:
         return product
 
     def _short(self, operator: Token, value: Fraction) -> Fraction:
-        """Return the number. Raises PropertyError where it has too many digits to go on with."""
+        """Return the number. Raises PropertyError if it has too many digits."""
         if max(value.numerator.bit_length(), value.denominator.bit_length()) > _LONGEST:
             raise self._source.error(operator.offset, "a number with too many digits")
         return value

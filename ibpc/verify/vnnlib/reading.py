@@ -1,7 +1,7 @@
 """VNN-LIB files (1.0 and 2.0, gzipped or not) as properties.
 
-What a file asserts is the set of its counterexamples. Constraints on a single input element make the boxes; everything
-else becomes linear rows, in disjunctive form, grouped by box.
+A file's assertions describe its counterexamples. Constraints on single input elements make the boxes; all others become
+linear rows, in disjunctive form, grouped by box.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _Ends: TypeAlias = dict[int, tuple[Fraction, bool]]
 def load_vnnlib(path: Path) -> Property:
     """Return the property in a VNN-LIB file.
 
-    Raises PropertyError, with line and column, for a file that is damaged, too large, or not VNN-LIB; for constraints
-    that are not linear; and where an input element has no lower or no upper bound.
+    Raises PropertyError, with line and column, for a file that is damaged, too large, or not VNN-LIB, and for
+    constraints that are not linear; also if an input element has no lower or no upper bound.
     """
     return property_from(read_source(path))
 
@@ -58,7 +58,7 @@ def property_from(source: SourceText) -> Property:
 
 @dataclass
 class _Conjunction:
-    """Constraints that hold together: ends of input elements, (value, open), the least or greatest; and rows."""
+    """Constraints that hold together: the tightest ends (value, open) of input elements, and rows."""
 
     lower: _Ends = field(default_factory=dict)
     upper: _Ends = field(default_factory=dict)
@@ -102,12 +102,12 @@ def _row(atom: Atom) -> Row:
 
 
 def _terms(atom: Atom, side: Side) -> Terms:
-    """Return the terms of one side by rising indices."""
+    """Return the terms of one side, sorted by index."""
     return tuple(sorted((index, value) for (place, index), value in atom.form.terms.items() if place is side))
 
 
 def _cases(source: SourceText, query: Query, common: _Conjunction, alternatives: Sequence[Formula]) -> Iterator[Case]:
-    """Yield a case for every box that the alternatives name, with the disjuncts that they pose there."""
+    """Yield a case for every box in the alternatives, with the disjuncts that belong to it."""
     grouped: dict[tuple[tuple[tuple[int, tuple[Fraction, bool]], ...], ...], list[Conjunction]] = {}
     for atoms in conjunctions(And(tuple(alternatives))):
         found = _Conjunction.of(atoms)
@@ -127,7 +127,7 @@ def _cases(source: SourceText, query: Query, common: _Conjunction, alternatives:
 def _box(
     source: SourceText, inputs: Sequence[DeclaredTensor], common: _Conjunction, ends: _Conjunction, count: int
 ) -> Box | None:
-    """Return the box of all ends together, or None where it is empty."""
+    """Return the box with all these ends, or None if it is empty."""
     lower, upper = dict(common.lower), dict(common.upper)
     for index, end in ends.lower.items():
         lower[index] = max(lower.get(index, end), end, key=_lower_order)

@@ -1,4 +1,4 @@
-"""The tokens of a VNN-LIB file one after the other, and what may be expected of them."""
+"""The tokens of a VNN-LIB file one after the other, checked against what the grammar expects."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 from ibpc.errors import PropertyError
 from ibpc.verify.vnnlib.lexer import SourceText, Token, shown
 
-# What reading a file may cost, in terms that are added up, and what a declaration, number or variable counts for.
+# Most work for reading a file, counted in terms that are added; a declaration, number or variable counts `WORD`.
 MOST_WORK: Final = 2**22
 WORD: Final = 2
 
 
 class Tokens:
-    """The tokens of a file in order, and what reading them has cost so far."""
+    """The tokens of a file in order, and the work that reading them has taken so far."""
 
     def __init__(self, source: SourceText) -> None:
         self.source = source
@@ -29,22 +29,22 @@ class Tokens:
         return self._following is self._end
 
     def peek(self) -> Token:
-        """Return the token that comes next, an empty one at the end."""
+        """Return the next token without taking it, an empty one at the end."""
         return self._following
 
     def next(self) -> Token:
-        """Take the token that comes next, an empty one at the end."""
+        """Take the next token, an empty one at the end."""
         token = self._following
         self._following = next(self._tokens, self._end)
         return token
 
     def error(self, token: Token, expected: str, remedy: str = "") -> PropertyError:
-        """Return an error at a token that is not what was expected."""
+        """Return the error for an unexpected token."""
         found = f"found {shown(token.text)}" if token.text else "the file ends"
         return self.source.error(token.offset, found, expected, remedy)
 
     def take(self, text: str) -> Token:
-        """Take the next token. Raises PropertyError unless it is this one."""
+        """Take the next token. Raises PropertyError unless it is `text`."""
         token = self.next()
         if token.text != text:
             raise self.error(token, repr(text))
@@ -58,7 +58,7 @@ class Tokens:
         return token
 
     def spend(self, token: Token, amount: int) -> None:
-        """Count work that a token costs. Raises PropertyError where it is too much in all."""
+        """Count the work for a token. Raises PropertyError if the total is too much."""
         self._work += amount
         if self._work > MOST_WORK:
             raise self.source.error(token.offset, "too many numbers and variables so far", "a smaller property")

@@ -1,4 +1,4 @@
-"""The registry of planes, and what all rules end with: planes as a rule sketches them, and as they are sound."""
+"""The registry of planes, and the last step of all rules: from the planes that a rule sketches to sound ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Pair: TypeAlias = tuple[Array, Array]
 # Slopes of each part and offsets, each below and above, (R, K), from choices (R, 2, K).
 Tune: TypeAlias = Callable[[Array], tuple[Sequence[Pair], Pair]]
 
-# How often a point where a slope is that of a line is looked for between two others.
+# Bisection steps in the search for a point with a given slope.
 BISECTIONS: Final = 30
-# What the planes themselves round: some tens of operations on slopes, ends and values.
+# Roundings in the planes themselves: some tens of operations on slopes, ends and values.
 _OWN_ROUNDINGS: Final = 64.0
 _OWN_SMALLEST: Final = 2.0**-1000
 
@@ -30,7 +30,8 @@ _OWN_SMALLEST: Final = 2.0**-1000
 class Part:
     """One operand's part of planes: slopes below and above, its greatest moduli, all (K,), and how rows spread.
 
-    `copies` is how many rows add up in one element of the operand. No slope of tuned planes is beyond ± `steepest`.
+    `copies` is the number of results that read one element of the operand. Slopes of tuned planes are within ±
+    `steepest`.
     """
 
     slot: int
@@ -44,9 +45,9 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
-    """Planes before rounding is paid for: parts, offsets (K,), and the fan of `Planes`.
+    """Planes without an allowance for rounding: parts, offsets (K,), and the fan of `Planes`.
 
-    Planes may be tuned; they stay within twice what the function and the steepest slopes make of the box.
+    Tuned planes stay within twice the size of the function and of the steepest slopes over the box.
     """
 
     parts: Sequence[Part]
@@ -74,7 +75,7 @@ def planes(*types: str) -> Callable[[PlaneRule], PlaneRule]:
 
 
 def bent(step: Step, box: Box) -> Planes:
-    """Return the planes of a node over its operands' boxes; `box` is what the rule of its type gives."""
+    """Return the planes of a node over its operands' boxes; `box` is the result of its type's interval rule."""
     sketch, ends = PLANES[step.node.op_type](step), (box.lower.ravel(), box.upper.ravel())
     numbers = [sketch.lower, sketch.upper]
     for part in sketch.parts:
@@ -100,7 +101,7 @@ def bent(step: Step, box: Box) -> Planes:
 
 
 def _tuned(tune: Tune, plain: Planes, ends: Pair, choices: Array) -> Planes:
-    """Return planes by choices, constant bounds where one of their numbers is not finite."""
+    """Return planes tuned by choices, or constant bounds where one of their numbers is not finite."""
     slopes, offsets = tune(choices)
     numbers = [*offsets, *(side for pair in slopes for side in pair)]
     sound = np.logical_and.reduce([np.isfinite(number) for number in numbers])
@@ -113,13 +114,13 @@ def _tuned(tune: Tune, plain: Planes, ends: Pair, choices: Array) -> Planes:
 
 
 def _stays_in_range(step: Step, box: Box) -> NDArray[np.bool_]:
-    """Return where an execution neither overflows nor wraps around: elsewhere it does not follow the function."""
+    """Return where an execution neither overflows nor wraps around; elsewhere it need not follow the function."""
     kept = step.machine.settled(unwrapped(box, step.element_type))
     return np.isfinite(kept.lower) & np.isfinite(kept.upper)
 
 
 def _execution_error(step: Step, box: Box) -> Array:
-    """Return how far one execution may be from the function of real numbers, anywhere in the box."""
+    """Return the greatest error of an execution against the real function, anywhere in the box."""
     if not step.machine.unit:
         return np.zeros(box.shape)
     real = RULES[step.node.op_type](replace(step, machine=MACHINES["real"]))
@@ -137,7 +138,7 @@ def unary(x: Box, slopes: Pair, offsets: Pair, fan: Pair | None = None) -> Sketc
 
 
 def touching(x: Box, function: Function, slopes: Pair, points: Sequence[Array], fan: Pair | None = None) -> Sketch:
-    """Return planes of two slopes; function − line has to be extreme over the box at one of the points."""
+    """Return planes with two slopes; function − line must be extreme over the box at one of the points."""
     below, above = slopes
     lower = np.minimum.reduce([function(point) - below * point for point in points])
     upper = np.maximum.reduce([function(point) - above * point for point in points])
@@ -145,6 +146,6 @@ def touching(x: Box, function: Function, slopes: Pair, points: Sequence[Array], 
 
 
 def chord(x: Box, low: Array, high: Array, otherwise: Array | float) -> Array:
-    """Return the slope from (l, low) to (u, high), `otherwise` over a point."""
+    """Return the slope from (l, low) to (u, high), `otherwise` if the box is a point."""
     width = x.upper - x.lower
     return np.asarray(np.where(width > 0, (high - low) / np.where(width > 0, width, 1.0), otherwise))

@@ -69,7 +69,7 @@ def _where_positive(step: Step, function: Function) -> Function:
 
 @planes("Pow")
 def power(step: Step) -> Sketch:
-    """Return planes of constant powers where they are convex: even ones, and those of at least 1 above 0."""
+    """Return planes of constant powers where they are convex: even ones, and those of at least 1 for x ≥ 0."""
     x, exponent = step.box(0), step.constant(1).wide
     if np.broadcast_shapes(x.shape, exponent.shape) != x.shape:
         step.fail("its exponents are more than its base")

@@ -34,11 +34,11 @@ def extreme(step: Step) -> Sketch:
 
 
 def _greatest(lowers: Array, uppers: Array, slots: Sequence[int], spreads: Sequence[Pull], copies: int) -> Sketch:
-    """Return planes of the greatest of n boxes (n, K); −∞ stands for none, slot −1 for a constant.
+    """Return planes of the greatest of n boxes (n, K); −∞ stands for a missing one, slot −1 for a constant.
 
-    Below: the one of the greatest middle, for the greatest is at least that. Above, with c the greatest lower bound,
-    c + Σ s_k (x_k − l_k), s_k = max(u_k − c, 0) / (u_k − l_k): no term is negative, and each is at least x_k − c at
-    both ends of its box. Where that is higher at the middle than the greatest upper bound, that bound.
+    Below: the box with the greatest middle, since the maximum is at least each value. Above, with c the greatest lower
+    bound: c + Σ s_k (x_k − l_k), s_k = max(u_k − c, 0) / (u_k − l_k), as no term is negative, and each is at least
+    x_k − c at both ends of its box. Where that is above the greatest upper bound at the middle, that bound is used.
     """
     there = np.isfinite(lowers) & np.isfinite(uppers)
     low, high = np.where(there, lowers, 0.0), np.where(there, uppers, 0.0)
@@ -79,8 +79,8 @@ def _mirrored(sketch: Sketch) -> Sketch:
 def max_pool(step: Step) -> Sketch:
     """Return planes of the greatest element of each window.
 
-    Below: the element of greatest lower bound. Above: the same one where no other reaches that bound, else the
-    greatest upper bound. What lies outside the padded data is no element.
+    Below: the element with the greatest lower bound. Above: the same one if no other reaches that bound, else the
+    greatest upper bound. Padding is not an element.
     """
     x, elements = step.box(0), _window_elements(step)
     lowers, uppers = (np.where(elements >= 0, side.ravel()[elements], -np.inf) for side in (x.lower, x.upper))
@@ -97,7 +97,7 @@ def max_pool(step: Step) -> Sketch:
 
 
 def _window_elements(step: Step) -> NDArray[np.int64]:
-    """Return which flat element of the operand is at each place of each window, (places, windows), −1 for padding."""
+    """Return the flat element of the operand at each position of each window, (positions, windows), −1 for padding."""
     shape = step.box(0).shape
     windows = Windows.of(step, step.attributes["kernel_shape"], shape[2:])
     numbers = windows.padded(np.arange(float(prod(shape))).reshape(shape), -1.0)

@@ -16,14 +16,14 @@ from ibpc.verify.checking.planes.base import BISECTIONS, Function, Pair, Part, S
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array
 
-# Where the curvature of a product of x and a share of it changes sign.
+# Where the curvature of x · gate(x) changes sign.
 _TURNS_OF_GELU: Final = (-sqrt(2.0), sqrt(2.0))
 _TURNS_OF_CUBIC_GELU: Final = (-1.4185040087908283555, 1.4185040087908283555)
 _TURN_OF_SWISH: Final = 2.3993572805154676678
 _TURNS_OF_MISH: Final = (-2.25637639636079312, 1.4905711794854284593)
 
 
-# Least slope, that of the chord, and greatest.
+# The least slope, the chord's, and the greatest.
 Slopes: TypeAlias = "tuple[Array, Array, Array]"
 
 
@@ -40,13 +40,13 @@ Side: TypeAlias = "tuple[Piece, tuple[Array, Array]]"
 
 
 def pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
-    """Return planes of a continuous function that is convex or concave on each of some pieces.
+    """Return planes of a continuous function that is convex or concave on each of its pieces.
 
     Over a box in one piece the plane on the side where the function bends away is a tangent, the other the chord. Over
-    others both may have any slope that f has there. Offsets are the extremes of f − line over the pieces: at an end, or
-    beyond the tangent at a point where the slope is about that of the line. Choices say where a tangent touches, 0 at
-    the lower end and 1 at the upper, or the slope, 0 the least that f has at an end of a piece in the box, 1/2 the
-    chord's, 1 the greatest. Without one it is 1/2. Functions take flat arrays.
+    other boxes both planes may have any slope that f has there. Offsets are the extremes of f − line over the pieces,
+    bounded by its values at the ends of a piece and by a tangent at a point with about the slope of the line. A choice
+    picks where a tangent touches (0 is the lower end, 1 the upper), or the slope (0 is the least that f has at an end
+    of a piece in the box, 1/2 the chord's, 1 the greatest); its default is 1/2. Functions take flat arrays.
     """
     x = step.box(0)
     lower, upper = x.lower.ravel(), x.upper.ravel()
@@ -65,7 +65,7 @@ def pieced(step: Step, function: Function, pieces: Sequence[Piece]) -> Sketch:
 
 
 def _slopes(function: Function, sides: Sequence[Side], lower: Array, upper: Array) -> Slopes:
-    """Return the least slope at an end of a piece in the box, the chord's, and the greatest."""
+    """Return the least slope of f at the ends of pieces in the box, the chord's slope, and the greatest."""
     width = upper - lower
     wide = width > 0
     secant = np.where(wide, (function(upper) - function(lower)) / np.where(wide, width, 1.0), 0.0)
@@ -79,9 +79,9 @@ def _slopes(function: Function, sides: Sequence[Side], lower: Array, upper: Arra
 
 
 def _leaning(slopes: Slopes, sides: Sequence[Side], is_convex: bool, choice: Array) -> Array:
-    """Return the slope at a choice: over a box across pieces any between the least and the greatest.
+    """Return the slope for a choice: over a box across pieces, any between the least and the greatest.
 
-    Over a box in one piece it is that of a tangent, or the chord's if the piece `is_convex` or is not.
+    Over a box in one piece it is a tangent's if the piece's convexity equals `is_convex`, else the chord's.
     """
     least, secant, greatest = slopes
     lower, upper = sides[0][1][0], sides[-1][1][1]
@@ -98,7 +98,7 @@ def _leaning(slopes: Slopes, sides: Sequence[Side], is_convex: bool, choice: Arr
 
 
 def _offsets(function: Function, sides: Sequence[Side], below: Array, above: Array) -> Pair:
-    """Return the greatest offset below and the least above."""
+    """Return the greatest offset of the lower plane and the least of the upper one."""
     lower: Array = np.minimum.reduce([_least(function, piece, ends, below) for piece, ends in sides])
     upper = [_least(lambda point: -function(point), _turned(piece), ends, -above) for piece, ends in sides]
     return lower, -np.minimum.reduce(upper)
@@ -112,8 +112,8 @@ def _turned(piece: Piece) -> Piece:
 def _least(function: Function, piece: Piece, ends: tuple[Array, Array], slope: Array) -> Array:
     """Return a lower bound of f − slope · x between two ends of a piece.
 
-    Where f is concave it is attained at an end. Where f is convex, f − line falls up to any point where f′ is less than
-    the slope and rises from any where it is not; between two such points f lies above its tangent at a third.
+    If f is concave the minimum is at an end. If f is convex, f − line falls up to any point where f′ is less than the
+    slope and rises from any point where it is not; between two such points f lies above its tangent at a third.
     """
     start, end = ends
     if not piece.is_convex:
@@ -130,7 +130,7 @@ def _least(function: Function, piece: Piece, ends: tuple[Array, Array], slope: A
 
 
 def _bell(turns: tuple[float, float], derivative: Function) -> list[Piece]:
-    """Return the pieces of x times a share of it: concave, convex about 0, and concave again."""
+    """Return the pieces of x · gate(x): concave, convex around 0, and concave again."""
     return [
         Piece(turns[0], False, derivative),
         Piece(turns[1], True, derivative),
@@ -151,7 +151,7 @@ def hard_swish(step: Step) -> Sketch:
 
 @planes("Gelu")
 def gelu(step: Step) -> Sketch:
-    """Return planes of x Φ(x), or of its approximation, apart by what rounded numbers miss."""
+    """Return planes of x Φ(x), or of its approximation, widened by the error of rounded numbers in a formula."""
     is_exact = step.attributes.get("approximate", b"none") == b"none"
     found = _normal_gelu(step) if is_exact else _cubic_gelu(step)
     missed = missed_share(step) * step.box(0).magnitude.ravel()
@@ -185,7 +185,7 @@ def _cubic_gelu(step: Step) -> Sketch:
 
 @planes("Swish")
 def swish(step: Step) -> Sketch:
-    """Return planes of x / (1 + e^(−alpha x)): for a negative alpha it is concave where it is convex for −alpha."""
+    """Return planes of x / (1 + e^(−alpha x)); for a negative alpha it is concave where −alpha makes it convex."""
     alpha = float(step.attributes.get("alpha", 1.0))
     turn = _TURN_OF_SWISH / abs(alpha)
 
@@ -219,7 +219,7 @@ def selu(step: Step) -> Sketch:
 
 @planes("Elu")
 def elu(step: Step) -> Sketch:
-    """Return planes of x where x ≥ 0, alpha (eˣ − 1) elsewhere: convex all over for an alpha of [0, 1]."""
+    """Return planes of x where x ≥ 0, alpha (eˣ − 1) elsewhere: convex everywhere for an alpha in [0, 1]."""
     alpha = float(step.attributes.get("alpha", 1.0))
     if not 0.0 <= alpha <= 1.0:
         return _bent_then_straight(step, alpha, 1.0)

@@ -1,4 +1,4 @@
-"""Planes of functions that are linear piece by piece: Relu and its kin, Abs, Clip, HardSigmoid."""
+"""Planes of piecewise linear functions: Relu and its kin, Abs, Clip, HardSigmoid."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ibpc.verify.checking.values import Array, Box
 def _kinked(step: Step, left: Array) -> Sketch:
     """Return planes of left · x below 0 and x from 0 on.
 
-    f − line is linear on either side of 0, so l, u and the point nearest to 0 decide. On the side where the kink
-    points, lines through 0 of every slope between left and 1 touch: the one that is nearer on the whole is taken.
+    f − line is linear on either side of 0, so it is extreme at l, u or the point nearest to 0. On the side where the
+    kink points, lines through 0 of every slope between left and 1 touch: the one that is closer overall is used.
     """
     x = step.box(0)
     left = np.broadcast_to(left, x.shape)
@@ -59,7 +59,7 @@ def modulus(step: Step) -> Sketch:
 
 @planes("Clip")
 def clip(step: Step) -> Sketch:
-    """Return planes of min(max(x, least), most): chords to a bend where one is inside, else 0 or 1."""
+    """Return planes of min(max(x, least), most): slopes are those of chords to a kink inside the box, else 0 or 1."""
     x = step.box(0)
     least = step.constant(1).wide if step.has(1) else np.asarray(step.attributes.get("min", -np.inf))
     most = step.constant(2).wide if step.has(2) else np.asarray(step.attributes.get("max", np.inf))
@@ -80,10 +80,10 @@ def clip(step: Step) -> Sketch:
 
 @planes("HardSigmoid")
 def hard_sigmoid(step: Step) -> Sketch:
-    """Return planes of min(max(alpha x + beta, 0), 1): chords to a bend where one is inside, else 0 or alpha.
+    """Return planes of min(max(alpha x + beta, 0), 1): slopes of chords to a kink inside the box, else 0 or alpha.
 
-    The rule of the type widens nothing at ends that are cut to 0 or 1, so the planes pay for what is not cut: there
-    |alpha x| ≤ 1 + |beta|.
+    The interval rule does not widen ends that are clipped to 0 or 1, so the planes pay for the rounding of points that
+    are not clipped: there |alpha x| ≤ 1 + |beta|.
     """
     x = step.box(0)
     alpha, beta = (

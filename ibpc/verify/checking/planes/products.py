@@ -19,7 +19,7 @@ def multiply(step: Step) -> Sketch:
     """Return planes of a product of two boxes (McCormick 1976), or of a square.
 
     l_y x + l_x y − l_x l_y ≤ x y ≤ u_y x + l_x y − l_x u_y, from (x − l_x)(y − l_y) ≥ 0 and (x − l_x)(u_y − y) ≥ 0.
-    Choices are shares of the other two, u_y x + u_x y − u_x u_y below and l_y x + u_x y − u_x l_y above.
+    Choices are the shares of the other two planes, u_y x + u_x y − u_x u_y below and l_y x + u_x y − u_x l_y above.
     """
     if step.names[0] == step.names[1]:
         return _square(step)
@@ -50,7 +50,7 @@ def _between(first: Array, second: Array, share: Array) -> Array:
 
 
 def _square(step: Step) -> Sketch:
-    """Return the planes of x²: a tangent below, at a choice from the lower end of the box to its upper, and the chord.
+    """Return the planes of x²: below, a tangent at a chosen point of the box; above, the chord.
 
     A tangent of a convex function lies below it wherever it touches.
     """
@@ -73,10 +73,10 @@ def _broadcast_part(slot: int, box: Box, shape: tuple[int, ...], slopes: Pair, s
 
 @planes("Div")
 def divide(step: Step) -> Sketch:
-    """Return planes of x / y, y on one side of 0: those of x r, and r = 1 / y between its tangent and its chord.
+    """Return planes of x / y, y on one side of 0: those of x r, with r = 1 / y between its tangent and its chord.
 
-    1 / y is convex above 0 and concave below. With m the middle of y, 2/m − y/m² and 1/l + 1/u − y/(l u) bound it; the
-    coefficient of r, which is l_x in both planes of the product, says which of them takes the place of r.
+    1 / y is convex above 0 and concave below. With m the middle of y, it is bounded by 2/m − y/m² and
+    1/l + 1/u − y/(l u); the sign of r's coefficient, which is l_x in both planes of the product, selects one of them.
     """
     x, y = step.box(0), step.box(1)
     shape = np.broadcast_shapes(x.shape, y.shape)

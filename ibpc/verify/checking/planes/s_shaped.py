@@ -18,10 +18,11 @@ from ibpc.verify.checking.values import Array
 def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
     """Return planes of an increasing f, convex below 0 and concave above, f(x) + f(−x) constant.
 
-    Above: over a box above 0 any tangent; else tangents from the first d ≥ 0 on that passes above (l, f(l)), or the
-    chord where none in the box does, or it lies below 0: then f rises faster than the chord from 0 to u. Over [0, u]
-    f − line is greatest at d or u, over [l, 0], where it is convex, at an end; the same holds for lines that rise less
-    than the chord. Below: mirrored. Choices say how far on, 1 is the first; without any it is the middle of the box.
+    Above: over a box above 0 any tangent; otherwise tangents at points from the first d ≥ 0 on whose tangent passes
+    above (l, f(l)); or the chord, if there is no such point in the box or the box lies below 0: then f rises faster
+    than the chord from 0 to u. Over [0, u] f − line is greatest at d or u; over [l, 0], where it is convex, at an end;
+    the same holds for lines that rise less than the chord. Below: mirrored. A choice picks the point: 1 is the first
+    one, 0 the end; the default is the middle of the box.
     """
     x = step.box(0)
     lower, upper = x.lower.ravel(), x.upper.ravel()
@@ -44,7 +45,7 @@ def s_shaped(step: Step, function: Function, derivative: Function) -> Sketch:
 
 
 def _line(end: Array, anchor: tuple[Array, ...], share: Array, derivative: Function) -> Pair:
-    """Return the slope of the upper plane and where it touches, `share` of the way from the end to the first point."""
+    """Return the slope of the upper plane, and the point it touches: `share` of the way from the end to the first."""
     first, touches, secant = anchor
     point = np.minimum(np.maximum(end + share * (first - end), first), end)
     point = np.where(np.isfinite(point), point, first)
@@ -52,7 +53,7 @@ def _line(end: Array, anchor: tuple[Array, ...], share: Array, derivative: Funct
 
 
 def _nearest(point: Array, end: Array, anchor: tuple[Array, ...]) -> Array:
-    """Return the share of the way from the end to the first point where `point` lies, at most 1; 1 for lines."""
+    """Return how far `point` lies on the way from the end to the first point, at most 1; 1 for chords."""
     first, touches, _ = anchor
     wide = (touches > 0) & (end > first)
     share = (end - point) / np.where(wide, end - first, 1.0)
@@ -60,7 +61,7 @@ def _nearest(point: Array, end: Array, anchor: tuple[Array, ...]) -> Array:
 
 
 def _anchor(lower: Array, upper: Array, function: Function, derivative: Function) -> tuple[Array, ...]:
-    """Return the first point where an upper plane may touch, whether it does (1 or 0), and the chord's slope."""
+    """Return the first point where an upper plane may touch, whether one does (1 or 0), and the chord's slope."""
     start, end = np.zeros(lower.shape), np.maximum(np.minimum(-lower, upper), 0.0)
     low = function(lower)
 

@@ -11,7 +11,7 @@ from ibpc.verify.checking.planes.base import Sketch, chord, planes, touching
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array, Box
 
-# Beyond it whole turns are not known well enough to say where a wave is as steep as a line.
+# Beyond this, multiples of 2π are too inaccurate to locate points with a given slope.
 _FAR: Final = 1000.0
 
 
@@ -19,8 +19,8 @@ _FAR: Final = 1000.0
 def wave(step: Step) -> Sketch:
     """Return planes of sin(x + q), q = 0 or π/2: the tangent's slope on the side where the wave bends away.
 
-    The wave less a line of slope s is extreme at the ends or where its derivative is s: at ±arccos(s) − q, each plus at
-    most one number of whole turns. What these points are missed by counts squared, for there the difference is flat.
+    The wave minus a line of slope s is extreme at the ends or where its derivative is s: at ±arccos(s) − q plus 2πk,
+    for at most one k each. Errors in these points enter squared, since the difference is flat there.
     """
     x = step.box(0)
     quarter = 0.0 if step.node.op_type == "Sin" else 0.5 * pi
@@ -39,7 +39,7 @@ def wave(step: Step) -> Sketch:
 
 
 def _as_steep(x: Box, slope: Array, quarter: float) -> list[Array]:
-    """Return the points of the box where the wave has a slope, one of each kind, or an end where there is none."""
+    """Return the points of the box where the wave has this slope, one of each kind, or an end if there is none."""
     angle = np.arccos(slope)
     points = (phase + 2 * pi * np.ceil((x.lower - phase) / (2 * pi)) for phase in (angle - quarter, -angle - quarter))
     return [np.clip(point, x.lower, x.upper) for point in points]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpc.cli.options import TRAINING, Data, DataRoot, Device, Download, Eps, Seed, named_dataset, pick_device
+from ibpc.cli.options import TRAINING, Data, DataRoot, Device, Download, Seed, named_dataset, parse_eps, pick_device
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 MethodName = Annotated[
     str | None, typer.Option("--method", metavar="NAME", help=f"Training method: {TRAINING}. Default: ibp.")
+]
+TrainedEps = Annotated[
+    float | None,
+    typer.Option(
+        "--eps", parser=parse_eps, metavar="EPS", help="L∞ radius in pixels, 0.1 or 2/255; default: the recipe's."
+    ),
 ]
 RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="Recipe file; default: the data set's.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Passes over the training images.")]
@@ -28,7 +34,7 @@ Overrides = Annotated[
 
 def train(
     target: Annotated[Path, typer.Argument(help="Artifact to train.")],
-    eps: Eps,
+    eps: TrainedEps = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -60,23 +66,23 @@ def train(
     where = own_device(pick_device(device))
     network = api.load(target).to(where)
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
-    told = chosen_recipe(method, recipe, eps, dataset.name, parse_overrides(overrides or [], epochs))
-    out = output or target
+    chosen = chosen_recipe(method, recipe, eps, dataset.name, parse_overrides(overrides or [], epochs))
+    chosen_method, out = method_named(chosen.method), output or target
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
         if workers.is_first:
-            terminal.show_advice(method_named(told.method).advice(network.graph))
+            terminal.show_notes((recipe_note(chosen, recipe, dataset.name), *chosen_method.advice(network.graph)))
         reporter = stack.enter_context(progress.training_progress(workers))
         if tensorboard and workers.is_first:
-            reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, told)))
-        run = api.train(network, told, dataset, out, seed=seed, resume=resume, reporter=reporter, engine=engine)
+            reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, chosen)))
+        run = api.train(network, chosen, dataset, out, seed=seed, resume=resume, reporter=reporter, engine=engine)
     if workers.is_first:
         terminal.show_run(run, data)
 
 
 def sweep(
     target: Annotated[Path, typer.Argument(help="Artifact to train, once a trial; it is left as it is.")],
-    eps: Eps,
+    eps: TrainedEps = None,
     ranges: Annotated[
         list[str] | None,
         typer.Option("--range", metavar="KEY=LOW..HIGH[log]", help="A value of the recipe to vary; or KEY=A,B,C."),
@@ -103,9 +109,11 @@ def sweep(
     name = named_dataset(data, api.load(target), target)
     dataset = api.load_dataset(name, data_root, download)
     kept = parse_overrides(overrides or [], epochs)
+    base = chosen_recipe(method, recipe, eps, dataset.name, kept)
+    terminal.show_notes([recipe_note(base, recipe, dataset.name)])
     plan = api.Sweep(
         target,
-        chosen_recipe(method, recipe, eps, dataset.name, kept),
+        base,
         (*(load_ranges(ranges_file) if ranges_file else ()), *map(parse_range, ranges or ())),
         name,
         output,
@@ -115,22 +123,39 @@ def sweep(
         kept,
     )
     outcomes = plan.run(trials, workers, terminal.show_outcome)
-    figures.draw_front(outcomes, eps, output / "front.svg")
-    figures.draw_front(outcomes, eps, output / "front.png")
+    figures.draw_front(outcomes, base.eps, output / "front.svg")
+    figures.draw_front(outcomes, base.eps, output / "front.png")
     terminal.show_sweep(output, outcomes)
 
 
 def chosen_recipe(
-    method: str | None, file: Path | None, eps: float, dataset: str, changes: Mapping[str, Any]
+    method: str | None, file: Path | None, eps: float | None, dataset: str, changes: Mapping[str, Any]
 ) -> Recipe:
     """Return the recipe of a file, or that of the method for the data set, with what options change.
 
-    Another method than the file's takes the values that the file states.
+    Another method than the file's takes the values that the file states. Raises UsageError without a radius.
     """
     from ibpc.training.recipe import Recipe
 
-    chosen = Recipe.load(file, method) if file else Recipe.default(method or "ibp", eps, dataset)
-    return chosen.with_overrides({"eps": eps, **changes})
+    if file is not None:
+        given = {} if eps is None else {"eps": eps}
+        return Recipe.load(file, method).with_overrides({**given, **changes})
+    if eps is None:
+        raise UsageError.at("--eps", "missing", "a radius, such as 0.1 or 2/255, or --recipe with one")
+    return Recipe.default(method or "ibp", eps, dataset).with_overrides(dict(changes))
+
+
+def recipe_note(chosen: Recipe, file: Path | None, dataset: str) -> str:
+    """Return where the values of a recipe come from, and whether they were chosen for another radius."""
+    from ibpc.report.wording import format_eps
+    from ibpc.training.recipe import Recipe, shipped_recipe
+
+    source = file or shipped_recipe(chosen.method, dataset)
+    if source is None:
+        return f"recipe: the defaults of {chosen.method}; ibpc ships none for {dataset}"
+    made_for = Recipe.load(source).eps
+    other = "" if made_for == chosen.eps else f", made for ε = {format_eps(made_for)}, now at {format_eps(chosen.eps)}"
+    return f"recipe: {source.name}{other}"
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:
@@ -140,8 +165,15 @@ def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise UsageError.at("--set", f"found {pair!r}", "KEY=VALUE")
-        try:
-            changes[key] = json.loads(value)
-        except (ValueError, RecursionError):
-            changes[key] = value
+        changes[key] = _parsed(value)
     return changes
+
+
+def _parsed(text: str) -> Any:
+    """Return the value that text means as JSON or as a Python number, such as .5; else the text."""
+    for parse in (json.loads, float):
+        try:
+            return parse(text)
+        except (ValueError, RecursionError):
+            continue
+    return text

@@ -238,10 +238,10 @@ def show_run(run: TrainingRun, data: str | None) -> None:
     out.print(f"next: ibpc certify {run.out} --eps {format_eps(run.recipe.eps)}{given}", style="dim")
 
 
-def show_advice(advice: Iterable[str]) -> None:
-    """Print on standard error where a network deviates from what the paper of its training method recommends."""
+def show_notes(notes: Iterable[str]) -> None:
+    """Print what is worth knowing of a run before it starts, on standard error."""
     err = _error_console()
-    for text in advice:
+    for text in notes:
         err.print(f"note: {text}")
 
 

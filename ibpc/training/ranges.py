@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 from ibpc.errors import Problem, SpecError, UsageError, raise_all
 from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
+from ibpc.training.methods import methods, reads
 from ibpc.training.recipe import Recipe
 
 _NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -158,6 +159,13 @@ def check_ranges(ranges: Sequence[Range], recipe: Recipe) -> None:
     raise_all(SpecError, [problem for entry in ranges for problem in _problems(entry, ranges, recipe)])
 
 
+def _reader(key: str, ranges: Sequence[Range]) -> dict[str, Any]:
+    """Return the first of the methods that vary that reads a value, as a change; nothing where none does."""
+    varied = [end for entry in ranges if entry.key == "method" and key != "method" for end in entry.ends()]
+    found = next((method for method in varied if method in methods() and reads(method, key)), None)
+    return {} if found is None else {"method": found}
+
+
 def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator[Problem]:
     where = f"range of {entry.key}"
     if sum(other.key == entry.key for other in ranges) > 1:
@@ -170,7 +178,7 @@ def _problems(entry: Range, ranges: Sequence[Range], recipe: Recipe) -> Iterator
         return
     for value in entry.ends():
         try:
-            recipe.with_overrides({entry.key: value})
+            recipe.with_overrides({**_reader(entry.key, ranges), entry.key: value})
         except SpecError as error:
             yield from (
                 Problem(f"{where}: {problem.where}", problem.found, problem.expected, problem.remedy)

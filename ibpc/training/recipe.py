@@ -23,7 +23,7 @@ from ibpc.training.engine import Precision
 from ibpc.training.fields import build, object_schema, optional, required, section, to_data, value
 from ibpc.training.latent import CutOptions
 from ibpc.training.linear import LinearOptions
-from ibpc.training.methods import method_named, methods
+from ibpc.training.methods import method_named, methods, reads
 from ibpc.training.objectives import Combination
 from ibpc.training.optimizers import Optimization
 from ibpc.training.regularizers import Regularization
@@ -127,15 +127,12 @@ class Recipe:
         an unknown data set, from the schema. Raises UsageError for an unknown method, SpecError for an impossible
         radius.
         """
-        defaults = dict(method_named(method).defaults)
-        family = _FAMILIES.get(dataset or "", "")
-        own, general = (recipes_folder() / f"{name}_{family}.json" for name in (_file_name(method), _FALLBACK))
-        changes = {"method": method, "eps": eps}
-        if own.is_file():
-            return cls.load(own).with_overrides(changes)
-        if general.is_file():
-            return cls.load(general).with_overrides(changes | defaults)
-        return cls.from_json(changes)
+        file, changes = shipped_recipe(method, dataset), {"method": method, "eps": eps}
+        if file is None:
+            return cls.from_json(changes)
+        shipped = cls.load(file)
+        defaults = {} if shipped.method == method else dict(method_named(method).defaults)
+        return shipped.with_overrides(changes | defaults)
 
     @classmethod
     def load(cls, path: str | Path, method: str | None = None) -> Self:
@@ -166,13 +163,24 @@ class Recipe:
 
         Some changes imply others, unless these are given as well: a new method replaces the defaults of the old one by
         its own, and a new number of epochs scales the warm-ups in proportion. Raises SpecError with everything that is
-        wrong.
+        wrong, values that the method does not read included.
         """
         data = copy.deepcopy(self.to_json())
         implied = self._of_method(changes.get("method")) | self._of_length(changes.get("epochs"))
         every = {**implied, **changes}
-        raise_all(SpecError, [problem for key, item in every.items() for problem in _change(data, key, item)])
+        problems = [problem for key, item in every.items() for problem in _change(data, key, item)]
+        raise_all(SpecError, [*problems, *self._unread(changes)])
         return type(self).from_json(data)
+
+    def _unread(self, changes: Mapping[str, Any]) -> Iterator[Problem]:
+        """Yield the changes that the method, perhaps a new one, would not notice."""
+        method, present = changes.get("method", self.method), _flat(self.to_json())
+        if method not in methods():
+            return
+        for key, item in changes.items():
+            if key in present and item != present[key] and not reads(method, key):
+                readers = ", ".join(name for name in methods() if reads(name, key))
+                yield Problem(f"recipe: {key}", f"{method} does not read it", f"a method that does: {readers}")
 
     def _of_method(self, name: Any) -> dict[str, Any]:
         """Return the changes that a new method implies."""
@@ -207,15 +215,22 @@ class Recipe:
         }
 
 
+def shipped_recipe(method: str, dataset: str | None) -> Path | None:
+    """Return the shipped file that `Recipe.default` starts from, None for an unknown data set.
+
+    That is one for the method, or else the one for IBP. Raises UsageError for an unknown method.
+    """
+    family = _FAMILIES.get(dataset or "", "")
+    names = (method_named(method).name.replace("-", "_"), _FALLBACK)
+    files = [recipes_folder() / f"{name}_{family}.json" for name in names]
+    return next((file for file in files if file.is_file()), None)
+
+
 def recipes_folder() -> Path:
     """Return the folder of the shipped recipes: inside an installed package, or beside it in the repository."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "specs" / "recipes"
     return installed if installed.is_dir() else package.parent / "specs" / "recipes"
-
-
-def _file_name(method: str) -> str:
-    return method.replace("-", "_")
 
 
 def _completed(data: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ibpc.frontends.strict_json import read_json
 from ibpc.locking import locked, take
 from ibpc.network import Network
 from ibpc.progress import ignore
+from ibpc.training.methods import reads
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import train
@@ -233,7 +234,7 @@ class _Worker:
         """Train a trial's network and report the result to the study."""
         sweep, folder = self._sweep, self._folder(trial.number)
         try:
-            recipe = sweep.recipe.with_overrides({**sweep.overrides, **self._values(trial.params)})
+            recipe = self._recipe({**sweep.overrides, **self._values(trial.params)})
             network = Network.load(sweep.artifact).to(sweep.device)
             run = train(network, recipe, self._dataset, folder, seed=sweep.seed, resume=True)
         except IbpcError as error:
@@ -250,6 +251,12 @@ class _Worker:
         finally:
             self._give_up(trial.number)
         return next(outcome for outcome in self.outcomes() if outcome.number == trial.number)
+
+    def _recipe(self, changes: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of a trial; where methods vary, each takes the values that it reads."""
+        base, method = self._sweep.recipe, changes.get("method")
+        is_read = {key: method is None or reads(method, key) for key in changes}
+        return base.with_overrides({key: value for key, value in changes.items() if is_read[key]})
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Return all finished trials, in order."""

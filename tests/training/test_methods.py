@@ -63,7 +63,7 @@ NETWORKS: dict[str, Callable[[], Network]] = {
 def recipe_of(method: str, **changes: Any) -> Recipe:
     base = {"schedule.ramp": 0.5, "attack.steps": 3, "attack.step": 0.5, "averaging.every": 2}
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    return Recipe.default(method, eps=EPS).with_overrides(base | named)
+    return Recipe.default(method, eps=EPS).with_overrides(tiny.read_by(method, base | named))
 
 
 def terms_of(net: Network, recipe: Recipe, eps: float = EPS, kappa: float = 0.0, seed: int = 0) -> Terms:
@@ -163,7 +163,7 @@ def two_pixels() -> Network:
 def loss_of(method: str, **changes: Any) -> float:
     """The loss at x = (0.6, 0.4), label 0, ε = 0.1, where each method's adversarial point is (0.5, 0.5)."""
     recipe = Recipe.default(method, eps=0.1).with_overrides(
-        {"attack.steps": 4, "attack.step": 1.0, "attack.decay": 1.0}
+        tiny.read_by(method, {"attack.steps": 4, "attack.step": 1.0, "attack.decay": 1.0})
         | {key.replace("__", "."): value for key, value in changes.items()}
     )
     objective = methods()[method].build(TrainingGraphs(two_pixels()), recipe)
@@ -391,7 +391,7 @@ def test_a_short_training_makes_digits_robust(tmp_path, digits, method):
         "optimizer.learning_rate": 3e-3,
         "validation.every": 9,
     }
-    recipe = Recipe.default(method, 0.03, "digits").with_overrides(changes)
+    recipe = Recipe.default(method, 0.03, "digits").with_overrides(tiny.read_by(method, changes))
     graphs = TrainingGraphs(net)
     before = attacked(graphs, digits, recipe)
     run = train(net, recipe, digits, tmp_path / "run")
@@ -414,7 +414,7 @@ def attacked(graphs: TrainingGraphs, data: Dataset, recipe: Recipe) -> float:
 def test_a_stopped_run_ends_with_the_very_same_weights(tmp_path, method, kind):
     changes = {"averaging.kind": kind, "averaging.start": 0.3, "averaging.every": 2, "attack.steps": 2, "epochs": 3}
     base = tiny.recipe(augmentation="crop-flip").to_json()
-    recipe = Recipe.from_json({**base, "method": method}).with_overrides(changes)
+    recipe = Recipe.from_json({**base, "method": method}).with_overrides(tiny.read_by(method, changes))
     whole = train(tiny.network(EVERYTHING), recipe, tiny.blobs(), tmp_path / "whole", seed=7)
     with pytest.raises(TrainingError, match="interrupted"):
         train(tiny.network(EVERYTHING), recipe, tiny.blobs(), tmp_path / "parts", seed=7, reporter=Stops(12))

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from ibpc.errors import SpecError, UsageError
-from ibpc.training.methods import methods
+from ibpc.training.methods import methods, reads
+from ibpc.training.methods.base import OWN_SECTIONS
 from ibpc.training.recipe import Recipe, recipes_folder
 
 SHIPPED = sorted(recipes_folder().glob("*.json"))
@@ -216,6 +217,26 @@ def test_wrong_overrides_are_collected_with_the_nearest_name():
     assert "did you mean 'schedule.warmup'?" in str(error.value)
     with pytest.raises(SpecError, match=r"\$\.epochs: found -1"):
         recipe.with_overrides({"epochs": -1})
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("ibp", "combination.alpha"), ("ibp", "attack.steps"), ("mtl-ibp", "box.share"), ("sabr", "cut.layers")],
+)
+def test_values_that_the_method_does_not_read_are_refused(method, key):
+    recipe = Recipe.default(method, eps=0.1)
+    section, name = key.split(".")
+    present = recipe.to_json()[section][name]
+    other = 2 if key == "cut.layers" else present / 2 if isinstance(present, float) else present + 1
+    assert recipe.with_overrides({key: present}) == recipe
+    with pytest.raises(SpecError, match=rf"recipe: {key}: {method} does not read it; expected a method"):
+        recipe.with_overrides({key: other})
+
+
+@pytest.mark.parametrize("name", methods())
+def test_the_sections_of_a_method_are_known(name):
+    assert methods()[name].sections <= OWN_SECTIONS <= Recipe.default("ibp", eps=0.1).to_json().keys()
+    assert all(reads(name, key) for key in methods()[name].defaults)
 
 
 def test_a_method_takes_what_a_file_states(tmp_path):

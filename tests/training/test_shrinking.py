@@ -20,6 +20,7 @@ from ibpc.training.methods import Terms, methods
 from ibpc.training.recipe import Recipe
 from ibpc.training.schedules import Moment
 from ibpc.training.shrinking import shrinking_rules, shrunk
+from tests.training import tiny
 
 EPS = 0.1
 
@@ -44,7 +45,7 @@ X, LABEL = torch.tensor([[0.6, 0.4]]), torch.tensor([1])
 def terms_of(method: str, **changes: Any) -> Terms:
     overrides = {"box.share": 1.0, "attack.restarts": 4, "attack.step": 1.0, "attack.decay": 1.0, "cut.layers": 1}
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    recipe = Recipe.default(method, eps=EPS).with_overrides(overrides | named)
+    recipe = Recipe.default(method, eps=EPS).with_overrides(tiny.read_by(method, overrides) | named)
     objective = methods()[method].build(TrainingGraphs(bent()), recipe)
     return objective(X, LABEL, Moment(0, EPS, 0.0, 0.0), Draws(torch.Generator().manual_seed(0)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from ibpc.data import Augmentation, Dataset, Split
 from ibpc.frontends.spec import graph_from_spec
 from ibpc.network import Network
+from ibpc.training.methods import reads
 from ibpc.training.recipe import Recipe
 
 PERCEPTRON: tuple[dict[str, Any], ...] = (
@@ -54,3 +56,8 @@ def recipe(**changes: Any) -> Recipe:
     }
     named = {key.replace("__", "."): value for key, value in changes.items()}
     return Recipe.default("ibp", eps=0.02).with_overrides(base | named)
+
+
+def read_by(method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those changes of a recipe that a method reads."""
+    return {key: value for key, value in changes.items() if reads(method, key)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 
@@ -17,6 +17,8 @@ from ibpc.training.schedules import Moment
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
 
+# The sections of a recipe that they read.
+COMBINED: Final = frozenset({"attack", "combination"})
 # From logits at adversarial points (B, K), lower bounds of the margins (B, K), labels (B,) and α: a loss.
 Join: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 

@@ -64,17 +64,20 @@ class Method:
     """A training method by name. `build(graphs, recipe)` returns its objective.
 
     `defaults` are values of a recipe, by dotted name, for which the paper differs from the defaults of the schema; a
-    recipe that leaves them out gets them. `advice(graph)` lists where the network deviates from the paper's
-    recommendations.
+    recipe that leaves them out gets them. `sections` name those of OWN_SECTIONS that the method reads.
+    `advice(graph)` lists where the network deviates from the paper's recommendations.
     """
 
     name: str
     summary: str
     build: Callable[[TrainingGraphs, Recipe], Objective]
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    sections: frozenset[str] = frozenset()
     advice: Callable[[Graph], tuple[str, ...]] = no_advice
 
 
+# Sections of a recipe that only some methods read.
+OWN_SECTIONS: Final = frozenset({"attack", "box", "combination", "cut", "linear"})
 # Defaults that several papers share and that differ from IBP as Gowal et al. (2018) train it.
 ROBUST_ALONE: Final[Mapping[str, Any]] = MappingProxyType(
     {"schedule.kappa_start": 0.0, "schedule.kappa_end": 0.0, "schedule.shape": "smooth"}
@@ -105,3 +108,9 @@ def method_named(name: str) -> Method:
     if name not in _REGISTRY:
         raise UsageError.at("method", f"found {name!r}", "a training method", nearest(name, _REGISTRY))
     return _REGISTRY[name]
+
+
+def reads(method: str, key: str) -> bool:
+    """Return whether a method reads a value of the recipe, given by its dotted name. Raises UsageError."""
+    section = key.partition(".")[0]
+    return section not in OWN_SECTIONS or section in method_named(method).sections

@@ -78,4 +78,12 @@ def _by_loss(
 _ROWS: Final[Mapping[str, Robust]] = MappingProxyType({MARGINS: _by_margins, LOSS: _by_loss})
 _DEFAULTS: Final = {"schedule.shape": "smooth", "schedule.kappa_start": 1.0, "schedule.kappa_end": 0.5}
 
-METHOD = register(Method("crown-ibp", "Linear bounds between interval bounds, faded out as ε climbs", build, _DEFAULTS))
+METHOD = register(
+    Method(
+        "crown-ibp",
+        "Linear bounds between interval bounds, faded out as ε climbs",
+        build,
+        _DEFAULTS,
+        frozenset({"linear"}),
+    )
+)

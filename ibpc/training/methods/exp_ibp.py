@@ -7,7 +7,7 @@ from typing import Final
 
 import torch
 
-from ibpc.training.methods._combined import combined
+from ibpc.training.methods._combined import COMBINED, combined
 from ibpc.training.methods.base import WARM_UP, Method, register
 from ibpc.training.objectives import nominal_loss, robust_loss
 
@@ -25,5 +25,7 @@ def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, al
 
 
 METHOD = register(
-    Method("exp-ibp", "Product of powers of the adversarial and the IBP loss", partial(combined, join), WARM_UP)
+    Method(
+        "exp-ibp", "Product of powers of the adversarial and the IBP loss", partial(combined, join), WARM_UP, COMBINED
+    )
 )

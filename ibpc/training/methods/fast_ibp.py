@@ -27,4 +27,4 @@ def advice(graph: Graph) -> tuple[str, ...]:
     return (f"Shi et al. have a BatchNormalization in front of every rectifier; here there is none behind {named}",)
 
 
-METHOD = register(Method("fast-ibp", _SUMMARY, ibp.build, WARM_UP, advice))
+METHOD = register(Method("fast-ibp", _SUMMARY, ibp.build, WARM_UP, advice=advice))

@@ -29,4 +29,4 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     return objective
 
 
-METHOD = register(Method("pgd", "Cross-entropy at adversarial points", build, ROBUST_ALONE))
+METHOD = register(Method("pgd", "Cross-entropy at adversarial points", build, ROBUST_ALONE, frozenset({"attack"})))

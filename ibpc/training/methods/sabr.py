@@ -44,5 +44,6 @@ METHOD = register(
         "Worst case over a small box around an adversarial point",
         build,
         {**WARM_UP, "attack.step": 0.5, "attack.decay": 0.1},
+        frozenset({"attack", "box"}),
     )
 )

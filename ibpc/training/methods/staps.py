@@ -44,5 +44,6 @@ METHOD = register(
         "TAPS over a small box around an adversarial point",
         build,
         {**WARM_UP, "attack.step": 0.5},
+        frozenset({"attack", "box", "cut"}),
     )
 )

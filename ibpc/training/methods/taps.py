@@ -68,5 +68,6 @@ METHOD = register(
         "Boxes up to a cut of the network, adversarial points behind it",
         build,
         {**WARM_UP, "attack.step": 0.5},
+        frozenset({"attack", "box", "cut"}),
     )
 )

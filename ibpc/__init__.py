@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ibpc.api import outer_ball as outer_ball
     from ibpc.api import radius as radius
     from ibpc.api import spread_balls as spread_balls
+    from ibpc.api import torch_dataset as torch_dataset
     from ibpc.api import train as train
     from ibpc.api import write_certificate as write_certificate
     from ibpc.api import write_report as write_report

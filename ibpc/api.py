@@ -15,7 +15,7 @@ import torch
 from ibpc.bounds import AUTO, METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
-from ibpc.data import Dataset, dataset_of, load_dataset, to_unit
+from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
 from ibpc.errors import UsageError, nearest
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
@@ -86,6 +86,7 @@ __all__ = [
     "outer_ball",
     "radius",
     "spread_balls",
+    "torch_dataset",
     "train",
     "write_certificate",
     "write_report",
@@ -142,15 +143,28 @@ def write_verdicts(
     remove_journals(Path(path))
 
 
-def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "data") -> Dataset:
-    """Return a data set of arrays or tensors: images (N, H, W) or (N, H, W, C), and integer labels (N,).
+def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "data", layout: str = "NHWC") -> Dataset:
+    """Return a data set of arrays or tensors: images (N, H, W), (N, H, W, C) or (N, C, H, W), integer labels (N,).
 
-    Images are uint8, or floats in [0, 1].
-
-    Raises DataError where they do not fit together.
+    Images are uint8, or floats in [0, 1]; `layout` is that of images with channels, "NHWC" or "NCHW". Raises DataError
+    where they do not fit together, UsageError for another layout.
     """
+    if layout not in ("NHWC", "NCHW"):
+        raise UsageError.at("layout", f"found {layout!r}", "NHWC or NCHW")
     given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    return dataset_of(name, name, {key: np.asarray(value) for key, value in given.items()}, None)
+    arrays = {key: np.asarray(value) for key, value in given.items()}
+    if layout == "NCHW":
+        arrays = {key: np.moveaxis(array, 1, -1) if array.ndim == 4 else array for key, array in arrays.items()}
+    return dataset_of(name, name, arrays, None)
+
+
+def torch_dataset(train: Any, test: Any, name: str = "data") -> Dataset:
+    """Return a data set of two `torch.utils.data.Dataset`s of pairs: an image (H, W) or (C, H, W), and its label.
+
+    Every pair is read once, so random transforms are drawn once: use `augmentation` of the recipe. Raises DataError for
+    anything else than such pairs.
+    """
+    return dataset(*arrays_of(train, "train"), *arrays_of(test, "test"), name, "NCHW")
 
 
 def load_vnnlib(path: str | Path) -> Property:
@@ -346,6 +360,8 @@ def certify(
     missing data, PropertyError for data that do not fit and for journals of another job, UsageError for an unknown
     method.
     """
+    if not 0 <= eps <= 1:
+        raise UsageError.at("eps", f"found {eps:g}", "a radius in pixels of [0, 1]", "8 of 255 are 8/255")
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
     dataset = load_dataset(data) if isinstance(data, str) else data

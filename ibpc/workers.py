@@ -89,7 +89,9 @@ class Workers:
     def _lost(self, error: RuntimeError) -> TrainingError:
         where = f"process {self.rank} of {self.count}"
         found = f"it lost the others: {first_line(error)}"
-        return TrainingError.at(where, found, remedy="--resume goes on after the last whole epoch")
+        return TrainingError.at(
+            where, found, remedy="run it again with --resume: it goes on after the last whole epoch"
+        )
 
 
 ALONE: Final = Workers()

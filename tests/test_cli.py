@@ -208,6 +208,25 @@ def test_an_unknown_recipe_value(ibpc):
     outcome = ibpc("train", "compiled", "--eps", "0.1", "--set", "schedule.wramup=2")
     mistaken(outcome, "schedule.wramup", "schedule.warmup")
     mistaken(ibpc("train", "compiled", "--eps", "0.1", "--set", "epochs"), "KEY=VALUE")
+    mistaken(ibpc("train", "compiled", "--eps", "0.1", "--set", "box.share=.5"), "box.share", "ibp does not read it")
+    options = ("--eps", "0.1", "--trials", "1", "--range", "combination.alpha=0..1")
+    mistaken(ibpc("sweep", "compiled", *options), "combination.alpha", "ibp does not read it")
+
+
+def test_the_radius_is_that_of_the_recipe_and_its_origin_is_told(ibpc, tmp_path):
+    from ibpc import Recipe
+
+    ibpc("compile", DIGITS)
+    mistaken(ibpc("train", "compiled"), "--eps", "missing")
+    recipe = Recipe.default("ibp", 0.03, "digits").with_overrides({"epochs": 1}).to_json()
+    (tmp_path / "mine.json").write_text(json.dumps(recipe))
+    outcome = ibpc("train", "compiled", "--recipe", "mine.json", "--resume", "-o", "own")
+    assert "recipe: mine.json\n" in outcome.err
+    assert "own has no run to go on with: a new one begins" in outcome.err
+    assert json.loads((tmp_path / "own" / "training" / "recipe.json").read_text())["eps"] == 0.03
+    other = ibpc("train", "compiled", "--recipe", "mine.json", "--eps", "0.05", "-o", "other")
+    assert "recipe: mine.json, made for ε = 0.03, now at 0.05" in other.err
+    mistaken(ibpc("certify", "own", "--eps", "8"), "eps", "8/255")
 
 
 def test_an_unknown_method_device_and_arithmetic(ibpc):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
 import ibpc
 from ibpc.data import (
@@ -28,7 +29,7 @@ from ibpc.data import (
     read_array,
     to_unit,
 )
-from ibpc.errors import DataError
+from ibpc.errors import DataError, UsageError
 
 
 def arrays(train: int = 12, test: int = 6, shape: tuple[int, ...] = (5, 4, 3)) -> dict[str, np.ndarray]:
@@ -178,6 +179,26 @@ def test_arrays_become_a_data_set():
     assert torch.equal(data.test.images[:, 0], images)
     with pytest.raises(DataError, match="mine: y_train"):
         ibpc.dataset(images, labels[:2], images, labels, name="mine")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_tensors_with_channels_first_and_torch_data_sets_make_the_same_data_set(dtype):
+    images = torch.randint(0, 2, (6, 3, 4, 5)).to(dtype)
+    labels = torch.arange(6) % 2
+    last = images.movedim(1, -1)
+    expected = ibpc.dataset(last, labels, last, labels)
+    pairs = TensorDataset(images, labels)
+    for made in (ibpc.dataset(images, labels, images, labels, layout="NCHW"), ibpc.torch_dataset(pairs, pairs)):
+        assert made.sha256 == expected.sha256
+        assert torch.equal(made.train.images, images)
+    with pytest.raises(UsageError, match="NHWC or NCHW"):
+        ibpc.dataset(last, labels, last, labels, layout="CHW")
+
+
+@pytest.mark.parametrize("pairs", [[], [1, 2], [(torch.zeros(1, 2, 2), 0), (torch.zeros(1, 3, 2), 1)], 7])
+def test_torch_data_sets_of_anything_else_are_refused(pairs):
+    with pytest.raises(DataError, match="train"):
+        ibpc.torch_dataset(pairs, pairs)
 
 
 def test_missing_data_say_where_and_how(tmp_path):
@@ -436,6 +457,18 @@ def test_every_crop_is_a_window_of_the_framed_image_and_all_windows_occur():
         for column in range(5):
             times = sum(place[:2] == (row, column) for place in found)
             assert abs(times - expected) < 5 * expected**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_crop_may_repeat_the_border(dtype):
+    images = torch.randint(1, 256, (400, 3, 4, 5)).to(dtype)
+    cropped = augment(images, Augmentation.CROP_EDGE_FLIP, torch.Generator().manual_seed(0))
+    assert cropped.dtype == dtype
+    framed = torch.nn.functional.pad(images.double(), [2] * 4, mode="replicate").to(dtype)
+    windows = framed.unfold(2, 4, 1).unfold(3, 5, 1)  # (B, C, row, column, H, W)
+    flat = [(view.movedim(1, 3) == cropped[:, None, None]).all(dim=(3, 4, 5)) for view in (windows, windows.flip(5))]
+    assert torch.stack(flat, 1).any(dim=(1, 2, 3)).all()
+    assert all(match.any(0).all() for match in flat)
 
 
 def test_crops_follow_the_generator_and_leave_the_images_alone():

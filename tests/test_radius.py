@@ -33,6 +33,11 @@ def test_what_is_unknown_is_neither_certified_nor_falsified():
     assert found.falsified >= 0.2
 
 
+def test_what_is_misclassified_takes_one_decision():
+    found = largest_radius(lambda _: Verdict.FALSIFIED, 0.5, 1e-4)
+    assert (found.certified, found.falsified, found.decisions) == (0.0, 0.0, 1)
+
+
 def test_the_search_ends_where_no_number_lies_between():
     found = largest_radius(lambda eps: Verdict.VERIFIED if eps < 0.1 else Verdict.FALSIFIED, 0.5, 1e-300)
     assert np.nextafter(found.certified, 1.0) == found.falsified == 0.1
@@ -45,7 +50,7 @@ def test_no_more_is_shown_than_is_known():
 
 def test_the_whole_range_may_be_certified():
     found = largest_radius(lambda _: Verdict.VERIFIED, 0.5, 1e-3)
-    assert (found.certified, found.falsified, found.decisions) == (0.5, None, 1)
+    assert (found.certified, found.falsified, found.decisions) == (0.5, None, 2)
 
 
 @pytest.mark.parametrize(("most", "tolerance"), [(0.0, 0.1), (0.5, 0.0), (float("nan"), 0.1), (0.5, float("inf"))])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -169,7 +171,7 @@ def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, wor
     from ibpc.report import progress, terminal
 
     total = min(limit or len(dataset.test), len(dataset.test))
-    with progress.certification_progress(total, workers) as show_progress:
+    with _resumable(job.output), progress.certification_progress(total, workers) as show_progress:
         result = api.certify(
             job.network, dataset, eps, limit=limit, report=job.output, progress=show_progress, **job.proving
         )
@@ -178,6 +180,17 @@ def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, wor
     if job.output:
         api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
     terminal.show_robustness(job.target, dataset, result)
+
+
+@contextmanager
+def _resumable(output: Path | None) -> Iterator[None]:
+    """Say, where Ctrl-C ends the block, whether what it had decided is kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"the same command goes on with {output}" if output else "nothing is kept without --json FILE"
+        typer.echo(f"interrupted; {kept}", err=True)
+        raise typer.Exit(130) from None
 
 
 def check(

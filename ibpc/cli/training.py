@@ -56,7 +56,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a network so that its boxes stay tight."""
-    from ibpc import api
+    from ibpc import api, artifact
     from ibpc.report import progress, terminal
     from ibpc.report.tensorboard import tensorboard_reporter
     from ibpc.training.methods import method_named
@@ -68,10 +68,13 @@ def train(
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
     chosen = chosen_recipe(method, recipe, eps, dataset.name, parse_overrides(overrides or [], epochs))
     chosen_method, out = method_named(chosen.method), output or target
+    notes = [recipe_note(chosen, recipe, dataset.name), *chosen_method.advice(network.graph)]
+    if resume and not (out / artifact.TRAINING).exists():
+        notes.append(f"{out} has no run to go on with: a new one begins")
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
         if workers.is_first:
-            terminal.show_notes((recipe_note(chosen, recipe, dataset.name), *chosen_method.advice(network.graph)))
+            terminal.show_notes(notes)
         reporter = stack.enter_context(progress.training_progress(workers))
         if tensorboard and workers.is_first:
             reporter = Several(reporter, stack.enter_context(tensorboard_reporter(out, network, dataset, chosen)))

@@ -10,12 +10,14 @@ from ibpc.data.datasets import Dataset, Split, evenly
 from ibpc.data.finding import data_root, load_dataset
 from ibpc.data.images import Augmentation, augment, crop_and_flip, fit_images, shift, to_unit
 from ibpc.data.known import DIGITS_TRAINING
+from ibpc.data.pairs import arrays_of
 
 __all__ = [
     "DIGITS_TRAINING",
     "Augmentation",
     "Dataset",
     "Split",
+    "arrays_of",
     "augment",
     "crop_and_flip",
     "data_root",

@@ -11,6 +11,7 @@ import torch
 from ibpc.errors import DataError
 
 CROP_PADDING: Final = 4
+EDGE_PADDING: Final = 2
 SHIFT_PIXELS: Final = 1
 ROTATION_DEGREES: Final = 10.0
 ZOOM: Final = 0.1
@@ -25,6 +26,7 @@ class Augmentation(Enum):
     NONE = "none"
     SHIFT = "shift"
     CROP_FLIP = "crop-flip"
+    CROP_EDGE_FLIP = "crop-edge-flip"
     DISTORT = "distort"
 
 
@@ -58,6 +60,8 @@ def augment(images: torch.Tensor, kind: Augmentation, generator: torch.Generator
         return shift(images, SHIFT_PIXELS, generator)
     if kind is Augmentation.DISTORT:
         return distort(to_unit(images), generator)
+    if kind is Augmentation.CROP_EDGE_FLIP:
+        return crop_and_flip(images, EDGE_PADDING, generator, "replicate")
     return crop_and_flip(images, CROP_PADDING, generator)
 
 
@@ -73,8 +77,12 @@ def shift(images: torch.Tensor, pixels: int, generator: torch.Generator) -> torc
     return _gathered(images, pixels, rows, columns)
 
 
-def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Return a random crop of each image (C, H, W) padded by `padding` black pixels, flipped with probability 1/2.
+def crop_and_flip(
+    images: torch.Tensor, padding: int, generator: torch.Generator, mode: str = "constant"
+) -> torch.Tensor:
+    """Return a random crop of each image (C, H, W) padded by `padding` pixels, flipped with probability 1/2.
+
+    The padding is black, or repeats the border in the mode "replicate" of `torch.nn.functional.pad`.
 
     Every image has its own offset, uniform over the (2 · padding + 1)² crops, and its own coin. One gather does all:
     output[b, c, i, j] = padded[b, c, row_b + i, column_b + j], with columns reversed where the image is flipped.
@@ -85,7 +93,7 @@ def crop_and_flip(images: torch.Tensor, padding: int, generator: torch.Generator
     forward = torch.arange(width, device=images.device)
     rows = row + torch.arange(height, device=images.device)
     columns = column + torch.where(coin, width - 1 - forward, forward)
-    return _gathered(images, padding, rows, columns)
+    return _gathered(images, padding, rows, columns, mode)
 
 
 def distort(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -125,9 +133,18 @@ def _offsets(images: torch.Tensor, padding: int, generator: torch.Generator) -> 
     return row, column
 
 
-def _gathered(images: torch.Tensor, padding: int, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Return the rows (B, H) and columns (B, W) of the images padded by `padding` black pixels, in one gather."""
-    padded = torch.nn.functional.pad(images, [padding] * 4)
+def _gathered(
+    images: torch.Tensor, padding: int, rows: torch.Tensor, columns: torch.Tensor, mode: str = "constant"
+) -> torch.Tensor:
+    """Return the rows (B, H) and columns (B, W) of the images padded by `padding` pixels, in one gather."""
+    padded = _padded(images, padding, mode)
     sample = torch.arange(len(images), device=images.device)[:, None, None, None]
     channel = torch.arange(images.shape[1], device=images.device)[:, None, None]
     return padded[sample, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def _padded(images: torch.Tensor, padding: int, mode: str) -> torch.Tensor:
+    """Return the images (B, C, H, W) padded on all sides; torch replicates floats only."""
+    if mode == "constant" or images.is_floating_point():
+        return torch.nn.functional.pad(images, [padding] * 4, mode=mode)
+    return torch.nn.functional.pad(images.float(), [padding] * 4, mode=mode).to(images.dtype)

@@ -115,12 +115,19 @@ def show_radii(model: Path, method: str, radii: Sequence[tuple[str, Radius]]) ->
     for name in ("certified up to", "falsified from", "decisions"):
         table.add_column(name, justify="right")
     for name, radius in radii:
-        falsified = "" if radius.falsified is None else _decimal(radius.falsified, ROUND_CEILING)
-        table.add_row(name, _decimal(radius.certified, ROUND_FLOOR), falsified, str(radius.decisions))
+        table.add_row(name, _decimal(radius.certified, ROUND_FLOOR), _falsified(radius), str(radius.decisions))
     if len(radii) > 1:
         mean = sum(radius.certified for _, radius in radii) / len(radii)
-        table.add_row("mean", f"{mean:.4f}", "", "", style="bold")
+        wrong = sum(radius.falsified == 0 for _, radius in radii)
+        note = f"{wrong} misclassified, as 0" if wrong else ""
+        table.add_row("mean", f"{mean:.4f}", note, "", style="bold")
     console().print(table)
+
+
+def _falsified(radius: Radius) -> str:
+    if radius.falsified is None:
+        return ""
+    return "misclassified" if radius.falsified == 0 else _decimal(radius.falsified, ROUND_CEILING)
 
 
 def _decimal(radius: float, rounding: str) -> str:

@@ -190,7 +190,9 @@ def _stopping_at(out: str | Path, trainer: Trainer) -> Iterator[None]:
             yield
     except KeyboardInterrupt as interrupt:
         found = f"interrupted in epoch {min(trainer.epoch + 1, trainer.recipe.epochs)} of {trainer.recipe.epochs}"
-        raise TrainingError.at(out, found, remedy=f"--resume goes on {trainer.kept_until}") from interrupt
+        raise TrainingError.at(
+            out, found, remedy=f"run it again with --resume: it goes on {trainer.kept_until}"
+        ) from interrupt
 
 
 @contextmanager

@@ -18,7 +18,8 @@ from ibpc.verify.verdicts import Verdict
 class Radius:
     """What is known of one input: certified up to `certified`, falsified from `falsified` on (None: nowhere).
 
-    Both are in pixels of [0, 1]. `certified` is 0 if not even the smallest radius tried is certified.
+    Both are in pixels of [0, 1], and both 0 for an input that is misclassified. `certified` is 0 as well if not even
+    the smallest radius that was tried is certified.
     """
 
     certified: float
@@ -39,7 +40,9 @@ def largest_radius(verdict_at: Callable[[float], Verdict], most: float, toleranc
     for name, value in (("--most", most), ("--tolerance", tolerance)):
         if not (isfinite(value) and value > 0):
             raise UsageError.at(name, f"found {value:g}", "a number above 0")
-    low, high, falsified, decisions = 0.0, most, None, 0
+    if verdict_at(0.0) is Verdict.FALSIFIED:
+        return Radius(0.0, 0.0, 1)
+    low, high, falsified, decisions = 0.0, most, None, 1
     tried = most
     while True:
         verdict = verdict_at(tried)

@@ -87,6 +87,11 @@ class Robustness:
     attack: Attack = Attack()
     timeout: float | None = None
 
+    def __repr__(self) -> str:
+        accuracies = (self.nominal_accuracy, self.attack_accuracy, self.certified_accuracy)
+        shares = "nominal {:.2%}, attack {:.2%}, certified {:.2%}".format(*accuracies)
+        return f"Robustness({len(self.examples):,} samples, ε = {self.eps:g}: {shares} by {self.method})"
+
     @property
     def nominal_accuracy(self) -> float:
         """The share of samples that are classified as their label."""

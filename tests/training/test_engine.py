@@ -218,7 +218,7 @@ def test_a_run_on_a_gpu_can_be_resumed(averaging, tmp_path):
             if record.epoch == 2:
                 raise KeyboardInterrupt
 
-    with pytest.raises(TrainingError, match="--resume goes on after epoch 2"):
+    with pytest.raises(TrainingError, match="run it again with --resume: it goes on after epoch 2"):
         train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "halved", reporter=Stop())
     rest = train(network(CONVOLUTIONAL).to("cuda"), told, blobs(), tmp_path / "halved", resume=True)
     assert rest.records[-1].losses["loss"] == pytest.approx(whole.records[-1].losses["loss"], rel=0.05)

@@ -532,7 +532,9 @@ def test_no_file_of_a_run_is_a_pickle(tmp_path):
 
 # ── stopping ────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_ctrl_c_says_how_to_go_on(tmp_path):
-    with pytest.raises(TrainingError, match=r"interrupted in epoch 2 of 4; --resume goes on after epoch 1") as error:
+    with pytest.raises(
+        TrainingError, match=r"interrupted in epoch 2 of 4; run it again with --resume: it goes on after epoch 1"
+    ) as error:
         train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "run", reporter=Stops(7))
     assert isinstance(error.value.__cause__, KeyboardInterrupt)
     assert not (tmp_path / "run" / "weights.safetensors").exists()
@@ -548,7 +550,9 @@ def test_sigterm_is_ctrl_c(tmp_path):
 
     before = signal.getsignal(signal.SIGTERM)
     recipe = tiny.recipe(epochs=3)
-    with pytest.raises(TrainingError, match=r"interrupted in epoch 3 of 3; --resume goes on after epoch 2"):
+    with pytest.raises(
+        TrainingError, match=r"interrupted in epoch 3 of 3; run it again with --resume: it goes on after epoch 2"
+    ):
         train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", reporter=Terminates())
     assert signal.getsignal(signal.SIGTERM) is before
     train(tiny.network(), recipe, tiny.blobs(), tmp_path / "parts", resume=True)
@@ -560,7 +564,9 @@ def test_large_checkpoints_wait_and_a_run_goes_on_from_the_last_one(tmp_path, mo
     """None is written after the first epochs, so a run that breaks in the third restarts. The last always is."""
     monkeypatch.setattr("ibpc.training.checkpoint._SMALL", 0)
     monkeypatch.setattr("ibpc.training.checkpoint._BYTES_A_SECOND", 1e-3)
-    with pytest.raises(TrainingError, match=r"interrupted in epoch 3 of 4; --resume goes on after epoch 0"):
+    with pytest.raises(
+        TrainingError, match=r"interrupted in epoch 3 of 4; run it again with --resume: it goes on after epoch 0"
+    ):
         train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "parts", reporter=Stops(12))
     assert [line["epoch"] for line in lines(tmp_path / "parts")] == [1, 2]
     train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "parts", resume=True)

@@ -22,7 +22,7 @@ def grouped_shape(name: str, groups: int, x: Shape, parameters: Mapping[str, Sha
     """Return the shape of x, N×C×…, for parameters of shape C. Raises GraphError unless the groups divide C."""
     if len(x) < 3:
         found = f"an operand of shape {format_shape(x)}"
-        raise GraphError.at(name, found, "spatial dimensions behind batch and channels")
+        raise GraphError.at(name, found, "spatial dimensions after batch and channels")
     if x[1] % groups:
         raise GraphError.at(name, f"{groups} groups of {x[1]} channels", "a divisor of the channels")
     expect_parameters(parameters, (x[1],), name)

@@ -68,7 +68,7 @@ def global_shape(
     (x,) = operands
     if len(x) < 3:
         found = f"an operand of shape {format_shape(x)}"
-        raise GraphError.at(where, found, "spatial dimensions behind batch and channels")
+        raise GraphError.at(where, found, "spatial dimensions after batch and channels")
     return (*x[:2], *[1] * (len(x) - 2))
 
 

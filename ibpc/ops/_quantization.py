@@ -51,7 +51,7 @@ def read_parameters(node: OnnxNode) -> tuple[int | None, dict[str, Tensor]]:
     scale = node.known(1).float()
     zero = torch.zeros_like(scale) if node.optional(2) is None else node.known(2).float()
     if not bool(((scale > 0) & (scale < torch.inf)).all()):
-        raise GraphError.at(where, "a scale that is no positive number", "positive numbers")
+        raise GraphError.at(where, "a scale that is not positive and finite", "positive numbers")
     if scale.numel() == 1:
         return None, {"scale": scale.reshape([]), "zero_point": zero.reshape([])}
     axis = feature_axis(int(node.attributes.get("axis", 1)), len(node.operand(0).shape), where)

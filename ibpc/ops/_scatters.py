@@ -101,7 +101,7 @@ def _picked(parts: tuple[Value, ...], indices: Tensor, builder: Builder) -> Valu
 
 def _replaced(data: Value, updates: Value, table: Tensor, where: str, builder: Builder) -> Value:
     if len(table) > 1:
-        raise GraphError.at(where, "it writes one element twice, in no certain order", "each index once")
+        raise GraphError.at(where, "it writes one element twice, in undefined order", "each index once")
     own = torch.arange(data.shape[1])
     last = table[0] if len(table) else torch.full_like(own, -1)
     return _picked((data, updates), torch.where(last < 0, own, data.shape[1] + last), builder)

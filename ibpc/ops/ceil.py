@@ -21,7 +21,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 OPERATOR = register(
     Operator(
         name="Ceil",
-        summary="⌈x⌉, the least integer from x",
+        summary="⌈x⌉, the least integer not below x",
         attributes={},
         operands=(1, 1),
         roles=(),

@@ -74,5 +74,5 @@ def floating(constant: Tensor, where: str) -> Tensor:
         return constant.float()
     result = constant.float()
     if bool((result.double() != constant.double()).any()) or bool((result.abs() >= 2.0**53).any()):
-        raise GraphError.at(where, "an integer that float32 does not have", "integers up to 2²⁴")
+        raise GraphError.at(where, "an integer that float32 cannot represent", "integers up to 2²⁴")
     return result

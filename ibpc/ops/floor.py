@@ -21,7 +21,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 OPERATOR = register(
     Operator(
         name="Floor",
-        summary="⌊x⌋, the greatest integer up to x",
+        summary="⌊x⌋, the greatest integer not above x",
         attributes={},
         operands=(1, 1),
         roles=(),

@@ -102,7 +102,7 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
 OPERATOR = register(
     Operator(
         name="Gelu",
-        summary="x times the normal distribution of x, or an approximation of that by tanh",
+        summary="x times the normal distribution function of x, or its approximation by tanh",
         attributes={"approximate": FORMS, "constants": NUMBERS},
         operands=(1, 1),
         roles=(),

@@ -47,7 +47,7 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
 OPERATOR = register(
     Operator(
         name="InRange",
-        summary="A whole number, where an integer type has it: stands behind sums and products of integers",
+        summary="A whole number within the range of an integer type; follows sums and products of integers",
         attributes={"type": {"enum": list(RANGES)}},
         operands=(1, 1),
         roles=(),

@@ -54,7 +54,7 @@ def interval(call: Call, x: Interval) -> Interval:
     least, greatest = _at_corners(call, lower, upper), _at_corners(call, upper, lower)
     absolute = 2.0 * UNIT * (relative_error(call.output[axis]) + 4)
     bounds = outward(call, least, greatest, 2 * ELEMENTARY_ULPS + 4, absolute)
-    return Interval.bounds(bounds.lower.movedim(-1, axis), bounds.upper.movedim(-1, axis))
+    return bounds.map(lambda end: end.movedim(-1, axis))
 
 
 def _at_corners(call: Call, own: Tensor, others: Tensor) -> Tensor:

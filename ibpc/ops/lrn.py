@@ -29,7 +29,7 @@ def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mappi
     (x,) = operands
     if len(x) < 3:
         found = f"an operand of shape {format_shape(x)}"
-        raise GraphError.at("LRN", found, "spatial dimensions behind batch and channels")
+        raise GraphError.at("LRN", found, "spatial dimensions after batch and channels")
     return x
 
 

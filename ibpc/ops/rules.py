@@ -141,8 +141,8 @@ class Rules:
     it attacks use the nominal rule.
 
     For exact methods: `kinks(call, **parameters)` of a continuous elementwise operator returns, in rising order, the
-    points between which it is linear; without it the operator is not piecewise linear. An operator `selects` if its
-    result is the maximum of the elements in its planes' views.
+    points between which it is linear. An operator `selects` if its result is the maximum of the elements in its planes'
+    views. An operator with neither is encoded by its planes.
     """
 
     nominal: NominalRule

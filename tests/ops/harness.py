@@ -209,12 +209,7 @@ def check_float32_contains(case: Case, operator: Operator) -> None:
 
 def _scaled(scene: Scene, scale: float) -> Scene:
     """Multiply every box by a power of two, rounded to binary32."""
-    return scene.with_boxes(
-        [
-            Interval.bounds((box.lower * scale).float().double(), (box.upper * scale).float().double())
-            for box in scene.boxes
-        ]
-    )
+    return scene.with_boxes([box.map(lambda end: (end * scale).float().double()) for box in scene.boxes])
 
 
 def _assert_float32_contains(scene: Scene) -> None:
@@ -319,7 +314,7 @@ def check_gradients(case: Case, operator: Operator) -> None:
 
 
 def _wide(scene: Scene) -> Scene:
-    """Return the scene with one box per row spread over the others of its batch: bounds far apart."""
+    """Return the scene with every box replaced by the hull of all its elements' boxes, so that bounds are far apart."""
     return scene.with_boxes(
         [
             Interval.bounds(*(bound.expand_as(box.lower).clone() for bound in (box.lower.amin(), box.upper.amax())))
@@ -329,10 +324,7 @@ def _wide(scene: Scene) -> Scene:
 
 
 def _with_leaves(scene: Scene) -> tuple[list[Tensor], Scene]:
-    boxes = [
-        Interval.bounds(*(bound.detach().clone().requires_grad_() for bound in (box.lower, box.upper)))
-        for box in scene.boxes
-    ]
+    boxes = [box.map(lambda end: end.detach().clone().requires_grad_()) for box in scene.boxes]
     trainable = {role.name for role in scene.operator.roles if role.trainable}
     parameters = {
         role: value.clone().requires_grad_(role in trainable and value.is_floating_point())

@@ -79,9 +79,7 @@ class Scene:
 
     def repeated(self, times: int) -> Scene:
         """Return the scene with its batch repeated."""
-        return self.with_boxes(
-            [Interval.bounds(_repeat(box.lower, times), _repeat(box.upper, times)) for box in self.boxes]
-        )
+        return self.with_boxes([box.map(lambda end: _repeat(end, times)) for box in self.boxes])
 
     def shrunk_to_points(self) -> Scene:
         """Return the scene with every box replaced by the zero-width box of one of its binary32 points."""
@@ -159,7 +157,7 @@ def _binary32(low: float, high: float) -> tuple[float, float]:
 def cast(value: Drawn, dtype: torch.dtype) -> Drawn:
     """Return an operand in another floating dtype."""
     if isinstance(value, Interval):
-        return Interval.bounds(value.lower.to(dtype), value.upper.to(dtype))
+        return value.map(lambda end: end.to(dtype))
     return _cast(value, dtype)
 
 

@@ -112,7 +112,7 @@ def test_local_responses_are_exact(beta: float) -> None:
     x = boxes(30, 3, seed=4)
     call = call_of("LRN", (3, 1), size=3, alpha=3.0, beta=beta, bias=0.5)
     rules = operators()["LRN"].rules
-    box = rules.interval(call, Interval.bounds(x.lower.unsqueeze(2), x.upper.unsqueeze(2)))
+    box = rules.interval(call, x.map(lambda end: end.unsqueeze(2)))
     zero = torch.zeros_like(x.lower).clamp(x.lower, x.upper)
     sides, columns = torch.stack([x.lower, zero, x.upper]), torch.arange(3)
     least, most = torch.full((2, 30, 3), torch.inf).double() * torch.tensor([1.0, -1.0]).reshape(2, 1, 1)
@@ -134,7 +134,7 @@ def test_pooled_norms_are_exact(p: int) -> None:
     x = boxes(40, 4)
     call = call_of("LpPool", (1, 4), kernel_shape=[4], strides=[1], pads=[0, 0], dilations=[1], p=p)
     rules = operators()["LpPool"].rules
-    box = rules.interval(call, Interval.bounds(x.lower.unsqueeze(1), x.upper.unsqueeze(1)))
+    box = rules.interval(call, x.map(lambda end: end.unsqueeze(1)))
     zero = torch.zeros_like(x.lower).clamp(x.lower, x.upper)
     farthest = torch.where(x.upper > -x.lower, x.upper, x.lower)
     torch.testing.assert_close(box.lower, rules.nominal(call, zero.unsqueeze(1)))

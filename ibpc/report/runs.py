@@ -109,7 +109,7 @@ def common_data(runs: Mapping[str, TrainingRun]) -> str:
 
 
 def check_data(runs: Mapping[str, TrainingRun], dataset: Dataset) -> None:
-    """Raise DataError unless the data set fits all networks, and is that of every run that names it."""
+    """Raise DataError unless the data set fits all networks and has the images of every run that names it."""
     where = f"data set {dataset.name}"
     for name, run in runs.items():
         data = run.receipt["data"]

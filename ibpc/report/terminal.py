@@ -284,6 +284,6 @@ def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def show_demonstration(shown: Demonstration) -> None:
-    """Print the results of the demonstration and where its files are."""
+    """Print the results of the demonstration and the paths of its files."""
     show_robustness(shown.run.out, shown.dataset, shown.result)
     console().print(f"artifact {shown.run.out}/, verdicts {shown.verdicts}, figure {shown.figure}")

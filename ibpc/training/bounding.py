@@ -46,7 +46,7 @@ class Bounding:
         self._is_on = bool(self._options.tightness or self._options.balance) and bool(graphs.rectified)
 
     def eps(self, moment: Moment) -> float:
-        """Return the radius to propagate: that of the moment, but not 0 while boxes are regularized."""
+        """Return the radius to propagate: the current ε, but more than 0 while boxes are regularized."""
         return max(moment.eps, LEAST_EPS) if self._strength(moment) > 0 else moment.eps
 
     def __call__(self, x: torch.Tensor, box: Interval, labels: torch.Tensor, moment: Moment) -> Bounded:

@@ -1,4 +1,4 @@
-"""What boxes do inside a network: how wide they are where a rectifier reads them, and how many neurons they decide."""
+"""Boxes inside a network: their widths where rectifiers read them, and the shares of dead and active neurons."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def boxes_within(network: Network, names: Sequence[str]) -> Callable[[Interval],
 
 @dataclass(frozen=True)
 class LayerFigures:
-    """Of the value `name` that a rectifier reads: the mean width of its bounds, and shares of its neurons.
+    """Figures of the value `name`, which a rectifier reads: mean width of its box, and shares of its neurons.
 
-    Dead: upper ≤ 0. Active: lower ≥ 0. Unstable: neither. The three add up to 1.
+    Neurons are active if lower ≥ 0, else dead if upper ≤ 0, else unstable. The three shares add up to 1.
     """
 
     name: str
@@ -40,7 +40,7 @@ class LayerFigures:
 
 
 class LayerProbe:
-    """Looks at a network's boxes around images x (B, …), in evaluation. It shares the network's parameters."""
+    """Bounds the values inside a network around images x (B, …), in evaluation mode, under its current weights."""
 
     def __init__(self, network: Network, x: torch.Tensor, eps: float) -> None:
         self._network = network
@@ -50,7 +50,7 @@ class LayerProbe:
 
     @torch.no_grad()
     def __call__(self) -> tuple[LayerFigures, ...]:
-        """Return the figures under the present weights, in the order of the network."""
+        """Return the figures under the current weights, in the order of the network."""
         if self._boxes is None:
             return ()
         with evaluating(self._network.parameters):

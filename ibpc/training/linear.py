@@ -173,7 +173,7 @@ def _scale(call: Call, x: torch.Tensor, *, scale: torch.Tensor, shift: torch.Ten
     return (rows * scale + shift).flatten(0, 1)
 
 
-# ── what is bounded ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── bounds of margins and losses ────────────────────────────────────────────────────────────────────────────────
 def margin_bounds(propagated: Propagated, labels: torch.Tensor) -> torch.Tensor:
     """Return lower bounds (B, K) of the margins z_label − z_j, 0 at the label, by one backward pass of K − 1 rows."""
     logits = propagated.logits

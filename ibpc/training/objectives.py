@@ -49,7 +49,7 @@ def blend(nominal: torch.Tensor, robust: torch.Tensor, kappa: float) -> torch.Te
     return nominal * kappa + robust * (1.0 - kappa)
 
 
-# ── what is counted ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── counting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def correct(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """CROWN-IBP: linear bounds on top of interval bounds, fading out as ε climbs (Zhang et al. 2020, arXiv 1906.06316).
 
-While ε climbs, the weight β of the linear bounds falls; at 0 the objective is that of IBP, at the cost of IBP.
+While ε climbs, the weight β of the linear bounds falls; where it is 0, the objective and its cost are those
+of IBP.
 """
 
 from __future__ import annotations

@@ -1802,7 +1802,7 @@ MUTATIONS = (
     Mutation(
         "the checker forgets its own rounding of a share",
         "ibpc/verify/checking/gates.py",
-        "+ missed + _OWN_SHARE",
+        "+ missed + _OWN_GATE_ERROR",
         "+ missed",
         "tests/test_checking_activations.py",
     ),

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import sqrt
-from typing import TypeAlias
 
 import torch
-
-Tensor: TypeAlias = torch.Tensor
+from torch import Tensor
 
 _SHORTER, _LONGER = 0.7, 2.0
 _FIRST, _SECOND, _LEAST = 0.9, 0.999, 1e-8

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
@@ -26,8 +26,6 @@ from ibpc.errors import UsageError, nearest, raise_all
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
-
-Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)

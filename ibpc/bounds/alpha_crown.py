@@ -11,6 +11,7 @@ from math import inf
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
@@ -27,7 +28,7 @@ from ibpc.rounding import Arithmetic
 STEPS: Final = 20
 
 
-def alpha_crown(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
+def alpha_crown(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `MakeBounder`. Its bounds are intersected with CROWN's, so they are never looser.
 
     Pre-activation bounds may take half of the time until the deadline.
@@ -63,9 +64,7 @@ def _sharpened_values(walk: Walk, boxes: Boxes, arithmetic: Arithmetic, deadline
     return sharpened_values(walk, boxes, arithmetic, refined_values(walk, boxes, arithmetic, deadline), deadline)
 
 
-def _ascended(
-    walk: Walk, values: Values, form: torch.Tensor, deadline: float
-) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+def _ascended(walk: Walk, values: Values, form: Tensor, deadline: float) -> tuple[Tensor, Mapping[str, Tensor]]:
     (output,) = walk.graph.outputs
     ascent = ascend(walk, values, {output: form}, STEPS, deadline=deadline)
     return ascent.lower, ascent.forms

@@ -15,6 +15,7 @@ from operator import is_
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.adam import Adam, paced
 from ibpc.bounds.backward import Backward, plain_planes
@@ -22,8 +23,6 @@ from ibpc.bounds.coefficients import summed
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane, Planes
-
-Tensor: TypeAlias = torch.Tensor
 
 # Choices are multiples of 1/LEVELS, so that a proof states them exactly; the checker, which imports nothing from here,
 # has its own copy, and a test compares the two.

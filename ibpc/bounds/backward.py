@@ -16,6 +16,7 @@ from math import prod
 from typing import ClassVar, Final, NamedTuple, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.coefficients import dotted, plane_size, pulled, reduced, summed, weighed
 from ibpc.bounds.forms import Cost, Form, Units, add, worthwhile, zeros
@@ -25,7 +26,6 @@ from ibpc.bounds.values import Step, Steps, Values, is_linear_here
 from ibpc.interval import Interval
 from ibpc.ops.rules import Factors, Kernel, Operand, Planes
 
-Tensor: TypeAlias = torch.Tensor
 PlanesOf: TypeAlias = Callable[[Step, tuple[Operand, ...]], Planes]
 _Bend: TypeAlias = "tuple[_Mixture, ...]"
 

@@ -8,7 +8,7 @@ from enum import Enum
 from math import inf
 from typing import Protocol, TypeAlias
 
-import torch
+from torch import Tensor
 
 from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
@@ -27,7 +27,7 @@ class MakeBounder(Protocol):
     def __call__(
         self,
         walk: Walk,
-        matrix: torch.Tensor,
+        matrix: Tensor,
         arithmetic: Arithmetic,
         deadline: float = inf,
     ) -> Bounder:
@@ -60,7 +60,7 @@ class AffineRules:
     """
 
     values: Callable[[Walk, Boxes, Arithmetic, float], Values]
-    pulled: Callable[[Walk, Values, torch.Tensor, float], tuple[torch.Tensor, Mapping[str, torch.Tensor]]]
+    pulled: Callable[[Walk, Values, Tensor, float], tuple[Tensor, Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
-
-Tensor: TypeAlias = torch.Tensor
 
 # Most coefficients of one backward pass at a node, 8 bytes each; about five such tensors are alive at a time. On a CPU
 # they should stay in its caches.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane, Planes
 
-Tensor: TypeAlias = torch.Tensor
-Finite: TypeAlias = Callable[[torch.Tensor], bool]
+Finite: TypeAlias = Callable[[Tensor], bool]
 
 
 def times(form: Tensor, factor: Tensor, finite: Finite) -> Tensor:

@@ -11,12 +11,12 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.forms import Form, dense
 from ibpc.bounds.values import Step, Values, Walk
 
-Tensor: TypeAlias = torch.Tensor
 # By node, whether each element (flat) is in the cone. A node that is missing is wholly inside.
 Cone: TypeAlias = Mapping[str, Tensor]
 EVERYTHING: Final[Cone] = MappingProxyType({})

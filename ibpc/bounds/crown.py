@@ -12,6 +12,7 @@ from math import inf
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import AffineRules, Bounder, Boxes, Method, Proof
@@ -23,7 +24,6 @@ from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
-Tensor: TypeAlias = torch.Tensor
 Propagation: TypeAlias = Callable[[Boxes], Values]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import inf
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.batching import samples_at_once
 from ibpc.bounds.refinement import interval_values, refined_values
@@ -67,5 +68,5 @@ def _hull(boxes: tuple[Interval, ...]) -> tuple[Interval, ...]:
     return tuple(Interval.bounds(box.lower.amin(0, keepdim=True), box.upper.amax(0, keepdim=True)) for box in boxes)
 
 
-def _samples(boxes: tuple[Interval, ...], numbers: torch.Tensor) -> tuple[Interval, ...]:
+def _samples(boxes: tuple[Interval, ...], numbers: Tensor) -> tuple[Interval, ...]:
     return tuple(Interval.bounds(box.lower[numbers], box.upper[numbers]) for box in boxes)

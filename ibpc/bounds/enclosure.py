@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import inf, prod
 
 import torch
+from torch import Tensor
 
 from ibpc import rounding
 from ibpc.bounds import method_named
@@ -28,7 +29,7 @@ class Encloser:
     def __init__(
         self,
         network: Network,
-        rows: torch.Tensor | None,
+        rows: Tensor | None,
         method: str,
         arithmetic: Arithmetic,
         deadline: float = inf,
@@ -61,7 +62,7 @@ class Encloser:
         return Interval.bounds(lower, upper)
 
 
-def wanted_rows(rows: torch.Tensor | None, outputs: int) -> torch.Tensor:
+def wanted_rows(rows: Tensor | None, outputs: int) -> Tensor:
     """Return the rows, by default one for each output. Raises UsageError for rows that do not fit."""
     wanted = torch.eye(outputs) if rows is None else torch.as_tensor(rows).detach()
     raise_all(UsageError, _bad_rows(wanted, outputs))
@@ -73,7 +74,7 @@ def moved_to(device: torch.device, boxes: Sequence[Interval]) -> tuple[Interval,
     return tuple(Interval.bounds(*(end.float().to(device) for end in (box.lower, box.upper))) for box in boxes)
 
 
-def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+def distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return rows (R, K) as they are; for rows per sample (B, R, K) the distinct ones and their indices (B, R)."""
     if rows.dim() == 2:
         return rows, None
@@ -81,13 +82,13 @@ def distinct(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     return distinct, places.reshape(rows.shape[:2])
 
 
-def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, float] | None = None) -> Interval:
+def outer_ball(x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Interval:
     """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32.
 
     Raises UsageError for a radius or point that is not finite, a negative radius, and a ball that lies outside `clip`.
     """
-    if not isinstance(x, torch.Tensor) or not x.is_floating_point():
-        found = str(x.dtype) if isinstance(x, torch.Tensor) else type(x).__name__
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
         raise UsageError.at("x", found, "a tensor of floating-point numbers", "images of uint8 are divided by 255")
     radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
     if not bool((radius >= 0).all() and radius.isfinite().all()):
@@ -101,7 +102,7 @@ def outer_ball(x: torch.Tensor, eps: float | torch.Tensor, clip: tuple[float, fl
     return Interval.bounds(*rounding.outer_ball(x, eps, clip))
 
 
-def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: torch.Tensor | None) -> list[Problem]:
+def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: Tensor | None) -> list[Problem]:
     """Return what is wrong with boxes for inputs of these shapes, also if per-sample rows have another batch size."""
     if len(shapes) != len(boxes):
         return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]
@@ -121,7 +122,7 @@ def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places
     return problems
 
 
-def _bad_rows(rows: torch.Tensor, outputs: int) -> list[Problem]:
+def _bad_rows(rows: Tensor, outputs: int) -> list[Problem]:
     """Return what is wrong with rows for this number of outputs."""
     if rows.dim() not in (2, 3) or rows.shape[-1] != outputs:
         expected = f"(rows, {outputs}), or (samples, rows, {outputs})"

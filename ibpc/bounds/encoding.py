@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from torch import Tensor
 
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, Walk, flat, is_linear_here
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane
 
-Tensor: TypeAlias = torch.Tensor
 Array: TypeAlias = NDArray[np.float64]
 Matrix: TypeAlias = Any  # scipy.sparse.csr_array, which has no types
 

@@ -7,10 +7,9 @@ from math import prod
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.patches import Patches
-
-Tensor: TypeAlias = torch.Tensor
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ would take too many numbers, only interval bounds are used.
 from __future__ import annotations
 
 from math import inf, prod
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.batching import in_parts, intersected
@@ -18,8 +19,6 @@ from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
 from ibpc.bounds.values import Walk, advance, start
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-
-Tensor: TypeAlias = torch.Tensor
 
 
 def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:

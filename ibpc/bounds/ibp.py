@@ -6,7 +6,7 @@ from math import inf
 from typing import Final
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.values import Walk
@@ -18,7 +18,7 @@ from ibpc.passes.merge_specification import merge_specification
 from ibpc.rounding import Arithmetic
 
 
-def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
+def ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the function boxes (B, …) → bounds of `matrix` · outputs, (B, rows); see `MakeBounder`.
 
     |W| and the merged specification are computed once. The deadline plays no part.
@@ -33,7 +33,7 @@ def ibp(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
     return bound
 
 
-def lower_margins(graph: Graph, matrix: torch.Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
+def lower_margins(graph: Graph, matrix: Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
     """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output; needs `evaluated`."""
     merged = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
     merged.outputs = merged.outputs[-1:]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ibpc.bounds.alpha_crown import alpha_crown
 from ibpc.bounds.base import Bounder, Method, Proof
@@ -25,7 +26,7 @@ from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 
 
-def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
+def mip(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder; see `MakeBounder`. Raises UsageError without the package highspy.
 
     Never looser than α-CROWN, which runs first; the programs get the time that is left.
@@ -40,7 +41,7 @@ def mip(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: floa
     return bound
 
 
-def program_bounds(walk: Walk, matrix: torch.Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
+def program_bounds(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = inf) -> Bounder:
     """Return the bounder that uses the program alone: the reference for all other methods; see `MakeBounder`."""
     imported_highspy()
     from ibpc.bounds.encoding import Encoding

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.ops.rules import Kernel
-
-Tensor: TypeAlias = torch.Tensor
 
 # Windows cost about this many times as much per pixel as whole images.
 _MOST_SEEN: Final = 4

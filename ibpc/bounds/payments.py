@@ -9,9 +9,9 @@ just two more offsets.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.coefficients import dotted, weighed
 from ibpc.bounds.forms import Form, Units, dense, zeros
@@ -20,8 +20,6 @@ from ibpc.bounds.values import WIDENED, Step, Steps, Values
 from ibpc.interval import Interval
 from ibpc.ir import VIEWS
 from ibpc.ops.rules import BilinearRules, Operand
-
-Tensor: TypeAlias = torch.Tensor
 
 
 class Payments:

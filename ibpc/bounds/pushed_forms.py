@@ -14,16 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import SLACK, WIDENED, Step, Values, Walk, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane
-
-Tensor: TypeAlias = torch.Tensor
 
 # Most numbers of all forms of one value, 8 bytes each.
 MOST_NUMBERS: Final = 2**26

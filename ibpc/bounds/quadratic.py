@@ -15,17 +15,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import SLACK, WIDENED, Step, Walk, advance, flat, is_linear_here, start
 from ibpc.interval import Interval
 from ibpc.ops.rules import BilinearRules, Operand
 from ibpc.rounding import Arithmetic
-
-Tensor: TypeAlias = torch.Tensor
 
 # How far the true eigenvalues may lie below the computed ones, relative to the largest.
 _EIGEN: Final = 2.0**-30

@@ -9,6 +9,7 @@ from math import inf
 from typing import Final, Protocol, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.batching import coefficients_at_once
@@ -19,8 +20,6 @@ from ibpc.bounds.values import Values, Walk, advance, is_linear_here, start
 from ibpc.interval import Interval
 from ibpc.ir import VIEWS
 from ibpc.rounding import Arithmetic
-
-Tensor: TypeAlias = torch.Tensor
 
 # Most varying inputs for which forms are pushed forward beside backward bounds.
 FEW_INPUTS: Final = 64

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import plain_planes
@@ -18,8 +19,6 @@ from ibpc.bounds.refinement import dense_cost, refined_values
 from ibpc.bounds.values import Step, Values, Walk, flat, is_linear_here
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
-
-Tensor: TypeAlias = torch.Tensor
 
 STEPS: Final = 24
 # Most choices kept of one sharpening, 4 bytes each.

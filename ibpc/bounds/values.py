@@ -13,9 +13,10 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph, Node
@@ -24,8 +25,6 @@ from ibpc.ops.base import Operator
 from ibpc.ops.rules import BilinearRules, Call, Operand, call_of
 from ibpc.passes import EVALUATION, JoinOutputs
 from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic, toward
-
-Tensor: TypeAlias = torch.Tensor
 
 # Linear bounds subtract this many times E, to make up for cancellation in binary64.
 WIDENED: Final = 1.0 + 2.0**-8

@@ -14,11 +14,12 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 
-Points: TypeAlias = tuple[torch.Tensor, ...]
-Score: TypeAlias = Callable[[Points, torch.Tensor], torch.Tensor]
+Points: TypeAlias = tuple[Tensor, ...]
+Score: TypeAlias = Callable[[Points, Tensor], Tensor]
 
 _ENDLESS: Final = float("inf")
 _TINY: Final = 1e-30
@@ -36,7 +37,7 @@ class Found:
     """The best point of each item, (items, …) per input of the network, and its score, (items,)."""
 
     points: Points
-    scores: torch.Tensor
+    scores: Tensor
 
 
 class Descent(Enum):
@@ -97,12 +98,12 @@ class Attack:
                 x[left] = torch.where(_column(better, point), point, x[left])
         return Found(best, least)
 
-    def _is_reached(self, scores: torch.Tensor) -> bool:
+    def _is_reached(self, scores: Tensor) -> bool:
         success = scores <= 0
         return bool(success.any() if self.goal is Until.ONE else success.all())
 
     @torch.no_grad()
-    def _drawn(self, draw: Callable[[], Points], score: Score, items: torch.Tensor, deadline: float) -> Points:
+    def _drawn(self, draw: Callable[[], Points], score: Score, items: Tensor, deadline: float) -> Points:
         """Return the point of least score among `samples` of each item."""
         if self.samples == 1:
             return draw()
@@ -114,7 +115,7 @@ class Attack:
         return best.points
 
     def _descend(
-        self, score: Score, points: Points, boxes: Sequence[Interval], items: torch.Tensor, deadline: float
+        self, score: Score, points: Points, boxes: Sequence[Interval], items: Tensor, deadline: float
     ) -> Found:
         """Return the points of least score on the way down from `points`."""
         best = Found(points, points[0].new_full([len(items)], torch.inf))
@@ -143,9 +144,9 @@ class _Signed:
 
     def __init__(self, momentum: float) -> None:
         self._momentum = momentum
-        self._velocity: torch.Tensor | None = None
+        self._velocity: Tensor | None = None
 
-    def __call__(self, slope: torch.Tensor) -> torch.Tensor:
+    def __call__(self, slope: Tensor) -> Tensor:
         before = torch.zeros_like(slope) if self._velocity is None else self._velocity
         self._velocity = self._momentum * before + _normalized(slope)
         return self._velocity.sign()
@@ -158,10 +159,10 @@ class _Adaptive:
 
     def __init__(self, momentum: float) -> None:
         self._momentum, self._step = momentum, 0
-        self._first: torch.Tensor | None = None
-        self._second: torch.Tensor | None = None
+        self._first: Tensor | None = None
+        self._second: Tensor | None = None
 
-    def __call__(self, slope: torch.Tensor) -> torch.Tensor:
+    def __call__(self, slope: Tensor) -> Tensor:
         clean = _normalized(slope)
         self._step += 1
         first = torch.zeros_like(clean) if self._first is None else self._first
@@ -173,7 +174,7 @@ class _Adaptive:
         return mean / (square.sqrt() + _TINY)
 
 
-_DIRECTIONS: Final[Mapping[Descent, Callable[[float], Callable[[torch.Tensor], torch.Tensor]]]] = MappingProxyType(
+_DIRECTIONS: Final[Mapping[Descent, Callable[[float], Callable[[Tensor], Tensor]]]] = MappingProxyType(
     {Descent.SIGNED: _Signed, Descent.ADAPTIVE: _Adaptive}
 )
 
@@ -184,19 +185,19 @@ def _better(old: Found, new: Found) -> Found:
     return Found(tuple(points), torch.where(better, new.scores, old.scores))
 
 
-def _random(box: Interval, generator: torch.Generator, corner: int) -> torch.Tensor:
+def _random(box: Interval, generator: torch.Generator, corner: int) -> Tensor:
     noise = torch.rand(box.lower.shape, generator=generator, device=box.lower.device, dtype=box.lower.dtype)
     return _project(box.lower + (noise.round() if corner else noise) * box.width, box)
 
 
-def _normalized(gradient: torch.Tensor) -> torch.Tensor:
+def _normalized(gradient: Tensor) -> Tensor:
     clean = gradient.nan_to_num(0.0, 0.0, 0.0)
     return clean / clean.abs().reshape(len(clean), -1).sum(1).clamp(min=_TINY).reshape([-1, *[1] * (clean.dim() - 1)])
 
 
-def _project(x: torch.Tensor, box: Interval) -> torch.Tensor:
+def _project(x: Tensor, box: Interval) -> Tensor:
     return torch.minimum(torch.maximum(x, box.lower), box.upper)
 
 
-def _column(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+def _column(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape([-1, *[1] * (like.dim() - 1)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ibpc.data import Dataset, evenly, fit_images, read_array
 from ibpc.errors import PropertyError
@@ -18,7 +19,7 @@ from ibpc.verify.properties import Property
 class Ball:
     """An input of a network, without batch, and the class it should have; `index` is its place in a data set."""
 
-    point: torch.Tensor
+    point: Tensor
     label: int
     index: int = 0
 

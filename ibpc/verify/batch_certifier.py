@@ -8,6 +8,7 @@ from math import inf, nan
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
@@ -37,7 +38,7 @@ class BatchCertifier:
     batch: int = 250
 
     @staticmethod
-    def check(network: Network, images: torch.Tensor, labels: torch.Tensor, eps: float) -> None:
+    def check(network: Network, images: Tensor, labels: Tensor, eps: float) -> None:
         """Raise PropertyError for a bad radius, no images, or labels outside the network's classes."""
         if not 0 <= eps < float("inf"):
             raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
@@ -54,7 +55,7 @@ class BatchCertifier:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def judge(
-        self, subject: Subject, images: torch.Tensor, labels: torch.Tensor, eps: float, batches: Sequence[range]
+        self, subject: Subject, images: Tensor, labels: Tensor, eps: float, batches: Sequence[range]
     ) -> Iterator[list[Example]]:
         """Yield the examples of each batch of images (B, …) that fit the network."""
         if not batches:
@@ -85,7 +86,7 @@ class _Judge:
             self._is_defined = self._definedness.doubts((everything,)) == [None]
         self._index = margin_index(self._network.classes).to(subject.device)
 
-    def examples(self, x: torch.Tensor, labels: torch.Tensor, eps: float, first: int) -> Iterator[Example]:
+    def examples(self, x: Tensor, labels: Tensor, eps: float, first: int) -> Iterator[Example]:
         lower, upper = outer_ball(x, eps, self._network.pixel_range)
         box = Interval.bounds(lower, upper)
         with plain_products(), torch.no_grad():
@@ -102,7 +103,7 @@ class _Judge:
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method
             yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
 
-    def _doubtful(self, box: Interval, margins: torch.Tensor) -> list[int]:
+    def _doubtful(self, box: Interval, margins: Tensor) -> list[int]:
         """Return the samples whose bounds claim something (always, if there is one class) though a value may be NaN."""
         if self._is_defined:
             return []
@@ -115,7 +116,7 @@ class _Judge:
         return [number for number, doubt in zip(claimed, doubts, strict=True) if doubt is not None]
 
     def _verdicts(
-        self, x: torch.Tensor, box: Interval, labels: torch.Tensor, margins: torch.Tensor
+        self, x: Tensor, box: Interval, labels: Tensor, margins: Tensor
     ) -> tuple[list[Verdict], dict[int, tuple[float, ...]]]:
         """Return the verdicts, and the counterexamples by their index in the batch; `box` is the one to search."""
         found: dict[int, tuple[float, ...]] = {}
@@ -132,12 +133,12 @@ class _Judge:
                     found[index] = tuple(point.flatten().tolist())
         return verdicts, found
 
-    def _is_misclassified(self, point: torch.Tensor, label: int) -> bool:
+    def _is_misclassified(self, point: Tensor, label: int) -> bool:
         logits = self._replay([point])[None, : self._network.classes]
         return bool(margin(logits, torch.tensor([label])) <= 0)
 
 
-def _hull(network: Network, images: torch.Tensor, eps: float) -> Interval:
+def _hull(network: Network, images: Tensor, eps: float) -> Interval:
     """Return the least box (1, …) that contains the balls of all images."""
     least, greatest = (end[None].to(network.device) for end in (images.amin(0), images.amax(0)))
     lower, _ = outer_ball(least, eps, network.pixel_range)

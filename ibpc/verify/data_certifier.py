@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.artifact import tool_versions
 from ibpc.data import Dataset, fit_images
@@ -61,8 +62,8 @@ class DataCertifier:
     def run(
         self,
         network: Network,
-        images: torch.Tensor,
-        labels: torch.Tensor,
+        images: Tensor,
+        labels: Tensor,
         eps: float,
         journal: Journal,
         workers: Workers = ALONE,
@@ -91,8 +92,8 @@ class DataCertifier:
     def _judged(
         self,
         subject: Subject,
-        images: torch.Tensor,
-        labels: torch.Tensor,
+        images: Tensor,
+        labels: Tensor,
         eps: float,
         journal: Journal,
         workers: Workers,
@@ -112,7 +113,7 @@ class DataCertifier:
         for example in waiting:
             yield [self._decided(subject, images[example.index], eps, example)]
 
-    def _decided(self, subject: Subject, image: torch.Tensor, eps: float, example: Example) -> Example:
+    def _decided(self, subject: Subject, image: Tensor, eps: float, example: Example) -> Example:
         """Return the example with the verdict and margins of the rest of the plan."""
         assert self.rest is not None
         network = subject.network

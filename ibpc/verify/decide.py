@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds import AUTO, METHODS, Proof
 from ibpc.bounds.definedness import Definedness
@@ -214,7 +215,7 @@ class _Decider:
         arithmetic, margins = self._options.arithmetic, self._margins
         return Decision(verdict, method, arithmetic, seconds, margins, counterexample, proofs, undefined)
 
-    def _points(self) -> list[torch.Tensor]:
+    def _points(self) -> list[Tensor]:
         """Return a few random points of the boxes of the first cases."""
         boxes = [case.box.outer for case in self._property.cases[:_JUDGED]]
         lower, upper = (torch.stack(side) for side in zip(*boxes, strict=True))

@@ -9,6 +9,7 @@ from math import prod
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.network import Network
@@ -100,7 +101,7 @@ class Falsification:
         return None
 
     @torch.no_grad()
-    def look(self, points: torch.Tensor, item: tuple[int, int]) -> Counterexample | None:
+    def look(self, points: Tensor, item: tuple[int, int]) -> Counterexample | None:
         """Return one of the flat points (n, inputs) that is a counterexample to a disjunct of a case, or None."""
         if not len(points):
             return None
@@ -115,7 +116,7 @@ class Falsification:
                 return found
         return None
 
-    def _promising(self, attack: Attack, items: torch.Tensor, deadline: float) -> Iterator[torch.Tensor]:
+    def _promising(self, attack: Attack, items: Tensor, deadline: float) -> Iterator[Tensor]:
         """Yield a few flat points that are counterexamples in PyTorch."""
         lower, upper = self._lower[items].to(self._device), self._upper[items].to(self._device)
         ends = [self._property.split(side, self._shapes) for side in (lower, upper)]
@@ -123,7 +124,7 @@ class Falsification:
         starts = self._property.split(0.5 * lower + 0.5 * upper, self._shapes)
         wanted = items.to(self._device)
 
-        def score(points: Points, chosen: torch.Tensor) -> torch.Tensor:
+        def score(points: Points, chosen: Tensor) -> Tensor:
             return self._score(points, wanted[chosen]) + self._slack
 
         found = attack.run(score, starts, boxes, deadline)
@@ -131,7 +132,7 @@ class Falsification:
         for index in (found.scores <= 0).nonzero()[:, 0][:4].tolist():
             yield flat[index].cpu()
 
-    def _score(self, points: Points, items: torch.Tensor) -> torch.Tensor:
+    def _score(self, points: Points, items: Tensor) -> Tensor:
         """Return how far points (B, …) are from being counterexamples to the items (B,): at most 0 where they are."""
         outputs = self._network.guiding(*points)
         listed = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -139,7 +140,7 @@ class Falsification:
         inputs = torch.cat([point.reshape(len(point), -1) for point in points], 1)
         return self._scores(inputs, flat, items)
 
-    def _replayed(self, point: torch.Tensor) -> Counterexample | None:
+    def _replayed(self, point: Tensor) -> Counterexample | None:
         """Return the point as a counterexample if ONNX Runtime's outputs there are unsafe in exact arithmetic."""
         inputs = [part[0] for part in self._property.split(point[None], self._shapes)]
         outputs = self._replay(inputs)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.verify.properties import Case, Conjunction
 from ibpc.verify.specification import Refutation, Specification
-
-Tensor: TypeAlias = torch.Tensor
 
 # A bound of the rounding in a row's excess, relative to its terms; excesses closer to 0 are judged exactly.
 _SLACK: Final = 2.0**-48

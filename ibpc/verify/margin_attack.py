@@ -6,24 +6,25 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from ibpc.interval import Interval
 from ibpc.verify.attack import Attack, Points
 
-Logits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+Logits: TypeAlias = Callable[[Tensor], Tensor]
 
 TARGETS: Final = 3
 
 
-def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """Return z_label − max over other classes, (B,): at most 0 where the prediction is wrong."""
     hot = F.one_hot(labels, logits.shape[1]).bool()
     others = logits.masked_fill(hot, -torch.inf).amax(1)
     return logits.gather(1, labels[:, None])[:, 0] - others
 
 
-def worst_points(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, labels: torch.Tensor) -> torch.Tensor:
+def worst_points(attack: Attack, model: Logits, x: Tensor, box: Interval, labels: Tensor) -> Tensor:
     """Return the point of each box with the least margin found: by an attack on the margin, then one on each target.
 
     The targets are the `TARGETS` classes that come nearest to the label at the best point so far.
@@ -37,7 +38,7 @@ def worst_points(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, 
     targets = logits.topk(min(TARGETS, logits.shape[1] - 1), 1).indices
     rows, wanted = left.repeat_interleave(targets.shape[1]), targets.flatten()
 
-    def score(points: Points, items: torch.Tensor) -> torch.Tensor:
+    def score(points: Points, items: Tensor) -> Tensor:
         outputs = model(points[0])
         true = outputs.gather(1, labels[rows[items], None])
         return (true - outputs.gather(1, wanted[items, None]))[:, 0]
@@ -49,7 +50,7 @@ def worst_points(attack: Attack, model: Logits, x: torch.Tensor, box: Interval, 
     return worst
 
 
-def inner_box(x: torch.Tensor, box: Interval) -> Interval:
+def inner_box(x: Tensor, box: Interval) -> Interval:
     """Return a box inside the exact ball, given `box`, the ball rounded outward: its ends move in by one float."""
     point = torch.minimum(torch.maximum(x, box.lower), box.upper)
     inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)

@@ -18,6 +18,7 @@ from typing import Final, Self, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ibpc.errors import PropertyError
 from ibpc.ir import format_shape, same_order
@@ -61,13 +62,13 @@ class Box:
     open_upper: frozenset[int] = frozenset()
 
     @cached_property
-    def outer(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def outer(self) -> tuple[Tensor, Tensor]:
         """The smallest float32 box that contains this one: lower and upper bounds, (n,) each."""
         lower, upper = [low for low, _ in self._lows], [high for _, high in self._highs]
         return torch.tensor(lower, dtype=torch.float32), torch.tensor(upper, dtype=torch.float32)
 
     @cached_property
-    def inner(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def inner(self) -> tuple[Tensor, Tensor]:
         """The bounds of the float32 points of this box, (n,) each.
 
         A dimension that contains no float32 number, such as one pinned at 0.1, is replaced by the float32 number
@@ -89,7 +90,7 @@ class Box:
         """Whether any float32 point counts as inside: not if a dimension without one has an open end."""
         return not (self.open_lower | self.open_upper).intersection(self.rounded)
 
-    def inside(self, x: torch.Tensor) -> bool:
+    def inside(self, x: Tensor) -> bool:
         """Return whether the float32 point `x` (n,) lies in the exact box; see `inner` for pinned dimensions.
 
         Comparing with the inner bounds is as good as with the exact ones: no float32 number lies between the two.
@@ -98,7 +99,7 @@ class Box:
         point = x.detach().cpu()
         return self.reachable and bool(((lower <= point) & (point <= upper)).all())
 
-    def clip(self, x: torch.Tensor) -> torch.Tensor:
+    def clip(self, x: Tensor) -> Tensor:
         """Return the float32 points of the box nearest to `x` (…, n)."""
         lower, upper = (bound.to(x.device) for bound in self.inner)
         return torch.minimum(torch.maximum(x, lower), upper)
@@ -198,8 +199,8 @@ class Property:
     @classmethod
     def from_ball(
         cls,
-        x: torch.Tensor,
-        eps: float | torch.Tensor,
+        x: Tensor,
+        eps: float | Tensor,
         label: int,
         classes: int,
         clip: tuple[float, float] | None = (0.0, 1.0),
@@ -234,7 +235,7 @@ class Property:
         """The number of output elements."""
         return sum(tensor.size for tensor in self.outputs)
 
-    def read_outputs(self) -> torch.Tensor:
+    def read_outputs(self) -> Tensor:
         """Return which output elements (K,) at least one row reads."""
         read = torch.zeros(self.output_count, dtype=torch.bool)
         rows = (row for case in self.cases for disjunct in case.disjuncts for row in disjunct)
@@ -246,7 +247,7 @@ class Property:
         """Whether no network can have a counterexample."""
         return not self.cases
 
-    def violated(self, x: torch.Tensor, y: torch.Tensor) -> bool:
+    def violated(self, x: Tensor, y: Tensor) -> bool:
         """Return whether inputs `x`, a float32 point (n,), and outputs `y`, any floats (K,), are a counterexample.
 
         The test is exact.
@@ -255,7 +256,7 @@ class Property:
         disjuncts = (rows for case in self.cases if case.box.inside(x) for rows in case.disjuncts)
         return any(all(row.holds(point, outputs) for row in rows) for rows in disjuncts)
 
-    def split(self, flat: torch.Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[torch.Tensor, ...]:
+    def split(self, flat: Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
         """Return flat inputs (B, n) as one tensor (B, *shape) for each input of a network."""
         parts = torch.split(flat, [prod(shape) for shape in shapes], dim=1)
         return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
@@ -318,7 +319,7 @@ def _counts(sizes: Iterable[int]) -> str:
     return " + ".join(f"{size:,}" for size in sizes)
 
 
-def _check_ball(x: torch.Tensor, eps: float | torch.Tensor, label: int, classes: int) -> None:
+def _check_ball(x: Tensor, eps: float | Tensor, label: int, classes: int) -> None:
     radius = torch.as_tensor(eps, dtype=torch.float64)
     if not bool(((radius >= 0) & radius.isfinite()).all()):
         raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")

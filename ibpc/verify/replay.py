@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
 
 from ibpc.errors import ModelError
 from ibpc.exports import nominal_model
@@ -43,7 +44,7 @@ class Replay:
         """Return the replay of a network; see `original_model`."""
         return cls(original_model(network))
 
-    def __call__(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch.
 
         Raises ModelError if ONNX Runtime refuses the sample.

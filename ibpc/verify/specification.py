@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ibpc.errors import PropertyError
 from ibpc.verify.properties import Case, Conjunction, Property, Row, Terms, common_denominator
@@ -89,7 +90,7 @@ class Specification:
         above = sorted({column for plan in plans if plan.sign < 0 for column in plan.columns})
         return below, above
 
-    def refutations(self, case: int, lower: torch.Tensor, upper: torch.Tensor) -> tuple[Refutation, ...]:
+    def refutations(self, case: int, lower: Tensor, upper: Tensor) -> tuple[Refutation, ...]:
         """Return the refutation of each disjunct of a case by bounds (rows,) of `matrix` · y over its outer box."""
         low, high = lower.tolist(), upper.tolist()
         return tuple(
@@ -97,7 +98,7 @@ class Specification:
             for rows, count in zip(self._plans[case], self._counts[case], strict=True)
         )
 
-    def excesses(self, case: int, disjunct: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def excesses(self, case: int, disjunct: int) -> tuple[Tensor, Tensor]:
         """Return rows (T, K) and offsets (T,) in binary64: row · y + offset is at most the excess of a row tried.
 
         Tried are the rows of the disjunct and their sum. The form may be above the excess by the rounding of the
@@ -142,7 +143,7 @@ class Specification:
         )
         return Plan(columns, sign, scale * 2 ** (width - 1), rest, row.strict)
 
-    def _matrix(self) -> torch.Tensor:
+    def _matrix(self) -> Tensor:
         if len(self._keys) * self._outputs > _MOST_ENTRIES:
             found = f"{len(self._keys):,} different rows over {self._outputs:,} outputs"
             raise PropertyError.at("property", found, f"a matrix of at most {_MOST_ENTRIES:,} entries")
@@ -179,7 +180,7 @@ class DisjunctScores:
                 offset[item, line] = _harder(-row.bound / size, row.strict)
         self._index, self._factor, self._offset = (torch.from_numpy(a).to(device) for a in (index, factor, offset))
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: Tensor, y: Tensor, items: Tensor) -> Tensor:
         """Return the scores (B,) of flat inputs `x` (B, n) and flat outputs `y` (B, K) for the named items (B,)."""
         index = self._index[items]
         values = torch.cat([y.flatten(1), x.flatten(1)], dim=1).gather(1, index.flatten(1)).reshape(index.shape)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import ModelError
@@ -39,7 +40,7 @@ class Subject:
         """The network in ONNX Runtime."""
         return Replay.of(self.network)
 
-    def expect_agreement(self, points: Sequence[torch.Tensor]) -> None:
+    def expect_agreement(self, points: Sequence[Tensor]) -> None:
         """Raise ModelError unless ONNX Runtime agrees with the network at points (B, …), one tensor per input.
 
         Import compared the two at other points; claims are about these. ONNX Runtime's outputs must lie in the range
@@ -60,5 +61,5 @@ class Subject:
                 raise ModelError.at(self.network.source.path, found, "the same function", "nothing is claimed of it")
 
 
-def _ends(box: Interval) -> tuple[torch.Tensor, torch.Tensor]:
+def _ends(box: Interval) -> tuple[Tensor, Tensor]:
     return box.lower, box.upper

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ibpc.data import Dataset, fit_images
 from ibpc.errors import ModelError, PropertyError
@@ -68,7 +69,7 @@ class DataCheck:
         return Replay(self.model)
 
     @cached_property
-    def _images(self) -> torch.Tensor:
+    def _images(self) -> Tensor:
         return fit_images(self.dataset.test.floats(), self.shape)
 
     # ── the list of examples ────────────────────────────────────────────────────────────────────────────────────
@@ -175,7 +176,7 @@ class DataCheck:
         holds = all(margin is None or margin <= end for margin, end in zip(claimed, ends, strict=True)) and not is_open
         return Claim(_named(example), holds, f"the checker bounds its least margin by {least:.6g}")
 
-    def _box(self, image: torch.Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _box(self, image: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the box of an image, flat, rounded outward."""
         x, eps = image.double().flatten().numpy(), self.certificate["eps"]
         lower, upper = (np.clip(np.nextafter(x + side * eps, side * np.inf), *self.limits) for side in (-1, 1))
@@ -202,7 +203,7 @@ def _is_close(claimed: float, found: float) -> bool:
     return abs(claimed - found) < 1e-12
 
 
-def _unpacked(text: str | None, like: torch.Tensor) -> NDArray[np.float32] | None:
+def _unpacked(text: str | None, like: Tensor) -> NDArray[np.float32] | None:
     """Return the packed point in the shape of an image, None if the text is not one."""
     try:
         unpacked = zlib.decompressobj().decompress(base64.b64decode(text or "", validate=True), 4 * like.numel() + 1)

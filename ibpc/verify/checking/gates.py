@@ -22,7 +22,7 @@ Function = Callable[[Array], NDArray[Any]]
 _CUBIC: Final = 0.044715
 _FAR: Final = 2.0**120
 # The checker's own error in gates: some roundings, and a quarter of the relative error of their argument.
-_OWN_SHARE: Final = 64.0 * OWN_UNIT
+_OWN_GATE_ERROR: Final = 64.0 * OWN_UNIT
 # Where the products are least. There they are flat: an error of 10⁻¹⁵ in the position changes the value by 10⁻³⁰.
 _LEAST_OF_HARD_SWISH: Final = -1.5
 _LEAST_OF_SWISH: Final = -1.2784645427610737951
@@ -39,18 +39,18 @@ def gated(step: Step, x: Box, function: Function, place: float, error: float, mi
     ends = function(x.lower), function(x.upper)
     least, most = function(np.clip(place, x.lower, x.upper)), np.maximum(*ends)
     least = np.where(np.isnan(ends[0] + 0.0 * ends[1]), np.nan, least)
-    share = error * step.machine.unit + missed + _OWN_SHARE
-    bounds, slack = step.near(least, most), share * x.magnitude
+    gate_missed = error * step.machine.unit + missed + _OWN_GATE_ERROR
+    bounds, slack = step.near(least, most), gate_missed * x.magnitude
     near = x.magnitude <= (_FAR if step.machine.unit else np.inf)
     return Box(np.where(near, bounds.lower - slack, -np.inf), np.where(near, bounds.upper + slack, np.inf))
 
 
-def normal_share(x: Array) -> Array:
+def normal_gate(x: Array) -> Array:
     """Return the normal distribution (1 + erf(x / √2)) / 2."""
     return np.asarray(0.5 * (1.0 + np.vectorize(erf, otypes=[np.float64])(x * sqrt(0.5))))
 
 
-def cubic_share(x: Array) -> Array:
+def cubic_gate(x: Array) -> Array:
     """Return its approximation (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2."""
     return np.asarray(logistic(sqrt(8.0 / pi) * (x + _CUBIC * x**3)))
 
@@ -76,11 +76,11 @@ def gelu(step: Step) -> Box:
     form = step.attributes.get("approximate", b"none")
     if form not in _LEAST_OF_GELU:
         step.fail(f"its form {form!r}", "none or tanh")
-    share = normal_share if form == b"none" else cubic_share
-    return gated(step, step.box(0), lambda x: x * share(x), _LEAST_OF_GELU[form], 32.0, missed_share(step))
+    gate = normal_gate if form == b"none" else cubic_gate
+    return gated(step, step.box(0), lambda x: x * gate(x), _LEAST_OF_GELU[form], 32.0, gate_error(step))
 
 
-def missed_share(step: Step) -> float:
+def gate_error(step: Step) -> float:
     """Return how much rounded numbers in a formula change the gate: 0.245 times their relative error of 2⁻²²."""
     return 2.0**-24 if step.attributes.get("numbers") == b"rounded" else 0.0
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.verify.checking.backward import most_tightened
 from ibpc.verify.checking.proofs import encoded
-
-Tensor: TypeAlias = torch.Tensor
 
 _RECTIFIERS: Final = ("Relu", "LeakyRelu")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.refinement import refined_values
@@ -16,8 +17,6 @@ from ibpc.verify.proving.evidence import lines_of, packed_lines
 from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
-
-Tensor: TypeAlias = torch.Tensor
 
 _MOST_BOXES: Final = 2048
 _SUSPECTS: Final = 64

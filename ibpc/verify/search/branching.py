@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.verify.goal import Goal
 from ibpc.verify.proving.proof import Place
@@ -19,8 +20,6 @@ from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.search.values import ValueParts
-
-Tensor: TypeAlias = torch.Tensor
 
 # Most inputs, and most values in all, of networks that are cut along their inputs.
 MOST_INPUTS: Final = 20

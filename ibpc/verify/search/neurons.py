@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.ascent import Ascent, Ends, Plain, Start, estimated
 from ibpc.bounds.backward import plain_planes
 from ibpc.bounds.values import Step, Values, Walk, flat
 from ibpc.interval import Interval
-
-Tensor: TypeAlias = torch.Tensor
 
 _CANDIDATES: Final = 5
 _BETTER_SIDE: Final = 0.1

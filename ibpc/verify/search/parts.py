@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from math import inf, prod
-from typing import Final, TypeAlias
+from typing import Final
 
-import torch
+from torch import Tensor
 
 from ibpc.bounds.values import Walk
-
-Tensor: TypeAlias = torch.Tensor
 
 _NUMBERS: Final = 2**22
 

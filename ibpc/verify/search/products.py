@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.quadratic import Quadratics, monomials, quadratics
 from ibpc.bounds.values import Walk
@@ -21,8 +22,6 @@ from ibpc.ops.rules import BilinearRules
 from ibpc.verify.goal import Goal
 from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.roots import Roots
-
-Tensor: TypeAlias = torch.Tensor
 
 # Most inputs for quadratic forms.
 MOST_VARIABLES: Final = 8

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
-import torch
+from torch import Tensor
 
 from ibpc.bounds.cone import Cone, cone_of
 from ibpc.bounds.refinement import interval_values, refined_values
@@ -14,8 +14,6 @@ from ibpc.bounds.values import Values, Walk
 from ibpc.interval import Interval
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Property
-
-Tensor: TypeAlias = torch.Tensor
 
 _MOST_ROOTS: Final = 16
 

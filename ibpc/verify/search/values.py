@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
+from torch import Tensor
 
 from ibpc.bounds.ascent import Ascent, Ends, Start, ascend, elementwise_planes
 from ibpc.bounds.backward import plain_planes
@@ -24,8 +25,6 @@ from ibpc.verify.search.neurons import NeuronCut, Neurons
 from ibpc.verify.search.parts import Parts, parts_at_once
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation
-
-Tensor: TypeAlias = torch.Tensor
 
 _MOST_PARTS: Final = 64
 _FIRST_STEPS: Final = 30

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from ibpc.verify.checking.gates import cubic_share, logistic, missed_share, normal_share
+from ibpc.verify.checking.gates import cubic_gate, gate_error, logistic, normal_gate
 from ibpc.verify.checking.planes.base import BISECTIONS, Function, Pair, Part, Sketch, planes
 from ibpc.verify.checking.rules import Step
 from ibpc.verify.checking.values import Array
@@ -154,7 +154,7 @@ def gelu(step: Step) -> Sketch:
     """Return planes of x Φ(x), or of its approximation, widened by the error of rounded numbers in a formula."""
     is_exact = step.attributes.get("approximate", b"none") == b"none"
     found = _normal_gelu(step) if is_exact else _cubic_gelu(step)
-    missed = missed_share(step) * step.box(0).magnitude.ravel()
+    missed = gate_error(step) * step.box(0).magnitude.ravel()
 
     def tune(choices: Array) -> tuple[Sequence[Pair], Pair]:
         assert found.tune is not None
@@ -168,8 +168,8 @@ def _normal_gelu(step: Step) -> Sketch:
     """Return planes of x Φ(x), with the derivative Φ(x) + x φ(x)."""
     return pieced(
         step,
-        lambda x: x * normal_share(x),
-        _bell(_TURNS_OF_GELU, lambda x: normal_share(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
+        lambda x: x * normal_gate(x),
+        _bell(_TURNS_OF_GELU, lambda x: normal_gate(x) + x * np.exp(-0.5 * x * x) / sqrt(2.0 * pi)),
     )
 
 
@@ -177,10 +177,10 @@ def _cubic_gelu(step: Step) -> Sketch:
     slope = sqrt(8.0 / pi)
 
     def derivative(x: Array) -> Array:
-        share = cubic_share(x)
-        return share + x * share * cubic_share(-x) * slope * (1.0 + 3.0 * 0.044715 * x * x)
+        gate = cubic_gate(x)
+        return gate + x * gate * cubic_gate(-x) * slope * (1.0 + 3.0 * 0.044715 * x * x)
 
-    return pieced(step, lambda x: x * cubic_share(x), _bell(_TURNS_OF_CUBIC_GELU, derivative))
+    return pieced(step, lambda x: x * cubic_gate(x), _bell(_TURNS_OF_CUBIC_GELU, derivative))
 
 
 @planes("Swish")

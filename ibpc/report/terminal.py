@@ -218,14 +218,14 @@ def _undefined(node: str) -> str:
 
 
 def show_claims(path: Path, claims: Sequence[Claim]) -> None:
-    """Print `confirmed`, or every claim of a certificate that failed."""
+    """Print `confirmed`, or every claim of a certificate that is not."""
     out = console()
     failed = [claim for claim in claims if not claim.holds]
     if not failed:
         counted = "1 claim" if len(claims) == 1 else f"{len(claims):,} claims"
         out.print(Text.assemble(("confirmed", "bold green"), f"  {path}, {counted}"))
     for claim in failed:
-        out.print(Text.assemble(("failed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
+        out.print(Text.assemble(("not confirmed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
 
 
 def show_run(run: TrainingRun, data: str | None) -> None:

@@ -317,7 +317,10 @@ TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "do not fit",
     ),
     "choices that are no text": (lambda data: steps_of(data, "tighten")[0][1].update(relu_1="?"), "choices"),
-    "a value that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(1, "nothing"), "it is none"),
+    "a value that is not there": (
+        lambda data: steps_of(data, "sign")[0].__setitem__(1, "nothing"),
+        "an unknown or malformed step",
+    ),
     "an element that is not there": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 10**6), "element"),
     "another element": (lambda data: steps_of(data, "sign")[0].__setitem__(2, 9), "are open"),
     "sides that changed": (flipped, "proof, step"),
@@ -327,7 +330,7 @@ TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "are open",
     ),
     "a greater margin": (lambda data: data["margin_lower"][0].__setitem__(0, 5.0), "margin"),
-    "an unknown step": (lambda data: data["proofs"][0][0].insert(0, ["trust me"]), "it is none"),
+    "an unknown step": (lambda data: data["proofs"][0][0].insert(0, ["trust me"]), "an unknown or malformed step"),
 }
 
 
@@ -355,7 +358,7 @@ def first_part(data: dict[str, Any]) -> list[Any]:
 
 
 SHARP_TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "no list": (lambda data: steps_of(data, "sharpen")[0].__setitem__(1, {}), "it is none"),
+    "no list": (lambda data: steps_of(data, "sharpen")[0].__setitem__(1, {}), "an unknown or malformed step"),
     "a part that is none": (lambda data: steps_of(data, "sharpen")[0][1].append(["x"]), "its ends"),
     "a value twice": (lambda data: steps_of(data, "sharpen")[0][1].append(first_part(data)), "its ends"),
     "an element that is not there": (lambda data: first_part(data)[1].__setitem__(0, 10**6), "element 1000000"),

@@ -167,7 +167,7 @@ class DataCheck:
         least = bounds.min(initial=np.inf)
         is_open = example["verdict"] == Verdict.VERIFIED.value and not least > 0
         if is_open and method not in (*INTERVAL_METHODS, *PLANE_METHODS):
-            found = f"{method} chose how to bound it, of which nothing is kept; without that its least margin is"
+            found = f"{method} chose how to bound it, and its choices are not kept; without them the least margin is"
             return Claim(_named(example), False, f"{found} {least:.6g}")
         slack = UNACCOUNTED if arithmetic == Arithmetic.REAL.value else 0.0
         ends = (bounds + slack * magnitudes(bounds, tops)).tolist()

@@ -113,7 +113,7 @@ def leaves(
             case ["leaf", list(weights), dict(choices), list(multipliers)]:
                 yield _leaf(number, region, weights, choices, multipliers)
             case _:
-                _refuse(number, "it is none")
+                _refuse(number, "an unknown or malformed step")
     if regions:
         raise PropertyError.at("proof", f"{len(regions)} regions without a leaf", "leaves that cover the box")
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ibpc.api import check as check
     from ibpc.api import compile as compile
     from ibpc.api import constrain as constrain
+    from ibpc.api import copy_weights as copy_weights
     from ibpc.api import dataset as dataset
     from ibpc.api import decide as decide
     from ibpc.api import export as export

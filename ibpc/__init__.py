@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ibpc.api import Dataset as Dataset
     from ibpc.api import Decision as Decision
     from ibpc.api import Interval as Interval
+    from ibpc.api import Judge as Judge
     from ibpc.api import Network as Network
     from ibpc.api import Property as Property
     from ibpc.api import Recipe as Recipe

@@ -37,6 +37,7 @@ from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.decide import Decision, DecisionOptions, image_plan, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
+from ibpc.verify.judge import Judge
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.results import Robustness
@@ -58,6 +59,7 @@ __all__ = [
     "Dataset",
     "Decision",
     "Interval",
+    "Judge",
     "Network",
     "Property",
     "Recipe",

@@ -69,4 +69,4 @@ def _hull(boxes: tuple[Interval, ...]) -> tuple[Interval, ...]:
 
 
 def _samples(boxes: tuple[Interval, ...], numbers: Tensor) -> tuple[Interval, ...]:
-    return tuple(Interval.bounds(box.lower[numbers], box.upper[numbers]) for box in boxes)
+    return tuple(box.map(lambda end: end[numbers]) for box in boxes)

@@ -71,7 +71,7 @@ def wanted_rows(rows: Tensor | None, outputs: int) -> Tensor:
 
 def moved_to(device: torch.device, boxes: Sequence[Interval]) -> tuple[Interval, ...]:
     """Return the boxes in float32 on a device."""
-    return tuple(Interval.bounds(*(end.float().to(device) for end in (box.lower, box.upper))) for box in boxes)
+    return tuple(box.map(lambda end: end.float().to(device)) for box in boxes)
 
 
 def distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:

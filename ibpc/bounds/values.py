@@ -138,9 +138,7 @@ class Values:
     def rough(self) -> Values:
         """Return the values in binary32 without rounding errors, for choices that need no guarantee."""
         known = {
-            name: Interval.bounds(_rough(value.lower), _rough(value.upper))
-            if isinstance(value, Interval)
-            else _rough(value)
+            name: value.map(_rough) if isinstance(value, Interval) else _rough(value)
             for name, value in self.known.items()
         }
         return Values(known, dict.fromkeys(self.errors))
@@ -160,7 +158,7 @@ def flat(x: Tensor) -> Tensor:
 
 def start(walk: Walk, boxes: tuple[Interval, ...]) -> Values:
     """Return the values of the inputs, in binary64."""
-    ends = [Interval.bounds(box.lower.double(), box.upper.double()) for box in boxes]
+    ends = [box.map(torch.Tensor.double) for box in boxes]
     return Values(dict(zip(walk.inputs, ends, strict=True)), dict.fromkeys(walk.inputs))
 
 

@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ibpc.cli.options import TRAINING, Data, DataRoot, Device, Download, Seed, named_dataset, parse_eps, pick_device
+from ibpc.cli.options import (
+    BOUNDING,
+    TRAINING,
+    Data,
+    DataRoot,
+    Device,
+    Download,
+    Seed,
+    named_dataset,
+    parse_eps,
+    pick_device,
+)
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,6 +114,11 @@ def sweep(
     seed: Seed = 0,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")] = Path("sweep"),
     device: Device = "auto",
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", metavar="NAME", help=f"Compare trials by {BOUNDING} on held-out images; default: ibp."),
+    ] = None,
+    judged: Annotated[int, typer.Option("--judged", min=1, help="So many held-out images for --judge.")] = 500,
 ) -> None:
     """Vary a recipe: which nominal and certified accuracies can be had together, on held-out images."""
     from ibpc import api
@@ -124,6 +140,7 @@ def sweep(
         data_root,
         str(pick_device(device)),
         kept,
+        None if judge is None else api.Judge(judge, judged),
     )
     outcomes = plan.run(trials, workers, terminal.show_outcome)
     figures.draw_front(outcomes, base.eps, output / "front.svg")

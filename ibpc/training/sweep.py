@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from ibpc.data import load_dataset
+from ibpc.data import Split, load_dataset
 from ibpc.errors import IbpcError, TrainingError, UsageError, first_line
 from ibpc.files import MOST_TEXT, read_regular, write_json
 from ibpc.frontends.strict_json import read_json
@@ -28,7 +28,7 @@ from ibpc.progress import ignore
 from ibpc.training.methods import reads
 from ibpc.training.ranges import Choices, Range, check_ranges
 from ibpc.training.recipe import Recipe
-from ibpc.training.runner import train
+from ibpc.training.runner import TrainingRun, train
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -56,11 +56,24 @@ class Outcome:
     problem: str
 
 
+class Judge(Protocol):
+    """Another judge of trained networks than interval bounds, which say little of those that tighter ones are for."""
+
+    def certified(self, network: Network, held: Split, eps: float) -> float:
+        """Return the share of held-out images that is proved at the radius `eps`."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what must be the same when a sweep is continued, as JSON data."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sweep:
     """What to sweep: an artifact, the recipe to start from, the ranges of its values, the data, and the folder.
 
-    `overrides` are values of the recipe that stay, even if a trial varies the method and its defaults differ.
+    `overrides` are values of the recipe that stay, even if a trial varies the method and its defaults differ. Trials
+    are compared by interval bounds of the held-out images, or by a `judge`.
     """
 
     artifact: Path
@@ -72,6 +85,7 @@ class Sweep:
     data_root: Path | None = None
     device: str = "cpu"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    judge: Judge | None = None
 
     def run(self, trials: int, workers: int = 1, progress: Callable[[Outcome], object] = ignore) -> tuple[Outcome, ...]:
         """Run until the study has `trials` trials, in `workers` processes; return all finished trials.
@@ -153,6 +167,7 @@ class _Worker:
             "recipe": sweep.recipe.to_json(),
             "ranges": {entry.key: entry.to_json() for entry in sweep.ranges},
             "seed": sweep.seed,
+            **({} if sweep.judge is None else {"judge": sweep.judge.to_json()}),
         }
         plain: dict[str, Any] = json.loads(json.dumps(identity))
         return plain
@@ -246,11 +261,19 @@ class _Worker:
             trial.set_user_attr(_PROBLEM, str(error))
             self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
         else:
-            assert run.validation is not None
-            self._study.tell(trial, [run.validation.nominal, run.validation.certified])
+            self._study.tell(trial, self._accuracies(run))
         finally:
             self._give_up(trial.number)
         return next(outcome for outcome in self.outcomes() if outcome.number == trial.number)
+
+    def _accuracies(self, run: TrainingRun) -> list[float]:
+        """Return the nominal and the certified accuracy of a trial on the held-out images."""
+        assert run.validation is not None
+        if self._sweep.judge is None:
+            return [run.validation.nominal, run.validation.certified]
+        held_out = run.recipe.validation
+        _, held = self._dataset.hold_out(held_out.images, held_out.seed)
+        return [run.validation.nominal, self._sweep.judge.certified(run.network, held, run.recipe.eps)]
 
     def _recipe(self, changes: Mapping[str, Any]) -> Recipe:
         """Return the recipe of a trial; where methods vary, each takes the values that it reads."""

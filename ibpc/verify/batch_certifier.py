@@ -112,7 +112,7 @@ class _Judge:
         if not claimed:
             return []
         with plain_products():
-            doubts = self._definedness.doubts((Interval.bounds(box.lower[claimed], box.upper[claimed]),))
+            doubts = self._definedness.doubts((box.map(lambda end: end[claimed]),))
         return [number for number, doubt in zip(claimed, doubts, strict=True) if doubt is not None]
 
     def _verdicts(
@@ -125,7 +125,7 @@ class _Judge:
         verdicts = [Verdict.VERIFIED if proved else Verdict.UNKNOWN for proved in verified.tolist()]
         open_ones = (~verified).nonzero()[:, 0]
         if len(open_ones):
-            part = Interval.bounds(box.lower[open_ones], box.upper[open_ones])
+            part = box.map(lambda end: end[open_ones])
             worst = worst_points(self._options.attack, self._network.guiding, x[open_ones], part, labels[open_ones])
             for index, point, label in zip(open_ones.tolist(), worst, labels[open_ones].tolist(), strict=True):
                 if self._is_misclassified(point, label):

@@ -43,7 +43,7 @@ def worst_points(attack: Attack, model: Logits, x: Tensor, box: Interval, labels
         true = outputs.gather(1, labels[rows[items], None])
         return (true - outputs.gather(1, wanted[items, None]))[:, 0]
 
-    targeted = attack.run(score, (worst[rows],), (Interval.bounds(box.lower[rows], box.upper[rows]),))
+    targeted = attack.run(score, (worst[rows],), (box.map(lambda end: end[rows]),))
     best = targeted.scores.reshape(targets.shape).min(1)
     points = targeted.points[0].reshape(*targets.shape, *worst.shape[1:])
     worst[left] = points[torch.arange(len(left), device=left.device), best.indices]

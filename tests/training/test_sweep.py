@@ -40,6 +40,26 @@ def sweep(artifact, tmp_path):
     return make
 
 
+def test_trials_may_be_compared_by_tighter_bounds(artifact, tmp_path):
+    recipe = Recipe.default("standard", 0.02, "digits").with_overrides({"epochs": 6, "batch_size": 64})
+    judge = api.Judge("crown", images=40)
+    plain = Sweep(artifact, recipe, (RATE,), "digits", tmp_path / "plain")
+    judged = replace(plain, out=tmp_path / "judged", judge=judge)
+    (outcome,), (by_crown,) = plain.run(1), judged.run(1)
+    assert by_crown.nominal == outcome.nominal
+    trained = api.load(by_crown.folder)
+    _, held = api.load_dataset("digits").hold_out(None, 0)
+    assert by_crown.certified == judge.certified(trained, held, recipe.eps)
+    assert api.Judge("ibp", images=40).certified(trained, held, recipe.eps) < by_crown.certified
+    with pytest.raises(TrainingError, match="a sweep that differs in: judge"):
+        replace(judged, judge=api.Judge("crown", images=41)).run(1)
+
+
+def test_an_unknown_judge_is_refused():
+    with pytest.raises(UsageError, match="crown"):
+        api.Judge("crwn")
+
+
 def reached(outcomes: tuple[Outcome, ...]) -> list[tuple]:
     return [(found.number, found.values, found.nominal, found.certified) for found in outcomes]
 

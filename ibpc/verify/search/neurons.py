@@ -102,7 +102,7 @@ class Neurons:
 def _picked(values: Values, index: Tensor) -> Values:
     """Return the values of some samples."""
     known = {
-        name: Interval.bounds(value.lower[index], value.upper[index]) if isinstance(value, Interval) else value
+        name: value.map(lambda end: end[index]) if isinstance(value, Interval) else value
         for name, value in values.known.items()
     }
     return Values(known, values.errors)
@@ -123,7 +123,7 @@ def _clamped(values: Values, candidates: Sequence[NeuronCut], side: int) -> Valu
 
 def _box(box: Interval, left: Sequence[int]) -> Interval:
     """Return the box of the parts `left`."""
-    return Interval.bounds(box.lower[left], box.upper[left])
+    return box.map(lambda end: end[left])
 
 
 def _cost(step: Step, box: Interval, form: Tensor) -> Tensor:

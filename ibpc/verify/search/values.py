@@ -243,7 +243,7 @@ def _expanded(value: Operand, count: int) -> Operand:
     """Return the box of one sample expanded to many; exact values stay as they are."""
     if not isinstance(value, Interval):
         return value
-    return Interval.bounds(*(end.expand(count, *end.shape[1:]) for end in (value.lower, value.upper)))
+    return value.map(lambda end: end.expand(count, *end.shape[1:]))
 
 
 def _start_of(found: Ascent, number: int) -> Start:

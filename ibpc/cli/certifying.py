@@ -54,11 +54,11 @@ Method = Annotated[
     typer.Option("--method", metavar="NAME", help=f"How: {BOUNDING}. Default: auto, and ibp for a data set."),
 ]
 Timeout = Annotated[
-    float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds for one property, or one image.")
+    float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds by the clock for one property, or one image.")
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--json", help="Write a certificate to this file; a data set's is gone on with if interrupted."),
+    typer.Option("--json", help="Write a certificate to this file; for a data set, an interrupted run resumes."),
 ]
 Result = Annotated[
     Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")

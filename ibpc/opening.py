@@ -13,10 +13,10 @@ from ibpc.errors import ModelError, UsageError
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import changed_in_training, load_module
-from ibpc.frontends.weights import write_weights
 from ibpc.network import Network
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
+from ibpc.weights import write_weights
 
 
 def compile(

@@ -30,6 +30,7 @@ ORDER = (
     "lowering",
     "artifact",
     "network",
+    "weights",
     "opening",
     "bounds",
     "data",

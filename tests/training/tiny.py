@@ -46,7 +46,10 @@ def blobs(count: int = 100, shape: tuple[int, ...] = (1, 4, 4), noise: float = 0
 
 
 def recipe(**changes: Any) -> Recipe:
-    """Return a recipe of four epochs of five steps. Write dots in names as two underscores."""
+    """Return a recipe of four epochs of five steps, with those of the changes that its method reads.
+
+    Write dots in names as two underscores.
+    """
     base = {
         "epochs": 4,
         "batch_size": 16,
@@ -55,7 +58,7 @@ def recipe(**changes: Any) -> Recipe:
         "optimizer.learning_rate": 0.01,
     }
     named = {key.replace("__", "."): value for key, value in changes.items()}
-    return Recipe.default("ibp", eps=0.02).with_overrides(base | named)
+    return Recipe.default("ibp", eps=0.02).with_overrides(read_by(named.get("method", "ibp"), base | named))
 
 
 def read_by(method: str, changes: Mapping[str, Any]) -> dict[str, Any]:

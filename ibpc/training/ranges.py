@@ -156,7 +156,8 @@ def check_ranges(ranges: Sequence[Range], recipe: Recipe) -> None:
     """Raise UsageError if there is no range, SpecError unless the ends of every range make valid recipes."""
     if not ranges:
         raise UsageError.at("sweep", "nothing to vary", "--range KEY=LOW..HIGH or --ranges FILE.json")
-    raise_all(SpecError, [problem for entry in ranges for problem in _problems(entry, ranges, recipe)])
+    found = [problem for entry in ranges for problem in _problems(entry, ranges, recipe)]
+    raise_all(SpecError, dict.fromkeys(found))  # both ends of a range may have the same
 
 
 def _reader(key: str, ranges: Sequence[Range]) -> dict[str, Any]:

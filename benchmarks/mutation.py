@@ -1239,6 +1239,13 @@ MUTATIONS = (
         "tests/test_determined.py",
     ),
     Mutation(
+        "constants of a last bit that ONNX Runtime has not taken for numbers",
+        "ibpc/frontends/onnx_fold.py",
+        "return are_equal and is_determined(node, operands, results)",
+        "return is_determined(node, operands, results)",
+        "tests/test_determined.py",
+    ),
+    Mutation(
         "imports compared near zero alone",
         "ibpc/frontends/validate.py",
         "batches = [*near, far] if far else near",

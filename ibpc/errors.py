@@ -107,14 +107,14 @@ def first_line(error: BaseException) -> str:
 
 
 class StrangerError(Exception):
-    """What a stranger's code raised, by its first line. It stays inside: who called that code says what it means."""
+    """A failure inside third-party code, reduced to its first line; the caller converts it to an IbpcError."""
 
 
 @contextmanager
 def stranger() -> Iterator[None]:
-    """Raise StrangerError for whatever code that is not ours raises, which has no class in common.
+    """Raise StrangerError for whatever third-party code raises: its errors share no class but Exception.
 
-    A user's module, torch's exporters, ONNX Runtime, evaluators on numbers of a file: nothing else belongs inside.
+    Only for a user's module, torch's exporters, ONNX Runtime and evaluators on numbers of a file.
     """
     try:
         yield

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
-from ibpc.ops.rules import Operand, Tensor, call_of
+from ibpc.ops.rules import Operand, call_of
 from ibpc.rounding import WIDE_UNIT, Arithmetic
 
 _LARGEST: Final = float(torch.finfo(torch.float32).max)

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from math import prod
 from operator import mul
 from types import MappingProxyType
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Any, Final, Protocol, Self
 
 import networkx as nx
 
+from ibpc.entries import Entries
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 
 BATCH: Final = -1
@@ -33,7 +34,6 @@ Shape = tuple[int, ...]
 Attributes = Mapping[str, Any]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_Entry = TypeVar("_Entry")
 
 
 class Array(Protocol):
@@ -93,38 +93,6 @@ class Operand:
     slot: int
 
 
-class Entries(MutableMapping[str, _Entry]):
-    """A dict from `"node.role"` to a value that finds the entries of one node without reading all."""
-
-    def __init__(self, entries: Mapping[str, _Entry] = MappingProxyType({})) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._by_node: dict[str, dict[str, _Entry]] = {}
-        self.update(entries)
-
-    def __getitem__(self, key: str) -> _Entry:
-        return self._entries[key]
-
-    def __setitem__(self, key: str, value: _Entry) -> None:
-        node, _, role = key.rpartition(".")
-        self._entries[key] = value
-        self._by_node.setdefault(node, {})[role] = value
-
-    def __delitem__(self, key: str) -> None:
-        node, _, role = key.rpartition(".")
-        del self._entries[key]
-        del self._by_node[node][role]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def of(self, node: str) -> Mapping[str, _Entry]:
-        """Return the entries of a node by role."""
-        return MappingProxyType(self._by_node.get(node, {}))
-
-
 class Graph:
     """A network: nodes, the values that flow between them, and the state beside them.
 
@@ -135,28 +103,10 @@ class Graph:
     def __init__(self, name: str) -> None:
         self.name = name
         self.outputs: tuple[str, ...] = ()
-        self._state: Entries[Any] = Entries()
-        self._ties: Entries[str] = Entries()
+        self.state: Entries[Any] = Entries()
+        self.ties: Entries[str] = Entries()
         self.hints: dict[str, Any] = {}
         self._net: nx.MultiDiGraph[str] = nx.MultiDiGraph()
-
-    @property
-    def state(self) -> Entries[Any]:
-        """The parameters and constants, by `"node.role"`."""
-        return self._state
-
-    @state.setter
-    def state(self, entries: Mapping[str, Any]) -> None:
-        self._state = Entries(entries)
-
-    @property
-    def ties(self) -> Entries[str]:
-        """For each `"node.role"` without an array of its own: the entry of `state` that it stands for."""
-        return self._ties
-
-    @ties.setter
-    def ties(self, entries: Mapping[str, str]) -> None:
-        self._ties = Entries(entries)
 
     # ── building ────────────────────────────────────────────────────────────────────────────────────────────────
     def add(self, node: Node, operands: Sequence[str] = (), state: Mapping[str, Any] | None = None) -> str:
@@ -246,8 +196,8 @@ class Graph:
         other = Graph(self.name)
         other._net = self._net.copy()
         other.outputs = self.outputs
-        other.state = self.state
-        other.ties = self.ties
+        other.state = Entries(self.state)
+        other.ties = Entries(self.ties)
         other.hints = dict(self.hints)
         return other
 
@@ -459,7 +409,7 @@ class Graph:
                 )
                 graph.add(node, [str(operand) for operand in item["operands"]])
             graph.outputs = tuple(str(output) for output in data["outputs"])
-            graph.ties = {str(key): str(source) for key, source in data["ties"].items()}
+            graph.ties = Entries({str(key): str(source) for key, source in data["ties"].items()})
             entries = [str(key) for key in data["state"]]
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise GraphError.at("graph.json", f"malformed: {error!r}", "a graph written by ibpc") from error
@@ -468,7 +418,7 @@ class Graph:
             raise GraphError.at(
                 "$.state", f"{', '.join(odd) or 'an entry'} is not in both graph and weights", "the same entries"
             )
-        graph.state = {key: state[key] for key in entries}
+        graph.state = Entries({key: state[key] for key in entries})
         return graph
 
 

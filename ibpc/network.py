@@ -14,6 +14,7 @@ from torch import fx
 
 from ibpc import artifact
 from ibpc.artifact import OldRun, Source
+from ibpc.entries import Entries
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.hints import mark_trained
 from ibpc.interval import Interval
@@ -140,7 +141,7 @@ class Network:
     def snapshot(self) -> Graph:
         """Return the graph with the present values of all parameters, constraints applied, detached, on the CPU."""
         graph = self.graph.copy()
-        graph.state = {key: self._value(key) for key in graph.state}
+        graph.state = Entries({key: self._value(key) for key in graph.state})
         return graph
 
     def fingerprint(self) -> str:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibpc.errors import Problem, UsageError, raise_all
 from ibpc.frontends.torch import load_module
 from ibpc.ir import Graph
-from ibpc.ops.rules import Tensor
 from ibpc.passes import COMPILE
 
 _SEED: Final = 0

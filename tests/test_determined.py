@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 import ibpc
 from ibpc.errors import ModelError
 from ibpc.frontends import onnx_determined
+from ibpc.frontends.onnx_fold import Tracer
 from ibpc.hints import INEXACT
 from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import Checker, exact
@@ -475,6 +476,22 @@ def test_integers_without_a_quotient_are_refused(kind, dividend, divisor, tmp_pa
     with pytest.raises(ModelError, match="divides an integer by 0, or the least one by −1"):
         saved(proto, tmp_path)
     assert not exact.is_exact(kind, operands, [np.int64([[0]])])
+
+
+def test_a_constant_that_onnx_runtime_rounds_otherwise_is_no_number(tmp_path, monkeypatch):
+    """Whatever the rules say of a type: a last bit that differs shows that executions do."""
+    nodes, constants = SHARED["a root"]
+    witnessed = Tracer._witnessed
+
+    def off(tracer: Tracer, node: onnx.NodeProto) -> list[np.ndarray]:
+        return [np.nextafter(array, np.float32(np.inf)) for array in witnessed(tracer, node)]
+
+    monkeypatch.setattr(Tracer, "_witnessed", off)
+    proto = model([*nodes, helper.make_node("Add", ["c", "x"], ["y"])], {"x": [1, 1]}, constants=constants)
+    network = saved(proto, tmp_path)
+    bounds = ibpc.bound(network, ibpc.Interval.point(torch.zeros(1, 1)))
+    assert {"Sqrt", "Spread"} <= {node.operator for node in network.graph.order()}
+    assert bounds.lower.item() < float(np.sqrt(np.float32(0.1))) < bounds.upper.item()
 
 
 def test_constants_that_onnx_runtime_shapes_otherwise_are_refused(tmp_path):

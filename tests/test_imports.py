@@ -20,6 +20,7 @@ ORDER = (
     "runtime",
     "rounding",
     "interval",
+    "entries",
     "ir",
     "hints",
     "margins",

@@ -10,13 +10,14 @@ from typing import Any, Final
 import onnx
 import torch
 from onnx import numpy_helper, shape_inference
+from torch import Tensor
 
 from ibpc.artifact import tool_versions
 from ibpc.errors import ArtifactError
 from ibpc.files import write_atomically
 from ibpc.ir import BATCH, INPUT, Graph, Node, Shape
 from ibpc.ops import operators
-from ibpc.ops.rules import Tensor, call_of
+from ibpc.ops.rules import call_of
 
 OPSET: Final = 18
 

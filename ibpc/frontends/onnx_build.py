@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.frontends.reserved import reserved_names
@@ -13,7 +14,7 @@ from ibpc.ir import INPUT, Attributes, Graph, Node, Shape
 from ibpc.ops import operators
 from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
-from ibpc.ops.rules import Call, Tensor
+from ibpc.ops.rules import Call
 
 
 @dataclass(frozen=True)

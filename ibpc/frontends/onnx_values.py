@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ibpc.errors import GraphError
 from ibpc.frontends.onnx_batch import Form, Sizes, preferred_form
@@ -14,7 +15,6 @@ from ibpc.frontends.onnx_fold import Array, Tracer
 from ibpc.ir import format_shape
 from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
-from ibpc.ops.rules import Tensor
 
 
 @dataclass

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import onnx
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ibpc.errors import ModelError, StrangerError, stranger
 from ibpc.evaluation import enclose, evaluate
@@ -30,7 +30,6 @@ from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far
 from ibpc.ir import Graph
 from ibpc.ops import operators
-from ibpc.ops.rules import Tensor
 
 _OPSET: Final = 18
 _DROPOUT: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

@@ -21,6 +21,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
+from torch import Tensor
 
 from ibpc.errors import ModelError, StrangerError, stranger
 from ibpc.evaluation import enclose, evaluate
@@ -28,7 +29,6 @@ from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_with_bound
 from ibpc.frontends.onnx_fold import batch_symbols
 from ibpc.interval import Interval
 from ibpc.ir import Graph
-from ibpc.ops.rules import Tensor
 from ibpc.runtime import session
 
 BATCH_SIZE: Final = 3

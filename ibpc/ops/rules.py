@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor as Tensor  # noqa: PLC0414, for modules that import it from here
+from torch import Tensor
 
 from ibpc.interval import Interval, Paired
 from ibpc.ir import Attributes, Graph, Node, Shape

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ibpc.entries import Entries
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.ops import operators
@@ -182,7 +183,7 @@ def test_without_the_magnitude_they_do_not(make: Callable[[torch.Generator], Gra
     graph = make(draw)
     x = 3.0 * torch.randn(16, *graph.node("x").shape[1:], generator=draw)
     faulty = evaluated(graph)
-    faulty.state = {key: value for key, value in faulty.state.items() if not key.endswith("bias_magnitude")}
+    faulty.state = Entries({key: value for key, value in faulty.state.items() if not key.endswith("bias_magnitude")})
     assert escapes(graph, faulty, x, Interval.bounds(x, x)) > 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ibpc.entries import Entries
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.passes import FoldBatchNormalization, merge_specification
@@ -20,7 +21,7 @@ Draw = torch.Generator
 def double(graph: Graph) -> Graph:
     """Return the graph with binary64 parameters, so that folding is exact to binary64 rounding."""
     copy = graph.copy()
-    copy.state = {key: value.double() for key, value in graph.state.items()}
+    copy.state = Entries({key: value.double() for key, value in graph.state.items()})
     return copy
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from ibpc.entries import Entries
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.passes import FuseAffine
@@ -94,7 +95,7 @@ FUSED = (
 def test_values_and_bounds_stay(make: Callable[[Draw], Graph]) -> None:
     draw = seeded(len(make.__name__))
     graph = make(draw)
-    graph.state = {key: value.double() for key, value in graph.state.items()}
+    graph.state = Entries({key: value.double() for key, value in graph.state.items()})
     result = FuseAffine().run(graph)
     left = {node.operator for node in result.graph.order()} - {"Constant", "Flatten", "Reshape", "Input", "Relu"}
     assert left <= {"Conv", "ConvTranspose", "Gemm"}

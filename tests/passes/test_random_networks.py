@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ibpc.entries import Entries
 from ibpc.interval import Interval
 from ibpc.ir import Graph
 from ibpc.passes import COMPILE, EVALUATION, merge_specification
@@ -164,7 +165,7 @@ def tolerance_of(graph: Graph, x: Tensor, width: Tensor) -> float:
 @randomly
 @given(networks)
 def test_values_stay(graph: Graph) -> None:
-    graph.state = {key: value.double() for key, value in graph.state.items()}
+    graph.state = Entries({key: value.double() for key, value in graph.state.items()})
     x, width = samples(graph)
     (before,) = nominal(graph, x)
     tolerance = tolerance_of(graph, x, width)
@@ -190,7 +191,7 @@ def test_a_pass_that_notes_nothing_changes_nothing(graph: Graph) -> None:
 @randomly
 @given(networks)
 def test_real_bounds_get_no_looser(graph: Graph) -> None:
-    graph.state = {key: value.double() for key, value in graph.state.items()}
+    graph.state = Entries({key: value.double() for key, value in graph.state.items()})
     x, width = samples(graph)
     box = Interval.ball(x.double(), width.double())
     (before,) = bounds(graph, box, Arithmetic.REAL, torch.float64)
@@ -215,7 +216,7 @@ def test_binary32_bounds_hold_for_the_original(graph: Graph) -> None:
 @randomly
 @given(networks, st.booleans())
 def test_margins_after_and_before_the_pipeline(graph: Graph, first: bool) -> None:
-    graph.state = {key: value.double() for key, value in graph.state.items()}
+    graph.state = Entries({key: value.double() for key, value in graph.state.items()})
     x, width = samples(graph)
     matrix = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.0, 2.0]], dtype=torch.float64)
     (logits,) = nominal(graph, x)

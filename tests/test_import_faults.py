@@ -209,7 +209,7 @@ def test_what_is_verified_is_compared_in_its_own_region(tmp_path):
     subject = Subject(network)
     subject.__dict__["replay"] = Replay(changed)
     with pytest.raises(ModelError, match="something else"):
-        DecisionOptions(("ibp",), ibpc.Arithmetic.FLOAT32).run(subject, prop)
+        DecisionOptions(("attack", "ibp"), ibpc.Arithmetic.FLOAT32).run(subject, prop)
 
 
 def test_what_onnx_runtime_refuses_to_run_is_compared_with_nothing(tmp_path, monkeypatch):

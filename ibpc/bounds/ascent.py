@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ibpc.bounds.adam import Adam, paced
-from ibpc.bounds.backward import Backward, plain_planes
-from ibpc.bounds.coefficients import summed
+from ibpc.bounds.backward import Backward, PlanesOf, plain_planes
+from ibpc.bounds.coefficients import reduced, summed
+from ibpc.bounds.forms import Form, add
 from ibpc.bounds.values import Step, Values, Walk
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand, Plane, Planes
@@ -167,6 +168,41 @@ class _Climbing(Backward):
 
     slack = 0.0
 
+    def __init__(self, walk: Walk, values: Values, planes_of: PlanesOf) -> None:
+        super().__init__(walk, values, planes_of)
+        self._is_plain: dict[str, bool] = {}
+
+    def restart(self) -> None:
+        """Forget the planes: they have changed."""
+        self._planes.clear()
+        self._bends.clear()
+
+    def _parted(
+        self, planes: Planes, step: Step, operands: tuple[Operand, ...], form: Tensor, pending: dict[str, Form]
+    ) -> Tensor:
+        """Pull back through the plane that suits each coefficient, in one pass where all numbers are finite."""
+        name = step.node.name
+        if name not in self._is_plain:
+            self._is_plain[name] = not planes.lower.views and _are_finite(planes)
+        if not self._is_plain[name]:
+            return super()._parted(planes, step, operands, form, pending)
+        is_above = form > 0
+        constant = summed(form * torch.where(is_above, planes.lower.offset, planes.upper.offset))
+        for operand, x, low, high in zip(
+            step.operands, operands, planes.lower.slopes, planes.upper.slopes, strict=True
+        ):
+            weighted = form * torch.where(is_above, low, high)
+            if isinstance(x, Interval):
+                add(pending, operand, reduced(weighted, x.lower.shape, True))
+            else:
+                constant = constant + summed(reduced(weighted, x.shape, False) * x)
+        return constant
+
+
+def _are_finite(planes: Planes) -> bool:
+    factors = [factor for plane in (planes.lower, planes.upper) for factor in (plane.offset, *plane.slopes)]
+    return all(bool(factor.detach().sum().isfinite()) for factor in factors)
+
 
 @dataclass(frozen=True)
 class Start:
@@ -239,9 +275,10 @@ def _climbed(
     best = next(iter(rough_forms.values())).new_full((rows, batch), -inf)
     pace = torch.ones_like(best)
     slopes, lengths = Adam(_SLOPE_RATE), Adam(_MULTIPLIER_RATE)
+    backward = _Climbing(rough_walk, rough_values, choices.planes)
     for number in range(1, steps + 2):
         with torch.enable_grad():
-            backward = _Climbing(rough_walk, rough_values, choices.planes)
+            backward.restart()
             lower = backward.lower(ends.applied(rough_forms, multipliers)) + ends.constant(multipliers, 0.0)
         better = lower.detach() > best
         slopes.keep(choices.parameters, better)

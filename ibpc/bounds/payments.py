@@ -32,7 +32,6 @@ class Payments:
     def __init__(self, walk: Steps, values: Values, slack: float, sees: bool) -> None:
         self._walk, self._values, self._slack, self._sees = walk, values, slack, sees
         self._charges: dict[str, Tensor | None] = {}
-        self._constants: dict[str, Tensor | None] = {}
 
     def is_finite(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be finite, so that its products need no check."""
@@ -92,12 +91,12 @@ class Payments:
 
     def _constant(self, step: Step) -> Tensor | None:
         """Return the constant (1, *shape) that an affine node adds, None for 0: its value with all boxes set to 0."""
-        name = step.node.name
-        if name not in self._constants:
+        name, known = step.node.name, self._walk.constants
+        if name not in known:
             operands = tuple(self._values.known[operand] for operand in step.operands)
             constant = _at_zero(step, operands)
-            self._constants[name] = None if not constant.requires_grad and self._is_zero(constant) else constant
-        return self._constants[name]
+            known[name] = None if not constant.requires_grad and self._is_zero(constant) else constant
+        return known[name]
 
     def _is_zero(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be zero everywhere."""

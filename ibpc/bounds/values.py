@@ -64,6 +64,11 @@ class Steps(Protocol):
         """The names of the inputs."""
         ...
 
+    @property
+    def constants(self) -> dict[str, Tensor | None]:
+        """The constants of affine nodes that are known already; they depend on the parameters alone."""
+        ...
+
 
 class Walk:
     """The nodes of an evaluation graph in order, with binary64 parameters on a device."""
@@ -72,6 +77,7 @@ class Walk:
         self.graph, self.device = graph, device
         self.inputs = graph.inputs
         self.perturbed = graph.descendants(graph.inputs)
+        self.constants: dict[str, Tensor | None] = {}
 
     @cached_property
     def steps(self) -> dict[str, Step]:
@@ -88,6 +94,7 @@ class Walk:
     def rough(self) -> Walk:
         """The same walk with binary32 parameters, for choices that need no guarantee."""
         rough = copy(self)
+        rough.constants = {}
         rough.steps = {
             name: replace(step, parameters={role: _rough(value) for role, value in step.parameters.items()})
             for name, step in self.steps.items()

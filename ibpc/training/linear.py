@@ -8,7 +8,7 @@ through the coefficients and through the boxes that determine the planes. Roundi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Final
 
@@ -72,6 +72,7 @@ class _Steps:
 
     steps: Mapping[str, Step]
     inputs: tuple[str, ...]
+    constants: dict[str, torch.Tensor | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

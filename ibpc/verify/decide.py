@@ -1,4 +1,4 @@
-"""Deciding one property: a short attack, tighter and tighter bounds, then search and attack until the time is over."""
+"""Deciding one property: a short attack, tighter and tighter bounds, then search and attack until time is over."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import count, groupby
 from math import inf
 from types import MappingProxyType
 from typing import Final
@@ -25,13 +26,15 @@ from ibpc.verify.falsification import Counterexample, Falsification, points_at_o
 from ibpc.verify.properties import Property
 from ibpc.verify.proving.bound_proofs import SELF_EVIDENT, place_of
 from ibpc.verify.proving.proof import Evidence, Place
-from ibpc.verify.search.branching import Branching
+from ibpc.verify.search.branching import Branching, run_together
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import ATTACKED, Verdict
 
 _FIRST_TURN: Final = 1.0
+# Rounds of attack after the bounds of a plan that does not search.
+_ROUNDS_OF_QUICK_PLANS: Final = 3
 # The share of the time that the first attack may take, before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
 # Most seconds for the proof of a disjunct that exact bounds refuted.
@@ -73,24 +76,34 @@ PLANS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 
 
 def plan_named(name: str) -> tuple[str, ...]:
-    """Return the bounding methods of a plan, in the order in which they are tried. Raises UsageError."""
-    if name not in PLANS:
-        raise UsageError.at("method", f"found {name!r}", "a bounding method", nearest(name, PLANS))
-    return PLANS[name]
+    """Return the stages of a plan: an attack, then bounding methods in the order in which they are tried.
+
+    Raises UsageError.
+    """
+    return (ATTACKED, *_methods_of(name))
 
 
 def image_plan(name: str) -> tuple[str, ...]:
     """Return the plan for images of a data set: methods that take seconds for each follow interval bounds.
 
-    Raises UsageError.
+    The first method attacks what it leaves open. Raises UsageError.
     """
-    plan = plan_named(name)
-    return ("ibp", *plan) if name in METHODS and METHODS[name].is_slow else plan
+    methods = _methods_of(name)
+    return ("ibp", *methods) if name in METHODS and METHODS[name].is_slow else methods
+
+
+def _methods_of(plan: str) -> tuple[str, ...]:
+    if plan not in PLANS:
+        raise UsageError.at("method", f"found {plan!r}", "a bounding method", nearest(plan, PLANS))
+    return PLANS[plan]
 
 
 @dataclass(frozen=True)
 class DecisionOptions:
-    """How to decide a property: methods in order, arithmetic of the claim, one round of attack, total seconds."""
+    """How to decide a property: its stages in order, arithmetic of the claim, one round of attack, total seconds.
+
+    A stage is a bounding method, "bab" for a search, or "attack" for one round of attack.
+    """
 
     plan: tuple[str, ...]
     arithmetic: Arithmetic = Arithmetic.FLOAT32
@@ -124,7 +137,7 @@ class _Decider:
         self._device = subject.device
         self._margins: tuple[tuple[float, ...], ...] = ()
         self._open: list[tuple[int, int]] = []
-        self._method = options.plan[0]
+        self._method = next(stage for stage in options.plan if stage != ATTACKED)
         self._proofs: list[list[Place | None]] = [[None] * len(case.disjuncts) for case in prop.cases]
 
     def decide(self) -> Decision:
@@ -133,56 +146,52 @@ class _Decider:
             return self._decision(Verdict.VERIFIED)
         with plain_products():
             search = Falsification(self._options.attack, self._subject, self._property, self._shapes)
-            self._progress(ATTACKED)
-            counterexample = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
-            if counterexample is not None:
-                return self._decision(Verdict.FALSIFIED, counterexample)
-            if time.monotonic() >= deadline:
-                return self._decision(Verdict.TIMEOUT)
-            return self._prove_or_attack(search, deadline)
-
-    def _prove_or_attack(self, search: Falsification, deadline: float) -> Decision:
-        """Try the methods of the plan, then attack until time is over."""
-        for name in self._options.plan:
-            if time.monotonic() >= deadline:
-                return self._decision(Verdict.TIMEOUT)
-            self._progress(name)
-            self._method = name
-            if name == BRANCHING:
-                decision = self._branch(search, deadline)
+            for stage in self._options.plan:
+                if time.monotonic() >= deadline:
+                    return self._decision(Verdict.TIMEOUT)
+                self._progress(stage)
+                decision = self._stage(stage, search, deadline)
                 if decision is not None:
                     return decision
-            else:
-                self._bound_open_cases(name, deadline if name == self._options.plan[-1] else _share_of(deadline))
-                if not self._open:
-                    return self._decision(Verdict.VERIFIED)
-        if self._options.is_quick:
-            return self._decision(Verdict.UNKNOWN)
-        self._progress(ATTACKED)
-        while time.monotonic() < deadline and not search.is_exhausted:
+            self._progress(ATTACKED)
+            counterexample = self._attack(search, deadline)
+        return self._decision(Verdict.UNKNOWN if counterexample is None else Verdict.FALSIFIED, counterexample)
+
+    def _stage(self, stage: str, search: Falsification, deadline: float) -> Decision | None:
+        """Return the decision that a stage of the plan comes to, None if it comes to none."""
+        if stage == ATTACKED:
+            counterexample = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
+            return None if counterexample is None else self._decision(Verdict.FALSIFIED, counterexample)
+        self._method = stage
+        if stage == BRANCHING:
+            return self._branch(search, deadline)
+        self._bound_open_cases(stage, deadline if stage == self._options.plan[-1] else _share_of(deadline))
+        search.focus(self._open)
+        return None if self._open else self._decision(Verdict.VERIFIED)
+
+    def _attack(self, search: Falsification, deadline: float) -> Counterexample | None:
+        """Attack what bounds left open: a few rounds after quick ones, else until time is over."""
+        rounds = range(_ROUNDS_OF_QUICK_PLANS) if self._options.is_quick else count()
+        for _ in rounds:
+            if time.monotonic() >= deadline or search.is_exhausted:
+                break
             counterexample = search.round(deadline)
             if counterexample is not None:
-                return self._decision(Verdict.FALSIFIED, counterexample)
-        return self._decision(Verdict.UNKNOWN)
+                return counterexample
+        return None
 
     def _branch(self, search: Falsification, deadline: float) -> Decision | None:
         """Search for a proof and for a counterexample in turns of growing length; None if neither is found."""
-        options = self._options
-        roots = Roots(self._subject.walk, self._property, options.arithmetic, _shares(deadline))
+        roots = Roots(self._subject.walk, self._property, self._options.arithmetic, _shares(deadline))
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            counterexample = search.in_turn(turn, deadline)
+            counterexample = self._search(searches, search, turn, deadline)
+            self._progress(_wording(searches))
+            if counterexample is None and not all(branching.is_refuted for branching in searches):
+                counterexample = search.in_turn(turn, deadline)
             if counterexample is not None:
                 return self._decision(Verdict.FALSIFIED, counterexample)
-            waiting = [branching for branching in searches if not branching.is_over]
-            for branching in waiting:
-                if time.monotonic() < deadline:
-                    branching.run(min(deadline, time.monotonic() + turn / len(waiting)))
-                counterexample = search.look(branching.suspects(), branching.item)
-                if counterexample is not None:
-                    return self._decision(Verdict.FALSIFIED, counterexample)
-            self._progress(_wording(searches))
             turn *= 2.0
         for (case, disjunct), branching in zip(self._open, searches, strict=True):
             if branching.is_refuted:
@@ -192,6 +201,21 @@ class _Decider:
             self._lift_margin(case, disjunct, branching.margin)
         if all(branching.is_refuted for branching in searches):
             return self._decision(Verdict.VERIFIED)
+        return None
+
+    @staticmethod
+    def _search(
+        searches: Sequence[Branching], search: Falsification, turn: float, deadline: float
+    ) -> Counterexample | None:
+        """Continue the searches for a turn, case by case, and look at the points that they suspect."""
+        waiting = [branching for branching in searches if not branching.is_over]
+        cases = [list(some) for _, some in groupby(waiting, lambda branching: branching.item[0])]
+        for some in cases:
+            run_together(some, turn / len(cases), deadline)
+            for branching in some:
+                counterexample = search.look(branching.suspects(), branching.item)
+                if counterexample is not None:
+                    return counterexample
         return None
 
     def _lift_margin(self, case: int, disjunct: int, margin: float) -> None:

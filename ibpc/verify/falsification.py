@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
@@ -27,6 +27,10 @@ _ADAPTIVE_STEP: Final = 0.03
 # Random points before each descent, in boxes of so few dimensions that they cover them.
 _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
+# Points that one round descends from, at most, and by which factor the starts of a disjunct grow from round to round:
+# most properties need no attack, or a short one.
+_MOST_POINTS: Final = 64
+_GROWTH: Final = 4
 # The share of a search's time that goes into attacks, and at least how many seconds. Attacks that succeed do so early.
 _SHARE: Final = 0.15
 _LEAST: Final = 0.5
@@ -41,7 +45,7 @@ class Counterexample:
 
 
 class Falsification:
-    """The attack on all disjuncts of all cases, round by round, with new starts in each."""
+    """The attack on the disjuncts of all cases, round by round, with new starts in each and more of them."""
 
     def __init__(
         self,
@@ -58,9 +62,7 @@ class Falsification:
         self._rounds = 0
         self._began, self._spent = time.monotonic(), 0.0
         self._slack = 0.0
-        reachable = [item for item, (case, _) in enumerate(self._scores.items) if prop.cases[case].box.reachable]
-        repeats = max(1, min(points_at_once(subject.network), 64) // max(1, len(reachable)))
-        self._items = torch.tensor(reachable * repeats, dtype=torch.int64)
+        self._items = [item for item, (case, _) in enumerate(self._scores.items) if prop.cases[case].box.reachable]
         ends = [prop.cases[case].box.inner for case, _ in self._scores.items]
         self._lower, self._upper = (torch.stack([pair[side] for pair in ends]) for side in (0, 1))
         if int((self._lower < self._upper).sum(1).max()) <= _FEW_INPUTS:
@@ -71,6 +73,10 @@ class Falsification:
         """Whether another round could find nothing new: no box holds more than one point."""
         points = (self._lower == self._upper).all(1)
         return self._rounds > 0 and bool(points[self._items].all())
+
+    def focus(self, items: Collection[tuple[int, int]]) -> None:
+        """Attack only these (case, disjunct) from now on, the others being refuted."""
+        self._items = [item for item in self._items if self._scores.items[item] in items]
 
     def in_turn(self, seconds: float, deadline: float) -> Counterexample | None:
         """Attack for a share of a search's turn of `seconds`, unless attacks have already had more than their share."""
@@ -85,12 +91,11 @@ class Falsification:
         return found
 
     def round(self, deadline: float) -> Counterexample | None:
-        """Attack every disjunct once more, from the center of its box and from random starts."""
+        """Attack every disjunct that is open once more, from the center of its box and from random starts."""
         attack = replace(self._attack, seed=self._attack.seed + self._rounds)
         if self._rounds % 2:
             attack = replace(attack, descent=Descent.ADAPTIVE, step=_ADAPTIVE_STEP, steps=2 * attack.steps)
-        self._rounds += 1
-        for items in torch.split(self._items, points_at_once(self._network)):
+        for items in torch.split(self._starting_items(), points_at_once(self._network)):
             for point in self._promising(attack, items, deadline):
                 found = self._replayed(point)
                 if found is not None:
@@ -99,6 +104,13 @@ class Falsification:
             if time.monotonic() >= deadline:
                 break
         return None
+
+    def _starting_items(self) -> Tensor:
+        """Return the number of the disjunct that each start of the next round belongs to, and count that round."""
+        most = min(points_at_once(self._network), _MOST_POINTS) // max(1, len(self._items))
+        repeats = max(1, min(_GROWTH**self._rounds, most))
+        self._rounds += 1
+        return torch.tensor(self._items * repeats, dtype=torch.int64)
 
     @torch.no_grad()
     def look(self, points: Tensor, item: tuple[int, int]) -> Counterexample | None:

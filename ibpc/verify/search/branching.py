@@ -7,6 +7,7 @@ parts bounds the whole box at any time.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
@@ -19,7 +20,7 @@ from ibpc.verify.search.boxes import BoxParts
 from ibpc.verify.search.parts import Parts, value_count
 from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
-from ibpc.verify.search.values import ValueParts
+from ibpc.verify.search.values import ValueParts, advance_together
 
 # Most inputs, and most values in all, of networks that are cut along their inputs.
 MOST_INPUTS: Final = 20
@@ -65,13 +66,18 @@ class Branching:
         """Whether continuing would change nothing: everything is refuted, or nothing is left to cut."""
         return self._parts is not None and (not self._parts.waiting or self._parts.is_stuck)
 
+    @property
+    def parts(self) -> Parts:
+        """The parts that are waiting, at first one: the whole box."""
+        if self._parts is None:
+            self._parts = self._first_part()
+        return self._parts
+
     @torch.no_grad()
     def run(self, deadline: float) -> None:
         """Continue until the search is over or the deadline has passed."""
-        if self._parts is None:
-            self._parts = self._first_part()
         while not self.is_over and time.monotonic() < deadline:
-            self.bounded += self._parts.advance(deadline)
+            self.bounded += self.parts.advance(deadline)
 
     def _first_part(self) -> Parts:
         lower, upper = self._roots.ends(self._case)
@@ -82,3 +88,25 @@ class Branching:
         if varying <= MOST_INPUTS and is_small:
             return BoxParts(self._roots, self._goal, lower, upper, self.proof)
         return ValueParts(self._roots, self._goal, self._case, self.proof)
+
+
+@torch.no_grad()
+def run_together(searches: Sequence[Branching], turn: float, deadline: float) -> None:
+    """Continue searches over one case's box until they are over or the turn has ended, at the latest at the deadline.
+
+    Those along values bound their parts together; the others share the time that these leave.
+    """
+    ends = min(deadline, time.monotonic() + turn)
+    along_values = [(search, search.parts) for search in searches if isinstance(search.parts, ValueParts)]
+    while time.monotonic() < ends:
+        waiting = [(search, parts) for search, parts in along_values if not search.is_over]
+        if not waiting:
+            break
+        for (search, _), count in zip(
+            waiting, advance_together([parts for _, parts in waiting], deadline), strict=True
+        ):
+            search.bounded += count
+    others = [search for search in searches if not isinstance(search.parts, ValueParts) and not search.is_over]
+    for number, search in enumerate(others):
+        now = time.monotonic()
+        search.run(now + max(0.0, ends - now) / (len(others) - number))

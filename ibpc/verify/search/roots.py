@@ -33,6 +33,7 @@ class Roots:
         self._shapes = [shape[1:] for shape in walk.graph.shapes_of(walk.inputs)]
         self._deadlines = deadlines
         self._cone: Cone | None = None
+        self._plain: dict[int, Values] = {}
         self._values: dict[int, Values] = {}
         self._sharp: dict[int, tuple[Values, Record | None]] = {}
 
@@ -53,7 +54,10 @@ class Roots:
 
     def plain(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case by interval bounds."""
-        return interval_values(self.walk, self.whole(case), self.arithmetic)
+        if case not in self._plain:
+            _make_room(self._plain)
+            self._plain[case] = interval_values(self.walk, self.whole(case), self.arithmetic)
+        return self._plain[case]
 
     @property
     def cone(self) -> Cone:
@@ -66,9 +70,7 @@ class Roots:
     def values(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""
         if case not in self._values:
-            while len(self._values) >= _MOST_ROOTS:
-                oldest = next(iter(self._values))
-                del self._values[oldest]
+            for oldest in _make_room(self._values):
                 self._sharp.pop(oldest, None)
             boxes, deadline = self.whole(case), self._deadlines[0]
             self._values[case] = refined_values(self.walk, boxes, self.arithmetic, deadline, cone=self.cone)
@@ -87,3 +89,11 @@ class Roots:
             values = sharpened_values(self.walk, boxes, self.arithmetic, known, deadline, self.cone, record)
             self._sharp[case] = values, record if record.is_whole else None
         return self._sharp[case]
+
+
+def _make_room(known: dict[int, Values]) -> list[int]:
+    """Drop the oldest values until there is room for those of one more case; return the cases dropped."""
+    dropped = list(known)[: max(0, len(known) + 1 - _MOST_ROOTS)]
+    for case in dropped:
+        del known[case]
+    return dropped

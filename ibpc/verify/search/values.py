@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from math import inf
 from typing import Final
 
@@ -69,7 +70,8 @@ class ValueParts(Parts):
 
     The part furthest from being refuted is cut first; once more than `_most` are waiting, the nearest ones are, so that
     memory stays bounded. Of several forms each part continues with the one that came nearest, and bounds all of them
-    again at the depths 32, 64 … and if nothing is left to cut.
+    again at the depths 32, 64 … and if nothing is left to cut. Searches for several disjuncts over one box bound their
+    parts in one go (`advance_together`).
     """
 
     def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
@@ -83,7 +85,7 @@ class ValueParts(Parts):
         self._neurons = Neurons(walk, self._fronts)
         has_kinks = any(walk.steps[name].operator.rules.kinks is not None for name in self._fronts.values())
         self._patience = _PATIENCE if has_kinks else _PATIENCE_WITH_CURVES
-        self._stack = [_Part((), place, -inf, Start())]
+        self._stack = [_Part((), place, -inf, Start(), steps=_FIRST_STEPS)]
         self._at_once = parts_at_once(walk, _MOST_PARTS)
         self._most = max(self._at_once, int(_STORED // max(1, self._count())))
 
@@ -98,27 +100,49 @@ class ValueParts(Parts):
 
     def advance(self, deadline: float) -> int:
         """Bound some parts with slopes and multipliers, and cut those not refuted at one more neuron."""
+        (count,) = advance_together([self], deadline)
+        return count
+
+    def take(self, share: int) -> Batch:
+        """Take the next parts off the stack: one `share`-th of those that are bounded at once, or a few more."""
         self._prepare()
-        parts = self._taken()
+        parts = self._taken(max(1, self._at_once // share))
         self._bounded += len(parts)
-        values, ends = self._values(parts)
+        return Batch(self, parts, self._forms(parts), self._root)
+
+    def ascended(self, parts: Sequence[_Part], values: Values, ends: Ends, forms: Tensor, deadline: float) -> Ascent:
+        """Return bounds of the forms (R, B, K) on parts, also of other searches."""
         (output,) = self._walk.graph.outputs
-        forms = self._forms(parts)
-        steps = max(part.steps if part.depth else max(part.steps, _FIRST_STEPS) for part in parts)
-        start = _joined([part.start for part in parts], len(forms))
-        found = ascend(self._walk, values, {output: forms}, steps, ends, start, deadline, elementwise_planes)
-        judged = self._judged(parts, found)
-        left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
-        self._corners = self._least_corners(found.forms, left)
-        for number, (part, refutation) in enumerate(zip(parts, judged, strict=True)):
-            if refutation.refuted and self._is_written:
+        steps, start = max(part.steps for part in parts), _joined([part.start for part in parts], len(forms))
+        return ascend(self._walk, values, {output: forms}, steps, ends, start, deadline, elementwise_planes)
+
+    def cuts(
+        self,
+        parts: Sequence[_Part],
+        left: Sequence[int],
+        values: Values,
+        ends: Ends,
+        found: Ascent,
+        forms: Tensor,
+    ) -> list[NeuronCut | None]:
+        """Return the next cut of each of the parts `left`, also of other searches."""
+        if not self._is_tight or not any(part.steps for part in parts):
+            return [None] * len(left)
+        return self._neurons.best(left, values, ends, found, forms)
+
+    def settle(
+        self, batch: Batch, judged: Sequence[Refutation], cuts: Mapping[int, NeuronCut | None], found: Ascent, at: int
+    ) -> None:
+        """Close the parts that are refuted, cut the others and put them back; the first of them is number `at`."""
+        for number, (part, refutation) in enumerate(zip(batch.parts, judged, strict=True), start=at):
+            if not refutation.refuted:
+                self._divide(part, cuts[number], refutation, _start_of(found, number))
+            elif self._is_written:
                 part.place.close(self._evidence(number, part, refutation, found))
-        cuts = self._neurons.best(left, values, ends, found, forms) if self._is_tight else [None] * len(left)
-        for number, cut in zip(left, cuts, strict=True):
-            self._divide(parts[number], cut, judged[number], _start_of(found, number))
+        left = [number for number, refutation in enumerate(judged, start=at) if not refutation.refuted]
+        self._corners = self._least_corners(found.forms, left)
         self._stack.sort(key=lambda part: -part.margin)
         self.margin = min((part.margin for part in self._stack), default=inf)
-        return len(parts)
 
     def _least_corners(self, forms: Mapping[str, Tensor], parts: Sequence[int]) -> Tensor:
         """Return the corners of the box where the input forms (R, B, …) of these parts are least."""
@@ -146,14 +170,14 @@ class ValueParts(Parts):
             if record is not None:
                 self._place.sharpen(record)
 
-    def _taken(self) -> list[_Part]:
+    def _taken(self, count: int) -> list[_Part]:
         """Take the next parts: those with the least margins from the end, or with the greatest from the front.
 
         Like the first of them, they bound either all forms or one each.
         """
         order = self._stack if len(self._stack) > self._most else self._stack[::-1]
         bounds_all = order[0].form is None
-        most = max(1, self._at_once // len(self._goal.forms)) if bounds_all else self._at_once
+        most = max(1, count // len(self._goal.forms)) if bounds_all else count
         taken = [part for part in order if (part.form is None) == bounds_all][:most]
         gone = set(map(id, taken))
         self._stack = [part for part in self._stack if id(part) not in gone]
@@ -166,9 +190,10 @@ class ValueParts(Parts):
             return self._goal.forms[chosen].unsqueeze(0)
         return self._goal.forms.unsqueeze(1).expand(-1, len(parts), -1)
 
-    def _judged(self, parts: Sequence[_Part], found: Ascent) -> list[Refutation]:
+    def judged(self, parts: Sequence[_Part], lower: Tensor) -> list[Refutation]:
+        """Return the verdict of lower bounds (R, B) on each part."""
         chosen = [part.form for part in parts if part.form is not None]
-        return self._goal.judge_single(chosen, found.lower) if chosen else self._goal.judge(found.lower)
+        return self._goal.judge_single(chosen, lower) if chosen else self._goal.judge(lower)
 
     def _is_cut_in_front(self, step: Step) -> bool:
         """Return whether an operator acts elementwise on a computed value, which a search may cut."""
@@ -181,19 +206,29 @@ class ValueParts(Parts):
     def _divide(self, part: _Part, cut: NeuronCut | None, found: Refutation, start: Start) -> None:
         margin = max(part.margin, found.margin)
         if cut is None:
-            steps = part.steps * _MORE_STEPS if self._is_sharp else part.steps
-            if steps > _MOST_STEPS and (part.form is None or len(self._goal.forms) == 1):
-                self.is_stuck = True
-            self._bounded = max(self._bounded, self._patience) if self._is_tight else self._bounded
-            self._stack.append(
-                replace(part, margin=margin, start=start, form=None, steps=_STEPS if steps > _MOST_STEPS else steps)
-            )
+            self._stack.append(self._again(part, margin, start))
             return
         form, start = self._next_form(part, found, start)
         places = part.place.cut_value(self._fronts[cut.value], cut.element, cut.at)
         for side, place in zip((-1, 1), places, strict=True):
             half = Half(cut.value, cut.element, cut.at, side)
             self._stack.append(_Part((*part.halves, half), place, margin, start, form))
+
+    def _again(self, part: _Part, margin: float, start: Start) -> _Part:
+        """Return a part that was not cut, to be bounded once more.
+
+        The whole box is bounded over its plain boxes, over tight ones by CROWN's planes, which often are enough, and
+        then by chosen ones, before it is cut. Where nothing is left to cut, more steps choose planes.
+        """
+        if not self._is_tight:
+            return replace(part, margin=margin, steps=0)
+        if part.steps == 0:
+            return replace(part, margin=margin, steps=_FIRST_STEPS)
+        steps = part.steps * _MORE_STEPS if self._is_sharp else part.steps
+        if steps > _MOST_STEPS and (part.form is None or len(self._goal.forms) == 1):
+            self.is_stuck = True
+        self._bounded = max(self._bounded, self._patience)
+        return replace(part, margin=margin, start=start, form=None, steps=_STEPS if steps > _MOST_STEPS else steps)
 
     def _next_form(self, part: _Part, found: Refutation, start: Start) -> tuple[int | None, Start]:
         """Return the form that the halves of a part continue with, None for all of them, and its start."""
@@ -215,7 +250,7 @@ class ValueParts(Parts):
     def _count(self) -> int:
         return sum(self._root.box(front).lower.numel() for front in self._fronts)
 
-    def _values(self, parts: Sequence[_Part]) -> tuple[Values, Ends]:
+    def values_of(self, parts: Sequence[_Part]) -> tuple[Values, Ends]:
         """Return the boxes of all parts, those of the root intersected with each part's cuts, and these cuts."""
         count = len(parts)
         known = {name: _expanded(value, count) for name, value in self._root.known.items()}
@@ -237,6 +272,47 @@ class ValueParts(Parts):
                 low, high = result[half.value]
                 (low if half.side > 0 else high)[number].view(-1)[half.element] = half.at
         return result
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Parts that a search took off its stack, the forms (R, B, K) to bound on each, and the boxes they are parts of."""
+
+    search: ValueParts
+    parts: list[_Part]
+    forms: Tensor
+    root: Values
+
+
+def advance_together(searches: Sequence[ValueParts], deadline: float) -> list[int]:
+    """Bound some parts of each search over one case's box, cut those not refuted, and return how many they were.
+
+    Parts that bound as many forms over the same boxes are bounded in one go, whatever disjunct they belong to.
+    """
+    batches = [search.take(len(searches)) for search in searches]
+    alike: dict[tuple[int, int], list[Batch]] = {}
+    for batch in batches:
+        alike.setdefault((id(batch.root), len(batch.forms)), []).append(batch)
+    for some in alike.values():
+        _bound(some, deadline)
+    return [len(batch.parts) for batch in batches]
+
+
+def _bound(batches: Sequence[Batch], deadline: float) -> None:
+    """Bound the parts of all batches in one go, and let each search continue with its own."""
+    first, parts = batches[0].search, [part for batch in batches for part in batch.parts]
+    forms = torch.cat([batch.forms for batch in batches], 1)
+    values, ends = first.values_of(parts)
+    found = first.ascended(parts, values, ends, forms, deadline)
+    starts = list(accumulate((len(batch.parts) for batch in batches), initial=0))
+    judged = [
+        batch.search.judged(batch.parts, found.lower[:, at : at + len(batch.parts)])
+        for at, batch in zip(starts, batches, strict=False)
+    ]
+    left = [number for number, one in enumerate(chain.from_iterable(judged)) if not one.refuted]
+    cuts = dict(zip(left, first.cuts(parts, left, values, ends, found, forms), strict=True))
+    for at, batch, verdicts in zip(starts, batches, judged, strict=False):
+        batch.search.settle(batch, verdicts, cuts, found, at)
 
 
 def _expanded(value: Operand, count: int) -> Operand:

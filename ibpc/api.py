@@ -30,11 +30,10 @@ from ibpc.training.runner import TrainingRun, train
 from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.balls import Ball, ball, spread_balls
-from ibpc.verify.batch_certifier import BatchCertifier
 from ibpc.verify.certificates.certificate import Claim, ModelFile, data_certificate, property_certificate
 from ibpc.verify.competition import result_text
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.decide import Decision, DecisionOptions, image_plan, plan_named
+from ibpc.verify.decide import Decision, DecisionOptions, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.judge import Judge
@@ -368,13 +367,7 @@ def certify(
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
     dataset = load_dataset(data) if isinstance(data, str) else data
-    first, *rest = image_plan(method)
-    how = _deciding(tuple(rest), arithmetic, timeout, seed)
-    certification = DataCertifier(
-        method,
-        BatchCertifier(first, how.arithmetic, replace(attack, seed=attack.seed + seed), batch),
-        how if rest else None,
-    )
+    certification = DataCertifier.of(method, _arithmetic(arithmetic), attack, batch, _seconds(timeout), seed)
     images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
     workers, job = present(), certification.identity(network, dataset, eps, len(images))
     journal = Journal(None if report is None else Path(report), job, workers.rank)
@@ -388,7 +381,7 @@ def write_report(
     data: Dataset | str | None = None,
     data_root: str | Path | None = None,
     eps: float | None = None,
-    method: str = AUTO,
+    method: str = QUICK,
     limit: int = 200,
     progress: Callable[[str], object] = ignore,
 ) -> Path:

@@ -7,7 +7,7 @@ neither on tensors nor, when the same code runs on `torch.fx` proxies, in the em
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import torch
@@ -163,6 +163,16 @@ class Interval:
     def __repr__(self) -> str:
         form = "center/radius" if self._centered else "lower/upper"
         return f"Interval({tuple((self.center if self._centered else self.lower).shape)}, {form})"
+
+
+def ends_of(boxes: Iterable[Interval]) -> list[Tensor]:
+    """Return lower and upper bounds of each box in turn: the order in which lowered graphs take and return them."""
+    return [end for box in boxes for end in (box.lower, box.upper)]
+
+
+def boxes_of(ends: Sequence[Tensor]) -> tuple[Interval, ...]:
+    """Return the boxes with these ends, in the order of `ends_of`."""
+    return tuple(map(Interval.bounds, ends[::2], ends[1::2]))
 
 
 class Paired:

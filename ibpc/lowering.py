@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 import torch
 from torch import fx, nn
 
-from ibpc.interval import Interval, Paired
+from ibpc.interval import Interval, Paired, ends_of
 from ibpc.ir import INPUT, Graph, Node
 from ibpc.ops import operators
 from ibpc.ops.rules import Call, Rules, call_of
@@ -147,7 +147,7 @@ def lower_interval(
         call = call_of(graph, node, arithmetic)
         values[node.name] = rule(call, *operands, **emission.parameters_of(graph, node.name))
     boxes = [value if isinstance(value := values[name], Interval) else Interval.point(value) for name in ends]
-    return emission.finish([bound for box in boxes for bound in (box.lower, box.upper)])
+    return emission.finish(ends_of(boxes))
 
 
 def lower_paired(
@@ -175,8 +175,7 @@ def lower_paired(
     for node in _between(graph, starts, [*nominal, *bounded]):
         sides.run(node, emission.parameters_of(graph, node.name))
     values = [sides.nominal(name) for name in nominal]
-    boxes = [sides.interval(name) for name in bounded]
-    bounds = [bound for box in boxes for bound in (box.lower, box.upper)]
+    bounds = ends_of(sides.interval(name) for name in bounded)
     return emission.finish([*values, *bounds, *(part for name in scaled for part in sides.scalings[name])])
 
 

@@ -17,7 +17,7 @@ from ibpc.artifact import OldRun, Source
 from ibpc.entries import Entries
 from ibpc.errors import GraphError, Problem, nearest, raise_all
 from ibpc.hints import mark_trained
-from ibpc.interval import Interval
+from ibpc.interval import Interval, boxes_of, ends_of
 from ibpc.ir import Graph, format_shape
 from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
@@ -125,8 +125,7 @@ class Network:
 
     def interval(self, *boxes: Interval) -> Interval:
         """Return the box of the first output over the boxes of the inputs, (B, …) → (B, K)."""
-        results = self.bounds(*(bound for box in boxes for bound in (box.lower, box.upper)))
-        return Interval.bounds(results[0], results[1])
+        return boxes_of(self.bounds(*ends_of(boxes)))[0]
 
     @property
     def device(self) -> torch.device:

@@ -259,6 +259,7 @@ def test_no_part_of_a_box_is_left_out(cut, monkeypatch):
 
 
 def test_plans_name_known_methods():
+    assert plan_named("auto") == ("attack", "ibp", "crown-ibp", "bab")
     for plan in PLANS.values():
         assert all(name in METHODS or name == "bab" for name in plan)
     with pytest.raises(UsageError, match="bounding method"):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ibpc.bounds import METHODS
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import AffineRules, Boxes
-from ibpc.bounds.batching import rows_at_once, samples_at_once
+from ibpc.bounds.batching import parts_of, rows_at_once, samples_at_once
 from ibpc.bounds.coefficients import dotted
 from ibpc.bounds.definedness import Definedness
 from ibpc.bounds.enclosure import distinct, misfits, moved_to, wanted_rows
@@ -70,8 +70,7 @@ def affine_bounds(
     walk, moved = walk_of(graph, device), moved_to(device, boxes)
     with torch.no_grad(), plain_products():
         bounded = partial(_bounded, walk, matrix.to(device, torch.float64), rules, arithmetic, deadline)
-        ends = [torch.split(end, samples_at_once(walk)) for box in moved for end in (box.lower, box.upper)]
-        parts = [bounded(tuple(map(Interval.bounds, part[::2], part[1::2]))) for part in zip(*ends, strict=True)]
+        parts = [bounded(part) for part in parts_of(moved, samples_at_once(walk))]
         doubts = Definedness(Walk(graph, device), arithmetic).doubts(moved, deadline)
     known = torch.tensor([doubt is None for doubt in doubts], device=device)
     lower, upper = (_joined([part[side] for part in parts], known, places) for side in (0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ibpc.bounds.base import Bounder
 from ibpc.bounds.values import Walk
-from ibpc.interval import Interval
+from ibpc.interval import Interval, boxes_of, ends_of
 
 # Most coefficients of one backward pass at a node, 8 bytes each; about five such tensors are alive at a time. On a CPU
 # they should stay in its caches.
@@ -23,11 +24,16 @@ def in_parts(bound: Bounder, size: int) -> Bounder:
     """Return the bounder that takes `size` samples of a batch at a time: each has its own unstable neurons."""
 
     def parted(*boxes: Interval) -> Interval:
-        ends = [torch.split(end, size) for box in boxes for end in (box.lower, box.upper)]
-        found = [bound(*map(Interval.bounds, part[::2], part[1::2])) for part in zip(*ends, strict=True)]
+        found = [bound(*part) for part in parts_of(boxes, size)]
         return Interval.bounds(torch.cat([box.lower for box in found]), torch.cat([box.upper for box in found]))
 
     return parted
+
+
+def parts_of(boxes: Sequence[Interval], size: int) -> Iterator[tuple[Interval, ...]]:
+    """Yield the boxes (B, …) of all inputs, `size` samples at a time."""
+    for ends in zip(*(torch.split(end, size) for end in ends_of(boxes)), strict=True):
+        yield boxes_of(ends)
 
 
 def samples_at_once(walk: Walk) -> int:

@@ -271,7 +271,7 @@ def _finite(plane: Plane) -> Plane:
 
 def _inside(kink: Tensor | float, box: Interval) -> Tensor:
     point = torch.as_tensor(kink, dtype=box.lower.dtype, device=box.lower.device)
-    return torch.minimum(torch.maximum(point, box.lower), box.upper)
+    return box.nearest(point)
 
 
 def _flat(value: Tensor) -> Array:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ibpc.bounds.base import Bounder, Method, Proof
 from ibpc.bounds.values import Walk
-from ibpc.interval import Interval
+from ibpc.interval import Interval, boxes_of, ends_of
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.passes import EliminateDeadCode
@@ -27,8 +27,7 @@ def ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = in
 
     @torch.no_grad()
     def bound(*boxes: Interval) -> Interval:
-        lower, upper = lowered(*(end for box in boxes for end in (box.lower, box.upper)))
-        return Interval.bounds(lower, upper)
+        return boxes_of(lowered(*ends_of(boxes)))[0]
 
     return bound
 

@@ -22,7 +22,7 @@ def report(
         float | None,
         typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius; default: the largest of the recipes."),
     ] = None,
-    method: Bounding = "auto",
+    method: Bounding = "ibp",
     limit: Annotated[int, typer.Option("--limit", min=1, help="Only N test images, evenly spread.")] = 200,
 ) -> None:
     """Write a page on training runs, side by side: curves, accuracies, bounds, margins, images, maps."""

@@ -87,13 +87,9 @@ def _moved(axis: int) -> int:
 
 
 def _axis(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """Move an attribute `axis`."""
-    return replace(node, attributes={**node.attributes, "axis": _moved(int(node.attributes["axis"]))})
-
-
-def _scale_axis(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """Move the attribute `axis` of a scale; version 10 has none, for it knows one scale a tensor."""
-    return _axis(node, builder, outputs) if "axis" in node.attributes else node
+    """Move the attribute `axis` if there is one: a Compress without it flattens, DequantizeLinear-10 has one scale."""
+    axis = node.attributes.get("axis")
+    return node if axis is None else replace(node, attributes={**node.attributes, "axis": _moved(int(axis))})
 
 
 def _axes(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
@@ -118,15 +114,6 @@ def _permutation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -
     rank = len(node.operand(0).shape) - 1
     given = node.attributes.get("perm") or list(reversed(range(rank)))
     return replace(node, attributes={**node.attributes, "perm": [0, *(int(axis) + 1 for axis in given)]})
-
-
-def _concatenation(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """Concat: constants get a dimension for the batch too."""
-    inputs = tuple(
-        value if value is None or value.constant is None else builder.constant(value.constant.unsqueeze(0))
-        for value in node.inputs
-    )
-    return _axis(replace(node, inputs=inputs), builder, outputs)
 
 
 def _slices(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
@@ -162,17 +149,13 @@ def _repeats(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> On
 
 
 def _indexed(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """GatherElements, GatherND and their like: constants get a dimension of size 1 in front, counters move by one."""
+    """Constants get a dimension of size 1 in front, as every sample has; the axis and the batch dimensions move."""
     inputs = tuple(
         value if value is None or value.constant is None else builder.constant(value.constant.unsqueeze(0))
         for value in node.inputs
     )
-    attributes = dict(node.attributes)
-    if node.type == "GatherND":
-        attributes["batch_dims"] = int(attributes.get("batch_dims", 0)) + 1
-    if "axis" in attributes:
-        attributes["axis"] = _moved(int(attributes["axis"]))
-    return replace(node, attributes=attributes, inputs=inputs)
+    counted = {"batch_dims": int(node.attributes.get("batch_dims", 0)) + 1} if node.type == "GatherND" else {}
+    return _axis(replace(node, attributes={**node.attributes, **counted}, inputs=inputs), builder, outputs)
 
 
 def _tuples(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
@@ -181,11 +164,6 @@ def _tuples(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> Onn
     first = torch.zeros_like(indices[..., :1])
     full = builder.constant(torch.cat([first, indices], -1))
     return _indexed(_with_input(node, 1, full), builder, outputs)
-
-
-def _condition(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
-    """Compress: move the axis if there is one; without one it is the sample that is flattened."""
-    return _axis(node, builder, outputs) if node.attributes.get("axis") is not None else node
 
 
 def _sequences(node: OnnxNode, builder: Builder, outputs: tuple[Sizes, ...]) -> OnnxNode:
@@ -289,23 +267,20 @@ _TABLE: Final[Mapping[Lift, Sequence[str]]] = {
         *("Mod", "Mul", "Or", "PRelu", "Pow", "Sub", "Sum", "Where", "Xor"),
     ),
     _axis: (
-        *("ArgMax", "ArgMin", "Gather", "LayerNormalization", "LogSoftmax", "LpNormalization", "OneHot"),
-        *("RMSNormalization", "Softmax", "Split", "TopK"),
+        *("ArgMax", "ArgMin", "Compress", "DequantizeLinear", "Gather", "LayerNormalization", "LogSoftmax"),
+        *("LpNormalization", "OneHot", "QuantizeLinear", "RMSNormalization", "Softmax", "Split", "TopK"),
     ),
     _axes: (
         *("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin"),
         *("ReduceProd", "ReduceSum", "ReduceSumSquare"),
     ),
-    _scale_axis: ("DequantizeLinear", "QuantizeLinear"),
     _permutation: ("Transpose",),
-    _concatenation: ("Concat",),
     _slices: ("Slice",),
     _pads: ("Pad",),
     _expansion: ("Expand",),
     _repeats: ("Tile",),
-    _indexed: ("GatherElements", "GatherND", "ScatterElements"),
+    _indexed: ("Concat", "GatherElements", "GatherND", "ScatterElements"),
     _tuples: ("ScatterND",),
-    _condition: ("Compress",),
     _sequences: ("ReverseSequence",),
     _cumulation: ("CumSum",),
     _resizing: ("Resize", "Upsample"),

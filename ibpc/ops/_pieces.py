@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ibpc.interval import Interval
+from ibpc.ops._curves import defined
 from ibpc.ops._planes import chord
 from ibpc.ops._steps import flushed
 from ibpc.ops.combinators import outward
@@ -62,9 +63,8 @@ def pieces_interval(call: Call, x: Interval, pieces: Sequence[Piece], ulps: int,
         lower = torch.where(met, torch.minimum(lower, first), lower)
         upper = torch.where(met, torch.maximum(upper, last), upper)
     known = (box.lower <= box.upper) | (lower <= upper)
-    unknown = torch.full_like(lower, inf)
-    lower, upper = torch.where(known, lower, -unknown), torch.where(known, upper, unknown)
-    return outward(call, lower, upper, ulps, absolute)
+    bounds = defined(known, Interval.bounds(lower, upper))
+    return outward(call, bounds.lower, bounds.upper, ulps, absolute)
 
 
 def _blurred(piece: Piece) -> Piece:

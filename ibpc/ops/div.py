@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ibpc.interval import Interval, Paired
+from ibpc.ops._curves import defined, defined_planes, substituted
 from ibpc.ops._elementwise import broadcast_shape, export_as, import_as, option_free_layer
 from ibpc.ops._planes import product_planes
 from ibpc.ops._products import corners, flushable, scaling
@@ -56,9 +57,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
     numerator = x if isinstance(x, Interval) else Interval.bounds(x, x)
     divisor, safe = _nonzero(flushable(call, y))
     lower, upper = corners(flushable(call, numerator), divisor, torch.div)
-    bounds = outward(call, lower, upper)
-    unknown = torch.full_like(upper, torch.inf)
-    return Interval.bounds(torch.where(safe, bounds.lower, -unknown), torch.where(safe, bounds.upper, unknown))
+    return defined(safe, outward(call, lower, upper))
 
 
 def _nonzero(y: Interval) -> tuple[Interval, Tensor]:
@@ -67,8 +66,7 @@ def _nonzero(y: Interval) -> tuple[Interval, Tensor]:
     No box of numbers: a NaN bound, or [∞, ∞], which an overflow leaves and which stands for any large number.
     """
     safe = ((y.lower > 0) & (y.lower < torch.inf)) | ((y.upper < 0) & (y.upper > -torch.inf))
-    ones = torch.ones_like(y.lower)
-    return Interval.bounds(torch.where(safe, y.lower, ones), torch.where(safe, y.upper, ones)), safe
+    return substituted(safe, y, 1.0), safe
 
 
 def paired(call: Call, x: PairedOperand, y: PairedOperand) -> Paired:
@@ -93,11 +91,8 @@ def relaxation(call: Call, x: Operand, y: Operand) -> Planes:
     least, greatest = _chosen(flipped, chord, tangent), _chosen(flipped, tangent, chord)
     reciprocal = Interval.bounds(1.0 / divisor.upper, 1.0 / divisor.lower)
     product = product_planes(x if isinstance(x, Interval) else Interval.bounds(x, x), reciprocal)
-    unknown = torch.full_like(product.lower.offset, torch.inf)
-    return Planes(
-        _composed(product.lower, least, greatest, safe, -unknown),
-        _composed(product.upper, greatest, least, safe, unknown),
-    )
+    planes = Planes(_composed(product.lower, least, greatest), _composed(product.upper, greatest, least))
+    return defined_planes(safe, planes)
 
 
 def _reciprocal_lines(y: Interval) -> tuple[Plane, Plane]:
@@ -113,17 +108,11 @@ def _chosen(condition: Tensor, first: Plane, second: Plane) -> Plane:
     return Plane((slope,), torch.where(condition, first.offset, second.offset))
 
 
-def _composed(product: Plane, positive: Plane, negative: Plane, safe: Tensor, unknown: Tensor) -> Plane:
+def _composed(product: Plane, positive: Plane, negative: Plane) -> Plane:
     """Return a plane in x and r as one in x and y: r becomes `positive` or `negative` by the sign of its slope."""
     of_x, of_reciprocal = product.slopes
     line = _chosen(of_reciprocal >= 0, positive, negative)
-    slope = of_reciprocal * line.slopes[0]
-    offset = product.offset + of_reciprocal * line.offset
-    nothing = torch.zeros_like(slope)
-    return Plane(
-        (torch.where(safe, of_x, torch.zeros_like(of_x)), torch.where(safe, slope, nothing)),
-        torch.where(safe, offset, unknown),
-    )
+    return Plane((of_x, of_reciprocal * line.slopes[0]), product.offset + of_reciprocal * line.offset)
 
 
 OPERATOR = register(

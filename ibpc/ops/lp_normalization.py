@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape
+from ibpc.ops._curves import defined
 from ibpc.ops._elementwise import export_as
 from ibpc.ops._norms import moduli, norm, sums_of_others
 from ibpc.ops._planes import midpoint
@@ -52,10 +53,8 @@ def interval(call: Call, x: Interval) -> Interval:
     known = greatest < torch.inf
     if call.arithmetic is Arithmetic.FLOAT32:
         known = known & (powers[0].sum(-1, keepdim=True) > 4.0 * size * SMALLEST / UNIT)
-    bounds = outward(call, lower, upper, 2 * size + 4 * ELEMENTARY_ULPS + 16)
-    unknown = torch.full_like(lower, torch.inf)
-    lower, upper = torch.where(known, bounds.lower, -unknown), torch.where(known, bounds.upper, unknown)
-    return Interval.bounds(lower.movedim(-1, axis), upper.movedim(-1, axis))
+    bounds = defined(known, outward(call, lower, upper, 2 * size + 4 * ELEMENTARY_ULPS + 16))
+    return bounds.map(lambda end: end.movedim(-1, axis))
 
 
 def _power(call: Call, x: Tensor) -> Tensor:

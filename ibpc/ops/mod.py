@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ibpc.interval import Interval
+from ibpc.ops._curves import defined
 from ibpc.ops._elementwise import broadcast_shape
 from ibpc.ops._steps import elementwise_range, flushed
 from ibpc.ops.base import Operator, register
@@ -36,8 +37,7 @@ def interval(call: Call, x: Operand, y: Operand) -> Interval:
     smooth = (numerator.upper - numerator.lower < exact.abs()) & (least < most) | (numerator.lower == numerator.upper)
     smooth = smooth & (divisor.lower == divisor.upper)
     lower, upper = torch.where(smooth, least, lower), torch.where(smooth, most, upper)
-    unknown = torch.full_like(lower, torch.inf)
-    found = Interval.bounds(torch.where(safe, lower, -unknown), torch.where(safe, upper, unknown))
+    found = defined(safe, Interval.bounds(lower, upper))
     return flushed(call, found) if call["fmod"] else outward(call, found.lower, found.upper)
 
 

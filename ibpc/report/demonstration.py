@@ -19,7 +19,6 @@ from ibpc.training.runner import TrainingRun, train
 from ibpc.verify.batch_certifier import BatchCertifier
 from ibpc.verify.certificates.certificate import ModelFile, data_certificate
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.journal import Journal
 from ibpc.verify.results import Robustness
 
 EPS: Final = 0.1
@@ -49,7 +48,7 @@ def demonstrate(out: Path, seed: int, reporter: Reporter) -> Demonstration:
     recipe = Recipe.default("ibp", eps=EPS, dataset=DATASET)
     run = train(network, recipe, dataset, out, seed=seed, resume=True, reporter=reporter)
     certifier, test = DataCertifier("ibp", BatchCertifier("ibp")), dataset.test
-    result = certifier.run(network, test.floats(), test.labels, EPS, Journal(None, {}))
+    result = certifier.run(network, test.floats(), test.labels, EPS)
     verdicts, figure = out / "verdicts.json", out / "overview.png"
     write_json(verdicts, data_certificate(ModelFile.of(out), DATASET, dataset.sha256, result, network.notes))
     title = (

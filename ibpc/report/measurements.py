@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ibpc.bounds import AUTO
+from ibpc.bounds import QUICK
 from ibpc.data import Dataset, evenly, fit_images
 from ibpc.interval import Interval
 from ibpc.ir import Graph, Node
@@ -23,9 +23,7 @@ from ibpc.rounding import Arithmetic
 from ibpc.training.layers import boxes_within
 from ibpc.training.runner import TrainingRun
 from ibpc.verify.attack import Attack
-from ibpc.verify.batch_certifier import BatchCertifier
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.journal import Journal
 from ibpc.verify.results import Robustness
 
 SHARES: Final = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0)
@@ -33,8 +31,9 @@ ATTACK: Final = Attack(steps=20, restarts=1)
 AFTER_CONVOLUTIONS: Final = "after the convolutions"
 BEFORE_LAST: Final = "before the last layer"
 PLACES: Final = (AFTER_CONVOLUTIONS, BEFORE_LAST)
-_FALLBACK: Final = "ibp"
 _BATCH: Final = 50
+# For one image that intervals leave open, where the method is a plan.
+_SECONDS: Final = 5.0
 _WIDTH_IMAGES: Final = 100
 _MAP_IMAGES: Final = 500
 _COMPONENTS: Final = 50
@@ -82,7 +81,7 @@ class Measuring:
 
     eps: float
     limit: int
-    method: str = AUTO
+    method: str = QUICK
 
     def run(
         self, name: str, run: TrainingRun, dataset: Dataset, progress: Callable[[str], object] = ignore
@@ -92,12 +91,11 @@ class Measuring:
         chosen = evenly(self.limit, len(dataset.test))
         split = dataset.test.take(torch.tensor(chosen))
         images, labels = split.floats(), split.labels
-        method = _FALLBACK if self.method == AUTO else self.method
-        certifier = DataCertifier(method, BatchCertifier(method, Arithmetic.FLOAT32, ATTACK, _BATCH))
+        certifier = DataCertifier.of(self.method, Arithmetic.FLOAT32, ATTACK, _BATCH, _SECONDS)
         curve = []
         for eps in sorted({min(1.0, share * self.eps) for share in SHARES}):
             progress(f"{name}: certify at ε = {format_eps(eps)}")
-            curve.append(certifier.run(network, images, labels, eps, Journal(None, {})))
+            curve.append(certifier.run(network, images, labels, eps))
         result = next(point for point in curve if point.eps == min(1.0, self.eps))
         progress(f"{name}: bounds through the layers")
         widths = layer_widths(network, images[evenly(_WIDTH_IMAGES, len(images))], self.eps)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite, prod
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -20,7 +20,6 @@ from ibpc.network import Network
 from ibpc.ops import operators
 from ibpc.ops.rules import call_of
 from ibpc.passes import EVALUATION
-from ibpc.report.demonstration import Demonstration
 from ibpc.report.wording import format_eps
 from ibpc.training.runner import TrainingRun
 from ibpc.training.sweep import Outcome
@@ -30,6 +29,10 @@ from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius
 from ibpc.verify.results import Robustness
 from ibpc.verify.verdicts import Verdict
+
+if TYPE_CHECKING:
+    # It draws: no other command has to wait for matplotlib.
+    from ibpc.report.demonstration import Demonstration
 
 
 def console() -> Console:

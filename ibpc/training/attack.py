@@ -116,16 +116,16 @@ def ascend(
     `others` are what the score depends on besides the points. Starts are uniform in the box. The best of all visited
     points is returned, except that a single step of a single search is taken unconditionally.
     """
-    lower, upper = box.lower.detach(), box.upper.detach()
-    radius = (upper - lower) / 2
+    inside = box.map(torch.Tensor.detach)
+    radius = inside.width / 2
     best = _Best()
     for _ in range(attack.restarts):
-        noise = draws.uniform(lower)
-        points = project(lower + noise * (upper - lower), lower, upper)
+        noise = draws.uniform(inside.lower)
+        points = inside.nearest(inside.lower + noise * inside.width)
         for number in range(attack.steps):
             scores, slopes = score.slopes_at(points, *others)
             best.offer(points, scores)
-            points = project(points + attack.length(number) * radius * slopes.sign(), lower, upper)
+            points = inside.nearest(points + attack.length(number) * radius * slopes.sign())
         if attack.steps * attack.restarts == 1:
             return points
         best.offer(points, *score.at(points, *others))
@@ -147,16 +147,11 @@ class _Best:
         self._scores = torch.where(better, scores, self._scores)
 
 
-def project(x: torch.Tensor, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """Return the nearest point of the box [lower, upper]."""
-    return torch.minimum(torch.maximum(x, lower), upper)
-
-
 def small_box(points: torch.Tensor, box: Interval, radius: float) -> Interval:
     """Return the box of `radius` around `points` (B, …), moved to lie inside `box` (Müller et al. 2023, section 3).
 
     Where `box` is narrower than 2 · radius, the result is all of it.
     """
     reach = ((box.upper - box.lower) / 2).clamp(max=radius)
-    middle = project(points, box.lower + reach, box.upper - reach)
+    middle = Interval.bounds(box.lower + reach, box.upper - reach).nearest(points)
     return Interval.bounds(torch.maximum(middle - reach, box.lower), torch.minimum(middle + reach, box.upper))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ibpc.data import Split, fit_images, to_unit
 from ibpc.errors import TrainingError
-from ibpc.interval import Interval
+from ibpc.interval import Interval, boxes_of
 from ibpc.ir import Graph, Node
 from ibpc.lowering import NO_OVERRIDES, Phase, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.margins import class_differences, margin_index, margins_of
@@ -147,7 +147,7 @@ class TrainingGraphs:
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[Interval, ...]]:
         """Return what `paired` returns, and the boxes of the values that rectifiers read, ordered as `rectified`."""
         logits, *bounds = self._observed(x, box.lower, box.upper)
-        boxes = tuple(Interval.bounds(*pair) for pair in zip(bounds[::2], bounds[1::2], strict=True))
+        boxes = boxes_of(bounds)
         return logits, margins_of(boxes[0].lower, boxes[0].upper, labels, self.index), boxes[1:]
 
     def adversarial(

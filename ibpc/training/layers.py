@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ibpc.interval import Interval
+from ibpc.interval import Interval, boxes_of
 from ibpc.lowering import lower_interval
 from ibpc.network import Network
 from ibpc.training.evaluating import evaluating
@@ -19,8 +19,7 @@ def boxes_within(network: Network, names: Sequence[str]) -> Callable[[Interval],
     bounds = lower_interval(network.graph, network.parameters, outputs=names)
 
     def boxes(box: Interval) -> tuple[Interval, ...]:
-        ends = bounds(box.lower, box.upper)
-        return tuple(Interval.bounds(*pair) for pair in zip(ends[::2], ends[1::2], strict=True))
+        return boxes_of(bounds(box.lower, box.upper))
 
     return boxes
 

@@ -77,7 +77,7 @@ class Attack:
         and end at `deadline` (`time.monotonic`). Every point lies exactly inside the bounds of its box.
         """
         generator = torch.Generator(starts[0].device).manual_seed(self.seed)
-        best = tuple(_project(x, box) for x, box in zip(starts, boxes, strict=True))
+        best = tuple(box.nearest(x) for x, box in zip(starts, boxes, strict=True))
         with torch.no_grad():
             least = score(best, torch.arange(len(best[0]), device=best[0].device))
             least = least.masked_fill(least.isnan(), torch.inf)
@@ -133,7 +133,7 @@ class Attack:
                 break
             size = self.step * (1.0 - 0.9 * step / max(self.steps, 1))
             points = tuple(
-                _project(x.detach() - size * box.width * move, box)
+                box.nearest(x.detach() - size * box.width * move)
                 for x, move, box in zip(leaves, moves, boxes, strict=True)
             )
         return best
@@ -187,16 +187,12 @@ def _better(old: Found, new: Found) -> Found:
 
 def _random(box: Interval, generator: torch.Generator, corner: int) -> Tensor:
     noise = torch.rand(box.lower.shape, generator=generator, device=box.lower.device, dtype=box.lower.dtype)
-    return _project(box.lower + (noise.round() if corner else noise) * box.width, box)
+    return box.nearest(box.lower + (noise.round() if corner else noise) * box.width)
 
 
 def _normalized(gradient: Tensor) -> Tensor:
     clean = gradient.nan_to_num(0.0, 0.0, 0.0)
     return clean / clean.abs().reshape(len(clean), -1).sum(1).clamp(min=_TINY).reshape([-1, *[1] * (clean.dim() - 1)])
-
-
-def _project(x: Tensor, box: Interval) -> Tensor:
-    return torch.minimum(torch.maximum(x, box.lower), box.upper)
 
 
 def _column(mask: Tensor, like: Tensor) -> Tensor:

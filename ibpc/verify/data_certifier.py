@@ -19,9 +19,11 @@ from ibpc.artifact import tool_versions
 from ibpc.data import Dataset, fit_images
 from ibpc.network import Network
 from ibpc.progress import ignore
+from ibpc.rounding import Arithmetic
+from ibpc.verify.attack import Attack
 from ibpc.verify.balls import Ball
 from ibpc.verify.batch_certifier import BatchCertifier
-from ibpc.verify.decide import DecisionOptions
+from ibpc.verify.decide import DecisionOptions, image_plan
 from ibpc.verify.journal import Journal
 from ibpc.verify.results import Example, Robustness
 from ibpc.verify.subject import Subject
@@ -42,6 +44,17 @@ class DataCertifier:
     name: str
     first: BatchCertifier
     rest: DecisionOptions | None = None
+
+    @classmethod
+    def of(
+        cls, method: str, arithmetic: Arithmetic, attack: Attack, batch: int, timeout: float, seed: int = 0
+    ) -> DataCertifier:
+        """Return the certifier by the plan of a method, all attacks drawing with `seed`. Raises UsageError."""
+        first, *rest = image_plan(method)
+        batches = BatchCertifier(first, arithmetic, replace(attack, seed=attack.seed + seed), batch)
+        decision = DecisionOptions(tuple(rest), arithmetic, timeout=timeout)
+        seeded = replace(decision, attack=replace(decision.attack, seed=seed))
+        return cls(method, batches, seeded if rest else None)
 
     def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
         """Return, as JSON data, everything that verdicts on the first `count` images depend on: it identifies a job."""
@@ -65,18 +78,20 @@ class DataCertifier:
         images: Tensor,
         labels: Tensor,
         eps: float,
-        journal: Journal,
+        journal: Journal | None = None,
         workers: Workers = ALONE,
         progress: Callable[[int], object] = ignore,
     ) -> Robustness:
         """Certify all images (B, …), in the units of `eps`, at the L∞ radius `eps`.
 
         Boxes are clipped to the range of the network's input, [0, 1] if it states none. Each of the `workers` takes its
-        share of the batches; examples in the journal are not done again. `progress` gets the number of examples with a
-        verdict, as far as this process knows. Every process returns the whole result. Raises PropertyError for a bad
-        radius, images that do not fit the network, or labels outside its classes.
+        share of the batches; examples in the `journal` (default: an empty one in memory) are not done again. `progress`
+        gets the number of examples with a verdict, as far as this process knows. Every process returns the whole
+        result. Raises PropertyError for a bad radius, images that do not fit the network, or labels outside its
+        classes.
         """
         images = fit_images(images, network.input_shape)
+        journal = Journal(None, {}) if journal is None else journal
         self.first.check(network, images, labels, eps)
         started, subject = time.monotonic(), Subject(network)
         subject.expect_agreement([images[:_COMPARED].to(torch.float32)])

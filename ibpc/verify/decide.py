@@ -17,7 +17,6 @@ from torch import Tensor
 from ibpc.bounds import AUTO, METHODS, Proof
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
-from ibpc.interval import Interval
 from ibpc.memory import kept_memory
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic, plain_products
@@ -253,9 +252,9 @@ class _Decider:
         definedness = Definedness(self._subject.original, self._options.arithmetic)
         deadline = self._started + self._options.timeout
         ends = [torch.stack(side) for side in zip(*(case.box.outer for case in self._property.cases), strict=True)]
-        lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends)
+        lower, upper = (side.to(self._device) for side in ends)
         with plain_products():
-            doubts = definedness.doubts(tuple(map(Interval.bounds, lower, upper)), deadline)
+            doubts = definedness.doubts(self._property.boxes(lower, upper, self._shapes), deadline)
         return next((doubt for doubt in doubts if doubt is not None), None)
 
     def _note(self, name: str, case: int, margins: Sequence[float], refutations: Sequence[Refutation]) -> None:
@@ -296,8 +295,8 @@ class _Decider:
         still_open: list[tuple[int, int]] = []
         for chunk in torch.split(torch.tensor(waiting, dtype=torch.int64), points_at_once(self._subject.network)):
             ends = torch.stack([torch.stack(cases[case].box.outer) for case in chunk.tolist()])
-            lower, upper = (self._property.split(side.to(self._device), self._shapes) for side in ends.unbind(1))
-            bounds = bound(*(Interval.bounds(low, high) for low, high in zip(lower, upper, strict=True)))
+            lower, upper = ends.to(self._device).unbind(1)
+            bounds = bound(*self._property.boxes(lower, upper, self._shapes))
             for row, case in enumerate(chunk.tolist()):
                 refutations = specification.refutations(case, bounds.lower[row], bounds.upper[row])
                 self._note(name, case, margins[case], refutations)

@@ -11,7 +11,6 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.verify.attack import Attack, Descent, Points
 from ibpc.verify.properties import Property, check_names
@@ -131,8 +130,7 @@ class Falsification:
     def _promising(self, attack: Attack, items: Tensor, deadline: float) -> Iterator[Tensor]:
         """Yield a few flat points that are counterexamples in PyTorch."""
         lower, upper = self._lower[items].to(self._device), self._upper[items].to(self._device)
-        ends = [self._property.split(side, self._shapes) for side in (lower, upper)]
-        boxes = [Interval.bounds(low, high) for low, high in zip(*ends, strict=True)]
+        boxes = self._property.boxes(lower, upper, self._shapes)
         starts = self._property.split(0.5 * lower + 0.5 * upper, self._shapes)
         wanted = items.to(self._device)
 

@@ -11,10 +11,8 @@ from ibpc.data import Split, evenly
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
-from ibpc.verify.batch_certifier import BatchCertifier
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.decide import DecisionOptions, image_plan
-from ibpc.verify.journal import Journal
+from ibpc.verify.decide import image_plan
 
 _ATTACK: Final = Attack(steps=20, restarts=1)
 _BATCH: Final = 250
@@ -37,10 +35,8 @@ class Judge:
     def certified(self, network: Network, held: Split, eps: float) -> float:
         """Return the share of the images that is proved at the L∞ radius `eps`, in float32 arithmetic."""
         split = held.take(torch.tensor(evenly(self.images, len(held))))
-        first, *rest = image_plan(self.method)
-        options = DecisionOptions(tuple(rest), Arithmetic.FLOAT32, timeout=self.timeout) if rest else None
-        certifier = DataCertifier(self.method, BatchCertifier(first, Arithmetic.FLOAT32, _ATTACK, _BATCH), options)
-        return certifier.run(network, split.floats(), split.labels, eps, Journal(None, {})).certified_accuracy
+        certifier = DataCertifier.of(self.method, Arithmetic.FLOAT32, _ATTACK, _BATCH, self.timeout)
+        return certifier.run(network, split.floats(), split.labels, eps).certified_accuracy
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data."""

@@ -52,6 +52,6 @@ def worst_points(attack: Attack, model: Logits, x: Tensor, box: Interval, labels
 
 def inner_box(x: Tensor, box: Interval) -> Interval:
     """Return a box inside the exact ball, given `box`, the ball rounded outward: its ends move in by one float."""
-    point = torch.minimum(torch.maximum(x, box.lower), box.upper)
+    point = box.nearest(x)
     inward = torch.nextafter(box.lower, box.upper), torch.nextafter(box.upper, box.lower)
     return Interval.bounds(torch.minimum(inward[0], point), torch.maximum(inward[1], point))

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibpc.errors import PropertyError
+from ibpc.interval import Interval
 from ibpc.ir import format_shape, same_order
 
 LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
@@ -260,6 +261,10 @@ class Property:
         """Return flat inputs (B, n) as one tensor (B, *shape) for each input of a network."""
         parts = torch.split(flat, [prod(shape) for shape in shapes], dim=1)
         return tuple(part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True))
+
+    def boxes(self, lower: Tensor, upper: Tensor, shapes: Sequence[tuple[int, ...]]) -> tuple[Interval, ...]:
+        """Return flat ends (B, n) as one box (B, *shape) for each input of a network."""
+        return tuple(map(Interval.bounds, self.split(lower, shapes), self.split(upper, shapes)))
 
     def check(self, inputs: Sequence[tuple[int, ...]], outputs: Sequence[tuple[int, ...]]) -> None:
         """Compare with a network's inputs and outputs, shapes without the batch.

@@ -20,14 +20,13 @@ from ibpc.bounds.values import Walk
 from ibpc.interval import Interval
 from ibpc.ops.rules import BilinearRules
 from ibpc.verify.goal import Goal
-from ibpc.verify.search.parts import Parts, value_count
+from ibpc.verify.search.parts import BoxStack, value_count
 from ibpc.verify.search.roots import Roots
 
 # Most inputs for quadratic forms.
 MOST_VARIABLES: Final = 8
 _MOST_BOXES: Final = 2048
 _NUMBERS: Final = 2**24
-_SUSPECTS: Final = 64
 # Weights of the second of two rows, both normalized to size 1, and the most rows that are added in pairs.
 _SHARES: Final = (2.0**-5, 2.0**-2, 2.0)
 _MOST_PAIRED: Final = 3
@@ -61,43 +60,28 @@ class _Found:
         return self.least.argmax(0)
 
 
-class ProductParts(Parts):
-    """Parts are boxes of inputs, flat ends (B, n), that have a width along `_axes` only."""
+class ProductParts(BoxStack):
+    """Boxes that are bounded by quadratic forms; they have a width along `_axes` only."""
 
     def __init__(self, roots: Roots, goal: Goal, lower: Tensor, upper: Tensor) -> None:
         self._roots, self._walk = roots, roots.walk
         self._rows, self._offsets = goal.excesses()
         self._axes = (lower < upper).nonzero()[:, 0].tolist()
-        self._lower, self._upper, self._margins = lower[None], upper[None], lower.new_full((1,), -inf)
         numbers = value_count(roots.walk) * monomials(len(self._axes))
-        self._at_once = max(1, min(_MOST_BOXES, _NUMBERS // max(1, numbers)))
-
-    @property
-    def waiting(self) -> int:
-        """The number of parts on the stack."""
-        return len(self._lower)
-
-    def suspects(self) -> Tensor:
-        """Return the centers of the boxes that are furthest from being refuted."""
-        worst = self._margins.topk(min(_SUSPECTS, len(self._margins)), largest=False).indices
-        return 0.5 * self._lower[worst] + 0.5 * self._upper[worst]
+        super().__init__(lower, upper, max(1, min(_MOST_BOXES, _NUMBERS // max(1, numbers))))
 
     def advance(self, deadline: float) -> int:  # noqa: ARG002
         """Bound the boxes on top, clip off what is refuted, and halve the rest; a batch always runs to its end."""
-        count = min(self._at_once, len(self._lower))
-        lower, upper = self._lower[-count:], self._upper[-count:]
-        self._lower, self._upper, self._margins = (
-            stack[:-count] for stack in (self._lower, self._upper, self._margins)
-        )
+        lower, upper = self._taken()
         found = self._bounded(lower, upper)
         low, high = self._clipped(lower, upper, found)
         left = ((found.least.amax(0) <= 0) & (low <= high).all(1)).nonzero()[:, 0]
         if len(left):
             low, high = low[left], high[left]
             weights = found.weights.gather(0, found.best[None, None].expand(1, *found.weights.shape[1:]))[0, :, left]
-            self._cut(low, high, found.margin[left], weights)
-        self.margin = float(self._margins.amin()) if len(self._margins) else inf
-        return count
+            self._halved(low, high, found.margin[left], self._gains(low, high, weights))
+        self.margin = self._least_margin()
+        return len(lower)
 
     def _forms(self, lower: Tensor, upper: Tensor) -> Quadratics:
         boxes: tuple[Interval, ...] = self._roots.boxes(lower, upper)
@@ -130,16 +114,6 @@ class ProductParts(Parts):
             high[:, axis] = torch.minimum(high[:, axis], lower[:, axis] + down)
             low[:, axis] = torch.maximum(low[:, axis], upper[:, axis] - up)
         return low, high
-
-    def _cut(self, lower: Tensor, upper: Tensor, margins: Tensor, weights: Tensor) -> None:
-        gains = self._gains(lower, upper, weights)
-        axis = gains.argmax(1, keepdim=True)
-        middle = (0.5 * lower + 0.5 * upper).gather(1, axis)
-        if bool((upper - lower).gather(1, axis).le(0).any()):
-            self.is_stuck = True
-        self._lower = torch.cat([self._lower, lower, lower.scatter(1, axis, middle)])
-        self._upper = torch.cat([self._upper, upper.scatter(1, axis, middle), upper])
-        self._margins = torch.cat([self._margins, margins, margins])
 
     def _gains(self, lower: Tensor, upper: Tensor, weights: Tensor) -> Tensor:
         """Return how much the form's radius shrinks, to first order, as the box shrinks along each axis, (B, n)."""

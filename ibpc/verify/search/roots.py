@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from math import inf
 from typing import Final
 
@@ -19,7 +20,7 @@ _MOST_ROOTS: Final = 16
 
 
 class Roots:
-    """Shared by all searches over one property: the network, and the tightened boxes of a few whole cases."""
+    """The network made ready, and boxes of its values over at most 16 whole cases."""
 
     def __init__(
         self,
@@ -32,7 +33,6 @@ class Roots:
         self.walk, self.prop, self.arithmetic, self.device = walk, prop, arithmetic, walk.device
         self._shapes = [shape[1:] for shape in walk.graph.shapes_of(walk.inputs)]
         self._deadlines = deadlines
-        self._cone: Cone | None = None
         self._plain: dict[int, Values] = {}
         self._values: dict[int, Values] = {}
         self._sharp: dict[int, tuple[Values, Record | None]] = {}
@@ -44,8 +44,7 @@ class Roots:
 
     def boxes(self, lower: Tensor, upper: Tensor) -> tuple[Interval, ...]:
         """Return the box of each input from flat ends (B, n)."""
-        ends = (self.prop.split(end, self._shapes) for end in (lower, upper))
-        return tuple(Interval.bounds(low, high) for low, high in zip(*ends, strict=True))
+        return self.prop.boxes(lower, upper, self._shapes)
 
     def whole(self, case: int) -> tuple[Interval, ...]:
         """Return the box of a case, (1, *shape) of each input."""
@@ -59,13 +58,10 @@ class Roots:
             self._plain[case] = interval_values(self.walk, self.whole(case), self.arithmetic)
         return self._plain[case]
 
-    @property
+    @cached_property
     def cone(self) -> Cone:
         """The cone of influence of the outputs that the property reads."""
-        if self._cone is None:
-            wanted = self.prop.read_outputs().to(self.device)
-            self._cone = cone_of(self.walk, self.plain(0), wanted)
-        return self._cone
+        return cone_of(self.walk, self.plain(0), self.prop.read_outputs().to(self.device))
 
     def values(self, case: int) -> Values:
         """Return the boxes of all values over the box of a case, tightened by backward bounds until the deadline."""

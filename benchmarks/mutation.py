@@ -410,9 +410,9 @@ MUTATIONS = (
     ),
     Mutation(
         "halves of a box that leave out a quarter",
-        "ibpc/verify/search/boxes.py",
+        "ibpc/verify/search/parts.py",
         "lower.scatter(1, axis, middle)",
-        "lower.scatter(1, axis, middle + 0.25 * extent.gather(1, axis))",
+        "lower.scatter(1, axis, middle + 0.25 * (upper - lower).gather(1, axis))",
         "tests/test_branch_and_bound.py",
     ),
     Mutation(
@@ -431,7 +431,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a part of a box forgotten when the next ones are taken",
-        "ibpc/verify/search/boxes.py",
+        "ibpc/verify/search/parts.py",
         "self._lower, self._upper = self._lower[:-count], self._upper[:-count]",
         "self._lower, self._upper = self._lower[: -count - 1], self._upper[: -count - 1]",
         "tests/test_branch_and_bound.py",
@@ -445,10 +445,24 @@ MUTATIONS = (
     ),
     Mutation(
         "the margin of a search of boxes is the best one that waits",
-        "ibpc/verify/search/boxes.py",
-        "self.margin = min(self._margins, default=inf)",
-        "self.margin = max(self._margins, default=inf)",
+        "ibpc/verify/search/parts.py",
+        "float(self._margins.amin())",
+        "float(self._margins.amax())",
         "tests/test_branch_and_bound.py",
+    ),
+    Mutation(
+        "a disjunct judged by the bounds of another that is searched beside it",
+        "ibpc/verify/search/values.py",
+        "found.lower[:, at : at + len(batch.parts)]",
+        "found.lower[:, : len(batch.parts)]",
+        "tests/test_branch_and_bound.py -k side_by_side",
+    ),
+    Mutation(
+        "parts that continue from what was found of another disjunct",
+        "ibpc/verify/search/values.py",
+        "batch.search.settle(batch, verdicts, cuts, found, at)",
+        "batch.search.settle(batch, verdicts, {number: cuts.get(number + at) for number in range(99)}, found, 0)",
+        "tests/test_branch_and_bound.py -k side_by_side",
     ),
     Mutation(
         "the margin of a search of signs is the best one that waits",
@@ -811,9 +825,9 @@ MUTATIONS = (
     ),
     Mutation(
         "attacked points not clipped from above",
-        "ibpc/verify/attack.py",
-        "return torch.minimum(torch.maximum(x, box.lower), box.upper)",
-        "return torch.maximum(x, box.lower)",
+        "ibpc/interval.py",
+        "return torch.clamp(x, self.lower, self.upper)",
+        "return torch.maximum(x, self.lower)",
         "tests/test_robustness.py",
     ),
     Mutation(
@@ -826,14 +840,14 @@ MUTATIONS = (
     Mutation(
         "attacks that ascend",
         "ibpc/verify/attack.py",
-        "_project(x.detach() - size * box.width * move, box)",
-        "_project(x.detach() + size * box.width * move, box)",
+        "box.nearest(x.detach() - size * box.width * move)",
+        "box.nearest(x.detach() + size * box.width * move)",
         "tests/test_robustness.py",
     ),
     Mutation(
         "steps of an attack that are not projected",
         "ibpc/verify/attack.py",
-        "_project(x.detach() - size * box.width * move, box)",
+        "box.nearest(x.detach() - size * box.width * move)",
         "x.detach() - size * box.width * move",
         "tests/test_robustness.py",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from fractions import Fraction
 from math import inf
 from pathlib import Path
@@ -24,7 +25,7 @@ from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.proving.proof import Place
 from ibpc.verify.search import boxes, branching, values
-from ibpc.verify.search.branching import Branching
+from ibpc.verify.search.branching import Branching, run_together
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.search.values import ValueParts
 from ibpc.verify.specification import Specification
@@ -80,6 +81,52 @@ def test_what_lies_above_the_maximum_is_refuted_and_what_lies_below_is_not(seed,
     assert searched(network, at_least(most + 0.01), 60).is_refuted
     below = searched(network, at_least(most - 0.01), 3)
     assert not below.is_refuted
+
+
+def classified(seed: int, count: int = 4) -> ibpc.Network:
+    """A random network of three inputs and some outputs, too steep for bounds alone."""
+    torch.manual_seed(seed)
+    layers = [torch.nn.Linear(3, 12), torch.nn.ReLU(), torch.nn.Linear(12, 8), torch.nn.ReLU()]
+    module = torch.nn.Sequential(*layers, torch.nn.Linear(8, count)).eval()
+    for layer in module[::2]:
+        layer.weight.data *= 2.0
+    return ibpc.compile(module, torch.zeros(1, 3))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_disjuncts_that_are_searched_side_by_side_each_keep_their_own_verdict(seed, monkeypatch, tmp_path):
+    """Each output may exceed its bound, but for those whose bound is above the maximum; some have two rows."""
+    monkeypatch.setattr(branching, "MOST_INPUTS", 0)
+    network = classified(seed)
+    points = torch.cartesian_prod(*[torch.linspace(0, 1, 33)] * 3)
+    with torch.no_grad():
+        most = network.nominal(points).amax(0).tolist()
+    spread = max(most) - min(most) + 1.0
+    reached = [seed % 2 == number % 2 for number in range(4)]
+    rows = [
+        Row(((number, Fraction(-1)),), (), -Fraction(top + (-0.02 if is_reached else 0.05) * spread))
+        for number, (top, is_reached) in enumerate(zip(most, reached, strict=True))
+    ]
+    disjuncts = [(row,) for row in rows] + [(rows[0], rows[1])]
+    case = Case(Box((Fraction(0),) * 3, (Fraction(1),) * 3), tuple(disjuncts))
+    prop = Property("p", (DeclaredTensor("X", (3,)),), (DeclaredTensor("Y", (4,)),), (case,))
+    roots = Roots(walk_of(network.snapshot()), prop, Arithmetic.FLOAT32)
+    searches = [Branching(roots, 0, disjunct) for disjunct in range(5)]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not all(
+        s.is_refuted for s, r in zip(searches, reached, strict=False) if not r
+    ):
+        run_together(searches, 0.1, deadline)
+    assert [search.is_refuted for search in searches[:4]] == [not is_reached for is_reached in reached]
+    assert all(search.margin < 0 for search, is_reached in zip(searches, reached, strict=False) if is_reached)
+    assert searches[4].is_refuted
+    refuted = [number for number, search in enumerate(searches) if search.is_refuted]
+    kept = replace(prop, cases=(replace(case, disjuncts=tuple(disjuncts[number] for number in refuted)),))
+    proofs = (tuple(searches[number].proof for number in refuted),)
+    decision = Decision(ibpc.Verdict.VERIFIED, "bab", Arithmetic.FLOAT32, 1.0, ((inf,) * len(refuted),), None, proofs)
+    network.save(tmp_path / "model")
+    ibpc.write_certificate(tmp_path / "c.json", tmp_path / "model", network, kept, decision)
+    assert [claim.detail for claim in ibpc.check(tmp_path / "c.json") if not claim.holds] == []
 
 
 def curved_network(kind: type[torch.nn.Module], steepness: float) -> ibpc.Network:

@@ -219,3 +219,23 @@ def test_sums_over_each_operand_of_an_einsum_alone_are_refused() -> None:
     ]
     with pytest.raises(ModelError, match="product.*alone.*ReduceSum"):
         graph_from_onnx(model(nodes, {"x": ["N", 2]}, constants=CONSTANTS), "net.onnx")
+
+
+class Two(torch.nn.Module):
+    """Two outputs; intervals leave the logarithm undefined over [0, 2], forms do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.twice, self.difference = torch.nn.Linear(2, 2), torch.nn.Linear(2, 1)
+        self.twice.weight.data, self.twice.bias.data = torch.tensor([[1.0, 0.0]]).expand(2, 2).clone(), torch.zeros(2)
+        self.difference.weight.data, self.difference.bias.data = torch.tensor([[1.0, -1.0]]), torch.ones(1)
+
+    def forward(self, x):
+        return torch.log(self.difference(self.twice(x))), x
+
+
+def test_a_doubt_in_a_network_of_two_outputs_is_looked_into():
+    network = ibpc.compile(Two().eval(), torch.zeros(1, 2))
+    found = ibpc.bound(network, Interval.bounds(torch.zeros(1, 2), torch.full((1, 2), 2.0)), method="crown")
+    assert found.lower.tolist() == [pytest.approx([0.0, 0.0, 0.0], abs=1e-4)]
+    assert found.upper.tolist() == [pytest.approx([0.0, 2.0, 2.0], abs=1e-4)]

@@ -128,6 +128,17 @@ def test_sums_that_overflow_bound_nothing_in_the_exported_graph_either(tmp_path)
     assert low[0, 0] == -np.inf and high[0, 0] == np.inf
 
 
+def test_no_runtime_folds_away_what_makes_a_convolution_overflow_early(tmp_path):
+    """ONNX Runtime multiplies a factor behind a convolution into its weights, which had been raised for that factor."""
+    layer = torch.nn.Conv2d(4, 1, 1, bias=False)
+    layer.weight.data = torch.tensor([3e20, -3e20, 3e20, -3e20]).reshape(1, 4, 1, 1)
+    network = ibpc.compile(torch.nn.Sequential(layer, torch.nn.Flatten()).eval(), torch.zeros(1, 4, 1, 1))
+    export_bounds(network.snapshot(), tmp_path / "i.onnx", Claimed.OUTPUTS)
+    ends = {"lower": np.full((1, 4, 1, 1), 0.9e18, np.float32), "upper": np.full((1, 4, 1, 1), 1.1e18, np.float32)}
+    low, high = session(tmp_path / "i.onnx").run(None, ends)
+    assert low[0, 0] == -np.inf and high[0, 0] == np.inf
+
+
 def test_what_pays_for_rounding_is_in_the_exported_graph(tmp_path):
     """Optimizers take a factor 1 + 4e-6 for 1: at a radius of 0.5 that is more than all differences of order."""
     layer = torch.nn.Linear(3, 2)

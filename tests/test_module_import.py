@@ -293,3 +293,11 @@ def test_normalizations_that_are_used_twice_stay_one():
     kinds = sorted(f"{key.split('_')[0]}.{key.rpartition('.')[2]}" for key in ties)
     norm = ["norm.bias", "norm.running_mean", "norm.running_var", "norm.weight"]
     assert kinds == ["conv.bias", "conv.weight", *norm, "row.bias", "row.weight"]
+
+
+@pytest.mark.parametrize(("beta", "threshold"), [(1.0, 8.0), (3.0, 7.0), (0.1, 15.0), (1.0, -1e6)])
+def test_a_softplus_that_jumps_is_refused(beta, threshold):
+    """Exporters drop the threshold, beyond which torch computes x; at the default of 20 that makes no difference."""
+    with pytest.raises(ModelError, match="threshold"):
+        ibpc.compile(nn.Sequential(nn.Softplus(beta, threshold)).eval(), torch.zeros(1, 3))
+    ibpc.compile(nn.Sequential(nn.Softplus(beta)).eval(), torch.zeros(1, 3))

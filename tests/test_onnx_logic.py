@@ -11,7 +11,7 @@ from ibpc.bounds import METHODS
 from ibpc.bounds.values import walk_of
 from ibpc.errors import ModelError
 from ibpc.exports import nominal_model
-from ibpc.frontends.onnx import graph_from_onnx
+from ibpc.frontends.onnx import graph_from_onnx, import_model
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic
@@ -319,3 +319,9 @@ def test_booleans_and_indices_may_leave_the_network(nodes, kind, expected):
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", kind, None))
     graph = graph_from_onnx(proto, "test")
     assert Network(graph).nominal(torch.tensor([[0.2, -0.3, 1.0]])).tolist() == expected
+
+
+def test_quantized_layers_are_noted():
+    """ONNX Runtime computes them in integers by default, which is another function."""
+    notes = import_model(model(quantized(axis=2), "x", (1, 2, 3), SCALES), "m").notes
+    assert any("integers" in note for note in notes)

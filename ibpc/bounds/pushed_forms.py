@@ -82,8 +82,7 @@ class Forward:
         self._ends = _Ends(boxes, varying)
         self._forms = dict(zip(walk.inputs, _of_inputs(boxes, varying, self._ends), strict=True))
         self._readers = Counter(operand for step in walk.steps.values() for operand in step.operands)
-        (output,) = walk.graph.outputs
-        self._readers[output] += 1
+        self._readers.update(walk.graph.outputs)
 
     def push(self, step: Step) -> None:
         """Push the forms through the next step, whose box is in the values, and tighten that box by them."""

@@ -33,11 +33,13 @@ from ibpc.lowering import freeze, lower_interval, parameter_tree
 from ibpc.margins import class_differences, margin_index
 from ibpc.passes import EVALUATION
 from ibpc.rounding import Arithmetic, plain_products
-from ibpc.runtime import Optimizations, refused, session
+from ibpc.runtime import Array, Optimizations, refused, session
 
 _MOST_BYTES: Final = 2**31 - 1
 _BATCHES: Final = (1, 3)
 _RELATIVE: Final = 1e-4
+# Factors that lower a raised radius are about 2⁻²⁴.
+_TINY: Final = 2.0**-20
 
 
 class Claimed(Enum):
@@ -146,7 +148,37 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
+    _keep_guards(model)
     return model
+
+
+def _keep_guards(model: onnx.ModelProto) -> None:
+    """Divide where the graph multiplies by a tiny constant: by that it lowers radii that were raised to overflow early.
+
+    Runtimes multiply such a factor into the weights before it, and then nothing overflows early any more; see
+    `rounding.guard_overflow`. Divisors are rounded so that no radius shrinks.
+    """
+    nodes = model.graph.node
+    constants = {node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t) for node in nodes if _is_tensor(node)}
+    for node in nodes:
+        slots = [slot for slot, name in enumerate(node.input) if _is_tiny(constants.get(name))]
+        if node.op_type != "Mul" or not slots:
+            continue
+        exact = 1.0 / float(constants[node.input[slots[0]]].item())
+        divisor = np.float32(exact)
+        divisor = np.nextafter(divisor, np.float32(0)) if abs(float(divisor)) > abs(exact) else divisor
+        name = f"{node.output[0]}_divisor"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(divisor, np.float32), name))
+        dividend = node.input[1 - slots[0]]
+        node.op_type, node.input[:] = "Div", [dividend, name]
+
+
+def _is_tensor(node: onnx.NodeProto) -> bool:
+    return node.op_type == "Constant" and node.attribute[0].name == "value"
+
+
+def _is_tiny(value: Array | None) -> bool:
+    return value is not None and value.dtype == np.float32 and value.size == 1 and 0 < abs(value.item()) <= _TINY
 
 
 def _require_onnxscript() -> None:

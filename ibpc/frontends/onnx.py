@@ -129,7 +129,7 @@ class _Importer:
         raise_all(ModelError, self._problems())
         self._graph.outputs = tuple(self._output(value.name) for value in graph.output)
         self._finish()
-        notes = (*self._model.repairs, *self._rounding(), *self._inexact(), *self._settle_outputs())
+        notes = (*self._model.repairs, *self._rounding(), *self._quantized(), *self._inexact(), *self._settle_outputs())
         return Translation(self._graph, self._model.proto, self._node_names(), notes)
 
     def _parts(self, node: onnx.NodeProto) -> Sequence[onnx.NodeProto]:
@@ -313,6 +313,15 @@ class _Importer:
         computed = {known.elem_type for known in self._tracer.values.values() if known.constant is None}
         double = onnx.TensorProto.DOUBLE in computed
         return ["it computes in double precision; the network rounds its weights to float32"] if double else []
+
+    def _quantized(self) -> list[str]:
+        """Return the note on quantized layers, if the file has any."""
+        if all(node.op_type != "QuantizeLinear" for node in self._model.proto.graph.node):
+            return []
+        return [
+            "ONNX Runtime computes quantized layers in integers unless its graph optimizations are off, and outputs "
+            "may then be others by whole quanta: all claims are about the operators as they stand in the file"
+        ]
 
     def _inexact(self) -> Iterator[str]:
         """Hint at a constant that executions may not share, and yield a note on it."""

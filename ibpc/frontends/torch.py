@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
+from math import exp, log1p
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -30,9 +31,12 @@ from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far
 from ibpc.ir import Graph
 from ibpc.ops import operators
+from ibpc.rounding import UNIT
 
 _OPSET: Final = 18
 _DROPOUT: Final = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# What torch.nn.functional.softplus takes for beta and threshold if they are left out.
+_SOFTPLUS: Final = (1.0, 20.0)
 # In the names of what torch.export raises where a module chooses by values.
 _DATA_DEPENDENT: Final = "DataDependent"
 
@@ -198,7 +202,8 @@ def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str
     """
     try:
         with stranger(), _quietly():
-            torch.export.export(module, inputs)
+            program = torch.export.export(module, inputs)
+        _expect_smooth(program.graph, where)
     except StrangerError as error:
         if not is_doubtful and _DATA_DEPENDENT not in type(error.__cause__).__name__:
             return
@@ -208,6 +213,17 @@ def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str
             "a module without such choices",
             "torch.where chooses value by value; if the trace is right, export it to ONNX yourself and compile that",
         ) from error
+
+
+def _expect_smooth(graph: torch.fx.Graph, where: str) -> None:
+    """Raise ModelError for a Softplus that jumps to x at a threshold where both differ: its export has no threshold."""
+    for node in graph.nodes:
+        if node.target is torch.ops.aten.softplus.default:
+            given: list[Any] = list(node.args[1:])
+            beta, threshold = given + list(_SOFTPLUS[len(given) :])
+            if not log1p(exp(-max(threshold, 0.0))) <= UNIT * abs(beta):
+                found = f"a Softplus that is x beyond a threshold of {threshold:g}, where it is not"
+                raise ModelError.at(f"{where}: {node.name}", found, f"a threshold of {_SOFTPLUS[1]:g}, the default")
 
 
 def _names(count: int) -> list[str]:

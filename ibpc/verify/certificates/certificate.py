@@ -33,8 +33,9 @@ _ALLOWANCE: Final = 1e-6
 ASSUMPTIONS: Final = {
     Arithmetic.REAL.value: "real arithmetic; rounding is not accounted for",
     Arithmetic.FLOAT32.value: (
-        "any IEEE-754 binary32 execution, round to nearest, sums of products in any order with or without fused "
-        "multiply-add (no TF32, Winograd or FFT convolutions), elementary functions within 8 ulps"
+        "any IEEE-754 binary32 execution of the operators as they stand in the file, round to nearest, sums of "
+        "products in any order with or without fused multiply-add (no TF32, Winograd or FFT convolutions), elementary "
+        "functions within 8 ulps"
     ),
 }
 

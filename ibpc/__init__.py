@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from ibpc.api import copy_weights as copy_weights
     from ibpc.api import dataset as dataset
     from ibpc.api import decide as decide
+    from ibpc.api import earlier_verdicts as earlier_verdicts
     from ibpc.api import export as export
     from ibpc.api import load as load
     from ibpc.api import load_dataset as load_dataset

@@ -39,7 +39,7 @@ from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.judge import Judge
 from ibpc.verify.properties import Property
 from ibpc.verify.radius import Radius, largest_radius
-from ibpc.verify.results import Robustness
+from ibpc.verify.results import Example, Robustness
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 from ibpc.workers import present
@@ -79,6 +79,7 @@ __all__ = [
     "copy_weights",
     "dataset",
     "decide",
+    "earlier_verdicts",
     "export",
     "load",
     "load_dataset",
@@ -352,15 +353,16 @@ def certify(
     seed: int = 0,
     report: str | Path | None = None,
     progress: Callable[[int], object] = ignore,
+    earlier: Sequence[Example] = (),
 ) -> Robustness:
     """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
 
     A `method` that is a plan ("auto", "bab") or slow ("alpha-crown", "mip") begins with interval bounds of all images
     and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the
     file `report` as they come, and a call that finds those of the same job goes on with it; `write_verdicts` writes
-    the report itself. The processes of torch.distributed share the images, if there are several. Raises DataError for
-    missing data, PropertyError for data that do not fit and for journals of another job, UsageError for an unknown
-    method.
+    the report itself. Verdicts of `earlier_verdicts` are taken over, and only what they leave open is tried. The
+    processes of torch.distributed share the images, if there are several. Raises DataError for missing data,
+    PropertyError for data that do not fit and for journals of another job, UsageError for an unknown method.
     """
     if not 0 <= eps <= 1:
         raise UsageError.at("eps", f"found {eps:g}", "a radius in pixels of [0, 1]", "8 of 255 are 8/255")
@@ -371,7 +373,25 @@ def certify(
     images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
     workers, job = present(), certification.identity(network, dataset, eps, len(images))
     journal = Journal(None if report is None else Path(report), job, workers.rank)
-    return certification.run(network, images, labels, eps, journal, workers, progress)
+    return certification.run(network, images, labels, eps, journal, workers, progress, earlier)
+
+
+def earlier_verdicts(
+    certificate: str | Path,
+    model: str | Path,
+    data: Dataset,
+    eps: float,
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> tuple[Example, ...]:
+    """Return the verdicts of an earlier certificate, to let `certify` try again, for longer, what it leaves open.
+
+    Raises PropertyError for a certificate of another network, data set, radius or arithmetic.
+    """
+    from ibpc.verify.certificates.earlier import earlier_verdicts as found
+
+    return found(Path(certificate), ModelFile.of(Path(model), mean, std), data, eps, _arithmetic(arithmetic))
 
 
 def write_report(

@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as F
+from typer.testing import CliRunner
 
 import ibpc
+from ibpc.cli import app
 from ibpc.errors import PropertyError, UsageError
+from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.journal import Journal
 from ibpc.verify.results import Example
 from ibpc.verify.verdicts import Verdict
@@ -211,6 +214,43 @@ def test_examples_survive_the_journal_unchanged(tmp_path):
     Journal(tmp_path / "r.json", {"job": 1}, rank=3).add(examples)
     found = Journal(tmp_path / "r.json", {"job": 1}).examples
     assert [found[index].to_json() for index in (0, 7, 8)] == [example.to_json() for example in examples]
+
+
+# ── again ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def certified(artifact, out, *options):
+    command = ["certify", str(artifact), "--data", "digits", "--eps", str(EPS), "--method", "auto"]
+    found = CliRunner().invoke(app, [*command, "--limit", str(LIMIT), "--json", str(out), *options])
+    assert found.exit_code == 0, found.output
+    return json.loads(out.read_text())
+
+
+def test_what_an_earlier_certificate_leaves_open_is_tried_again_and_nothing_else(
+    artifact, whole, tmp_path, monkeypatch
+):
+    before = certified(artifact, tmp_path / "before.json", "--timeout", "0")
+    left = [example["index"] for example in before["examples"] if example["verdict"] == "timeout"]
+    assert left
+    tried, decide = [], DataCertifier._decided
+
+    def recorded(self, subject, image, eps, example):
+        tried.append(example.index)
+        return decide(self, subject, image, eps, example)
+
+    monkeypatch.setattr(DataCertifier, "_decided", recorded)
+    after = certified(artifact, tmp_path / "after.json", "--timeout", "6", "--again", str(tmp_path / "before.json"))
+    assert tried == left
+    verdicts = [(example["index"], example["verdict"]) for example in after["examples"]]
+    assert verdicts == [(example.index, example.verdict.value) for example in whole.examples]
+    assert all(claim.holds for claim in ibpc.check(tmp_path / "after.json"))
+
+
+def test_a_certificate_of_another_question_is_not_taken_over(artifact, tmp_path):
+    certified(artifact, tmp_path / "before.json", "--timeout", "0")
+    digits, path = ibpc.load_dataset("digits"), tmp_path / "before.json"
+    with pytest.raises(PropertyError, match=r"(?s)eps.*found 0\.\d+.*arithmetic"):
+        ibpc.earlier_verdicts(path, artifact, digits, 2 * EPS, "real")
+    with pytest.raises(PropertyError, match="mean"):
+        ibpc.earlier_verdicts(path, artifact, digits, EPS, mean=[0.5], std=[0.5])
 
 
 # ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────────

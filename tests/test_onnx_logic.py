@@ -323,5 +323,5 @@ def test_booleans_and_indices_may_leave_the_network(nodes, kind, expected):
 
 def test_quantized_layers_are_noted():
     """ONNX Runtime computes them in integers by default, which is another function."""
-    notes = import_model(model(quantized(axis=2), "x", (1, 2, 3), SCALES), "m").notes
+    notes = import_model(model(quantized(axis=2), {"x": (1, 2, 3)}, constants=SCALES), "m").notes
     assert any("integers" in note for note in notes)

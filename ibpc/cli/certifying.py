@@ -60,6 +60,10 @@ Output = Annotated[
     Path | None,
     typer.Option("--json", help="Write a certificate to this file; for a data set, an interrupted run resumes."),
 ]
+Again = Annotated[
+    Path | None,
+    typer.Option("--again", metavar="CERTIFICATE", help="Take over its verdicts on the same data; try the rest again."),
+]
 Result = Annotated[
     Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
 ]
@@ -75,6 +79,7 @@ def certify(
     data_root: DataRoot = None,
     download: Download = False,
     limit: Limit = None,
+    again: Again = None,
     method: Method = None,
     arithmetic: ArithmeticName = "float32",
     timeout: Timeout = 60.0,
@@ -92,7 +97,7 @@ def certify(
     check_question(vnnlib, point, eps, label, data, result)
     check_files(output, result)
     if vnnlib or point:
-        check_no_data(data_root, download, limit)
+        check_no_data(data_root, download, limit, again)
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.open_network(target), *normalization)
     where = own_device(pick_device(device))
@@ -106,7 +111,7 @@ def certify(
         return
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
     with joined(where, PATIENCE) as workers:
-        certify_data(job, dataset, eps or 0.0, limit, workers)
+        certify_data(job, dataset, eps or 0.0, limit, again, workers)
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,14 @@ def check_files(output: Path | None, result: Path | None) -> None:
             raise UsageError.at(option, f"{path} is a folder", "the name of a file")
 
 
-def check_no_data(data_root: Path | None, download: bool, limit: int | None) -> None:
+def check_no_data(data_root: Path | None, download: bool, limit: int | None, again: Path | None) -> None:
     """Raise UsageError where options of a data set come with a single property: nothing would heed them."""
-    given = (("--data-root", data_root is not None), ("--download", download), ("--limit", limit is not None))
+    given = (
+        ("--data-root", data_root is not None),
+        ("--download", download),
+        ("--limit", limit is not None),
+        ("--again", again is not None),
+    )
     for option in (name for name, is_given in given if is_given):
         raise UsageError.at(option, "it belongs to a data set", "no --vnnlib and no --input beside it")
 
@@ -165,15 +175,26 @@ def decide(job: _Job, prop: Property, result: Path | None) -> None:
         api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
 
 
-def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, workers: Workers) -> None:
+def certify_data(
+    job: _Job, dataset: Dataset, eps: float, limit: int | None, again: Path | None, workers: Workers
+) -> None:
     """Certify a data set, show the accuracies and write the certificate: the first process does, for all."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
+    arithmetic, model = job.proving["arithmetic"], (job.target, dataset, eps)
+    earlier = api.earlier_verdicts(again, *model, arithmetic, *job.normalization) if again else ()
     total = min(limit or len(dataset.test), len(dataset.test))
     with _resumable(job.output), progress.certification_progress(total, workers) as show_progress:
         result = api.certify(
-            job.network, dataset, eps, limit=limit, report=job.output, progress=show_progress, **job.proving
+            job.network,
+            dataset,
+            eps,
+            limit=limit,
+            report=job.output,
+            progress=show_progress,
+            earlier=earlier,
+            **job.proving,
         )
     if not workers.is_first:
         return

@@ -7,7 +7,7 @@ interrupted: a resumed job gives the same verdicts as one that ran through, exce
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import Any, Final
@@ -81,8 +81,11 @@ class DataCertifier:
         journal: Journal | None = None,
         workers: Workers = ALONE,
         progress: Callable[[int], object] = ignore,
+        earlier: Sequence[Example] = (),
     ) -> Robustness:
         """Certify all images (B, …), in the units of `eps`, at the L∞ radius `eps`.
+
+        Verdicts of `earlier` examples are taken over; those that are open are left to the rest of the plan.
 
         Boxes are clipped to the range of the network's input, [0, 1] if it states none. Each of the `workers` takes its
         share of the batches; examples in the `journal` (default: an empty one in memory) are not done again. `progress`
@@ -95,7 +98,9 @@ class DataCertifier:
         self.first.check(network, images, labels, eps)
         started, subject = time.monotonic(), Subject(network)
         subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
-        for example in self._judged(subject, images, labels, eps, journal, workers):
+        decided, left = _sorted(earlier, len(images))
+        journal.examples |= {index: example for index, example in decided.items() if index not in journal.examples}
+        for example in self._judged(subject, images, labels, eps, journal, workers, left if self.rest else {}):
             journal.add(example)
             progress(len(journal.examples))
         found = dict(sorted(pair for part in workers.gathered(journal.examples) for pair in part.items()))
@@ -112,14 +117,17 @@ class DataCertifier:
         eps: float,
         journal: Journal,
         workers: Workers,
+        left: Mapping[int, Example],
     ) -> Iterator[list[Example]]:
-        """Yield examples with their final verdict: first those that the first method decides, then one by one."""
-        mine = [
-            batch
-            for number, batch in enumerate(self.first.batches(len(images)))
-            if number % workers.count == workers.rank and not all(index in journal.examples for index in batch)
-        ]
-        waiting: list[Example] = []
+        """Yield examples with their final verdict: first those that the first method decides, then one by one.
+
+        It has left those of `left`.
+        """
+        batches = [b for n, b in enumerate(self.first.batches(len(images))) if n % workers.count == workers.rank]
+        known = journal.examples.keys() | left.keys()
+        mine = [batch for batch in batches if not all(index in known for index in batch)]
+        untouched = (index for batch in batches if batch not in mine for index in batch)
+        waiting = [left[index] for index in untouched if index not in journal.examples]
         for examples in self.first.judge(subject, images, labels, eps, mine):
             new = [example for example in examples if example.index not in journal.examples]
             still = [example for example in new if self.rest is not None and example.verdict is Verdict.UNKNOWN]
@@ -142,3 +150,12 @@ class DataCertifier:
             if isfinite(margin):
                 margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
         return replace(example, verdict=decision.verdict, method=decision.method, margin_lower=tuple(margins))
+
+
+def _sorted(earlier: Sequence[Example], count: int) -> tuple[dict[int, Example], dict[int, Example]]:
+    """Return, by index, the examples of the first `count` that are decided and those that are open."""
+    found: tuple[dict[int, Example], dict[int, Example]] = {}, {}
+    for example in earlier:
+        if example.index < count:
+            found[example.verdict not in (Verdict.VERIFIED, Verdict.FALSIFIED)][example.index] = example
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
@@ -73,9 +73,10 @@ class Falsification:
         points = (self._lower == self._upper).all(1)
         return self._rounds > 0 and bool(points[self._items].all())
 
-    def focus(self, items: Collection[tuple[int, int]]) -> None:
+    def focus(self, items: Iterable[tuple[int, int]]) -> None:
         """Attack only these (case, disjunct) from now on, the others being refuted."""
-        self._items = [item for item in self._items if self._scores.items[item] in items]
+        kept = set(items)
+        self._items = [item for item in self._items if self._scores.items[item] in kept]
 
     def in_turn(self, seconds: float, deadline: float) -> Counterexample | None:
         """Attack for a share of a search's turn of `seconds`, unless attacks have already had more than their share."""

@@ -170,7 +170,7 @@ def recipe_note(chosen: Recipe, file: Path | None, dataset: str) -> str:
     from ibpc.report.wording import format_eps
     from ibpc.training.recipe import Recipe, shipped_recipe
 
-    source = file or shipped_recipe(chosen.method, dataset)
+    source = file or shipped_recipe(chosen.method, dataset, chosen.eps)
     if source is None:
         return f"recipe: the defaults of {chosen.method}; ibpc ships none for {dataset}"
     made_for = Recipe.load(source).eps

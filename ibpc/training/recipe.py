@@ -1,6 +1,6 @@
 """A recipe: every value that decides how a network is trained, as JSON that a schema checks.
 
-`Recipe.default` starts from the recipes that ibpc ships (`specs/recipes/METHOD_FAMILY.json`); `with_overrides`
+`Recipe.default` starts from the recipes that ibpc ships (`specs/recipes/METHOD_FAMILY[_RADIUS].json`); `with_overrides`
 changes any value by its dotted name.
 """
 
@@ -10,6 +10,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import log
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -32,6 +33,8 @@ from ibpc.training.schedules import LearningRate, Schedule
 AUTO: Final = "auto"
 KEEP: Final = "keep"
 
+# Radii below count as this one where ratios are compared.
+_LEAST: Final = 1e-9
 _FAMILIES: Final[Mapping[str, str]] = {
     "mnist": "mnist",
     "fashion-mnist": "mnist",
@@ -123,11 +126,11 @@ class Recipe:
     def default(cls, method: str, eps: float, dataset: str | None = None) -> Self:
         """Return the shipped recipe of a method for a data set, at radius `eps`.
 
-        If none is shipped, values come from the method's defaults and else from the IBP recipe for the data set or, for
-        an unknown data set, from the schema. Raises UsageError for an unknown method, SpecError for an impossible
-        radius.
+        Of several recipes it is the one of the nearest radius, by ratio. If none is shipped, values come from the
+        method's defaults and else from the IBP recipe for the data set or, for an unknown data set, from the schema.
+        Raises UsageError for an unknown method, SpecError for an impossible radius.
         """
-        file, changes = shipped_recipe(method, dataset), {"method": method, "eps": eps}
+        file, changes = shipped_recipe(method, dataset, eps), {"method": method, "eps": eps}
         if file is None:
             return cls.from_json(changes)
         shipped = cls.load(file)
@@ -215,15 +218,17 @@ class Recipe:
         }
 
 
-def shipped_recipe(method: str, dataset: str | None) -> Path | None:
+def shipped_recipe(method: str, dataset: str | None, eps: float) -> Path | None:
     """Return the shipped file that `Recipe.default` starts from, None for an unknown data set.
 
-    That is one for the method, or else the one for IBP. Raises UsageError for an unknown method.
+    That is one for the method, or else one for IBP: METHOD_FAMILY.json, or METHOD_FAMILY_RADIUS.json if its radius is
+    nearer. Raises UsageError for an unknown method.
     """
     family = _FAMILIES.get(dataset or "", "")
     names = (method_named(method).name.replace("-", "_"), _FALLBACK)
-    files = [recipes_folder() / f"{name}_{family}.json" for name in names]
-    return next((file for file in files if file.is_file()), None)
+    made_for = [sorted(recipes_folder().glob(f"{name}_{family}*.json")) if family else [] for name in names]
+    files = next(filter(None, made_for), [])
+    return min(files, key=lambda file: abs(log(max(eps, _LEAST) / Recipe.load(file).eps)), default=None)
 
 
 def recipes_folder() -> Path:

@@ -70,6 +70,21 @@ def test_a_methods_own_values_stand_where_nothing_else_is_said():
     assert Recipe.default("sabr", eps=2 / 255, dataset="cifar10").box.share == 0.1
 
 
+@pytest.mark.parametrize(
+    ("method", "dataset", "eps", "share"),
+    [("sabr", "cifar10", 2 / 255, 0.1), ("sabr", "cifar10", 5 / 255, 0.9), ("sabr", "cifar100", 16 / 255, 0.9)]
+    + [
+        ("sabr", "mnist", 0.1, 0.4),
+        ("sabr", "mnist", 0.15, 0.4),
+        ("sabr", "mnist", 0.4, 0.9),
+        ("sabr", "mnist", 0.0, 0.4),
+    ],
+)
+def test_of_several_recipes_the_one_of_the_nearest_radius_is_taken(method, dataset, eps, share):
+    recipe = Recipe.default(method, eps=eps, dataset=dataset)
+    assert (recipe.box.share, recipe.eps) == (share, eps)
+
+
 def test_every_method_is_documented():
     page = (recipes_folder().parents[1] / "docs" / "training.md").read_text()
     assert all(f"| `{name}` |" in page for name in methods())

@@ -263,3 +263,18 @@ def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
         assert written.pop("margin_lower") == pytest.approx(found.pop("margin_lower"), rel=1e-5, abs=1e-5)
         assert written == found
     assert [path.name for path in tmp_path.iterdir()] == [report.name]
+
+
+def test_the_attack_on_a_data_set_may_be_left_out(artifact, tmp_path):
+    """The certified share stays; without an attack hardly any image that is right is falsified."""
+    short, whole = (
+        certified(artifact, tmp_path / f"{steps}.json", "--method", "ibp", "--attack-steps", steps)
+        for steps in ("0", "40")
+    )
+    assert (short["attack"]["steps"], whole["attack"]["steps"]) == (0, 40)
+    assert short["certified_accuracy"] == whole["certified_accuracy"]
+    assert short["nominal_accuracy"] >= short["attack_accuracy"] > whole["attack_accuracy"]
+    refused = CliRunner().invoke(
+        app, ["certify", str(artifact), "--input", "x.npy", "--eps", "0.1", "--attack-steps", "0"]
+    )
+    assert "belongs to a data set" in str(refused.exception)

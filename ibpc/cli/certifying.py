@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ibpc.data import Dataset
     from ibpc.network import Network
     from ibpc.verify.properties import Property
+    from ibpc.verify.results import Example
     from ibpc.workers import Workers
 
 # How long the processes that share a data set wait for the last of them.
@@ -64,6 +65,14 @@ Again = Annotated[
     Path | None,
     typer.Option("--again", metavar="CERTIFICATE", help="Take over its verdicts on the same data; try the rest again."),
 ]
+AttackSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--attack-steps",
+        min=0,
+        help="Steps of the attack on images that bounds leave open (40); 0: the images as they are.",
+    ),
+]
 Result = Annotated[
     Path | None, typer.Option("--result", help="Write the verdict on a property to this file as VNN-COMP wants it.")
 ]
@@ -80,6 +89,7 @@ def certify(
     download: Download = False,
     limit: Limit = None,
     again: Again = None,
+    attack_steps: AttackSteps = None,
     method: Method = None,
     arithmetic: ArithmeticName = "float32",
     timeout: Timeout = 60.0,
@@ -97,7 +107,15 @@ def certify(
     check_question(vnnlib, point, eps, label, data, result)
     check_files(output, result)
     if vnnlib or point:
-        check_no_data(data_root, download, limit, again)
+        check_no_data(
+            {
+                "--data-root": data_root,
+                "--download": download or None,
+                "--limit": limit,
+                "--again": again,
+                "--attack-steps": attack_steps,
+            }
+        )
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.open_network(target), *normalization)
     where = own_device(pick_device(device))
@@ -111,7 +129,7 @@ def certify(
         return
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
     with joined(where, PATIENCE) as workers:
-        certify_data(job, dataset, eps or 0.0, limit, again, workers)
+        certify_data(job, _Images(dataset, eps or 0.0, limit, attack_steps, again), workers)
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,17 @@ class _Job:
     normalization: tuple[list[float] | None, list[float] | None]
     proving: Proving
     output: Path | None
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Which images are certified at which radius, how long they are attacked, and an earlier certificate of them."""
+
+    dataset: Dataset
+    eps: float
+    limit: int | None
+    attack_steps: int | None
+    again: Path | None
 
 
 def check_question(
@@ -149,15 +178,9 @@ def check_files(output: Path | None, result: Path | None) -> None:
             raise UsageError.at(option, f"{path} is a folder", "the name of a file")
 
 
-def check_no_data(data_root: Path | None, download: bool, limit: int | None, again: Path | None) -> None:
+def check_no_data(given: Mapping[str, object]) -> None:
     """Raise UsageError where options of a data set come with a single property: nothing would heed them."""
-    given = (
-        ("--data-root", data_root is not None),
-        ("--download", download),
-        ("--limit", limit is not None),
-        ("--again", again is not None),
-    )
-    for option in (name for name, is_given in given if is_given):
+    for option in (name for name, value in given.items() if value is not None):
         raise UsageError.at(option, "it belongs to a data set", "no --vnnlib and no --input beside it")
 
 
@@ -175,22 +198,24 @@ def decide(job: _Job, prop: Property, result: Path | None) -> None:
         api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
 
 
-def certify_data(
-    job: _Job, dataset: Dataset, eps: float, limit: int | None, again: Path | None, workers: Workers
-) -> None:
+def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
     """Certify a data set, show the accuracies and write the certificate: the first process does, for all."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
-    arithmetic, model = job.proving["arithmetic"], (job.target, dataset, eps)
-    earlier = api.earlier_verdicts(again, *model, arithmetic, *job.normalization) if again else ()
-    total = min(limit or len(dataset.test), len(dataset.test))
+    dataset, eps, arithmetic = images.dataset, images.eps, job.proving["arithmetic"]
+    earlier: Sequence[Example] = ()
+    if images.again:
+        earlier = api.earlier_verdicts(images.again, job.target, dataset, eps, arithmetic, *job.normalization)
+    attack = api.Attack() if images.attack_steps is None else api.Attack(steps=images.attack_steps)
+    total = min(images.limit or len(dataset.test), len(dataset.test))
     with _resumable(job.output), progress.certification_progress(total, workers) as show_progress:
         result = api.certify(
             job.network,
             dataset,
             eps,
-            limit=limit,
+            attack=attack,
+            limit=images.limit,
             report=job.output,
             progress=show_progress,
             earlier=earlier,

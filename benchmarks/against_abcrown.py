@@ -1,6 +1,6 @@
 """Verdicts on properties that others made, beside those of α,β-CROWN on the same machine: one Markdown table.
 
-    python -m benchmarks.against_abcrown FOLDER PYTHON CHECKOUT PATHS [--timeout 100] [--only WORD] [--log LINES.jsonl]
+    python -m benchmarks.against_abcrown FOLDER PYTHON CHECKOUT PATHS [--timeout 60] [--each N] [--log LINES.jsonl]
 
 PYTHON is the interpreter of an environment for α,β-CROWN, CHECKOUT its repository, PATHS what its PYTHONPATH needs
 (auto_LiRPA and onnx2pytorch). Each property is judged by both in turn, each by its command in a process of its own, on
@@ -85,14 +85,17 @@ def main() -> None:
     parser.add_argument("python", help="interpreter of an environment with α,β-CROWN's dependencies")
     parser.add_argument("checkout", type=Path, help="its repository")
     parser.add_argument("paths", help="PYTHONPATH for it")
-    parser.add_argument("--timeout", type=float, default=100.0, help="seconds a property, by the clock")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds a property, by the clock")
     parser.add_argument("--only", default="", help="networks and properties whose path contains this")
+    parser.add_argument("--each", type=int, default=99, help="at most so many properties of each network")
     parser.add_argument("--log", type=Path, help="JSON lines of what is done")
     options = parser.parse_args()
     log = Log(options.log, Outcome)
     done = {(outcome.network, outcome.prop): outcome for outcome in log.entries()}
-    outcomes = []
+    outcomes: list[Outcome] = []
     for name, prop, instance in stated(options.folder, options.only):
+        if sum(outcome.network == name for outcome in outcomes) >= options.each:
+            continue
         if (name, prop.name) not in done:
             outcome = judged(name, prop, instance, options)
             log.add(outcome)

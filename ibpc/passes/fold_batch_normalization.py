@@ -25,7 +25,6 @@ class FoldBatchNormalization(Pass):
     """
 
     name: ClassVar[str] = "fold_batch_normalization"
-    summary: ClassVar[str] = "fold normalizations by running statistics into their neighbours"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Fold normalizations in graph order."""

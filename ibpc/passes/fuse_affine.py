@@ -28,7 +28,6 @@ class FuseAffine(Pass):
     """
 
     name: ClassVar[str] = "fuse_affine"
-    summary: ClassVar[str] = "fuse sums and products with constants into linear operators"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Fuse backward in graph order, then forward in reverse order."""

@@ -37,7 +37,6 @@ class MergeSpecification(Pass):
     """
 
     name: ClassVar[str] = "merge_specification"
-    summary: ClassVar[str] = "merge a margin specification into the last affine operator"
 
     matrix: Tensor
     output: str | None = None

@@ -24,7 +24,6 @@ class NormalizeInput(Pass):
     """
 
     name: ClassVar[str] = "normalize_input"
-    summary: ClassVar[str] = "put (x − mean) / std before the network"
 
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -44,8 +44,7 @@ def test_a_faithful_import_passes_with_all_judges():
     report = judge(translation())
     assert [each.judge for each in report.judgements] == ["ONNX Runtime", "onnx2torch"]
     assert all(each.points == 4 for each in report.judgements)
-    assert report.max_error < 1e-5 and report.notes == ()
-    assert report.to_json()["judges"][0]["judge"] == "ONNX Runtime"
+    assert all(each.error < 1e-5 for each in report.judgements) and report.notes == ()
 
 
 def test_samples_of_the_caller_are_judged_too():

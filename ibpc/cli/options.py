@@ -44,9 +44,6 @@ def _radius(text: str) -> float | None:
     return value if bool(value) == bool(exact) else None
 
 
-Eps = Annotated[
-    float, typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255.")
-]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME|FILE.npz|FOLDER", help="Data set; default: the spec's.")

@@ -61,18 +61,6 @@ class Validation:
     judgements: tuple[Judgement, ...]
     notes: tuple[str, ...]
 
-    @property
-    def max_error(self) -> float:
-        """The largest error of any judge."""
-        return max(judgement.error for judgement in self.judgements)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON data."""
-        return {
-            "judges": [{"judge": each.judge, "points": each.points, "error": each.error} for each in self.judgements],
-            "notes": list(self.notes),
-        }
-
 
 @dataclass(frozen=True)
 class _Disagreement:

@@ -100,11 +100,6 @@ class Box:
         point = x.detach().cpu()
         return self.reachable and bool(((lower <= point) & (point <= upper)).all())
 
-    def clip(self, x: Tensor) -> Tensor:
-        """Return the float32 points of the box nearest to `x` (…, n)."""
-        lower, upper = (bound.to(x.device) for bound in self.inner)
-        return torch.minimum(torch.maximum(x, lower), upper)
-
     def least(self, terms: Terms) -> Fraction:
         """Return the least value of Σ aᵢ xᵢ over the outer box, exactly."""
         lower, upper = self.outer

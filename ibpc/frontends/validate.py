@@ -80,14 +80,13 @@ def validate(
     graph: Graph,
     where: str,
     values: Mapping[str, str] = MappingProxyType({}),
-    samples: Sequence[Tensor] = (),
 ) -> Validation:
-    """Compare the graph with the judges at drawn points, and at `samples`: one (B, …) tensor an input.
+    """Compare the graph with the judges at drawn points.
 
     `values` maps ONNX values to nodes of the graph; it serves to name the node at which they part. Raises ModelError
     where the graph disagrees with a judge that counts, or where no judge can run the file.
     """
-    near = [*draw(graph), *([tuple(samples)] if samples else [])]
+    near = list(draw(graph))
     far = draw_far(graph)
     batches = [*near, far] if far else near
     shapes = input_sizes(model.graph)

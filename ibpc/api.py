@@ -16,7 +16,7 @@ from ibpc.bounds import AUTO, METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
-from ibpc.errors import UsageError, nearest
+from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
 from ibpc.interval import Interval
@@ -283,8 +283,7 @@ def _arithmetic(named: Arithmetic | str) -> Arithmetic:
     try:
         return Arithmetic(named)
     except ValueError as error:
-        known = [arithmetic.value for arithmetic in Arithmetic]
-        raise UsageError.at("arithmetic", f"found {named!r}", remedy=nearest(str(named), known)) from error
+        raise UsageError.at("arithmetic", f"found {named!r}", "float32 or real") from error
 
 
 def _seconds(timeout: float) -> float:

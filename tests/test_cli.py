@@ -229,12 +229,13 @@ def test_the_radius_is_that_of_the_recipe_and_its_origin_is_told(ibpc, tmp_path)
     mistaken(ibpc("certify", "own", "--eps", "8"), "eps", "8/255")
 
 
-def test_an_unknown_method_device_and_arithmetic(ibpc):
+def test_an_unknown_method_device_arithmetic_and_graph(ibpc):
     ibpc("compile", DIGITS)
     mistaken(ibpc("train", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--device", "tpu9"), "--device")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
+    mistaken(ibpc("export", "compiled", "-o", "bounds.onnx", "--graph", "bounds"), "nominal, interval or margins")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from ibpc.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from ibpc.network import Network
-    from ibpc.rounding import Arithmetic
 
 
 # A radius as text. Exponents are short, for a Fraction writes them out.
@@ -76,7 +75,7 @@ class Proving(TypedDict):
     """How to prove, by the names that `ibpc.decide`, `ibpc.certify` and `ibpc.radius` have for it."""
 
     method: str
-    arithmetic: Arithmetic
+    arithmetic: str
     timeout: float
     seed: int
 
@@ -104,15 +103,6 @@ def pick_device(name: str) -> Any:
         found = f"found {name!r} ({first_line(error)})"
         raise UsageError.at("--device", found, "auto, cpu, cuda, cuda:N or mps") from None
     return device
-
-
-def parse_arithmetic(name: str) -> Arithmetic:
-    """Return the arithmetic of an option. Raises UsageError for an unknown one."""
-    from ibpc.rounding import Arithmetic
-
-    if name not in [arithmetic.value for arithmetic in Arithmetic]:
-        raise UsageError.at("--arithmetic", f"found {name!r}", "float32 or real")
-    return Arithmetic(name)
 
 
 def parse_numbers(option: str, text: str | None) -> list[float] | None:

@@ -50,7 +50,7 @@ class Network:
         graph = self.snapshot()
         if self.is_changed:
             mark_trained(graph)
-        artifact.save(graph, Path(path), self.source, {"notes": list(self.notes)}, old_run)
+        artifact.save(graph, Path(path), self.source, self.notes, old_run)
 
     @property
     def is_changed(self) -> bool:

@@ -21,7 +21,7 @@ from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
 from ibpc.interval import Interval
 from ibpc.network import Network
-from ibpc.opening import compile, copy_weights, load, normalized, open_network
+from ibpc.opening import compile, load, normalized, open_network
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
 from ibpc.training.constraints import bake, constrain
@@ -45,6 +45,7 @@ from ibpc.verify.results import Robustness
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
 from ibpc.verify.vnnlib.reading import load_vnnlib
+from ibpc.weights import copy_weights
 from ibpc.workers import present
 
 __all__ = [

@@ -248,8 +248,8 @@ def test_an_unknown_method_device_arithmetic_and_graph(ibpc):
         (("--timeout", "nan"), ("--timeout",)),
         (("--mean", "nan"), ("--mean", "numbers")),
         (("--std", "inf"), ("--std", "numbers")),
-        (("--std", "1e-60"), ("--std", "float32")),
-        (("--mean", "1e39"), ("--mean", "float32")),
+        (("--std", "1e-60"), ("std", "float32")),
+        (("--mean", "1e39"), ("mean", "float32")),
         (("--method", ""), ("method", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),
@@ -267,7 +267,7 @@ def test_a_network_that_wants_normalized_images_is_compiled_with_them(ibpc):
     """What is put in front is part of the artifact, and of what is trained."""
     assert ibpc("compile", DIGITS, "--mean", "0.3", "--std", "0.4").status == 0
     assert "normalize_sub" in ibpc("show", "compiled").text
-    mistaken(ibpc("compile", DIGITS, "--std", "0"), "--std")
+    mistaken(ibpc("compile", DIGITS, "--std", "0"), "std")
 
 
 def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):

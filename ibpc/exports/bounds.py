@@ -71,13 +71,14 @@ def bounding_module(graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> n
     """
     if arithmetic is Arithmetic.FLOAT32 and INEXACT in graph.hints:
         found = "a constant that runtimes may round differently"
-        raise ModelError.at(str(graph.hints[INEXACT]), found, "a number", "--arithmetic real leaves rounding out")
+        raise ModelError.at(str(graph.hints[INEXACT]), found, "a number", "arithmetic real leaves rounding out")
     if claimed is Claimed.OUTPUTS:
         folded, _ = EVALUATION.run(graph)
         return freeze(lower_interval(folded, parameter_tree(folded), arithmetic)).eval()
     shapes = [graph.node(name).shape for name in graph.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise UsageError.at("--graph margins", f"{len(shapes)} outputs, the first of rank {len(shapes[0])}", "logits")
+        found = f"{len(shapes)} outputs, the first of rank {len(shapes[0])}"
+        raise UsageError.at("graph margins", found, "one output of shape N×K, the logits")
     classes = int(shapes[0][1])
     return _Margins(lower_margins(evaluated(graph), class_differences(classes), arithmetic), classes).eval()
 

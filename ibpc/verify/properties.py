@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibpc import rounding
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.ir import format_shape, same_order
 
-LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
+LARGEST: Final = Fraction(rounding.LARGEST)
 _MOST: Final = Fraction(10) ** 200
 _LEAST: Final = 1 / _MOST
 _MOST_BITS: Final = 2**14

@@ -7,10 +7,7 @@ exporter translates it; what it wrote is run in ONNX Runtime and compared before
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +21,10 @@ from torch import nn
 from ibpc.artifact import tool_versions
 from ibpc.bounds.ibp import lower_margins
 from ibpc.bounds.values import evaluated
-from ibpc.errors import ArtifactError, ModelError, UsageError
-from ibpc.exports.nominal import OPSET
+from ibpc.errors import ModelError, UsageError
+from ibpc.exports.nominal import OPSET, serialized
 from ibpc.files import write_atomically
+from ibpc.frontends.torch import quietly
 from ibpc.hints import INEXACT
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
@@ -35,7 +33,6 @@ from ibpc.passes import EVALUATION
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.runtime import Optimizations, refused, session
 
-_MOST_BYTES: Final = 2**31 - 1
 _BATCHES: Final = (1, 3)
 _RELATIVE: Final = 1e-4
 
@@ -96,9 +93,7 @@ def export_bounds(
     module = bounding_module(graph, claimed, arithmetic)
     model = _translated(module, graph, claimed)
     _label(model, graph, claimed, arithmetic)
-    if model.ByteSize() > _MOST_BYTES:
-        raise ArtifactError.at(path, f"the model takes {model.ByteSize():,} bytes", f"at most {_MOST_BYTES:,} for ONNX")
-    data = model.SerializeToString(deterministic=True)
+    data = serialized(model, path)
     for batch in _BATCHES:
         _compare(data, module, example_ends(graph, batch))
     write_atomically(Path(path), data)
@@ -133,7 +128,7 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
     batch = torch.export.Dim("batch")
     ends = example_ends(graph, 3)
     margins = claimed is Claimed.MARGINS
-    with _quiet(), plain_products():
+    with quietly(), plain_products():
         program = torch.onnx.export(
             module,
             ends,
@@ -153,20 +148,6 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
 def _require_onnxscript() -> None:
     if find_spec("onnxscript") is None:
         raise UsageError.at("export", "onnxscript is not installed", "", "pip install onnxscript")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and log lines, which are about its own insides, from the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _label(model: onnx.ModelProto, graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> None:

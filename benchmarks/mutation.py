@@ -347,7 +347,7 @@ MUTATIONS = (
     Mutation(
         "values beyond the range of binary32 trusted",
         "ibpc/bounds/values.py",
-        "(error / UNIT <= _LARGEST)",
+        "(error / UNIT <= LARGEST)",
         "(error >= 0.0)",
         "tests/test_rounding.py -k Values",
     ),
@@ -1535,7 +1535,7 @@ MUTATIONS = (
     Mutation(
         "numbers that are flushed to zero taken for determined",
         "ibpc/frontends/onnx_determined.py",
-        "bool(((size == 0) | (size >= _LEAST_NORMAL)).all())",
+        "bool(((size == 0) | (size >= SMALLEST)).all())",
         "True",
         "tests/test_determined.py",
     ),

@@ -117,7 +117,7 @@ def one(path: str) -> None:
                 "seconds": seconds,
                 "mebibytes": (after - before) / 1024,
                 "judges": [judgement.judge for judgement in found.validation.judgements],
-                "error": found.validation.max_error,
+                "error": max(judgement.error for judgement in found.validation.judgements),
             }
         )
     )
@@ -161,7 +161,7 @@ def sampled(network: ibpc.Network, prop: Property, points: int, seconds: float =
             for number in range(min(max(1, points // len(prop.cases)), 1000, points - done)):
                 noise = torch.rand(ends[0].shape, generator=generator)
                 noise = noise.round() if number % 2 else noise
-                x = case.box.clip(ends[0] + noise * (ends[1] - ends[0]))
+                x = (ends[0] + noise * (ends[1] - ends[0])).clamp(*ends)
                 y = replay([part[0] for part in prop.split(x[None], shapes)])
                 beyond = (y < found.lower[0].double()) | (y > found.upper[0].double())  # a NaN bound claims nothing
                 done, bad = done + 1, bad + int(beyond.any())

@@ -16,12 +16,12 @@ from ibpc.bounds import AUTO, METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
-from ibpc.errors import UsageError, nearest
+from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
 from ibpc.interval import Interval
 from ibpc.network import Network
-from ibpc.opening import compile, copy_weights, load, normalized, open_network
+from ibpc.opening import compile, load, normalized, open_network
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
 from ibpc.training.constraints import bake, constrain
@@ -31,6 +31,7 @@ from ibpc.training.sweep import Sweep
 from ibpc.verify.attack import Attack
 from ibpc.verify.balls import Ball, ball, spread_balls
 from ibpc.verify.certificates.certificate import Claim, ModelFile, data_certificate, property_certificate
+from ibpc.verify.certificates.check import check, judged_model
 from ibpc.verify.competition import result_text
 from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.decide import Decision, DecisionOptions, plan_named
@@ -38,10 +39,13 @@ from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.judge import Judge
 from ibpc.verify.properties import Property
+from ibpc.verify.proving.proof import Names
 from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.results import Example, Robustness
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
+from ibpc.verify.vnnlib.reading import load_vnnlib
+from ibpc.weights import copy_weights
 from ibpc.workers import present
 
 __all__ = [
@@ -170,13 +174,6 @@ def torch_dataset(train: Any, test: Any, name: str = "data") -> Dataset:
     return dataset(*arrays_of(train, "train"), *arrays_of(test, "test"), name, "NCHW")
 
 
-def load_vnnlib(path: str | Path) -> Property:
-    """Return the property in a VNN-LIB file (1.0 or 2.0, `.gz` too). Raises PropertyError."""
-    from ibpc.verify.vnnlib.reading import load_vnnlib
-
-    return load_vnnlib(Path(path))
-
-
 def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
     """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
 
@@ -288,8 +285,7 @@ def _arithmetic(named: Arithmetic | str) -> Arithmetic:
     try:
         return Arithmetic(named)
     except ValueError as error:
-        known = [arithmetic.value for arithmetic in Arithmetic]
-        raise UsageError.at("arithmetic", f"found {named!r}", remedy=nearest(str(named), known)) from error
+        raise UsageError.at("arithmetic", f"found {named!r}", "float32 or real") from error
 
 
 def _seconds(timeout: float) -> float:
@@ -314,9 +310,6 @@ def write_certificate(
     std: Sequence[float] | None = None,
 ) -> None:
     """Write what was decided of a property, the property, and the proof, as a certificate. Raises ArtifactError."""
-    from ibpc.verify.certificates.check import judged_model
-    from ibpc.verify.proving.proof import Names
-
     about = ModelFile.of(Path(model), mean, std)
     names = Names(judged_model(about)) if decision.margins and decision.proofs else None
     write_json(Path(path), property_certificate(about, prop, decision, network.notes, names))
@@ -325,18 +318,6 @@ def write_certificate(
 def write_result(path: str | Path, decision: Decision) -> None:
     """Write what was decided of a property as VNN-COMP wants it. Raises ArtifactError where that fails."""
     write_atomically(Path(path), result_text(decision).encode())
-
-
-def check(
-    path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = ignore
-) -> tuple[Claim, ...]:
-    """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.certificates.check`.
-
-    Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is missing.
-    """
-    from ibpc.verify.certificates.check import check_certificate
-
-    return check_certificate(path, data_root, progress)
 
 
 def certify(

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -103,15 +103,14 @@ def save(
     graph: Graph,
     path: Path,
     source: Source,
-    notes: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
     old_run: OldRun = OldRun.KEEP,
 ) -> None:
     """Write the graph and its state to the folder `path`, whole or not at all.
 
     An artifact that is there is replaced; files of others in it go over into the new one, and so does its `training/`
-    folder unless `old_run` says otherwise.
-    `notes` are further manifest entries (JSON values). Raises ArtifactError for weights that are no finite numbers, if
-    something else is in the way, or where the folder cannot be written.
+    folder unless `old_run` says otherwise. `notes` are what a frontend noted about the network. Raises ArtifactError
+    for weights that are no finite numbers, if something else is in the way, or where the folder cannot be written.
     """
     raise_all(ArtifactError, _state_problems(graph, path / _WEIGHTS))
     files = _contents(graph)
@@ -122,7 +121,7 @@ def save(
         "versions": tool_versions(),
         "source": {"kind": source.kind, "path": source.path, "sha256": source.sha256},
         "hints": dict(graph.hints),
-        **(notes or {}),
+        "notes": list(notes),
         "files": {name: sha256_of(data) for name, data in files.items()},
     }
     files[MANIFEST] = json_bytes(manifest)

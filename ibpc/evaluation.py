@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,7 @@ from ibpc.interval import Interval
 from ibpc.ir import INPUT, Graph
 from ibpc.ops import operators
 from ibpc.ops.rules import Operand, call_of
-from ibpc.rounding import WIDE_UNIT, Arithmetic
-
-_LARGEST: Final = float(torch.finfo(torch.float32).max)
+from ibpc.rounding import LARGEST, WIDE_UNIT, Arithmetic
 
 
 def evaluate(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -56,7 +54,7 @@ def _in_range(x: Operand) -> Operand:
     """Return bounds, infinite ones for what may be beyond binary32."""
     if not isinstance(x, Interval):
         return x
-    is_inside = (x.lower >= -_LARGEST) & (x.upper <= _LARGEST)
+    is_inside = (x.lower >= -LARGEST) & (x.upper <= LARGEST)
     return Interval.bounds(
         torch.where(is_inside, x.lower, -torch.inf),
         torch.where(is_inside, x.upper, torch.inf),

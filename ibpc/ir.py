@@ -262,20 +262,19 @@ class Graph:
             found |= nx.descendants(self._net, name)
         return frozenset(found)
 
-    def cuts(self, output: str | None = None) -> tuple[str, ...]:
+    def cuts(self, output: str) -> tuple[str, ...]:
         """Return, in order, the nodes that every path from an input to `output` passes through.
 
         They are the dominators of the output in the flow graph rooted above all inputs: the places where the
         network can be split in two, and where one box is all that the rest of the network sees.
         """
-        target = self.outputs[0] if output is None else output
         flow = nx.DiGraph(self._net.subgraph(self.descendants(self.inputs)))
         root = ""
         flow.add_edges_from((root, name) for name in self.inputs)
-        if target not in flow:
+        if output not in flow:
             return ()
         above = nx.immediate_dominators(flow, root)
-        path = [target]
+        path = [output]
         while (parent := above[path[-1]]) is not None and parent not in (root, path[-1]):
             path.append(parent)
         return tuple(reversed(path))

@@ -128,19 +128,20 @@ def lower_interval(
     graph: Graph,
     parameters: nn.Module,
     arithmetic: Arithmetic = Arithmetic.REAL,
-    inputs: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
 ) -> fx.GraphModule:
-    """Return the graph (l, u) → (l, u): two arguments an input, two results an output, in evaluation."""
+    """Return the graph (l, u) → (l, u): two arguments an input, two results a node of `outputs`, in evaluation.
+
+    By default these are the graph's own.
+    """
     emission = _Emission("IntervalBounds", parameters)
-    starts = graph.inputs if inputs is None else tuple(inputs)
     ends = graph.outputs if outputs is None else tuple(outputs)
     values: dict[str, Interval | torch.Tensor] = {}
-    for name in starts:
+    for name in graph.inputs:
         lower, upper = (emission.placeholder(f"{name}_{side}") for side in ("lower", "upper"))
         values[name] = Interval.bounds(lower, upper)
-    perturbed = graph.descendants(starts)
-    for node in _between(graph, starts, ends):
+    perturbed = graph.descendants(graph.inputs)
+    for node in _between(graph, graph.inputs, ends):
         rules = operators()[node.operator].rules
         rule: Callable[..., Interval | torch.Tensor] = rules.interval if node.name in perturbed else rules.nominal
         operands = [values[name] for name in graph.operands(node.name)]
@@ -188,8 +189,8 @@ class _Sides:
         starts: Sequence[str],
         nominal: Sequence[str],
         bounded: Sequence[str],
-        scaled: Sequence[str] = (),
-        rules: Mapping[str, Rules] = NO_OVERRIDES,
+        scaled: Sequence[str],
+        rules: Mapping[str, Rules],
     ) -> None:
         self._graph = graph
         self._rules = rules

@@ -50,7 +50,7 @@ class Network:
         graph = self.snapshot()
         if self.is_changed:
             mark_trained(graph)
-        artifact.save(graph, Path(path), self.source, {"notes": list(self.notes)}, old_run)
+        artifact.save(graph, Path(path), self.source, self.notes, old_run)
 
     @property
     def is_changed(self) -> bool:
@@ -114,7 +114,7 @@ class Network:
         return lower_nominal(self.graph, self.parameters, Phase.TRAINING)
 
     @cached_property
-    def bounds(self) -> fx.GraphModule:
+    def _interval(self) -> fx.GraphModule:
         """The graph (l, u) → (l, u) in evaluation, real arithmetic."""
         return lower_interval(self.graph, self.parameters, Arithmetic.REAL)
 
@@ -125,7 +125,7 @@ class Network:
 
     def interval(self, *boxes: Interval) -> Interval:
         """Return the box of the first output over the boxes of the inputs, (B, …) → (B, K)."""
-        return boxes_of(self.bounds(*ends_of(boxes)))[0]
+        return boxes_of(self._interval(*ends_of(boxes)))[0]
 
     @property
     def device(self) -> torch.device:

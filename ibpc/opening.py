@@ -16,7 +16,6 @@ from ibpc.frontends.torch import changed_in_training, load_module
 from ibpc.network import Network
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
-from ibpc.weights import write_weights
 
 
 def compile(
@@ -51,15 +50,6 @@ def compile(
     if path.suffix == ".json":
         return Network(load_spec(path, seed), Source.of_file("spec", path))
     raise UsageError.at(path, "not a model that ibpc reads", "SPEC.json, MODEL.onnx or MODEL.onnx.gz")
-
-
-def copy_weights(network: Network, module: nn.Module, example: torch.Tensor | Sequence[torch.Tensor]) -> None:
-    """Copy the present weights of a network into the nn.Module that it was compiled from, in place.
-
-    `example` is the input that it was compiled with. Raises ModelError where the module cannot be compiled, UsageError,
-    and copies nothing, where the network is that of another module, or the module computes its weights.
-    """
-    write_weights(network.snapshot(), module, example)
 
 
 def load(path: str | Path) -> Network:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ibpc.errors import Problem, UsageError, raise_all
 from ibpc.frontends.torch import load_module
 from ibpc.ir import Graph
+from ibpc.network import Network
 from ibpc.passes import COMPILE
 
 _SEED: Final = 0
@@ -23,12 +24,13 @@ _SEED: Final = 0
 _LEAST, _SPREAD = 0.001, 0.002
 
 
-def write_weights(graph: Graph, module: nn.Module, example: Tensor | Sequence[Tensor]) -> None:
-    """Copy the weights of a network into the module that it was compiled from, in place.
+def copy_weights(network: Network, module: nn.Module, example: Tensor | Sequence[Tensor]) -> None:
+    """Copy the present weights of a network into the nn.Module that it was compiled from, in place.
 
-    `example` is the input that the module was compiled with. Raises ModelError where the module cannot be compiled,
-    UsageError, and copies nothing, where the network is that of another module or was made of computed weights.
+    `example` is the input that it was compiled with. Raises ModelError where the module cannot be compiled, UsageError,
+    and copies nothing, where the network is that of another module, or the module computes its weights.
     """
+    graph = network.snapshot()
     marked = _marked(module)
     twin, _ = COMPILE.run(load_module(marked, example))
     if twin.structure() != graph.structure():

@@ -229,12 +229,13 @@ def test_the_radius_is_that_of_the_recipe_and_its_origin_is_told(ibpc, tmp_path)
     mistaken(ibpc("certify", "own", "--eps", "8"), "eps", "8/255")
 
 
-def test_an_unknown_method_device_and_arithmetic(ibpc):
+def test_an_unknown_method_device_arithmetic_and_graph(ibpc):
     ibpc("compile", DIGITS)
     mistaken(ibpc("train", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--method", "ibpp"), "ibp")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--device", "tpu9"), "--device")
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
+    mistaken(ibpc("export", "compiled", "-o", "bounds.onnx", "--graph", "bounds"), "nominal, interval or margins")
 
 
 @pytest.mark.parametrize(
@@ -247,8 +248,8 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
         (("--timeout", "nan"), ("--timeout",)),
         (("--mean", "nan"), ("--mean", "numbers")),
         (("--std", "inf"), ("--std", "numbers")),
-        (("--std", "1e-60"), ("--std", "float32")),
-        (("--mean", "1e39"), ("--mean", "float32")),
+        (("--std", "1e-60"), ("std", "float32")),
+        (("--mean", "1e39"), ("mean", "float32")),
         (("--method", ""), ("method", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),
@@ -266,7 +267,7 @@ def test_a_network_that_wants_normalized_images_is_compiled_with_them(ibpc):
     """What is put in front is part of the artifact, and of what is trained."""
     assert ibpc("compile", DIGITS, "--mean", "0.3", "--std", "0.4").status == 0
     assert "normalize_sub" in ibpc("show", "compiled").text
-    mistaken(ibpc("compile", DIGITS, "--std", "0"), "--std")
+    mistaken(ibpc("compile", DIGITS, "--std", "0"), "std")
 
 
 def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):

@@ -289,20 +289,9 @@ class TestCutting:
         assert torch.equal(second(first(x)), whole)
         box = lower_interval(net.graph, tree)(*box_around(x))
         halfway = lower_interval(net.graph, tree, outputs=middle)(*box_around(x))
-        cut = lower_interval(net.graph, tree, inputs=middle)(*halfway)
-        for bound, wanted in zip(cut, box, strict=True):
-            assert torch.allclose(bound, wanted, atol=1e-12)
-
-    def test_a_part_of_the_pair(self) -> None:
-        net = small_residual()
-        tree = parameter_tree(net.graph)
-        x = net.draw(3, 3, 4, 4)
-        part = lower_paired(net.graph, tree, net.graph.outputs, net.graph.outputs, inputs=("add",))
-        nominal, lower, upper = part(x, *box_around(x))
-        expected = lower_interval(net.graph, tree, inputs=("add",))(*box_around(x))
-        assert torch.allclose(nominal, lower_nominal(net.graph, tree, inputs=("add",))(x), atol=1e-12)
-        assert torch.allclose(lower, expected[0], atol=1e-12)
-        assert torch.allclose(upper, expected[1], atol=1e-12)
+        paired = lower_paired(net.graph, tree, net.graph.outputs, net.graph.outputs, inputs=middle)
+        for value, wanted in zip(paired(first(x), *halfway), [whole, *box], strict=True):
+            assert torch.allclose(value, wanted, atol=1e-12)
 
 
 class TestFreezing:

@@ -44,14 +44,7 @@ def test_a_faithful_import_passes_with_all_judges():
     report = judge(translation())
     assert [each.judge for each in report.judgements] == ["ONNX Runtime", "onnx2torch"]
     assert all(each.points == 4 for each in report.judgements)
-    assert report.max_error < 1e-5 and report.notes == ()
-    assert report.to_json()["judges"][0]["judge"] == "ONNX Runtime"
-
-
-def test_samples_of_the_caller_are_judged_too():
-    found = translation()
-    report = validate(found.model, found.graph, "m", samples=[torch.full((5, 4), 100.0)])
-    assert report.judgements[0].points == 9
+    assert all(each.error < 1e-5 for each in report.judgements) and report.notes == ()
 
 
 @pytest.mark.parametrize(
@@ -64,27 +57,6 @@ def test_a_wrong_weight_is_found_at_its_node(key, node):
     with pytest.raises(ModelError, match=r"m\.onnx: node ") as caught:
         judge(found)
     assert f"node {node}: the import and ONNX Runtime part at batch 3" in str(caught.value)
-
-
-def test_a_fault_that_only_shows_at_some_points_is_found_among_the_samples():
-    found = translation()
-    for name in found.graph.inputs:  # a known range, so that validation looks nowhere else
-        node = found.graph.node(name)
-        found.graph.replace(name, attributes={**node.attributes, "range": [0.0, 1.0]})
-    wrong = {**operators(), "Tanh": with_rule("Tanh", lambda _, x: torch.where(x.abs() > 50, 0.0, torch.tanh(x)))}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "operators", lambda: wrong)
-        judge(found)
-        with pytest.raises(ModelError, match="tanh"):
-            validate(
-                found.model,
-                found.graph,
-                "m",
-                found.values,
-                [
-                    torch.full((1, 4), 1e3),
-                ],
-            )
 
 
 def with_rule(name, rule):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
@@ -28,9 +28,6 @@ class Units:
     signs: Tensor
     batch: int
     shape: torch.Size
-
-    def __neg__(self) -> Units:
-        return replace(self, signs=-self.signs)
 
     def dense(self) -> Tensor:
         """Return all coefficients, (R, B, *shape)."""

@@ -26,7 +26,7 @@ def imported_highspy() -> Any:
         import highspy
     except ImportError as error:
         raise UsageError.at(
-            "--method mip", "the package highspy is missing", "it", "pip install highspy scipy"
+            "method mip", "the package highspy is missing", remedy="pip install highspy scipy"
         ) from error
     return highspy
 

@@ -146,9 +146,6 @@ class Patches:
         coefficients[torch.arange(len(elements), device=signs.device), 0, 0, 0, elements // (height * width)] = signs
         return cls(coefficients.expand(-1, -1, -1, batch, -1), Places(begins, Window(), shape))
 
-    def __neg__(self) -> Patches:
-        return self.scaled(-1.0)
-
     @property
     def window(self) -> Window:
         """What each form sees."""

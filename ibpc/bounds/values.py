@@ -24,14 +24,13 @@ from ibpc.ops import operators
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import BilinearRules, Call, Operand, call_of
 from ibpc.passes import EVALUATION, JoinOutputs
-from ibpc.rounding import UNIT, WIDE_UNIT, Arithmetic, toward
+from ibpc.rounding import LARGEST, UNIT, WIDE_UNIT, Arithmetic, toward
 
 # Linear bounds subtract this many times E, to make up for cancellation in binary64.
 WIDENED: Final = 1.0 + 2.0**-8
 # Where forms are pushed forward, binary64 rounding costs at most this factor times the moduli that enter a value.
 SLACK: Final = 2.0**-40
 _CPU: Final = torch.device("cpu")
-_LARGEST: Final = float(torch.finfo(torch.float32).max)
 
 
 @dataclass(frozen=True)
@@ -216,7 +215,7 @@ def _outward(box: Interval) -> Interval:
 def _in_range(box: Interval, error: Tensor) -> tuple[Interval, Tensor | None]:
     """Return box and error, both infinite where a value or a partial sum may leave the range of binary32."""
     lower, upper = box.lower, box.upper
-    inside = (error / UNIT <= _LARGEST) & (lower >= -_LARGEST) & (upper <= _LARGEST)
+    inside = (error / UNIT <= LARGEST) & (lower >= -LARGEST) & (upper <= LARGEST)
     infinite = torch.full_like(lower, torch.inf)
     held = Interval.bounds(torch.where(inside, lower, -infinite), torch.where(inside, upper, infinite))
     errors = torch.where(inside, error.clamp(min=0.0), infinite)

@@ -25,7 +25,6 @@ from ibpc.cli.options import (
     Seed,
     Std,
     named_dataset,
-    parse_arithmetic,
     parse_eps,
     parse_numbers,
     pick_device,
@@ -121,7 +120,7 @@ def certify(
     where = own_device(pick_device(device))
     if method is None:
         method = api.AUTO if vnnlib or point else api.QUICK
-    proving = Proving(method=method, arithmetic=parse_arithmetic(arithmetic), timeout=timeout, seed=seed)
+    proving = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
     job = _Job(target, network.to(where), normalization, proving, output)
     if vnnlib or point:
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)

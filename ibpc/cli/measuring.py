@@ -20,7 +20,6 @@ from ibpc.cli.options import (
     Seed,
     Std,
     named_dataset,
-    parse_arithmetic,
     parse_eps,
     parse_numbers,
     pick_device,
@@ -64,7 +63,7 @@ def radius(
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --label K")
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.open_network(target), *normalization).to(pick_device(device))
-    how = Proving(method=method, arithmetic=parse_arithmetic(arithmetic), timeout=timeout, seed=seed)
+    how = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
     if point is not None:
         balls = [("input", api.ball(network, point, label))]
     else:

@@ -14,7 +14,6 @@ from ibpc.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from ibpc.network import Network
-    from ibpc.rounding import Arithmetic
 
 
 # A radius as text. Exponents are short, for a Fraction writes them out.
@@ -44,9 +43,6 @@ def _radius(text: str) -> float | None:
     return value if bool(value) == bool(exact) else None
 
 
-Eps = Annotated[
-    float, typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255.")
-]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME|FILE.npz|FOLDER", help="Data set; default: the spec's.")
@@ -79,7 +75,7 @@ class Proving(TypedDict):
     """How to prove, by the names that `ibpc.decide`, `ibpc.certify` and `ibpc.radius` have for it."""
 
     method: str
-    arithmetic: Arithmetic
+    arithmetic: str
     timeout: float
     seed: int
 
@@ -107,15 +103,6 @@ def pick_device(name: str) -> Any:
         found = f"found {name!r} ({first_line(error)})"
         raise UsageError.at("--device", found, "auto, cpu, cuda, cuda:N or mps") from None
     return device
-
-
-def parse_arithmetic(name: str) -> Arithmetic:
-    """Return the arithmetic of an option. Raises UsageError for an unknown one."""
-    from ibpc.rounding import Arithmetic
-
-    if name not in [arithmetic.value for arithmetic in Arithmetic]:
-        raise UsageError.at("--arithmetic", f"found {name!r}", "float32 or real")
-    return Arithmetic(name)
 
 
 def parse_numbers(option: str, text: str | None) -> list[float] | None:

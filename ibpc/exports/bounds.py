@@ -7,10 +7,7 @@ exporter translates it; what it wrote is run in ONNX Runtime and compared before
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import Enum
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,9 +21,10 @@ from torch import nn
 from ibpc.artifact import tool_versions
 from ibpc.bounds.ibp import lower_margins
 from ibpc.bounds.values import evaluated
-from ibpc.errors import ArtifactError, ModelError, UsageError
-from ibpc.exports.nominal import OPSET
+from ibpc.errors import ModelError, UsageError
+from ibpc.exports.nominal import OPSET, serialized
 from ibpc.files import write_atomically
+from ibpc.frontends.torch import quietly
 from ibpc.hints import INEXACT
 from ibpc.ir import Graph
 from ibpc.lowering import freeze, lower_interval, parameter_tree
@@ -35,7 +33,6 @@ from ibpc.passes import EVALUATION
 from ibpc.rounding import Arithmetic, plain_products
 from ibpc.runtime import Array, Optimizations, refused, session
 
-_MOST_BYTES: Final = 2**31 - 1
 _BATCHES: Final = (1, 3)
 _RELATIVE: Final = 1e-4
 # Factors that lower a raised radius are about 2⁻²⁴.
@@ -73,13 +70,14 @@ def bounding_module(graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> n
     """
     if arithmetic is Arithmetic.FLOAT32 and INEXACT in graph.hints:
         found = "a constant that runtimes may round differently"
-        raise ModelError.at(str(graph.hints[INEXACT]), found, "a number", "--arithmetic real leaves rounding out")
+        raise ModelError.at(str(graph.hints[INEXACT]), found, "a number", "arithmetic real leaves rounding out")
     if claimed is Claimed.OUTPUTS:
         folded, _ = EVALUATION.run(graph)
         return freeze(lower_interval(folded, parameter_tree(folded), arithmetic)).eval()
     shapes = [graph.node(name).shape for name in graph.outputs]
     if len(shapes) != 1 or len(shapes[0]) != 2:
-        raise UsageError.at("--graph margins", f"{len(shapes)} outputs, the first of rank {len(shapes[0])}", "logits")
+        found = f"{len(shapes)} outputs, the first of rank {len(shapes[0])}"
+        raise UsageError.at("graph margins", found, "one output of shape N×K, the logits")
     classes = int(shapes[0][1])
     return _Margins(lower_margins(evaluated(graph), class_differences(classes), arithmetic), classes).eval()
 
@@ -97,9 +95,7 @@ def export_bounds(
     module = bounding_module(graph, claimed, arithmetic)
     model = _translated(module, graph, claimed)
     _label(model, graph, claimed, arithmetic)
-    if model.ByteSize() > _MOST_BYTES:
-        raise ArtifactError.at(path, f"the model takes {model.ByteSize():,} bytes", f"at most {_MOST_BYTES:,} for ONNX")
-    data = model.SerializeToString(deterministic=True)
+    data = serialized(model, path)
     for batch in _BATCHES:
         _compare(data, module, example_ends(graph, batch))
     write_atomically(Path(path), data)
@@ -134,7 +130,7 @@ def _translated(module: nn.Module, graph: Graph, claimed: Claimed) -> onnx.Model
     batch = torch.export.Dim("batch")
     ends = example_ends(graph, 3)
     margins = claimed is Claimed.MARGINS
-    with _quiet(), plain_products():
+    with quietly(), plain_products():
         program = torch.onnx.export(
             module,
             ends,
@@ -184,20 +180,6 @@ def _is_tiny(value: Array | None) -> bool:
 def _require_onnxscript() -> None:
     if find_spec("onnxscript") is None:
         raise UsageError.at("export", "onnxscript is not installed", "", "pip install onnxscript")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's warnings and log lines, which are about its own insides, from the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _label(model: onnx.ModelProto, graph: Graph, claimed: Claimed, arithmetic: Arithmetic) -> None:

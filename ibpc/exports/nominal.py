@@ -32,11 +32,15 @@ def export_nominal(graph: Graph, path: str | Path) -> None:
     Inputs and outputs are named as in the graph; weights as its state entries. Raises ArtifactError where the file
     cannot be written and GraphError where the graph is broken.
     """
-    path = Path(path)
-    model = nominal_model(graph)
+    write_atomically(Path(path), serialized(nominal_model(graph), path))
+
+
+def serialized(model: onnx.ModelProto, path: str | Path) -> bytes:
+    """Return the contents of the ONNX file `path`. Raises ArtifactError where the model is too large for one."""
     if model.ByteSize() > _MOST_BYTES:
         raise ArtifactError.at(path, f"the model takes {model.ByteSize():,} bytes", f"at most {_MOST_BYTES:,} for ONNX")
-    write_atomically(path, model.SerializeToString(deterministic=True))
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def nominal_model(graph: Graph) -> onnx.ModelProto:

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from ibpc.rounding import SMALLEST
+
 Arrays = Sequence[NDArray[Any]]
 
 _COPIES: Final = frozenset(
@@ -42,7 +44,6 @@ _PASSED_ON: Final = _COPIES | {"Neg"}
 _TOTALS: Final = frozenset(("CumSum", "MatMul", "ReduceProd", "ReduceSum"))
 _CASTS: Final = ("Cast", "CastLike")
 _DEQUANTIZE: Final = "DequantizeLinear"
-_LEAST_NORMAL: Final = 2.0**-126
 _LAST_WHOLE: Final = 2**24
 _LAST_OF_INT32: Final = 2.0**31
 
@@ -105,7 +106,7 @@ def _is_plain(array: NDArray[Any]) -> bool:
     if array.dtype.kind != "f":
         return True
     size = np.abs(array)
-    return array.dtype.itemsize >= 4 and bool(((size == 0) | (size >= _LEAST_NORMAL)).all())
+    return array.dtype.itemsize >= 4 and bool(((size == 0) | (size >= SMALLEST)).all())
 
 
 def _is_kept(number: NDArray[Any], converted: NDArray[Any]) -> bool:

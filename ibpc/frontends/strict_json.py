@@ -19,13 +19,12 @@ from jsonschema import Draft202012Validator, TypeChecker, ValidationError
 from jsonschema.validators import extend
 
 from ibpc.errors import Problem, SpecError, nearest
+from ibpc.rounding import LARGEST, SMALLEST
 
 MOST_BYTES: Final = 16 * 2**20
 DEEPEST: Final = 32
 LARGEST_INTEGER: Final = 2**31
-SMALLEST_NORMAL: Final = 2.0**-126
-LARGEST_FLOAT: Final = (2.0 - 2.0**-23) * 2.0**127
-BINARY32: Final = (SMALLEST_NORMAL, LARGEST_FLOAT)
+BINARY32: Final = (SMALLEST, LARGEST)
 
 JsonPath: TypeAlias = tuple[str | int, ...]
 

@@ -176,7 +176,7 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
 
 
 @contextmanager
-def _quietly() -> Iterator[list[warnings.WarningMessage]]:
+def quietly() -> Iterator[list[warnings.WarningMessage]]:
     """Keep what torch's exporters print, log and warn of from the terminal; yield the warnings as they come."""
     disabled = logging.root.manager.disable
     logging.disable()
@@ -190,7 +190,7 @@ def _quietly() -> Iterator[list[warnings.WarningMessage]]:
 
 def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> bool:
     """Export; return whether a trace may have frozen a choice that values make."""
-    with _quietly() as seen:
+    with quietly() as seen:
         torch.onnx.export(module, inputs, path, input_names=_names(len(inputs)), **options)
     return any(warning.category.__name__ == "TracerWarning" for warning in seen)
 
@@ -201,7 +201,7 @@ def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str
     That it cannot export the module for another reason counts only where the trace is doubtful.
     """
     try:
-        with stranger(), _quietly():
+        with stranger(), quietly():
             program = torch.export.export(module, inputs)
         _expect_smooth(program.graph, where)
     except StrangerError as error:

@@ -61,18 +61,6 @@ class Validation:
     judgements: tuple[Judgement, ...]
     notes: tuple[str, ...]
 
-    @property
-    def max_error(self) -> float:
-        """The largest error of any judge."""
-        return max(judgement.error for judgement in self.judgements)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain JSON data."""
-        return {
-            "judges": [{"judge": each.judge, "points": each.points, "error": each.error} for each in self.judgements],
-            "notes": list(self.notes),
-        }
-
 
 @dataclass(frozen=True)
 class _Disagreement:
@@ -92,14 +80,13 @@ def validate(
     graph: Graph,
     where: str,
     values: Mapping[str, str] = MappingProxyType({}),
-    samples: Sequence[Tensor] = (),
 ) -> Validation:
-    """Compare the graph with the judges at drawn points, and at `samples`: one (B, …) tensor an input.
+    """Compare the graph with the judges at drawn points.
 
     `values` maps ONNX values to nodes of the graph; it serves to name the node at which they part. Raises ModelError
     where the graph disagrees with a judge that counts, or where no judge can run the file.
     """
-    near = [*draw(graph), *([tuple(samples)] if samples else [])]
+    near = list(draw(graph))
     far = draw_far(graph)
     batches = [*near, far] if far else near
     shapes = input_sizes(model.graph)

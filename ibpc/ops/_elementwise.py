@@ -44,12 +44,12 @@ def two_terms(call: Call) -> int:
     return 2
 
 
-def import_as(type: str, versions: tuple[int, ...], operator: str | None = None) -> OnnxImport:
+def import_as(type: str, versions: tuple[int, ...]) -> OnnxImport:
     """Return the import of an ONNX operator whose inputs are all operands and that has no relevant attributes."""
 
     def read(node: OnnxNode, builder: Builder) -> Value:
         operands = [node.operand(slot) for slot in range(len(node.inputs))]
-        return builder.add(operator or type, operands)
+        return builder.add(type, operands)
 
     return OnnxImport(type, versions, read)
 

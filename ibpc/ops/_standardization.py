@@ -42,11 +42,10 @@ from ibpc.ops._planes import midpoint
 from ibpc.ops._scales import Line, Lines, factor_lines, scaled, weighted_lines
 from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call, NominalRule, Plane, Planes, Rules
-from ibpc.rounding import FLUSHED, UNIT, Arithmetic, down, gamma, up, vanishing
+from ibpc.rounding import FLUSHED, UNIT, WIDE_UNIT, Arithmetic, down, gamma, up, vanishing
 
 MOST_ENUMERATED: Final = 8
 GREATEST: Final = 2.0**127
-DOUBLE: Final = 2.0**-53
 
 EPSILON: Final[Mapping[str, Any]] = {"type": "number", "exclusiveMinimum": 0, "default": 1e-5}
 
@@ -108,7 +107,7 @@ def _in_binary32(x: Interval, size: int, epsilon: float, weight: Tensor | None, 
     wide = x.map(lambda end: end.double())
     scale = torch.ones_like(wide.lower[..., :1]) if weight is None else weight.double()
     shift = torch.zeros_like(wide.lower[..., :1]) if bias is None else bias.double()
-    box = _standardized(wide, size, epsilon, DOUBLE)
+    box = _standardized(wide, size, epsilon, WIDE_UNIT)
     relative, absolute, safe = _errors(wide, size, epsilon, scale)
     lower = box.lower - box.lower.abs() * relative - absolute
     upper = box.upper + box.upper.abs() * relative + absolute

@@ -12,7 +12,7 @@ from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._planes import above, below, chord, inside
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.combinators import kink_at_zero, no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
@@ -36,11 +36,6 @@ def relaxation(call: Call, x: Interval) -> Planes:
     return Planes(below(torch.abs, tangent, points), above(torch.abs, secant, points))
 
 
-def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
-    """Return where the slope changes: at 0."""
-    return (0.0,)
-
-
 OPERATOR = register(
     Operator(
         name="Abs",
@@ -50,7 +45,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kink_at_zero),
         reads=(import_as("Abs", (6, 13)),),
         writes=export_as("Abs"),
         layers=(option_free_layer("Abs"),),

@@ -176,6 +176,11 @@ def nonlinear(nominal: NominalRule, interval: IntervalRule, relaxation: Relaxati
     return Rules(nominal, interval, apart(nominal, interval), relaxation, nominal)
 
 
+def kink_at_zero(call: Call, **parameters: Tensor) -> tuple[float, ...]:
+    """Return where the slope of a rectifier changes: at 0."""
+    return (0.0,)
+
+
 def outward(call: Call, lower: Tensor, upper: Tensor, ulps: int = 1, absolute: float = 0.0) -> Interval:
     """Return [lower, upper], in binary32 moved outward by `ulps` roundings and by `absolute` (both 0: exact)."""
     if call.arithmetic is Arithmetic.REAL or (ulps == 0 and absolute == 0.0):

@@ -13,7 +13,7 @@ from ibpc.ops._elementwise import export_as, import_numbers, option_layer
 from ibpc.ops._leaky import leaky_interval, leaky_planes
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import monotone, no_macs, nonlinear
+from ibpc.ops.combinators import kink_at_zero, monotone, no_macs, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
@@ -40,11 +40,6 @@ def interval(call: Call, x: Interval) -> Interval:
     return leaky_interval(call, x, lambda point: nominal(call, point), ulps=2)
 
 
-def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
-    """Return where the slope changes: at 0."""
-    return (0.0,)
-
-
 OPERATOR = register(
     Operator(
         name="LeakyRelu",
@@ -54,7 +49,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kink_at_zero),
         reads=(import_numbers("LeakyRelu", (6, 16), "alpha"),),
         writes=export_as("LeakyRelu", "alpha"),
         layers=(

@@ -15,7 +15,7 @@ from ibpc.interval import Interval
 from ibpc.ir import Attributes, Shape, format_shape
 from ibpc.ops._leaky import leaky_interval, leaky_planes
 from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
-from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.combinators import kink_at_zero, no_macs, nonlinear
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Planes
 
@@ -89,11 +89,6 @@ def write(call: Call, writer: Writer, operands: tuple[str, ...], parameters: Map
     return writer.node("PRelu", [*operands, writer.constant(slopes(call, parameters["weight"]))])
 
 
-def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
-    """Return where the slope changes: at 0."""
-    return (0.0,)
-
-
 OPERATOR = register(
     Operator(
         name="PRelu",
@@ -103,7 +98,7 @@ OPERATOR = register(
         roles=(Role("weight", Fill.QUARTER),),
         shape=shape,
         macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kinks),
+        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kink_at_zero),
         reads=(OnnxImport("PRelu", (7, 9, 16), read),),
         writes=write,
         layers=(

@@ -13,7 +13,7 @@ from ibpc.interval import Interval, Paired
 from ibpc.ops._elementwise import export_as, import_as, option_free_layer
 from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops.combinators import kink_at_zero, no_macs, nonlinear
 from ibpc.ops.rules import Call, PairedOperand, Plane, Planes
 
 
@@ -45,11 +45,6 @@ def tuned(call: Call, slope: Tensor, plain: Planes, x: Interval) -> Planes:
 def start(call: Call, x: Interval) -> Tensor:
     """Return the slopes of the relaxation."""
     return relaxation(call, x).lower.slopes[0]
-
-
-def kinks(call: Call, **parameters: Tensor) -> tuple[float, ...]:
-    """Return where the slope changes: at 0."""
-    return (0.0,)
 
 
 class _StackedRelu(torch.autograd.Function):
@@ -116,7 +111,7 @@ OPERATOR = register(
         roles=(),
         shape=same_as_operand,
         macs=no_macs,
-        rules=replace(_RULES, paired=paired, tuned=tuned, start=start, kinks=kinks),
+        rules=replace(_RULES, paired=paired, tuned=tuned, start=start, kinks=kink_at_zero),
         reads=(import_as("Relu", (1, 6, 13, 14)),),
         writes=export_as("Relu"),
         layers=(option_free_layer("ReLU"),),

@@ -144,50 +144,51 @@ def normalization_scaling(graph: Graph, node: Node) -> Scaling:
 
 
 # ── taking them in ──────────────────────────────────────────────────────────────────────────────────────────────
-def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
-    """Fold the scaling that `name` applies to `operand` into the node that computes it. Return the refusal, if any."""
+def fold_back(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, str | None]:
+    """Fold the scaling that `name` applies to `operand` into the node that computes it.
+
+    Return that node, the one before views, or the first view that others read too; and the refusal, None if done.
+    """
     target, scaling, reason = _linear_source(graph, name, operand, scaling)
     if target.operator not in (*LINEAR, *VIEWS):
-        return described(target)
+        return target, described(target)
     if reason is not None:
-        return reason
+        return target, reason
     if "specification" in graph.parameters_of(target.name):
-        return f"{target.name} carries a specification"
+        return target, f"{target.name} carries a specification"
     channels = scaling.per_channel(target.operator)
     if channels is None:
-        return uneven(target)
+        return target, uneven(target)
     reason = _take_in(graph, target, channels, _behind)
     if reason is None:
         _bypass(graph, name, operand)
-    return reason
+    return target, reason
 
 
-def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> str | None:
-    """Fold the scaling that `name` applies to `operand` into the node that reads it. Return the refusal, if any."""
+def fold_forward(graph: Graph, name: str, operand: str, scaling: Scaling) -> tuple[Node, str | None]:
+    """Fold the scaling that `name` applies to `operand` into the node that reads it.
+
+    Return that node, the one after views, or the last view if several nodes read it; and the refusal, None if done.
+    """
     reader, scaling, others = _linear_reader(graph, name, scaling)
     if others:
-        return f"its value is read by {listed(others)}"
+        return reader, f"its value is read by {listed(others)}"
     if reader.operator not in LINEAR:
-        return described(reader)
+        return reader, described(reader)
     channels = scaling.per_channel(reader.operator)
     if channels is None:
-        return uneven(reader)
+        return reader, uneven(reader)
     if channels.shifts and _sees_borders(reader):
-        return f"it adds to the elements and not to the zeros that {reader.name} has at its borders"
+        return reader, f"it adds to the elements and not to the zeros that {reader.name} has at its borders"
     reason = _take_in(graph, reader, channels, _in_front)
     if reason is None:
         _bypass(graph, name, operand)
-    return reason
+    return reader, reason
 
 
 def source_before(graph: Graph, name: str, operand: str, scaling: Scaling) -> Node:
     """Return the node that computes the operand of `name`, before views; or the first view that others read too."""
     return _linear_source(graph, name, operand, scaling)[0]
-
-
-def reader_behind(graph: Graph, name: str, scaling: Scaling) -> Node:
-    """Return the node that reads the value of `name`, after views; or the last view if several nodes read it."""
-    return _linear_reader(graph, name, scaling)[0]
 
 
 def _bypass(graph: Graph, name: str, operand: str) -> None:

@@ -24,7 +24,6 @@ class AbsorbConstants(Pass):
     """
 
     name: ClassVar[str] = "absorb_constants"
-    summary: ClassVar[str] = "make constant factors and addends the weight and bias of linear operators"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Absorb in graph order, so that a product becomes a Gemm before its addend is absorbed."""

@@ -28,7 +28,6 @@ class PassResult:
     """
 
     name: str
-    summary: str
     graph: Graph
     changes: tuple[str, ...]
     refusals: tuple[str, ...]
@@ -63,10 +62,9 @@ class Log:
 
 @dataclass(frozen=True)
 class Pass(ABC):
-    """Base of all passes. A child names itself, says in one line what it does, and implements `apply`."""
+    """Base of all passes. A child names itself and implements `apply`."""
 
     name: ClassVar[str]
-    summary: ClassVar[str]
 
     def requires(self, graph: Graph) -> Iterator[Problem]:  # noqa: ARG002
         """Yield the reasons why the pass cannot run on `graph`: by default none."""
@@ -91,7 +89,7 @@ class Pass(ABC):
         if log.changes or log.refusals:
             copy.verify(operators())
         raise_all(GraphError, self.ensures(copy))
-        return PassResult(self.name, self.summary, copy, tuple(log.changes), tuple(log.refusals))
+        return PassResult(self.name, copy, tuple(log.changes), tuple(log.refusals))
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,6 @@ class DropIdentities(Pass):
     """
 
     name: ClassVar[str] = "drop_identities"
-    summary: ClassVar[str] = "drop operators that change nothing"
 
     also: tuple[str, ...] = ()
 

@@ -20,7 +20,6 @@ class EliminateDeadCode(Pass):
     """
 
     name: ClassVar[str] = "eliminate_dead_code"
-    summary: ClassVar[str] = "remove what no output needs"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Remove nodes from the end, so that no removed node has readers."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibpc.ir import Graph
-from ibpc.passes._scalings import fold_back, fold_forward, normalization_scaling, reader_behind, source_before
+from ibpc.passes._scalings import fold_back, fold_forward, normalization_scaling
 from ibpc.passes.base import Log, Pass
 
 
@@ -25,7 +25,6 @@ class FoldBatchNormalization(Pass):
     """
 
     name: ClassVar[str] = "fold_batch_normalization"
-    summary: ClassVar[str] = "fold normalizations by running statistics into their neighbours"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Fold normalizations in graph order."""
@@ -34,13 +33,11 @@ class FoldBatchNormalization(Pass):
                 continue
             operand = graph.operands(node.name)[0]
             scaling = normalization_scaling(graph, node)
-            source = source_before(graph, node.name, operand, scaling)
-            reader = reader_behind(graph, node.name, scaling)
-            before = fold_back(graph, node.name, operand, scaling)
+            source, before = fold_back(graph, node.name, operand, scaling)
             if before is None:
                 log.changed(node.name, f"folded into {source.name} before it")
                 continue
-            behind = fold_forward(graph, node.name, operand, scaling)
+            reader, behind = fold_forward(graph, node.name, operand, scaling)
             if behind is None:
                 log.changed(node.name, f"folded into {reader.name} behind it")
             else:

@@ -23,7 +23,6 @@ class FoldConstants(Pass):
     """
 
     name: ClassVar[str] = "fold_constants"
-    summary: ClassVar[str] = "compute what depends on no input"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Fold in graph order, so that constants propagate as far as possible."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ibpc.ir import Graph
-from ibpc.passes._scalings import LINEAR, elementwise_scaling, fold_back, fold_forward, reader_behind, source_before
+from ibpc.passes._scalings import LINEAR, elementwise_scaling, fold_back, fold_forward, source_before
 from ibpc.passes.base import Log, Pass
 
 
@@ -28,7 +28,6 @@ class FuseAffine(Pass):
     """
 
     name: ClassVar[str] = "fuse_affine"
-    summary: ClassVar[str] = "fuse sums and products with constants into linear operators"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Fuse backward in graph order, then forward in reverse order."""
@@ -46,8 +45,8 @@ class FuseAffine(Pass):
         match = elementwise_scaling(graph, graph.node(name))
         if match is None:
             return
-        operator, source = graph.node(name).operator, source_before(graph, name, *match)
-        reason = fold_back(graph, name, *match)
+        operator = graph.node(name).operator
+        source, reason = fold_back(graph, name, *match)
         if reason is None:
             log.changed(name, f"{operator} fused into {source.name} before it")
         else:
@@ -59,14 +58,12 @@ class FuseAffine(Pass):
         match = elementwise_scaling(graph, graph.node(name))
         if match is None:
             return
-        operand, scaling = match
-        operator, reader = graph.node(name).operator, reader_behind(graph, name, scaling)
-        neighbours = {source_before(graph, name, operand, scaling).operator, reader.operator}
-        reason = fold_forward(graph, name, operand, scaling)
+        operator = graph.node(name).operator
+        reader, reason = fold_forward(graph, name, *match)
         if reason is None:
             log.changed(name, f"{operator} fused into {reader.name} behind it")
             del refused[name]
-        elif neighbours.isdisjoint(LINEAR):
+        elif {source_before(graph, name, *match).operator, reader.operator}.isdisjoint(LINEAR):
             del refused[name]
         else:
             refused[name] += f"; not fused forward, {reason}"

@@ -20,7 +20,6 @@ class InferShapes(Pass):
     """
 
     name: ClassVar[str] = "infer_shapes"
-    summary: ClassVar[str] = "recompute every shape from the operators' rules"
 
     def requires(self, graph: Graph) -> Iterator[Problem]:
         """Yield unknown operators, and invalid attributes, operands and parameters."""

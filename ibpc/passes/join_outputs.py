@@ -18,7 +18,6 @@ class JoinOutputs(Pass):
     """
 
     name: ClassVar[str] = "join_outputs"
-    summary: ClassVar[str] = "join all outputs into one row"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Flatten outputs that are no rows, and concatenate if there are several."""

@@ -27,24 +27,21 @@ _COPIES: Final = ("Identity", "Dropout")
 
 @dataclass(frozen=True, eq=False)
 class MergeSpecification(Pass):
-    """Add a node with the value `matrix` · output, and make it the graph's last output.
+    """Add a node with the value `matrix` · the first output, and make it the graph's last output.
 
-    `matrix` is (rows, K) for an output …×K; `output` names that output (None: the first one), `node` the node to add.
-    The output itself stays. If it is a Gemm, possibly followed by an Identity, a Dropout (the identity in evaluation)
-    or a view of N×1×K as N×K, the matrix becomes the `specification` of a second Gemm with tied parameters; if the
-    Gemm has a specification S₀ already, that becomes matrix · S₀. Otherwise a MatMul by the matrix is appended: the
-    same values, looser bounds.
+    `matrix` is (rows, K) for an output …×K; `node` names the node to add. The output itself stays. If it is a Gemm,
+    possibly followed by an Identity, a Dropout (the identity in evaluation) or a view of N×1×K as N×K, the matrix
+    becomes the `specification` of a second Gemm with tied parameters; if the Gemm has a specification S₀ already, that
+    becomes matrix · S₀. Otherwise a MatMul by the matrix is appended: the same values, looser bounds.
     """
 
     name: ClassVar[str] = "merge_specification"
-    summary: ClassVar[str] = "merge a margin specification into the last affine operator"
 
     matrix: Tensor
-    output: str | None = None
     node: str = "margins"
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Add the margin node. Raises GraphError for a matrix that does not fit and for an unknown output."""
+        """Add the margin node. Raises GraphError for a matrix that does not fit."""
         output = self._output(graph)
         last = _producer(graph, output)
         reason = _why_apart(graph, last)
@@ -57,14 +54,12 @@ class MergeSpecification(Pass):
         graph.outputs = (*graph.outputs, self.node)
 
     def _output(self, graph: Graph) -> Node:
-        name = graph.outputs[0] if self.output is None else self.output
-        shape = graph.node(name).shape
-        if name not in graph.outputs:
-            raise GraphError.at(f"output {name}", "it is not an output", f"one of {', '.join(graph.outputs)}")
+        output = graph.node(graph.outputs[0])
+        shape = output.shape
         if self.matrix.dim() != 2 or len(shape) < 2 or self.matrix.shape[1] != shape[-1]:
             found = f"a specification of shape {format_shape(tuple(self.matrix.shape))} for {format_shape(shape)}"
-            raise GraphError.at(f"output {name}", found, f"(rows, {shape[-1] if shape else 1})")
-        return graph.node(name)
+            raise GraphError.at(f"output {output.name}", found, f"(rows, {shape[-1] if shape else 1})")
+        return output
 
     def _merge(self, graph: Graph, output: Node, last: Node) -> None:
         parameters = graph.parameters_of(last.name)
@@ -93,12 +88,12 @@ class MergeSpecification(Pass):
         graph.add(product, [output.name, constant.name])
 
 
-def merge_specification(graph: Graph, matrix: Tensor, output: str | None = None, name: str = "margins") -> PassResult:
-    """Return the graph with the node `name` = `matrix` · output as its last output; see `MergeSpecification`.
+def merge_specification(graph: Graph, matrix: Tensor, name: str = "margins") -> PassResult:
+    """Return the graph with the node `name` = `matrix` · the first output as its last output; see `MergeSpecification`.
 
-    Raises GraphError for an unknown output, a matrix that does not fit, and a name that is taken.
+    Raises GraphError for a matrix that does not fit and for a name that is taken.
     """
-    return MergeSpecification(matrix, output, name).run(graph)
+    return MergeSpecification(matrix, name).run(graph)
 
 
 def _producer(graph: Graph, output: Node) -> Node:

@@ -24,7 +24,6 @@ class NormalizeInput(Pass):
     """
 
     name: ClassVar[str] = "normalize_input"
-    summary: ClassVar[str] = "put (x − mean) / std before the network"
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -52,15 +51,15 @@ class NormalizeInput(Pass):
     def _problems(self, source: Node) -> list[Problem]:
         channels = source.shape[1] if len(source.shape) > 1 else 1
         problems = []
-        for option, numbers in (("--mean", self.mean), ("--std", self.std)):
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (1, channels):
                 found = f"{len(numbers)} numbers for an input of shape {format_shape(source.shape)}"
-                problems.append(Problem(option, found, "one number" if channels == 1 else f"1 or {channels}"))
+                problems.append(Problem(name, found, "one number" if channels == 1 else f"1 or {channels}"))
         mean, std = (torch.tensor(numbers, dtype=torch.float32) for numbers in (self.mean, self.std))
         if not bool(mean.isfinite().all()):
-            problems.append(Problem("--mean", f"found {list(self.mean)}", "numbers that float32 holds"))
+            problems.append(Problem("mean", f"found {list(self.mean)}", "numbers that float32 holds"))
         if not bool(((std > 0) & std.isfinite()).all()):
-            problems.append(Problem("--std", f"found {list(self.std)}", "positive numbers that float32 holds"))
+            problems.append(Problem("std", f"found {list(self.std)}", "positive numbers that float32 holds"))
         return problems
 
 

@@ -49,7 +49,6 @@ class RecognizeActivations(Pass):
     """
 
     name: ClassVar[str] = "recognize_activations"
-    summary: ClassVar[str] = "put operators in the place of activations that are spelled out"
 
     def apply(self, graph: Graph, log: Log) -> None:
         """Recognize activations in graph order."""

@@ -103,8 +103,9 @@ def common_data(runs: Mapping[str, TrainingRun]) -> str:
     """Return the name of the data set that all runs were trained on. Raises DataError if they differ."""
     names = {str(run.receipt["data"]["name"]): name for name, run in runs.items()}
     if len(names) > 1:
-        found = ", ".join(f"{name} on {data}" for data, name in names.items())
-        raise DataError.at("report", f"runs on different data sets: {found}", "one data set", "--data chooses one")
+        pairs = ", ".join(f"{name} on {data}" for data, name in names.items())
+        found = f"runs on different data sets: {pairs}"
+        raise DataError.at("report", found, "one data set", "name one of them as data")
     return next(iter(names))
 
 

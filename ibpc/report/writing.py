@@ -54,5 +54,5 @@ def _radius(runs: Mapping[str, TrainingRun], eps: float | None) -> float:
     """Return the radius of the report, by default the largest of the recipes. Raises UsageError."""
     radius = max(run.recipe.eps for run in runs.values()) if eps is None else eps
     if not 0 < radius <= 1:
-        raise UsageError.at("--eps", f"found {radius:g}", "a radius above 0, at most 1", "the runs' own is the default")
+        raise UsageError.at("eps", f"found {radius:g}", "a radius above 0, at most 1", "the runs' own is the default")
     return radius

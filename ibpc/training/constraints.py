@@ -25,15 +25,11 @@ Constraint: TypeAlias = Callable[[nn.Module, Node], None]
 
 
 class Nonnegative(nn.Module):
-    """W = |V|, trained in V."""
+    """W = |V|, trained in V, which begins as the weight: negative weights become their absolute values."""
 
     def forward(self, free: torch.Tensor) -> torch.Tensor:
         """Return |V|."""
         return free.abs()
-
-    def right_inverse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Return V = W. Negative weights thus become their absolute values."""
-        return weight
 
 
 def nonnegative(holder: nn.Module, node: Node) -> None:

@@ -122,7 +122,7 @@ def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine
         return Engine.CUDA_GRAPH if can_capture else Engine.EAGER
     if name == Engine.CUDA_GRAPH.value and not can_capture:
         found = f"{name} on {device}, processes: {processes}"
-        raise UsageError.at("engine", found, "one process on a CUDA device", "--compile auto takes what fits")
+        raise UsageError.at("engine", found, "one process on a CUDA device", "engine auto takes what fits")
     return Engine(name)
 
 
@@ -233,7 +233,7 @@ def compiling(engine: Engine) -> Iterator[None]:
         yield
     except TorchDynamoException as error:
         found = first_line(error)
-        raise TrainingError.at("--compile inductor", found, "graphs that it compiles", "--compile eager") from error
+        raise TrainingError.at("engine inductor", found, "graphs that it compiles", "engine eager") from error
 
 
 def _compiled(module: nn.Module) -> Callable[..., Any]:

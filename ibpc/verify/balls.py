@@ -39,7 +39,8 @@ def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
     """
     x, classes = read_array(Path(path)), network.classes
     if len(network.graph.outputs) != 1:
-        raise PropertyError.at(path, f"{len(network.graph.outputs)} outputs", "one row of logits", "use --vnnlib")
+        found = f"{len(network.graph.outputs)} outputs"
+        raise PropertyError.at(path, found, "one row of logits", "state it as a property in VNN-LIB")
     shapes = [network.graph.node(name).shape[1:] for name in network.graph.inputs]
     if len(shapes) != 1 or not same_order(x.shape, shapes[0]):
         wanted = " and ".join(format_shape(shape) for shape in shapes)

@@ -20,11 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibpc import rounding
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.ir import format_shape, same_order
 
-LARGEST: Final = Fraction(float(np.finfo(np.float32).max))
+LARGEST: Final = Fraction(rounding.LARGEST)
 _MOST: Final = Fraction(10) ** 200
 _LEAST: Final = 1 / _MOST
 _MOST_BITS: Final = 2**14
@@ -99,11 +100,6 @@ class Box:
         lower, upper = self.inner
         point = x.detach().cpu()
         return self.reachable and bool(((lower <= point) & (point <= upper)).all())
-
-    def clip(self, x: Tensor) -> Tensor:
-        """Return the float32 points of the box nearest to `x` (…, n)."""
-        lower, upper = (bound.to(x.device) for bound in self.inner)
-        return torch.minimum(torch.maximum(x, lower), upper)
 
     def least(self, terms: Terms) -> Fraction:
         """Return the least value of Σ aᵢ xᵢ over the outer box, exactly."""

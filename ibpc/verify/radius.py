@@ -37,7 +37,7 @@ def largest_radius(verdict_at: Callable[[float], Verdict], most: float, toleranc
 
     `verdict_at(eps)` decides robustness at a radius. Raises UsageError for a range or tolerance that is not positive.
     """
-    for name, value in (("--most", most), ("--tolerance", tolerance)):
+    for name, value in (("most", most), ("tolerance", tolerance)):
         if not (isfinite(value) and value > 0):
             raise UsageError.at(name, f"found {value:g}", "a number above 0")
     if verdict_at(0.0) is Verdict.FALSIFIED:

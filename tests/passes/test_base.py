@@ -108,10 +108,10 @@ def test_evaluation_of_its_own_result_changes_nothing() -> None:
 
 def test_reports_print() -> None:
     graph, changes, refusals = everything(), ("bn1: folded into conv1 before it",), ("bn2: not folded, no reason",)
-    assert str(PassResult("fold", "fold things", graph, changes, refusals)) == (
+    assert str(PassResult("fold", graph, changes, refusals)) == (
         "fold: 1 change, 1 refused\n  bn1: folded into conv1 before it\n  refused: bn2: not folded, no reason"
     )
-    assert str(PassResult("fold", "fold things", graph, (), ())) == "fold: 0 changes"
+    assert str(PassResult("fold", graph, (), ())) == "fold: 0 changes"
 
 
 def test_only_the_last_run_of_a_pass_refuses() -> None:
@@ -139,7 +139,6 @@ class BreaksShapes(Pass):
     """Leaves a shape that contradicts the operator's rule."""
 
     name: ClassVar[str] = "breaks_shapes"
-    summary: ClassVar[str] = "break a shape"
 
     def apply(self, graph: Graph, log: Log) -> None:
         graph.replace("relu", shape=(-1, 7))
@@ -151,7 +150,6 @@ class Particular(Pass):
     """Requires a node and promises another one."""
 
     name: ClassVar[str] = "particular"
-    summary: ClassVar[str] = "want this and that"
 
     wanted: str = "relu"
     promised: str = "relu"

@@ -26,12 +26,13 @@ from ibpc.verify.certificates.schema import read_certificate
 from ibpc.verify.replay import runnable_model
 
 
-def check_certificate(
+def check(
     path: str | Path, data_root: str | Path | None = None, progress: Callable[[int], object] = ignore
 ) -> tuple[Claim, ...]:
-    """Return every claim of a certificate, judged; `progress` gets the number of examples that were begun.
+    """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.certificates.check`.
 
-    Raises PropertyError or SpecError for a file that is no certificate, DataError if its data set is missing.
+    `progress` gets the number of examples that were begun. Raises PropertyError or SpecError for a file that is no
+    certificate, DataError where its data set is missing.
     """
     data = read_certificate(Path(path))
     about = ModelFile.from_json(data)

@@ -35,13 +35,13 @@ _ALWAYS: Final = Row((), (), Fraction())
 _Ends: TypeAlias = dict[int, tuple[Fraction, bool]]
 
 
-def load_vnnlib(path: Path) -> Property:
-    """Return the property in a VNN-LIB file.
+def load_vnnlib(path: str | Path) -> Property:
+    """Return the property in a VNN-LIB file (1.0 or 2.0, `.gz` too).
 
     Raises PropertyError, with line and column, for a file that is damaged, too large, or not VNN-LIB, and for
     constraints that are not linear; also if an input element has no lower or no upper bound.
     """
-    return property_from(read_source(path))
+    return property_from(read_source(Path(path)))
 
 
 def property_from(source: SourceText) -> Property:

@@ -1080,8 +1080,8 @@ MUTATIONS = (
     Mutation(
         "a training step looks at what is finite",
         "ibpc/training/linear.py",
-        "    sees = False",
-        "    sees = True",
+        "    may_synchronize = False",
+        "    may_synchronize = True",
         "tests/training/test_methods.py -k waits",
     ),
     Mutation(

@@ -482,7 +482,7 @@ MUTATIONS = (
     Mutation(
         "infinite factors multiplied as if they were finite",
         "ibpc/bounds/payments.py",
-        "return self._sees and bool(factor.detach().sum().isfinite())",
+        "return self._may_synchronize and bool(factor.detach().sum().isfinite())",
         "return True",
         "tests/test_backward.py",
     ),

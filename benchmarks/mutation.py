@@ -482,7 +482,7 @@ MUTATIONS = (
     Mutation(
         "infinite factors multiplied as if they were finite",
         "ibpc/bounds/payments.py",
-        "return self._sees and bool(factor.detach().sum().isfinite())",
+        "return self._may_synchronize and bool(factor.detach().sum().isfinite())",
         "return True",
         "tests/test_backward.py",
     ),
@@ -1080,8 +1080,8 @@ MUTATIONS = (
     Mutation(
         "a training step looks at what is finite",
         "ibpc/training/linear.py",
-        "    sees = False",
-        "    sees = True",
+        "    may_synchronize = False",
+        "    may_synchronize = True",
         "tests/training/test_methods.py -k waits",
     ),
     Mutation(

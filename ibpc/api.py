@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ibpc.bounds import AUTO, METHODS, QUICK, affine
+from ibpc.bounds import METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
@@ -34,7 +34,7 @@ from ibpc.verify.certificates.certificate import Claim, ModelFile, data_certific
 from ibpc.verify.certificates.check import check, judged_model
 from ibpc.verify.competition import result_text
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.decide import Decision, DecisionOptions, plan_named
+from ibpc.verify.decide import AUTO, Decision, DecisionOptions, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.judge import Judge

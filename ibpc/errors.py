@@ -106,20 +106,20 @@ def first_line(error: BaseException) -> str:
     return (reason.strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
 
 
-class StrangerError(Exception):
+class ThirdPartyError(Exception):
     """A failure inside third-party code, reduced to its first line; the caller converts it to an IbpcError."""
 
 
 @contextmanager
-def stranger() -> Iterator[None]:
-    """Raise StrangerError for whatever third-party code raises: its errors share no class but Exception.
+def third_party() -> Iterator[None]:
+    """Raise ThirdPartyError for whatever third-party code raises: its errors share no class but Exception.
 
     Only for a user's module, torch's exporters, ONNX Runtime and evaluators on numbers of a file.
     """
     try:
         yield
     except Exception as error:
-        raise StrangerError(first_line(error)) from error
+        raise ThirdPartyError(first_line(error)) from error
 
 
 def unreachable(what: str) -> NoReturn:

@@ -42,7 +42,7 @@ def enclose(graph: Graph, inputs: Sequence[Tensor]) -> list[Interval]:
             operands = [values[name] for name in graph.operands(node.name)]
             parameters = {role: _widely(array) for role, array in graph.parameters_of(node.name).items()}
             rules = operators()[node.operator].rules
-            call = replace(call_of(graph, node, Arithmetic.FLOAT32), own=WIDE_UNIT)
+            call = replace(call_of(graph, node, Arithmetic.FLOAT32), unit=WIDE_UNIT)
             is_boxed = any(isinstance(operand, Interval) for operand in operands)
             rule = rules.interval if is_boxed else rules.nominal
             values[node.name] = _in_range(rule(call, *operands, **parameters))

@@ -19,7 +19,7 @@ from ibpc.errors import UsageError
 class Interval:
     """A box of tensors of one shape and dtype. Make it with `bounds`, `around`, `point` or `ball`."""
 
-    __slots__ = ("_center", "_centered", "_is_nonnegative", "_lower", "_radius", "_scaled", "_upper")
+    __slots__ = ("_center", "_is_centered", "_is_nonnegative", "_lower", "_radius", "_scaled", "_upper")
 
     def __init__(
         self,
@@ -32,7 +32,7 @@ class Interval:
         self._upper = upper
         self._center = center
         self._radius = radius
-        self._centered = lower is None
+        self._is_centered = lower is None
         self._is_nonnegative = False
         self._scaled: tuple[Tensor, float] | None = None
 
@@ -125,7 +125,7 @@ class Interval:
         return self._radius
 
     @property
-    def product(self) -> tuple[Tensor, float]:
+    def scaled_radius(self) -> tuple[Tensor, float]:
         """The radius as (tensor, factor), the form it was made in."""
         return (self.radius, 1.0) if self._scaled is None else self._scaled
 
@@ -135,13 +135,13 @@ class Interval:
         return self._is_nonnegative
 
     @property
-    def centered(self) -> bool:
+    def is_centered(self) -> bool:
         """Whether the box was made as center/radius, not as lower/upper.
 
         Rules that work on either form use the one the box was made in: the derived form includes the rounding error of
         the conversion, which only affine rules account for (`ibpc.rounding.inflation`).
         """
-        return self._centered
+        return self._is_centered
 
     @property
     def width(self) -> Tensor:
@@ -161,8 +161,8 @@ class Interval:
         return (self.lower <= x) & (x <= self.upper)
 
     def __repr__(self) -> str:
-        form = "center/radius" if self._centered else "lower/upper"
-        return f"Interval({tuple((self.center if self._centered else self.lower).shape)}, {form})"
+        form = "center/radius" if self._is_centered else "lower/upper"
+        return f"Interval({tuple((self.center if self._is_centered else self.lower).shape)}, {form})"
 
 
 def ends_of(boxes: Iterable[Interval]) -> list[Tensor]:

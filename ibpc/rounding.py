@@ -53,17 +53,17 @@ def gamma(terms: int) -> float:
     return product / (1.0 - product)
 
 
-def inflation(terms: int, own: float = UNIT) -> float:
+def inflation(terms: int, unit: float = UNIT) -> float:
     """Return the relative growth ρ that an affine operator of `terms` products needs in binary32.
 
-    `own` is the unit roundoff in which the bound itself is computed. In binary32, four errors of at most
+    `unit` is the unit roundoff in which the bound itself is computed. In binary32, four errors of at most
     γ (|W||x| + |b|) each must be covered, with γ = gamma(terms) and |x| ≤ |c| + r: those of the network's sum, the
     bound's center, the bound's radius, and the conversions between center/radius and lower/upper on either side (2u).
     Sixteen more terms cover the products of (1 + δ) left out above. In binary64 only the network's error is left:
     γ(n + 1) and up to forty roundings that passes fused into it (`ibpc.passes._roundings`). The bound's own errors are
     2⁻²⁹ of that, less than one of the seven terms that remain.
     """
-    return 4.0 * gamma(terms + 16) if own == UNIT else gamma(terms + 48)
+    return 4.0 * gamma(terms + 16) if unit == UNIT else gamma(terms + 48)
 
 
 def vanishing(terms: int) -> float:
@@ -81,7 +81,7 @@ def guard_overflow(radius: Tensor, growth: float) -> Tensor:
     return radius.mul_((1.0 + growth) * RAISED).mul_(1.0 / RAISED)
 
 
-def lowering(growth: float) -> float:
+def unraised(growth: float) -> float:
     """Return the factor that replaces `guard_overflow` for a radius that is `RAISED` already."""
     return (1.0 + growth) / RAISED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ibpc.errors import StrangerError, first_line, stranger
+from ibpc.errors import ThirdPartyError, first_line, third_party
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_the_first_line_of_an_error(error, line):
 
 @pytest.mark.parametrize("raised", [ValueError("first\nsecond"), RuntimeError(""), KeyError("name"), MemoryError()])
 def test_whatever_a_stranger_raises_is_one_error_with_its_first_line(raised):
-    with pytest.raises(StrangerError) as caught, stranger():
+    with pytest.raises(ThirdPartyError) as caught, third_party():
         raise raised
     assert str(caught.value) in ("first", "RuntimeError", "'name'", "MemoryError")
     assert caught.value.__cause__ is raised
@@ -31,5 +31,5 @@ def test_whatever_a_stranger_raises_is_one_error_with_its_first_line(raised):
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit])
 def test_who_wants_to_stop_is_no_stranger(raised):
-    with pytest.raises(raised), stranger():
+    with pytest.raises(raised), third_party():
         raise raised

@@ -51,11 +51,11 @@ class TestForms:
 
     def test_the_form_stays_that_of_the_producer(self) -> None:
         made_of_bounds, made_of_center = Interval.bounds(LOWER, UPPER), Interval.around(CENTER, RADIUS)
-        assert not made_of_bounds.centered
-        assert made_of_center.centered
+        assert not made_of_bounds.is_centered
+        assert made_of_center.is_centered
         _ = made_of_bounds.center, made_of_center.lower
-        assert not made_of_bounds.centered
-        assert made_of_center.centered
+        assert not made_of_bounds.is_centered
+        assert made_of_center.is_centered
         assert "lower/upper" in repr(made_of_bounds)
         assert "center/radius" in repr(made_of_center)
 
@@ -202,7 +202,7 @@ def test_a_promise_of_no_negative_saves_passes_and_changes_next_to_nothing() -> 
 def test_a_scaled_radius_is_a_radius() -> None:
     for share, scale in ((RADIUS * 4.0, 0.25), (RADIUS * -4.0, -0.25)):
         box = Interval.scaled(CENTER, share, scale)
-        assert box.centered
+        assert box.is_centered
         assert torch.equal(box.lower, LOWER)
         assert torch.equal(box.upper, UPPER)
         assert torch.equal(box.radius, RADIUS)
@@ -230,7 +230,7 @@ def test_padding_with_a_number_below_zero_breaks_the_promise() -> None:
 
 def test_map_acts_on_both_ends() -> None:
     box = Interval.around(CENTER, RADIUS).map(torch.exp)
-    assert not box.centered
+    assert not box.is_centered
     assert torch.equal(box.lower, LOWER.exp())
     assert torch.equal(box.upper, UPPER.exp())
 

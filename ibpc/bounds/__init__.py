@@ -15,7 +15,6 @@ from ibpc.errors import UsageError, nearest
 METHODS: Final[Mapping[str, Method]] = MappingProxyType(
     {method.name: method for method in (IBP, FORWARD, CROWN_IBP, CROWN, ALPHA_CROWN, MIP)}
 )
-AUTO: Final = "auto"
 QUICK: Final = IBP.name
 
 
@@ -31,4 +30,4 @@ def methods_proved_by(*proofs: Proof) -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if method.proof in proofs)
 
 
-__all__ = ["AUTO", "METHODS", "QUICK", "Bounder", "Method", "Proof", "method_named", "methods_proved_by"]
+__all__ = ["METHODS", "QUICK", "Bounder", "Method", "Proof", "method_named", "methods_proved_by"]

@@ -96,12 +96,12 @@ class _Choices:
     def _parameter(self, step: Step, start: Tensor) -> Tensor:
         name = step.node.name
         if name not in self.parameters:
-            first = self._given.get(name, _said(start.detach()).expand(self._rows, *start.shape))
+            first = self._given.get(name, _rounded_to_levels(start.detach()).expand(self._rows, *start.shape))
             self.parameters[name] = first.to(start.dtype, copy=True).contiguous().requires_grad_()
         return self.parameters[name]
 
 
-def _said(choices: Tensor) -> Tensor:
+def _rounded_to_levels(choices: Tensor) -> Tensor:
     """Return the choices rounded to those that a proof can state, in binary64."""
     return (choices.double() * LEVELS).round() / LEVELS
 
@@ -232,7 +232,7 @@ def ascend(
     """
     found = start if steps == 0 else _climbed(walk, values, forms, steps, ends, start, deadline, chosen)
     rows = next(iter(forms.values())).shape[0]
-    choices = _Choices(rows, {name: _said(choice) for name, choice in found.choices.items()}, chosen)
+    choices = _Choices(rows, {name: _rounded_to_levels(choice) for name, choice in found.choices.items()}, chosen)
     multipliers = ends.multipliers(rows, found.multipliers, torch.float64)
     with torch.no_grad():
         backward = Backward(walk, values, choices.planes)

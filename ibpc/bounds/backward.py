@@ -63,15 +63,15 @@ class Backward:
     Differentiable with respect to the planes where gradients are on. `forms` are the last call's coefficients (R, B,
     *shape) at the inputs and at the results of nonlinear operators, except patches. A subclass whose bounds prove
     nothing may set `slack`, the allowance for rounding relative to every product, to 0. One that must not wait for the
-    device sets `sees` to False: then it never looks at the contents of a tensor.
+    device sets `may_synchronize` to False: then it never looks at the contents of a tensor.
     """
 
     slack: ClassVar[float] = 2.0**-44
-    sees: ClassVar[bool] = True
+    may_synchronize: ClassVar[bool] = True
 
     def __init__(self, walk: Steps, values: Values, planes_of: PlanesOf = plain_planes) -> None:
         self._walk, self._values, self._planes_of = walk, values, planes_of
-        self._payments = Payments(walk, values, self.slack, self.sees)
+        self._payments = Payments(walk, values, self.slack, self.may_synchronize)
         self._planes: dict[str, Planes] = {}
         self._bends: dict[str, _Bend | None] = {}
         self.forms: dict[str, Tensor] = {}

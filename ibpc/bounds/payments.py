@@ -25,17 +25,17 @@ from ibpc.ops.rules import BilinearRules, Operand
 class Payments:
     """The constants and rounding costs at the nodes of a walk over known values.
 
-    `slack` is the allowance for binary64 rounding relative to every product; `sees` tells whether the contents of a
-    tensor may be looked at, which waits for the device.
+    `slack` is the allowance for binary64 rounding relative to every product; `may_synchronize` tells whether the
+    contents of a tensor may be looked at, which waits for the device.
     """
 
-    def __init__(self, walk: Steps, values: Values, slack: float, sees: bool) -> None:
-        self._walk, self._values, self._slack, self._sees = walk, values, slack, sees
+    def __init__(self, walk: Steps, values: Values, slack: float, may_synchronize: bool) -> None:
+        self._walk, self._values, self._slack, self._may_synchronize = walk, values, slack, may_synchronize
         self._charges: dict[str, Tensor | None] = {}
 
     def is_finite(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be finite, so that its products need no check."""
-        return self._sees and bool(factor.detach().sum().isfinite())
+        return self._may_synchronize and bool(factor.detach().sum().isfinite())
 
     @cached_property
     def ahead(self) -> frozenset[str]:
@@ -100,7 +100,7 @@ class Payments:
 
     def _is_zero(self, factor: Tensor) -> bool:
         """Return whether a factor is known to be zero everywhere."""
-        return self._sees and not bool(factor.detach().any())
+        return self._may_synchronize and not bool(factor.detach().any())
 
 
 def _at_zero(step: Step, operands: tuple[Operand, ...]) -> Tensor:

@@ -180,7 +180,7 @@ def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
     if arithmetic is Arithmetic.REAL:
         values.known[name], values.errors[name] = Interval.bounds(real.lower, real.upper), None
         return
-    call = replace(step.call, arithmetic=Arithmetic.FLOAT32, own=WIDE_UNIT)
+    call = replace(step.call, arithmetic=Arithmetic.FLOAT32, unit=WIDE_UNIT)
     widened = step.operator.rules.interval(call, *operands, **step.parameters)
     error = torch.maximum(real.lower - widened.lower, widened.upper - real.upper)
     if _may_leave_inside(step.operator):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ibpc.errors import DataError, StrangerError, stranger
+from ibpc.errors import DataError, ThirdPartyError, third_party
 
 Array = NDArray[Any]
 
@@ -18,10 +18,10 @@ def arrays_of(pairs: Any, split: str) -> tuple[Array, Array]:
     `split` names it in errors. Raises DataError for a data set of anything else.
     """
     try:
-        with stranger():
+        with third_party():
             items = [pairs[index] for index in range(len(pairs))]
             images = np.stack([np.asarray(image) for image, _ in items])
             labels = np.asarray([int(label) for _, label in items], np.int64)
-    except StrangerError as error:
+    except ThirdPartyError as error:
         raise DataError.at(split, str(error), "pairs of an image tensor of one shape, and an integer label") from error
     return images, labels

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, Problem, StrangerError, first_line, raise_all, stranger
+from ibpc.errors import ModelError, Problem, ThirdPartyError, first_line, raise_all, third_party
 from ibpc.frontends.agreement import agree
 from ibpc.frontends.onnx_determined import expect_integer_quotients, is_determined, is_rounded_product, summed
 from ibpc.runtime import session
@@ -173,9 +173,9 @@ class Tracer:
         graph = onnx.helper.make_graph([node], "node", inputs, [onnx.ValueInfoProto(name=name) for name in outputs])
         model = onnx.helper.make_model(graph, opset_imports=self._imports, ir_version=self._ir_version)
         try:
-            with stranger():
+            with third_party():
                 return session(model.SerializeToString())({name: self._feed(name) for name in names})
-        except StrangerError:  # Whether it runs the file is for validation to say.
+        except ThirdPartyError:  # Whether it runs the file is for validation to say.
             return []
 
     def _infer(self, node: onnx.NodeProto) -> dict[str, Known]:
@@ -234,9 +234,9 @@ class Tracer:
         opsets = {entry.domain: max(entry.version, least) for entry in self._imports}
         feed = {name: self._feed(name) for name in names}
         try:
-            with np.errstate(all="ignore"), stranger():
+            with np.errstate(all="ignore"), third_party():
                 results = ReferenceEvaluator(graph, opsets).run(None, feed)
-        except StrangerError as error:
+        except ThirdPartyError as error:
             raise ValueError(f"its constant value cannot be computed: {error}") from error
         folded = {output.name: _constant(result) for output, result in zip(outputs, results, strict=True)}
         self._folded += sum(prod(known.shape) * _bytes_of(known.elem_type) for known in folded.values())

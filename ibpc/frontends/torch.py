@@ -23,7 +23,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.errors import ModelError, ThirdPartyError, third_party
 from ibpc.evaluation import enclose, evaluate
 from ibpc.frontends.agreement import agree, agree_with_bounds
 from ibpc.frontends.onnx import Constants, graph_from_onnx
@@ -130,9 +130,9 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
 def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs. Raises ModelError for whatever it raises, and where it returns anything else."""
     try:
-        with torch.no_grad(), stranger():
+        with torch.no_grad(), third_party():
             results = module(*inputs)
-    except StrangerError as error:
+    except ThirdPartyError as error:
         found = f"it does not run on its example input at batch {len(inputs[0])}: {error}"
         raise ModelError.at(where, found) from error
     return _tensors(results, where)
@@ -165,9 +165,9 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, where: st
     reasons = []
     for name, options in exporters.items():
         try:
-            with stranger():
+            with third_party():
                 is_doubtful = _run_exporter(module, inputs, path, options)
-        except StrangerError as error:
+        except ThirdPartyError as error:
             reasons.append(f"{name}: {error}")
             continue
         _expect_no_choices(module, inputs, where, is_doubtful)
@@ -201,10 +201,10 @@ def _expect_no_choices(module: nn.Module, inputs: tuple[Tensor, ...], where: str
     That it cannot export the module for another reason counts only where the trace is doubtful.
     """
     try:
-        with stranger(), quietly():
+        with third_party(), quietly():
             program = torch.export.export(module, inputs)
         _expect_smooth(program.graph, where)
-    except StrangerError as error:
+    except ThirdPartyError as error:
         if not is_doubtful and _DATA_DEPENDENT not in type(error.__cause__).__name__:
             return
         raise ModelError.at(

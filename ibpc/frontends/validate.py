@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
-from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.errors import ModelError, ThirdPartyError, third_party
 from ibpc.evaluation import enclose, evaluate
 from ibpc.frontends.agreement import ABSOLUTE, RELATIVE, agree, agree_with_bounds, magnitude
 from ibpc.frontends.onnx_fold import batch_symbols
@@ -103,7 +103,7 @@ def validate(
         try:
             judge = make(model)
             answers = [[judge(point) for point in batch] for batch in points]
-        except StrangerError as reason:
+        except ThirdPartyError as reason:
             notes.append(f"{name} cannot run the file: {reason}")
             continue
         result = _compare(name, batches, ours, bounds, answers)
@@ -212,7 +212,7 @@ def _whole_batch(
     feed = tuple(x.reshape([len(x), *shape[1:]]).numpy() for x, shape in zip(batch, shapes, strict=True))
     try:
         judged = _onnx_runtime(model)(feed)
-    except StrangerError as reason:
+    except ThirdPartyError as reason:
         yield f"at batch {BATCH_SIZE} the file itself does not run: {reason}"
         return
     if not all(agree(mine, theirs) for mine, theirs in zip(ours, judged, strict=True)):
@@ -254,7 +254,7 @@ def _parting(
     point = _sample(found.batch, found.index, shapes)
     try:
         judged = make(exposed)(point)
-    except StrangerError:
+    except ThirdPartyError:
         return None
     ours = evaluate(graph, found.batch)
     for (name, node), theirs in zip(made.items(), judged, strict=True):
@@ -266,13 +266,13 @@ def _parting(
 
 # ── the judges: sample by sample, in the shapes and types of the file ───────────────────────────────────────────
 def _onnx_runtime(model: onnx.ModelProto) -> Judge:
-    with stranger():
+    with third_party():
         run = session(model.SerializeToString())
     return _runner(model, run)
 
 
 def _reference(model: onnx.ModelProto) -> Judge:
-    with stranger():
+    with third_party():
         evaluator = ReferenceEvaluator(model)
     return _runner(model, lambda feed: evaluator.run(None, feed))
 
@@ -283,14 +283,14 @@ def _runner(model: onnx.ModelProto, run: Callable[[dict[str, Array]], Any]) -> J
 
     def judge(inputs: Arrays) -> Arrays:
         feed = {name: x.astype(kind) for name, x, kind in zip(names, inputs, types, strict=True)}
-        with np.errstate(all="ignore"), stranger():
+        with np.errstate(all="ignore"), third_party():
             return tuple(np.asarray(result) for result in run(feed))
 
     return judge
 
 
 def _onnx2torch(model: onnx.ModelProto) -> Judge:
-    with warnings.catch_warnings(), stranger():
+    with warnings.catch_warnings(), third_party():
         warnings.simplefilter("ignore")
         import onnx2torch
 
@@ -304,13 +304,13 @@ def _onnx2torch(model: onnx.ModelProto) -> Judge:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             feed = [torch.from_numpy(x.copy()).to(kind) for x, kind in zip(inputs, types, strict=True)]
-            with stranger():
+            with third_party():
                 found = module(*feed)
         results = found if isinstance(found, list | tuple) else [found]
         if len(results) != len(model.graph.output):
-            raise StrangerError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
+            raise ThirdPartyError(f"it returns {len(results)} outputs of {len(model.graph.output)}")
         if not all(isinstance(result, Tensor) for result in results):
-            raise StrangerError("it returns what is no tensor")
+            raise ThirdPartyError("it returns what is no tensor")
         return tuple(result.numpy() for result in results)
 
     return judge

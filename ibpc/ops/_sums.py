@@ -27,7 +27,7 @@ def sum_of_two(nominal: NominalRule) -> Rules:
         if call.arithmetic is Arithmetic.REAL:
             return plain.interval(call, *operands, **parameters)
         center = nominal(call, *(x.center if isinstance(x, Interval) else x for x in operands))
-        growth = inflation(two_terms(call), call.own)
+        growth = inflation(two_terms(call), call.unit)
         (share, scale), *others = [_radius(x, growth) for x in operands if isinstance(x, Interval)]
         for other, factor in others:
             share = torch.add(share, other, alpha=factor / scale)
@@ -40,7 +40,7 @@ def sum_of_two(nominal: NominalRule) -> Rules:
 
 def _radius(x: Interval, growth: float) -> tuple[Tensor, float]:
     """Return the radius as (share, factor), with the error of converting from lower/upper."""
-    if x.centered:
-        return x.product
+    if x.is_centered:
+        return x.scaled_radius
     sign, radius = reach(x, growth)
     return radius, sign

@@ -33,7 +33,7 @@ from ibpc.rounding import (
     down,
     guard_overflow,
     inflation,
-    lowering,
+    unraised,
     up,
     vanishing,
 )
@@ -80,7 +80,7 @@ def affine(
         if call.arithmetic is Arithmetic.REAL:
             radii = tuple(x.radius if isinstance(x, Interval) else None for x in operands)
             return Interval.around(center, absolute(call, *radii, offset=None, **parameters))
-        growth, least = inflation(terms(call), call.own), vanishing(terms(call))
+        growth, least = inflation(terms(call), call.unit), vanishing(terms(call))
         bias = magnitude(call, **parameters)
         offset: Tensor | float = least if bias is None else bias * growth + least
         if gain is not None:
@@ -91,7 +91,7 @@ def affine(
             raised = {**parameters, "weight": parameters["weight"] * RAISED}
             sign, distance = reach(operand, growth)
             share = absolute(call, distance, offset=sign * RAISED * offset, **raised)
-            return Interval.scaled(center, share, sign * lowering(growth))
+            return Interval.scaled(center, share, sign * unraised(growth))
         radii = tuple(_inflated(x, growth, FLUSHED if gain is None else 0.0) for x in operands)
         return Interval.around(center, guard_overflow(absolute(call, *radii, offset=offset, **parameters), growth))
 
@@ -132,7 +132,7 @@ def passthrough(nominal: NominalRule, absolute: NominalRule | None = None) -> Ru
     on_radii = nominal if absolute is None else absolute
 
     def interval(call: Call, *operands: Operand, **parameters: Tensor) -> Interval:
-        if all(x.centered for x in operands if isinstance(x, Interval)):
+        if all(x.is_centered for x in operands if isinstance(x, Interval)):
             centers = tuple(x.center if isinstance(x, Interval) else x for x in operands)
             radii = tuple(x.radius if isinstance(x, Interval) else torch.zeros_like(x) for x in operands)
             return Interval.around(nominal(call, *centers, **parameters), on_radii(call, *radii, **parameters))

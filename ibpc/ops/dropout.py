@@ -46,7 +46,7 @@ def paired(call: Call, x: PairedOperand) -> Paired:
 
 def _scaled(x: Interval, mask: Tensor) -> Interval:
     """Return the box times a mask ≥ 0."""
-    if x.centered:
+    if x.is_centered:
         return Interval.around(x.center * mask, x.radius * mask)
     return x.map(lambda end: end * mask)
 

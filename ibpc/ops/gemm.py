@@ -18,7 +18,7 @@ from ibpc.ops.base import Fill, Layer, LayerPlan, Operator, Role, register
 from ibpc.ops.combinators import Sharing, affine
 from ibpc.ops.onnx import Builder, OnnxImport, OnnxNode, Value, Writer
 from ibpc.ops.rules import Call, Operand, Rules
-from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, lowering, vanishing
+from ibpc.rounding import FLUSHED, RAISED, Arithmetic, inflation, unraised, vanishing
 
 
 def shape(attributes: Attributes, operands: tuple[Shape, ...], parameters: Mapping[str, Shape]) -> Shape:
@@ -115,7 +115,7 @@ def _elided(call: Call, x: Interval, *, weight: Tensor, specification: Tensor, *
     is ρ (|S| |W| (|c| + r) + |S| |b|), not ρ |S W| (…): where rows cancel, their rounding errors do not. One product
     of [r, |c|] with [|S W| + ρ |S| |W|, ρ |S| |W|] gives both; see `ibpc.ops.combinators.affine` for the rest.
     """
-    growth, least = inflation(terms(call), call.own), vanishing(terms(call))
+    growth, least = inflation(terms(call), call.unit), vanishing(terms(call))
     center = nominal(call, x.center, weight=weight, specification=specification, **parameters)
     moduli = specification.abs() @ weight.abs()
     offset = moduli.sum(1) * FLUSHED + least
@@ -124,7 +124,7 @@ def _elided(call: Call, x: Interval, *, weight: Tensor, specification: Tensor, *
         offset = offset + (specification.abs() @ bias) * growth
     both = torch.cat([(specification @ weight).abs() + moduli * growth, moduli * growth], 1)
     operand = torch.cat([x.radius, x.modulus], -1)
-    return Interval.scaled(center, F.linear(operand, both * RAISED, offset * RAISED), lowering(growth))
+    return Interval.scaled(center, F.linear(operand, both * RAISED, offset * RAISED), unraised(growth))
 
 
 _PLAIN = affine(nominal, absolute, terms, magnitude, Sharing.ALWAYS, gain)

@@ -73,7 +73,7 @@ def both(call: Call, x: Interval, y: Interval) -> Interval:
     if call.arithmetic is Arithmetic.REAL:
         return Interval.bounds(lower, upper)
     moduli = [torch.maximum(box.lower.abs(), box.upper.abs()) for box in (x, y)]
-    slack = torch.matmul(*moduli) * inflation(terms(call), call.own) + vanishing(terms(call))
+    slack = torch.matmul(*moduli) * inflation(terms(call), call.unit) + vanishing(terms(call))
     return Interval.bounds(lower - slack, upper + slack)
 
 

@@ -19,7 +19,7 @@ def nominal(call: Call, x: Tensor) -> Tensor:
 
 def interval(call: Call, x: Interval) -> Interval:
     """[−u, −l], or center −c and the same radius; exact in any arithmetic."""
-    if x.centered:
+    if x.is_centered:
         return Interval.around(-x.center, x.radius)
     return Interval.bounds(-x.upper, -x.lower)
 

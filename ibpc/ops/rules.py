@@ -27,7 +27,7 @@ class Call:
     """One application of an operator: everything that is known of it before its values are.
 
     `operands`, `parameters` and `output` are shapes (dimension 0 is `BATCH` where the value depends on an input).
-    `own` is the unit roundoff in which bounds are computed.
+    `unit` is the unit roundoff in which bounds are computed.
     """
 
     attributes: Attributes
@@ -35,7 +35,7 @@ class Call:
     parameters: Mapping[str, Shape]
     output: Shape
     arithmetic: Arithmetic = Arithmetic.REAL
-    own: float = UNIT
+    unit: float = UNIT
 
     def __getitem__(self, attribute: str) -> Any:
         return self.attributes[attribute]

@@ -32,7 +32,7 @@ def interval(call: Call, condition: Operand, x: Operand, y: Operand) -> Interval
     """
     certain, possible = _decided(call, condition)
     boxes = [operand for operand in (x, y) if isinstance(operand, Interval)]
-    if not isinstance(condition, Interval) and all(box.centered for box in boxes):
+    if not isinstance(condition, Interval) and all(box.is_centered for box in boxes):
         first, second = _centered(x), _centered(y)
         return Interval.around(
             torch.where(certain, first.center, second.center), torch.where(certain, first.radius, second.radius)

@@ -105,8 +105,7 @@ class Engine(Enum):
     CUDA_GRAPH = "cuda-graph"
 
 
-AUTO: Final = "auto"
-ENGINES: Final = (AUTO, *(engine.value for engine in Engine))
+ENGINES: Final = ("auto", *(engine.value for engine in Engine))
 
 
 def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine:
@@ -118,7 +117,7 @@ def chosen_engine(name: str, device: torch.device, processes: int = 1) -> Engine
     if name not in ENGINES:
         raise UsageError.at("engine", f"found {name!r}", f"one of {', '.join(ENGINES)}", nearest(name, ENGINES))
     can_capture = device.type == "cuda" and processes == 1
-    if name == AUTO:
+    if name == "auto":
         return Engine.CUDA_GRAPH if can_capture else Engine.EAGER
     if name == Engine.CUDA_GRAPH.value and not can_capture:
         found = f"{name} on {device}, processes: {processes}"

@@ -63,7 +63,7 @@ class _RoughBackward(Backward):
     """A backward pass that does not account for rounding and never waits for the device to read a value."""
 
     slack = 0.0
-    sees = False
+    may_synchronize = False
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from ibpc.locking import take
 from ibpc.memory import kept_memory
 from ibpc.network import Network
 from ibpc.training.constraints import bake
-from ibpc.training.engine import AUTO, chosen_engine, compiling, computing
+from ibpc.training.engine import chosen_engine, compiling, computing
 from ibpc.training.graphs import Accuracy
 from ibpc.training.recipe import Recipe
 from ibpc.training.records import RECEIPT, EpochRecord, command, hardware, versions
@@ -74,7 +74,7 @@ def train(
     resume: bool = False,
     device: torch.device | str | None = None,
     reporter: Reporter | None = None,
-    engine: str = AUTO,
+    engine: str = "auto",
 ) -> TrainingRun:
     """Train the network in place by the recipe and save it as an artifact with its run in `out`.
 

@@ -62,13 +62,13 @@ class BatchCertifier:
             return
         device = subject.device
         with kept_memory(device):
-            judge = _Judge(self, subject, _hull(subject.network, images, eps))
+            certification = _Certification(self, subject, _hull(subject.network, images, eps))
             for batch in batches:
                 part = slice(batch.start, batch.stop)
-                yield list(judge.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
+                yield list(certification.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
 
 
-class _Judge:
+class _Certification:
     """The compiled parts of one certification.
 
     Bounds use plain products. The attack may use any, which is far faster on a GPU: its finds are replayed.

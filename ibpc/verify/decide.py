@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.bounds import AUTO, METHODS, Proof
+from ibpc.bounds import METHODS, Proof
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.memory import kept_memory
@@ -41,6 +41,7 @@ _PROOF: Final = 60.0
 # Points of a verified region at which ONNX Runtime has to agree with the network.
 _JUDGED: Final = 4
 
+AUTO: Final = "auto"
 BRANCHING: Final = "bab"
 
 

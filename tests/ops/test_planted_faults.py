@@ -144,7 +144,7 @@ def monotone_rule_of_a_modulus(operator: Operator) -> Operator:
 
 def half_the_radius_when_centered(operator: Operator) -> Operator:
     def interval(call: Call, x: Interval, **parameters: Tensor) -> Interval:
-        seen = Interval.around(x.center, 0.5 * x.radius) if x.centered else x
+        seen = Interval.around(x.center, 0.5 * x.radius) if x.is_centered else x
         return operator.rules.interval(call, seen, **parameters)
 
     return with_rules(operator, interval=interval)

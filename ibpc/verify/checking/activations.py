@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from ibpc.errors import StrangerError, stranger
+from ibpc.errors import ThirdPartyError, third_party
 
 # Coefficients by powers of x and of the curve, and the number of roundings in the formula.
 Expansion: TypeAlias = tuple[dict[tuple[int, int], Fraction], int]
@@ -190,9 +190,9 @@ def _constant_of(name: str, attribute: onnx.AttributeProto) -> dict[str, NDArray
     if not is_small or attribute.type != onnx.AttributeProto.TENSOR:
         return {}
     try:
-        with stranger():
+        with third_party():
             return {name: numpy_helper.to_array(attribute.t)}
-    except StrangerError:
+    except ThirdPartyError:
         return {}
 
 

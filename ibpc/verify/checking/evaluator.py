@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from ibpc.errors import ModelError, StrangerError, stranger
+from ibpc.errors import ModelError, ThirdPartyError, third_party
 from ibpc.runtime import session
 
 Evaluate: TypeAlias = Callable[[Sequence[NDArray[Any] | None]], list[NDArray[Any]]]
@@ -62,9 +62,9 @@ def confirm(
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         value.CopyFrom(helper.make_tensor_value_info(value.name, kind, array.shape))
     try:
-        with stranger():
+        with third_party():
             others = session(model.SerializeToString())(fed)
-    except StrangerError:  # It has no such node for these types.
+    except ThirdPartyError:  # It has no such node for these types.
         return
     if not all(np.array_equal(result, other, equal_nan=True) for result, other in zip(results, others, strict=True)):
         raise ModelError.at(
@@ -83,11 +83,11 @@ def running(model: onnx.ModelProto, where: str) -> Run:
 
     def run(fed: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         try:
-            with stranger():
+            with third_party():
                 if not made:
                     made.append(ReferenceEvaluator(model))
                 return list(made[0].run(None, dict(fed)))
-        except StrangerError as error:
+        except ThirdPartyError as error:
             raise ModelError.at(where, f"the ONNX reference evaluator refuses it: {error}") from error
 
     return run

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -335,6 +336,30 @@ def test_a_full_disk_is_one_line(ibpc):
     ibpc("compile", DIGITS)
     outcome = ibpc("certify", "compiled", "--eps", "0.1", "--limit", "1", "--json", "/dev/full/verdicts.json")
     mistaken(outcome, "/dev/full")
+
+
+@pytest.mark.parametrize("broken", ["closed", "full"])
+def test_a_proof_is_kept_where_nobody_reads_it(ibpc, broken):
+    ibpc("compile", DIGITS)
+    np.save("x.npy", np.full((1, 8, 8), 0.5, np.float32))
+    command = "certify compiled --input x.npy --eps 0.001 --json proof.json --result proof.txt"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("wb") if broken == "full" else os.fdopen(writer, "wb") as out:
+        line = [sys.executable, "-m", "ibpc", *command.split()]
+        done = subprocess.run(line, stdout=out, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == (2 if broken == "full" else 0), done.stderr
+    assert json.loads(Path("proof.json").read_text())["verdict"]
+    assert Path("proof.txt").read_text().startswith("unsat")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")])
+def test_too_little_memory_is_one_line(ibpc, monkeypatch, error):
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("ibpc.api.open_network", fail)
+    mistaken(ibpc("show", "compiled"), "memory: there is not enough")
 
 
 def test_an_unknown_command_and_option(ibpc):

@@ -152,17 +152,17 @@ def check_no_data(data_root: Path | None, download: bool, limit: int | None) -> 
 
 
 def decide(job: _Job, prop: Property, result: Path | None) -> None:
-    """Decide one property, show the verdict and write the certificate and the competition's result."""
+    """Decide one property, write the competition's result and the certificate, and show the verdict."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
     with progress.stages() as show_stage:
         decision = api.decide(job.network, prop, progress=show_stage, **job.proving)
-    terminal.show_decision(job.target, prop, decision)
     if result:
         api.write_result(result, decision)
     if job.output:
         api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
+    terminal.show_decision(job.target, prop, decision)
 
 
 def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, workers: Workers) -> None:

@@ -37,9 +37,9 @@ def compile(
         raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
     numbers = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.compile(source, seed=seed), *numbers)
+    network.save(output, artifact.OldRun.DROP)
     if verbose:
         terminal.show_compilation(network)
-    network.save(output, artifact.OldRun.DROP)
     terminal.show_compiled(network, output)
 
 

@@ -162,7 +162,25 @@ def mistaken(outcome: Outcome, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "eps", ["abc", "-1", "1/0", "nan", "inf", "", "2/255/3", "1e999", "1e999999999", "1e-400", "0x1", "½", "1" * 9999]
+    "eps",
+    [
+        "abc",
+        "-1",
+        "1/0",
+        "nan",
+        "inf",
+        "",
+        "2/255/3",
+        "1e999",
+        "1e999999999",
+        "1e-400",
+        "0x1",
+        "½",
+        "1" * 9999,
+        "0.1 5",
+        "0_1",
+        "２",
+    ],
 )
 def test_an_impossible_eps(ibpc, eps):
     mistaken(ibpc("train", "compiled", f"--eps={eps}"), "--eps", "expected a number")
@@ -238,6 +256,33 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
     mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--arithmetic", "float8"), "float32 or real")
 
 
+def test_an_output_is_no_input_and_no_other_output(ibpc):
+    ibpc("compile", DIGITS)
+    ibpc("export", "compiled", "-o", "m.onnx")
+    whole = Path("m.onnx").read_bytes()
+    for name in ("x.npy", "p.vnnlib", "own.npz"):
+        Path(name).write_bytes(b"precious")
+    for line in (
+        "certify m.onnx --input x.npy --eps 0.01 --json ./m.onnx",
+        "certify m.onnx --input x.npy --eps 0.01 --json x.npy",
+        "certify m.onnx --input x.npy --eps 0.01 --json s --result s",
+        "certify m.onnx --vnnlib p.vnnlib --result p.vnnlib",
+        "certify m.onnx --data own.npz --eps 0.01 --json own.npz",
+        "certify compiled --eps 0.01 --json compiled/manifest.json",
+        "report compiled -o compiled/weights.safetensors",
+        "report compiled -o compiled/training/metrics.jsonl",
+        "export m.onnx -o m.onnx",
+    ):
+        mistaken(ibpc(*line.split()), "is read, or written, by this command")
+    assert Path("m.onnx").read_bytes() == whole
+    assert ibpc("export", "compiled", "-o", "compiled/m.onnx").status == 0
+
+
+def test_the_number_of_judged_images_belongs_to_a_judge(ibpc):
+    line = "sweep compiled --eps 0.05 --range schedule.kappa_end=0..1 --judged 5"
+    mistaken(ibpc(*line.split()), "--judged", "--judge NAME")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -250,6 +295,11 @@ def test_an_unknown_method_device_and_arithmetic(ibpc):
         (("--std", "inf"), ("--std", "numbers")),
         (("--std", "1e-60"), ("--std", "float32")),
         (("--mean", "1e39"), ("--mean", "float32")),
+        (("--mean", "1_0"), ("--mean", "numbers")),
+        (("--mean", "２"), ("--mean", "numbers")),
+        (("--mean", "1,,2"), ("--mean", "numbers")),
+        (("--device", "meta"), ("--device", "cuda:N")),
+        (("--device", "cpu:0"), ("--device", "cuda:N")),
         (("--method", ""), ("method", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),

@@ -24,6 +24,7 @@ from ibpc.cli.options import (
     Proving,
     Seed,
     Std,
+    expect_apart,
     named_dataset,
     parse_arithmetic,
     parse_eps,
@@ -91,6 +92,7 @@ def certify(
 
     check_question(vnnlib, point, eps, label, data, result)
     check_files(output, result)
+    expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
     if vnnlib or point:
         check_no_data(data_root, download, limit)
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, parse_arithmetic, parse_numbers
+from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, expect_apart, parse_arithmetic, parse_numbers
 from ibpc.errors import UsageError
 
 
@@ -81,5 +81,6 @@ def export(
     """Export a network or its bounds as ONNX or as a torch.export program."""
     from ibpc import api
 
+    expect_apart({"--output": output}, (target,))
     api.export(api.open_network(target), output, graph.value, parse_arithmetic(arithmetic))
     typer.echo(f"wrote the {graph.value} graph to {output}")

@@ -37,6 +37,7 @@ from ibpc.ops import operators
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 TRAINING: Final = "training"
+METRICS: Final = "metrics.jsonl"
 _GRAPH: Final = "graph.json"
 _WEIGHTS: Final = "weights.safetensors"
 _LISTINGS: Final = ("nominal.py.txt", "interval.py.txt")
@@ -145,16 +146,23 @@ def is_artifact(path: Path) -> bool:
 
 
 def is_trained(path: Path) -> bool:
-    """Return whether `path` is an artifact that a training run has written to, or of weights that were changed."""
+    """Return whether `path` is an artifact whose training run ended an epoch, or of weights that were changed."""
     if not is_artifact(path):
         return False
-    if (path / TRAINING).is_dir():
+    metrics = path / TRAINING / METRICS
+    if metrics.is_file() and metrics.stat().st_size:
         return True
     try:
         hints = _read_manifest(path).get("hints")
     except ArtifactError:
         return False
     return are_trained(hints)
+
+
+def owns(path: Path, file: Path) -> bool:
+    """Return whether `file` is one that ibpc keeps in the artifact `path`: of the network, or of its training run."""
+    inside = file.relative_to(path).parts if is_artifact(path) and file.is_relative_to(path) else ("",)
+    return inside[0] == TRAINING or (len(inside) == 1 and inside[0] in _OWN)
 
 
 def _contents(graph: Graph) -> dict[str, bytes]:

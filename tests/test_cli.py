@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -161,7 +162,25 @@ def mistaken(outcome: Outcome, *words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "eps", ["abc", "-1", "1/0", "nan", "inf", "", "2/255/3", "1e999", "1e999999999", "1e-400", "0x1", "½", "1" * 9999]
+    "eps",
+    [
+        "abc",
+        "-1",
+        "1/0",
+        "nan",
+        "inf",
+        "",
+        "2/255/3",
+        "1e999",
+        "1e999999999",
+        "1e-400",
+        "0x1",
+        "½",
+        "1" * 9999,
+        "0.1 5",
+        "0_1",
+        "２",
+    ],
 )
 def test_an_impossible_eps(ibpc, eps):
     mistaken(ibpc("train", "compiled", f"--eps={eps}"), "--eps", "expected a number")
@@ -238,6 +257,33 @@ def test_an_unknown_method_device_arithmetic_and_graph(ibpc):
     mistaken(ibpc("export", "compiled", "-o", "bounds.onnx", "--graph", "bounds"), "nominal, interval or margins")
 
 
+def test_an_output_is_no_input_and_no_other_output(ibpc):
+    ibpc("compile", DIGITS)
+    ibpc("export", "compiled", "-o", "m.onnx")
+    whole = Path("m.onnx").read_bytes()
+    for name in ("x.npy", "p.vnnlib", "own.npz"):
+        Path(name).write_bytes(b"precious")
+    for line in (
+        "certify m.onnx --input x.npy --eps 0.01 --json ./m.onnx",
+        "certify m.onnx --input x.npy --eps 0.01 --json x.npy",
+        "certify m.onnx --input x.npy --eps 0.01 --json s --result s",
+        "certify m.onnx --vnnlib p.vnnlib --result p.vnnlib",
+        "certify m.onnx --data own.npz --eps 0.01 --json own.npz",
+        "certify compiled --eps 0.01 --json compiled/manifest.json",
+        "report compiled -o compiled/weights.safetensors",
+        "report compiled -o compiled/training/metrics.jsonl",
+        "export m.onnx -o m.onnx",
+    ):
+        mistaken(ibpc(*line.split()), "is read, or written, by this command")
+    assert Path("m.onnx").read_bytes() == whole
+    assert ibpc("export", "compiled", "-o", "compiled/m.onnx").status == 0
+
+
+def test_the_number_of_judged_images_belongs_to_a_judge(ibpc):
+    line = "sweep compiled --eps 0.05 --range schedule.kappa_end=0..1 --judged 5"
+    mistaken(ibpc(*line.split()), "--judged", "--judge NAME")
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -250,6 +296,11 @@ def test_an_unknown_method_device_arithmetic_and_graph(ibpc):
         (("--std", "inf"), ("--std", "numbers")),
         (("--std", "1e-60"), ("std", "float32")),
         (("--mean", "1e39"), ("mean", "float32")),
+        (("--mean", "1_0"), ("--mean", "numbers")),
+        (("--mean", "２"), ("--mean", "numbers")),
+        (("--mean", "1,,2"), ("--mean", "numbers")),
+        (("--device", "meta"), ("--device", "cuda:N")),
+        (("--device", "cpu:0"), ("--device", "cuda:N")),
         (("--method", ""), ("method", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),
@@ -336,6 +387,30 @@ def test_a_full_disk_is_one_line(ibpc):
     ibpc("compile", DIGITS)
     outcome = ibpc("certify", "compiled", "--eps", "0.1", "--limit", "1", "--json", "/dev/full/verdicts.json")
     mistaken(outcome, "/dev/full")
+
+
+@pytest.mark.parametrize("broken", ["closed", "full"])
+def test_a_proof_is_kept_where_nobody_reads_it(ibpc, broken):
+    ibpc("compile", DIGITS)
+    np.save("x.npy", np.full((1, 8, 8), 0.5, np.float32))
+    command = "certify compiled --input x.npy --eps 0.001 --json proof.json --result proof.txt"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with Path("/dev/full").open("wb") if broken == "full" else os.fdopen(writer, "wb") as out:
+        line = [sys.executable, "-m", "ibpc", *command.split()]
+        done = subprocess.run(line, stdout=out, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == (2 if broken == "full" else 0), done.stderr
+    assert json.loads(Path("proof.json").read_text())["verdict"]
+    assert Path("proof.txt").read_text().startswith("unsat")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")])
+def test_too_little_memory_is_one_line(ibpc, monkeypatch, error):
+    def fail(path: Path) -> None:
+        raise error
+
+    monkeypatch.setattr("ibpc.api.open_network", fail)
+    mistaken(ibpc("show", "compiled"), "memory: there is not enough")
 
 
 def test_an_unknown_command_and_option(ibpc):

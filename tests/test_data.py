@@ -295,10 +295,38 @@ def test_damaged_files_never_give_another_error(tmp_path):
             load_dataset(path)
 
 
+SHAPES = ("(1180591620717411303424,)", "(True, 2)", "(-1,)", "(9223372036854775807, 9)")
+
+
+def header(shape: str) -> bytes:
+    """Return an array file of a shape."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def test_a_packing_that_is_damaged_is_one_clear_error(tmp_path):
+    path = tmp_path / "own.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        for name, array in arrays().items():
+            with archive.open(f"{name}.npy", "w") as stream:
+                np.lib.format.write_array(stream, array)
+    data = bytearray(path.read_bytes())
+    data[60:90] = bytes(30)
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="own.npz: unreadable"):
+        load_dataset(path)
+
+
 @pytest.mark.parametrize(
     "member",
-    [b"", b"no array", b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000, b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{"],
-    ids=["empty", "text", "a deep header", "an endless header"],
+    [
+        b"",
+        b"no array",
+        *map(header, SHAPES),
+        b"\x93NUMPY\x01\x00\x28\x23" + b"(" * 9000,
+        b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{",
+    ],
+    ids=["empty", "text", *(f"shape {number}" for number in range(len(SHAPES))), "a deep header", "an endless header"],
 )
 def test_a_member_that_is_no_array_is_one_clear_error(tmp_path, member):
     path = write(tmp_path, x_train=np.zeros(0))

@@ -19,7 +19,7 @@ import ibpc
 from ibpc.cli import app
 from ibpc.errors import PropertyError, UsageError
 from ibpc.verify.data_certifier import DataCertifier
-from ibpc.verify.journal import Journal
+from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.results import Example
 from ibpc.verify.verdicts import Verdict
 from tests.training.test_workers import torchrun
@@ -198,12 +198,70 @@ def test_the_verdicts_of_another_job_are_refused(artifact, tmp_path, change):
         ibpc.certify(ibpc.load(artifact), "digits", report=tmp_path / "r.json", **{**job, "limit": 1, "timeout": 0.0})
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"index": 1}', '{"index": "x", "label": 0}'])
+@pytest.mark.parametrize("line", ["", "{", "[]", "3", '{"index": 1}', '{"index": "x", "label": 0}', "[" * 100_000])
 def test_a_damaged_journal_is_refused(tmp_path, line):
     Journal(tmp_path / "r.json", {"job": 1})
     with (tmp_path / "r.json.0.jsonl").open("a") as file:
         file.write(line + "\n")
     with pytest.raises(PropertyError, match="line 2: no verdict"):
+        Journal(tmp_path / "r.json", {"job": 1})
+
+
+@pytest.mark.parametrize("key", ["index", "label", "predicted"])
+@pytest.mark.parametrize("value", [True, 1.0, "1", None])
+def test_numbers_of_the_wrong_type_are_no_verdict(key, value):
+    data = Example(1, 1, 1, Verdict.UNKNOWN, (0.0, 0.0), "ibp").to_json()
+    assert Example.from_json(data).index == 1
+    with pytest.raises(TypeError):
+        Example.from_json({**data, key: value})
+    with pytest.raises(TypeError):
+        Example.from_json({**data, "margin_lower": ["1", True]})
+
+
+EDITS = {
+    "index": (7, "there are 2 images"),
+    "label": (3, "where the data have"),
+    "predicted": (10, "predicted 10"),
+    "margin_lower": ([0.0], "1 margins of 10 classes"),
+    "verdict": ("falsified", "a counterexample of 0 numbers"),
+}
+
+
+@pytest.mark.parametrize("key", EDITS)
+def test_verdicts_that_the_data_cannot_have_are_refused(artifact, tmp_path, key):
+    report, value = tmp_path / "r.json", EDITS[key][0]
+    job = {"eps": 0.0, "limit": 2, "report": report}
+    assert ibpc.certify(ibpc.load(artifact), "digits", **job).certified_accuracy == 1
+    head, first, second = lines(journal := tmp_path / "r.json.0.jsonl")
+    journal.write_text("\n".join((head, first, json.dumps({**json.loads(second), key: value}), "")))
+    with pytest.raises(PropertyError, match=f"r.json.0.jsonl: example .*{EDITS[key][1]}"):
+        ibpc.certify(ibpc.load(artifact), "digits", **job)
+
+
+def test_an_image_that_is_misclassified_is_not_verified(artifact, tmp_path):
+    job = {"eps": 0.0, "limit": 2, "report": tmp_path / "r.json"}
+    ibpc.certify(ibpc.load(artifact), "digits", **job)
+    head, first, second = lines(journal := tmp_path / "r.json.0.jsonl")
+    data = json.loads(second)
+    changed = {**data, "verdict": "verified", "predicted": (data["label"] + 1) % 10}
+    journal.write_text("\n".join((head, first, json.dumps(changed), "")))
+    with pytest.raises(PropertyError, match="verified as"):
+        ibpc.certify(ibpc.load(artifact), "digits", **job)
+
+
+def test_only_its_own_journals_are_read_and_removed(tmp_path):
+    foreign = [tmp_path / f"r.json.{name}.jsonl" for name in ("mine", "01", "0.old", "-1")]
+    for path in foreign:
+        path.write_text("notes")
+    Journal(tmp_path / "r.json", {"job": 1}, rank=12)
+    assert (tmp_path / "r.json.12.jsonl").exists()
+    remove_journals(tmp_path / "r.json")
+    assert sorted(tmp_path.iterdir()) == sorted(foreign)
+
+
+def test_a_pipe_is_no_journal(tmp_path):
+    os.mkfifo(tmp_path / "r.json.1.jsonl")
+    with pytest.raises(PropertyError, match="not a regular file"):
         Journal(tmp_path / "r.json", {"job": 1})
 
 

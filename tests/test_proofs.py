@@ -330,6 +330,13 @@ TAMPERING: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "are open",
     ),
     "a greater margin": (lambda data: data["margin_lower"][0].__setitem__(0, 5.0), "margin"),
+    **{
+        f"a {step[0]} cut by a truth: {step}": (
+            lambda data, step=step: data["proofs"][0][0].insert(0, step),
+            "an unknown or malformed step",
+        )
+        for step in (["input", True, 0.5], ["input", 1, True], ["sign", "relu_1", True], ["value", "relu_1", 0, False])
+    },
     "an unknown step": (lambda data: data["proofs"][0][0].insert(0, ["trust me"]), "an unknown or malformed step"),
 }
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from io import TextIOWrapper
-from typing import Final
+from io import BufferedWriter, FileIO, TextIOWrapper
+from typing import Any, Final, NoReturn, TextIO
 
 import typer
 
@@ -34,19 +34,60 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command line: one clear line and status 2 for bad input, never a traceback for it.
 
-    Characters that the terminal's encoding lacks are shown as question marks.
+    Characters that the terminal's encoding lacks are shown as question marks. A reader that leaves, as `head` does,
+    ends no command: its files are written, and its status stays what it was.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    sys.stdout, sys.stderr = _lenient(sys.stdout), _lenient(sys.stderr)
     try:
         app()
-    except BrokenPipeError:
-        sys.exit(0)
     except IbpcError as error:
-        for problem in error.problems:
-            typer.echo(f"error: {problem}", err=True)
-        sys.exit(2)
+        _fail(*map(str, error.problems))
     except OSError as error:
-        typer.echo(f"error: {error.filename or 'system'}: {error.strerror or error}", err=True)
-        sys.exit(2)
+        _fail(f"{error.filename or 'system'}: {error.strerror or error}")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail("memory: there is not enough; a smaller batch, a smaller network, or a machine with more of it")
+
+
+def _fail(*problems: str) -> NoReturn:
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    sys.exit(2)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; torch says so by classes and words of its own."""
+    is_torch = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or is_torch
+
+
+def _lenient(stream: TextIO) -> TextIO:
+    """Return a standard stream that writes what it can, to whoever still reads it."""
+    if not isinstance(stream, TextIOWrapper):
+        return stream
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if not isinstance(raw, FileIO):
+        stream.reconfigure(errors="replace")
+        return stream
+    stream.flush()
+    writer = BufferedWriter(_Abandonable(raw.fileno(), "w", closefd=False))
+    return TextIOWrapper(
+        writer, stream.encoding, "replace", line_buffering=stream.line_buffering or stream.write_through
+    )
+
+
+class _Abandonable(FileIO):
+    """A file whose reader may leave, or that may be full: what is written afterwards goes nowhere."""
+
+    _is_abandoned = False
+
+    def write(self, data: Any, /) -> int:
+        """Write what fits, and all of it to nobody. Raises OSError, once, where the file cannot be written."""
+        try:
+            return len(data) if self._is_abandoned else super().write(data)
+        except OSError as error:
+            self._is_abandoned = True
+            if not isinstance(error, BrokenPipeError):
+                raise
+            return len(data)

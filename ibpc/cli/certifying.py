@@ -24,6 +24,7 @@ from ibpc.cli.options import (
     Proving,
     Seed,
     Std,
+    expect_apart,
     named_dataset,
     parse_eps,
     parse_numbers,
@@ -105,6 +106,7 @@ def certify(
 
     check_question(vnnlib, point, eps, label, data, result)
     check_files(output, result)
+    expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
     if vnnlib or point:
         check_no_data(
             {
@@ -184,17 +186,17 @@ def check_no_data(given: Mapping[str, object]) -> None:
 
 
 def decide(job: _Job, prop: Property, result: Path | None) -> None:
-    """Decide one property, show the verdict and write the certificate and the competition's result."""
+    """Decide one property, write the competition's result and the certificate, and show the verdict."""
     from ibpc import api
     from ibpc.report import progress, terminal
 
     with progress.stages() as show_stage:
         decision = api.decide(job.network, prop, progress=show_stage, **job.proving)
-    terminal.show_decision(job.target, prop, decision)
     if result:
         api.write_result(result, decision)
     if job.output:
         api.write_certificate(job.output, job.target, job.network, prop, decision, *job.normalization)
+    terminal.show_decision(job.target, prop, decision)
 
 
 def certify_data(job: _Job, images: _Images, workers: Workers) -> None:

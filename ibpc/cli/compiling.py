@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, parse_numbers
+from ibpc.cli.options import ArithmeticName, Mean, Seed, Std, expect_apart, parse_numbers
 from ibpc.errors import UsageError
 
 
@@ -28,9 +28,9 @@ def compile(
         raise UsageError.at(output, "a trained artifact is there", "another folder", "--force overwrites it")
     numbers = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.compile(source, seed=seed), *numbers)
+    network.save(output, artifact.OldRun.DROP)
     if verbose:
         terminal.show_compilation(network)
-    network.save(output, artifact.OldRun.DROP)
     terminal.show_compiled(network, output)
 
 
@@ -70,5 +70,6 @@ def export(
     """Export a network or its bounds as ONNX or as a torch.export program."""
     from ibpc import api
 
+    expect_apart({"--output": output}, (target,))
     api.export(api.open_network(target), output, graph, arithmetic)
     typer.echo(f"wrote the {graph} graph to {output}")

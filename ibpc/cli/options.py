@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from math import isfinite
 from pathlib import Path
@@ -21,11 +22,14 @@ _DIGITS: Final = r"\d{1,400}"
 _RADIUS: Final = re.compile(
     rf"\+?({_DIGITS}(\.\d{{0,400}})?|\.{_DIGITS})([eE][+-]?\d{{1,3}})?|{_DIGITS}/{_DIGITS}", re.ASCII
 )
+_NUMBER: Final = re.compile(rf"[+-]?({_DIGITS}(\.\d{{0,400}})?|\.{_DIGITS})([eE][+-]?\d{{1,3}})?", re.ASCII)
+# torch knows more, which hold no numbers.
+_DEVICE: Final = re.compile(r"cpu|cuda(:[0-9]{1,4})?|mps")
 
 
 def parse_eps(text: str | float) -> float:
     """Return a radius written as `0.1` or `2/255`. Raises typer.BadParameter for anything else."""
-    value = _radius(str(text).replace(" ", ""))
+    value = _radius(re.sub(r" */ *", "/", str(text).strip(" ")))
     if value is None:
         raise typer.BadParameter(f"found {text!r}, expected a number of at least 0, such as 0.1 or 2/255")
     return value
@@ -71,6 +75,23 @@ TRAINING: Final = "standard, pgd, ibp, fast-ibp, crown-ibp, convex-polygon, sabr
 Bounding = Annotated[str, typer.Option("--method", metavar="NAME", help=f"How to bound: {BOUNDING}.")]
 
 
+def expect_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str | None]) -> None:
+    """Raise UsageError where an output, by its option, would overwrite an input, or another output.
+
+    The files of an artifact that is an input count as inputs.
+    """
+    from ibpc.artifact import owns
+
+    taken = [Path(path).resolve() for path in inputs if path is not None and Path(path).exists()]
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        place = path.resolve()
+        if any(place == other or owns(other, place) for other in taken):
+            raise UsageError.at(option, f"{path} is read, or written, by this command", "another file")
+        taken.append(place)
+
+
 class Proving(TypedDict):
     """How to prove, by the names that `ibpc.decide`, `ibpc.certify` and `ibpc.radius` have for it."""
 
@@ -96,6 +117,8 @@ def pick_device(name: str) -> Any:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not _DEVICE.fullmatch(name):
+        raise UsageError.at("--device", f"found {name!r}", "auto, cpu, cuda, cuda:N or mps")
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -109,10 +132,8 @@ def parse_numbers(option: str, text: str | None) -> list[float] | None:
     """Return comma-separated numbers, None for no text. Raises UsageError for anything else."""
     if text is None:
         return None
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or not all(map(isfinite, numbers)):
+    parts = [part.strip(" ") for part in text.split(",")]
+    numbers = [float(part) for part in parts if _NUMBER.fullmatch(part)]
+    if len(numbers) != len(parts) or not all(map(isfinite, numbers)):
         raise UsageError.at(option, f"found {text!r}", "numbers separated by commas")
     return numbers

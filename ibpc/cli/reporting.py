@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ibpc.cli.options import Bounding, Data, DataRoot, Download, Seed, parse_eps
+from ibpc.cli.options import Bounding, Data, DataRoot, Download, Seed, expect_apart, parse_eps
 
 
 def report(
@@ -29,6 +29,7 @@ def report(
     from ibpc import api
     from ibpc.report import progress
 
+    expect_apart({"--output": output}, (*runs, data))
     dataset = api.load_dataset(data, data_root, download) if data else None
     with progress.stages() as show_stage:
         folder = api.write_report(

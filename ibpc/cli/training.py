@@ -118,13 +118,17 @@ def sweep(
         str | None,
         typer.Option("--judge", metavar="NAME", help=f"Compare trials by {BOUNDING} on held-out images; default: ibp."),
     ] = None,
-    judged: Annotated[int, typer.Option("--judged", min=1, help="So many held-out images for --judge.")] = 500,
+    judged: Annotated[
+        int | None, typer.Option("--judged", min=1, help="So many held-out images for --judge; default: 500.")
+    ] = None,
 ) -> None:
     """Vary a recipe: which nominal and certified accuracies can be had together, on held-out images."""
     from ibpc import api
     from ibpc.report import figures, terminal
     from ibpc.training.ranges import load_ranges, parse_range
 
+    if judged is not None and judge is None:
+        raise UsageError.at("--judged", "it belongs to --judge", "--judge NAME --judged N")
     name = named_dataset(data, api.load(target), target)
     dataset = api.load_dataset(name, data_root, download)
     kept = parse_overrides(overrides or [], epochs)
@@ -140,7 +144,7 @@ def sweep(
         data_root,
         str(pick_device(device)),
         kept,
-        None if judge is None else api.Judge(judge, judged),
+        None if judge is None else api.Judge(judge, judged or 500),
     )
     outcomes = plan.run(trials, workers, terminal.show_outcome)
     figures.draw_front(outcomes, base.eps, output / "front.svg")

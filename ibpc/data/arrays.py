@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import tokenize
 import zipfile
 import zlib
@@ -24,6 +25,9 @@ UNREADABLE: Final = (
     KeyError,
     RuntimeError,
     MemoryError,
+    OverflowError,
+    TypeError,
+    lzma.LZMAError,
     tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,

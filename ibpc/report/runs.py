@@ -8,14 +8,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
-from ibpc.artifact import TRAINING
+from ibpc.artifact import METRICS, TRAINING
 from ibpc.data import Dataset
 from ibpc.errors import ArtifactError, DataError, Problem, TrainingError, UsageError, first_line, raise_all
 from ibpc.files import MOST_TEXT, read_regular
 from ibpc.frontends.strict_json import read_json
 from ibpc.network import Network
 from ibpc.training.recipe import Recipe
-from ibpc.training.records import METRICS, RECEIPT, RECIPE, EpochRecord
+from ibpc.training.records import RECEIPT, RECIPE, EpochRecord
 from ibpc.training.runner import TrainingRun
 
 _LARGEST: Final = 1e300

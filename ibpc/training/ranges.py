@@ -14,7 +14,7 @@ from ibpc.frontends.strict_json import data_problems, read_json, schema_problems
 from ibpc.training.methods import methods, reads
 from ibpc.training.recipe import Recipe
 
-_NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_NUMBER: Final = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
 _INTERVAL: Final = re.compile(rf"({_NUMBER})\.\.({_NUMBER})\s*(log)?\Z")
 _FIXED: Final = ("eps", "validation.")
 _SCHEMA: Final[Mapping[str, Any]] = {
@@ -126,7 +126,7 @@ def parse_range(text: str) -> Range:
 
 
 def _number(text: str) -> float:
-    return int(text) if re.fullmatch(r"[-+]?\d{1,15}", text) else float(text)
+    return int(text) if re.fullmatch(r"[-+]?[0-9]{1,15}", text) else float(text)
 
 
 def _value(text: str) -> Any:

@@ -15,12 +15,11 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import tool_versions
+from ibpc.artifact import METRICS, tool_versions
 from ibpc.errors import TrainingError, first_line
 from ibpc.files import MOST_TEXT, read_regular, write_atomically
 from ibpc.training.graphs import Accuracy
 
-METRICS: Final = "metrics.jsonl"
 RECEIPT: Final = "receipt.json"
 RECIPE: Final = "recipe.json"
 CHECKPOINT: Final = "checkpoint.safetensors"

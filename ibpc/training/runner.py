@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import torch
 
-from ibpc.artifact import TRAINING, check_place, recover
+from ibpc.artifact import TRAINING, check_place, is_trained, recover
 from ibpc.data import Dataset, fit_images, load_dataset
 from ibpc.errors import Problem, TrainingError, UsageError, first_line, raise_all
 from ibpc.files import write_json
@@ -91,7 +91,7 @@ def train(
     if workers.is_first:
         check_place(Path(out))
         recover(Path(out))
-        _check_free(folder, resume)
+        _check_free(Path(out), network, resume)
     listener = (reporter if workers.is_first else None) or Silent()
     network = _moved(network, device)
     chosen = chosen_engine(engine, network.device, workers.count)
@@ -156,10 +156,15 @@ def _check_fit(network: Network, dataset: Dataset) -> None:
         raise TrainingError.at(f"data set {dataset.name}", found, f"{network.classes}, the network's logits")
 
 
-def _check_free(folder: Path, resume: bool) -> None:
+def _check_free(out: Path, network: Network, resume: bool) -> None:
+    """Raise TrainingError where another run would be lost, or another network that was trained."""
+    folder = out / TRAINING
     if folder.exists() and not resume:
         remedy = "--resume goes on with it; otherwise choose another folder or remove this one"
         raise TrainingError.at(folder, "a training run is there", "a folder without one", remedy)
+    if not folder.exists() and is_trained(out) and Network.load(out).fingerprint() != network.fingerprint():
+        remedy = "choose another folder or remove this one"
+        raise TrainingError.at(out, "another trained network is there", "a new folder, or one of this network", remedy)
 
 
 @contextmanager

@@ -102,6 +102,11 @@ class Sweep:
             helper.start()
         try:
             worker.work(trials, progress)
+        except BaseException:
+            # They would start new trials. What they have begun goes on with the same command.
+            for helper in helpers:
+                helper.terminate()
+            raise
         finally:
             for helper in helpers:
                 helper.join()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from functools import partial
+from math import isfinite, prod
 from typing import Any, Final
 
 import torch
@@ -96,6 +97,7 @@ class DataCertifier:
         images = fit_images(images, network.input_shape)
         journal = Journal(None, {}) if journal is None else journal
         self.first.check(network, images, labels, eps)
+        journal.expect(partial(self._problem_of, network, labels))
         started, subject = time.monotonic(), Subject(network)
         subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
         decided, left = _sorted(earlier, len(images))
@@ -108,6 +110,23 @@ class DataCertifier:
         timeout = None if self.rest is None else self.rest.timeout
         examples = tuple(found.values())
         return Robustness(eps, self.name, self.first.arithmetic, seconds, examples, self.first.attack, timeout)
+
+    def _problem_of(self, network: Network, labels: Tensor, example: Example) -> str | None:
+        """Return why a verdict cannot be one on these images, None if it can."""
+        index, label, classes = example.index, example.label, network.classes
+        is_verified, is_falsified = (example.verdict is each for each in (Verdict.VERIFIED, Verdict.FALSIFIED))
+        sizes = (len(example.counterexample or ()), prod(network.input_shape) if is_falsified else 0)
+        if not 0 <= index < len(labels):
+            return f"there are {len(labels):,} images"
+        if label != int(labels[index]):
+            return f"label {label}, where the data have {int(labels[index])}"
+        if not 0 <= example.predicted < classes or len(example.margin_lower) != classes:
+            return f"predicted {example.predicted} and {len(example.margin_lower)} margins of {classes} classes"
+        if is_verified and label != example.predicted and self.first.arithmetic is Arithmetic.FLOAT32:
+            return f"verified as {label}, though predicted {example.predicted}"
+        if sizes[0] != sizes[1]:
+            return f"{example.verdict.value} with a counterexample of {sizes[0]:,} numbers, not {sizes[1]:,}"
+        return None
 
     def _judged(
         self,

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from glob import escape
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ibpc.errors import ArtifactError, PropertyError
-from ibpc.files import beside
+from ibpc.errors import ArtifactError, PropertyError, first_line
+from ibpc.files import MOST_BYTES, beside, read_regular
 from ibpc.verify.results import Example
 
 
@@ -41,9 +41,20 @@ class Journal:
         if new and self._own is not None:
             self._append(self._own, "".join(map(_line, (example.to_json() for example in new))))
 
+    def expect(self, problem_of: Callable[[Example], str | None]) -> None:
+        """Raise PropertyError for an example that the job cannot have: `problem_of` says what is wrong with it."""
+        for index, example in sorted(self.examples.items()):
+            if (found := problem_of(example)) is not None:
+                where, expected = f"{self._own}: example {index}", "a verdict as certify writes it"
+                raise PropertyError.at(where, found, expected, "remove the journals beside the report")
+
     def _read(self, journal: Path) -> Iterator[Example]:
         """Yield the examples of all complete lines; one that a kill cut short has no newline."""
-        lines = journal.read_bytes().split(b"\n")[:-1]
+        try:
+            lines = read_regular(journal, MOST_BYTES).split(b"\n")[:-1]
+        except OSError as error:
+            found = f"it cannot be read: {first_line(error)}"
+            raise PropertyError.at(journal, found, "a journal of certify", "remove the file") from error
         if not lines:
             return
         if _data(journal, 1, lines[0]) != self._identity:
@@ -86,7 +97,11 @@ def remove_journals(report: Path) -> None:
 
 
 def _journals(report: Path | None) -> list[Path]:
-    return [] if report is None else sorted(report.parent.glob(f"{escape(report.name)}.*.jsonl"))
+    """Return the journals beside a report; files of similar names are those of others."""
+    if report is None or not report.parent.is_dir():
+        return []
+    own = re.compile(re.escape(report.name) + r"\.(0|[1-9][0-9]*)\.jsonl")
+    return sorted(path for path in report.parent.iterdir() if own.fullmatch(path.name))
 
 
 def _line(data: Mapping[str, Any]) -> str:
@@ -96,7 +111,7 @@ def _line(data: Mapping[str, Any]) -> str:
 def _data(journal: Path, number: int, line: bytes) -> Any:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _damaged(journal, number) from None
 
 

@@ -39,11 +39,11 @@ class Example:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
         """Return the example in JSON data. Raises KeyError, TypeError or ValueError if they are malformed."""
-        margins = tuple(nan if value is None else float(value) for value in data["margin_lower"])
-        index, label, predicted = (int(data[key]) for key in ("index", "label", "predicted"))
-        found = data["counterexample"]
+        margins = tuple(nan if value is None else _number(value) for value in data["margin_lower"])
+        index, label, predicted = (_whole(data[key]) for key in ("index", "label", "predicted"))
+        found, verdict = data["counterexample"], Verdict(data["verdict"])
         point = None if found is None else unpacked_point(str(found))
-        return cls(index, label, predicted, Verdict(data["verdict"]), margins, str(data["method"]), point)
+        return cls(index, label, predicted, verdict, margins, str(data["method"]), point)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -56,6 +56,19 @@ class Example:
             "margin_lower": [value if isfinite(value) else None for value in self.margin_lower],
             "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
         }
+
+
+def _whole(value: object) -> int:
+    """Return an integer of JSON data. Raises TypeError for anything else: True and 1.0 are none."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no integer")
+    return value
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
 
 
 def packed_point(point: tuple[float, ...]) -> str:

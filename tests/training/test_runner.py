@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import ibpc
+from ibpc.artifact import is_trained
 from ibpc.data import Dataset, Split
 from ibpc.errors import ArtifactError, DataError, TrainingError, UsageError
 from ibpc.frontends.initialization import initialize
@@ -31,6 +32,7 @@ from ibpc.training.records import EpochRecord, command
 from ibpc.training.reporting import Silent
 from ibpc.training.runner import train
 from ibpc.training.schedules import Moment, Timeline
+from ibpc.training.trainer import Trainer
 from tests.training import tiny
 
 # BatchNorm has running statistics, Dropout and the spectral norm draw from torch's own generator, and the crops from
@@ -620,6 +622,32 @@ def test_a_run_in_the_way_is_never_overwritten(tmp_path):
     interrupted(tmp_path)
     with pytest.raises(TrainingError, match=r"a training run is there.*--resume"):
         train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path)
+
+
+def test_another_trained_network_is_never_overwritten(tmp_path):
+    """Not even one that a loop of one's own has trained, which has no run."""
+    network = tiny.network()
+    with torch.no_grad():
+        next(network.parameters.parameters()).add_(0.5)
+    network.save(tmp_path / "own")
+    whole = (tmp_path / "own" / "weights.safetensors").read_bytes()
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="another trained network is there"):
+            train(tiny.network(), tiny.recipe(), tiny.blobs(), tmp_path / "own", resume=resume)
+    assert (tmp_path / "own" / "weights.safetensors").read_bytes() == whole
+    train(ibpc.load(tmp_path / "own"), tiny.recipe(), tiny.blobs(), tmp_path / "own")
+    assert is_trained(tmp_path / "own")
+
+
+def test_an_artifact_whose_first_epoch_failed_is_not_trained(tmp_path, monkeypatch):
+    def fail(_: object) -> None:
+        raise RuntimeError("broken")
+
+    tiny.network().save(tmp_path)
+    monkeypatch.setattr(Trainer, "run_epoch", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        train(ibpc.load(tmp_path), tiny.recipe(), tiny.blobs(), tmp_path)
+    assert (tmp_path / "training").is_dir() and not is_trained(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_stops_before_any_work(tmp_path):

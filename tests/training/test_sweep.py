@@ -7,12 +7,14 @@ import os
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from ibpc import api
 from ibpc.errors import ArtifactError, IbpcError, SpecError, TrainingError, UsageError
+from ibpc.training import sweep as sweeps
 from ibpc.training.ranges import Choices, Numbers, check_ranges, load_ranges, parse_range
 from ibpc.training.recipe import Recipe
 from ibpc.training.sweep import Outcome, Sweep, _Worker
@@ -79,7 +81,7 @@ def test_ranges_are_read(text, expected):
     assert parse_range(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "a", "=1..2", "a=", "a=1..", "a=1..2..3", "a=x..y", "a=1..2lag"])
+@pytest.mark.parametrize("text", ["", "a", "=1..2", "a=", "a=1..", "a=1..2..3", "a=x..y", "a=1..2lag", "a=２..３"])
 def test_what_is_no_range_is_refused(text):
     with pytest.raises(UsageError, match="--range"):
         parse_range(text)
@@ -194,6 +196,30 @@ def test_processes_share_a_sweep(sweep):
 
 
 # ── in the way ──────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_sweep_that_is_stopped_ends_its_helpers_first(sweep, monkeypatch):
+    """They would finish all trials that are left."""
+    told = []
+
+    class Helper:
+        exitcode = 0
+
+        def __init__(self, **_: object) -> None:
+            for name in ("start", "terminate", "join"):
+                setattr(self, name, partial(told.append, name))
+
+    class Context:
+        Process = Helper
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps.multiprocessing, "get_context", lambda _: Context)
+    monkeypatch.setattr(sweeps._Worker, "work", stop)
+    with pytest.raises(KeyboardInterrupt):
+        sweep().run(2, workers=2)
+    assert told == ["start", "terminate", "join"]
+
+
 def test_another_sweep_is_not_gone_on_with(sweep):
     _Worker(sweep())
     with pytest.raises(TrainingError, match="differs in: ranges, seed"):

@@ -104,11 +104,11 @@ def leaves(
             case ["sharpen", list(parts)]:
                 picked = _picked(number, parts, checker)
                 regions.append(prepared(number, region, partial(checker.sharpened, region, arithmetic, picked)))
-            case ["input", int(index), int(at) | float(at)]:
+            case ["input", index, at] if _is_index(index) and _is_number(at):
                 regions += _cut_input(number, region, index, float(at))
-            case ["sign", str(value), int(element)] if element >= 0 and checker.computes(value):
+            case ["sign", str(value), element] if _is_index(element) and checker.computes(value):
                 regions += _cut_value(number, region, value, element, 0.0)
-            case ["value", str(value), int(element), int(at) | float(at)] if element >= 0 and checker.computes(value):
+            case ["value", str(value), element, at] if _is_index(element) and checker.computes(value):
                 regions += _cut_value(number, region, value, element, float(at))
             case ["leaf", list(weights), dict(choices), list(multipliers)]:
                 yield _leaf(number, region, weights, choices, multipliers)
@@ -150,6 +150,11 @@ def _picked(number: int, parts: Sequence[Any], checker: Checker) -> dict[str, Pi
 
 def _is_index(value: Any) -> bool:
     return type(value) is int and 0 <= value <= _LARGEST_INDEX
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value is a number that binary64 can hold; True is none."""
+    return type(value) is float or (type(value) is int and abs(value) <= _LARGEST)
 
 
 def _is_sign(value: Any) -> bool:

@@ -311,6 +311,18 @@ def test_a_certificate_of_another_question_is_not_taken_over(artifact, tmp_path)
         ibpc.earlier_verdicts(path, artifact, digits, EPS, mean=[0.5], std=[0.5])
 
 
+@pytest.mark.parametrize(("verdict", "change"), [("timeout", {"label": 3}), ("verified", {"predicted": 12})])
+def test_impossible_verdicts_are_not_taken_over(artifact, tmp_path, verdict, change):
+    found = certified(artifact, tmp_path / "before.json", "--timeout", "0")
+    example = next(example for example in found["examples"] if example["verdict"] == verdict)
+    example.update({"label": (example["label"] + 1) % 10} if "label" in change else change)
+    (tmp_path / "before.json").write_text(json.dumps(found))
+    digits = ibpc.load_dataset("digits")
+    earlier = ibpc.earlier_verdicts(tmp_path / "before.json", artifact, digits, EPS)
+    with pytest.raises(PropertyError, match=f"example {example['index']}"):
+        ibpc.certify(ibpc.load(artifact), digits, EPS, **OPTIONS, earlier=earlier)
+
+
 # ── shared ──────────────────────────────────────────────────────────────────────────────────────────────────────
 def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
     report = tmp_path / "report.json"

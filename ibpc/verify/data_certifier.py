@@ -97,11 +97,11 @@ class DataCertifier:
         images = fit_images(images, network.input_shape)
         journal = Journal(None, {}) if journal is None else journal
         self.first.check(network, images, labels, eps)
-        journal.expect(partial(self._problem_of, network, labels))
+        decided, left = _sorted(earlier, len(images))
+        journal.take_over(decided)
+        journal.expect(partial(self._problem_of, network, labels), left.values())
         started, subject = time.monotonic(), Subject(network)
         subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
-        decided, left = _sorted(earlier, len(images))
-        journal.examples |= {index: example for index, example in decided.items() if index not in journal.examples}
         for example in self._judged(subject, images, labels, eps, journal, workers, left if self.rest else {}):
             journal.add(example)
             progress(len(journal.examples))

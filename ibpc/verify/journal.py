@@ -41,12 +41,17 @@ class Journal:
         if new and self._own is not None:
             self._append(self._own, "".join(map(_line, (example.to_json() for example in new))))
 
-    def expect(self, problem_of: Callable[[Example], str | None]) -> None:
+    def take_over(self, examples: Mapping[int, Example]) -> None:
+        """Hold examples that are written elsewhere, but for those that have a verdict here."""
+        self.examples = {**examples, **self.examples}
+
+    def expect(self, problem_of: Callable[[Example], str | None], others: Iterable[Example] = ()) -> None:
         """Raise PropertyError for an example that the job cannot have: `problem_of` says what is wrong with it."""
-        for index, example in sorted(self.examples.items()):
+        for example in (*self.examples.values(), *others):
             if (found := problem_of(example)) is not None:
-                where, expected = f"{self._own}: example {index}", "a verdict as certify writes it"
-                raise PropertyError.at(where, found, expected, "remove the journals beside the report")
+                where = f"{self._own or 'verdicts'}: example {example.index}"
+                remedy = "remove the journals beside the report, or do not take it over"
+                raise PropertyError.at(where, found, "a verdict as certify writes it", remedy)
 
     def _read(self, journal: Path) -> Iterator[Example]:
         """Yield the examples of all complete lines; one that a kill cut short has no newline."""

@@ -101,7 +101,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a stranger's error says, cut off where it is long; its class if it says nothing."""
+    """Return the first line of a third-party error's message, shortened if long, or its class if it has no message."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return (reason.strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
 

@@ -4,7 +4,8 @@ A `Graph` is a networkx MultiDiGraph whose nodes are operators with one output t
 values; an edge's key is the operand slot, so `x + x` has two edges. Parameters and constants live beside the graph
 in `state`, a dict from `"node.role"` to an array; `ties` name the entries that stand for another one. Shapes are
 tuples of ints; dimension 0 of every value that depends on an input is the batch, written `BATCH` here and `N` in
-text. This module knows no operator and no torch: `verify` asks the operator table it is given.
+text. Of operators this module knows the names of the input and of the views, and it knows no torch: `verify` asks the
+operator table it is given.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ NO_OVERRIDES: Final[Mapping[str, Rules]] = MappingProxyType({})
 class Phase(Enum):
     """Which rules a nominal graph has.
 
-    In training it normalizes by statistics of the batch and drops out. For attacks it is that of evaluation with
-    gradients to follow where those of evaluation are 0.
+    TRAINING normalizes by the statistics of the batch and applies dropout. ATTACK computes the values of EVALUATION,
+    with usable gradients where those of EVALUATION are 0.
     """
 
     EVALUATION = "evaluation"
@@ -162,10 +162,11 @@ def lower_paired(
 ) -> fx.GraphModule:
     """Return the training graph (x, l, u per input) → (y per `nominal` node, then l, u per `bounded` node).
 
-    For each node of `scaled`, whose training rule is not its nominal one, the a and b of the a · x + b that it was in
-    this step follow: it must lie between the inputs and the `bounded` nodes. Where a node serves both sides they run
-    through its weight together; where only one side needs it, only that side is emitted. BatchNormalization normalizes
-    both by the nominal batch. `rules` by operator stand in for the registered ones: then the bounds may be none.
+    For each node of `scaled`, whose training rule differs from its nominal one, the scale a and the shift b of this
+    step (x ↦ a · x + b) come last; such a node lies between the inputs and the `bounded` nodes. Where a node serves
+    both sides they run through its weight together; where only one side needs it, only that side is emitted.
+    BatchNormalization normalizes both by the nominal batch. `rules` by operator stand in for the registered ones: then
+    the bounds may be none.
     """
     emission = _Emission("Paired", parameters)
     starts = graph.inputs if inputs is None else tuple(inputs)

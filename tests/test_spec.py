@@ -1,4 +1,4 @@
-"""JSON specs: the graph they become, their initialisation, and every kind of mistake."""
+"""JSON specs: the graph they become, their initialization, and every kind of mistake."""
 
 import json
 import math
@@ -204,8 +204,8 @@ def test_valid_padding_is_none():
     assert graph.node("conv1").attributes["pads"] == [0, 0, 0, 0]
 
 
-# ── initialisation ──────────────────────────────────────────────────────────────────────────────────────────────
-def test_the_default_initialisation_is_that_of_torch():
+# ── initialization ──────────────────────────────────────────────────────────────────────────────────────────────
+def test_the_default_initialization_is_that_of_torch():
     graph = graph_from_spec(CHAIN, "s.json", seed=7)
     torch.manual_seed(7)
     conv, linear = torch.nn.Conv2d(2, 4, 3), torch.nn.Linear(64, 3)
@@ -214,7 +214,7 @@ def test_the_default_initialisation_is_that_of_torch():
         torch.testing.assert_close(graph.state[f"{name}.bias"], module.bias.detach())
 
 
-def test_ibp_initialisation_has_its_deviation():
+def test_ibp_initialization_has_its_deviation():
     spec = changed(CHAIN, "layers", 3, "out_features", to=1000)
     graph = graph_from_spec(changed(changed(spec, "classes", to=1000), "init", to="ibp"), "s.json")
     weight = graph.state["linear1.weight"]
@@ -223,7 +223,7 @@ def test_ibp_initialisation_has_its_deviation():
     assert (graph.state["linear1.bias"] == 0).all()
 
 
-def test_orthogonal_initialisation_is_orthogonal():
+def test_orthogonal_initialization_is_orthogonal():
     graph = graph_from_spec(changed(CHAIN, "init", to="orthogonal"), "s.json")
     for name in ("conv1", "linear1"):
         matrix = graph.state[f"{name}.weight"].flatten(1)
@@ -231,14 +231,14 @@ def test_orthogonal_initialisation_is_orthogonal():
         assert (graph.state[f"{name}.bias"] == 0).all()
 
 
-def test_a_layer_may_state_its_own_initialisation():
+def test_a_layer_may_state_its_own_initialization():
     graph = graph_from_spec(changed(CHAIN, "layers", 0, "init", to="ibp"), "s.json")
     assert (graph.state["conv1.bias"] == 0).all()
     assert (graph.state["linear1.bias"] != 0).any()
 
 
 @pytest.mark.parametrize("path", [("init",), ("layers", 0, "init")])
-def test_a_stated_initialisation_is_not_left_to_training(path):
+def test_a_stated_initialization_is_not_left_to_training(path):
     assert "weights" not in graph_from_spec(changed(CHAIN, *path, to="pytorch"), "s.json").hints
 
 
@@ -330,9 +330,9 @@ MISTAKES = {
         changed(CHAIN, "classes", to=True),
         ["$.classes: found true; expected an integer ≥ 2"],
     ),
-    "initialisation": (
+    "initialization": (
         changed(CHAIN, "init", to="ipb"),
-        ["$.init: found \"ipb\"; expected an initialisation; did you mean 'ibp'?"],
+        ["$.init: found \"ipb\"; expected an initialization; did you mean 'ibp'?"],
     ),
     "no shape": (
         without(CHAIN, "input", "shape"),

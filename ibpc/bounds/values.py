@@ -189,9 +189,9 @@ def advance(values: Values, step: Step, arithmetic: Arithmetic) -> None:
 
 
 def _may_leave_inside(operator: Operator) -> bool:
-    """Return whether intermediate numbers may lie further out than the result: not in sums, nor in straight pieces.
+    """Return whether a step of the operator's evaluation may overflow although its result does not.
 
-    BatchNormalization is a sum, but divides its parameters.
+    Not in sums, nor in piecewise linear functions. BatchNormalization may, because it divides its parameters.
     """
     return (operator.rules.scaling is not None) if operator.is_affine else operator.rules.kinks is None
 

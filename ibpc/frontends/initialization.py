@@ -90,7 +90,7 @@ def initialize(graph: Graph, scheme: str, seed: int) -> Graph:
     impossible seed.
     """
     if scheme not in SCHEMES:
-        raise UsageError.at("initialisation", f"unknown scheme {scheme!r}", remedy=nearest(scheme, SCHEMES))
+        raise UsageError.at("initialization", f"unknown scheme {scheme!r}", remedy=nearest(scheme, SCHEMES))
     generator = generator_of(seed)
     renewed = graph.copy()
     for node in graph.order():

@@ -66,7 +66,10 @@ class BuiltValues:
         self.entries[name] = Entry(sizes, {form: self._builder.input(name, form.shape(sizes))})
 
     def spread(self, name: str) -> Entry:
-        """Build a constant as a value that every sample has; by its name it stays a number."""
+        """Build a constant as a value of the network, the same for every sample.
+
+        Under its own name it stays a constant.
+        """
         constant = self.constant(name)
         assert constant.constant is not None
         first = next(iter(self.entries.values())).made

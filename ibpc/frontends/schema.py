@@ -36,7 +36,7 @@ def layer_types() -> dict[str, tuple[Operator, Layer]]:
 
 
 def has_weight(operator: Operator) -> bool:
-    """Whether the operator has a weight that an initialisation scheme fills and that can be constrained."""
+    """Whether the operator has a weight that an initialization scheme fills and that can be constrained."""
     return any(role.fill is Fill.WEIGHT for role in operator.roles)
 
 
@@ -84,7 +84,7 @@ def spec_properties() -> dict[str, Any]:
             "title": "a data set",
             "enum": list(DATASETS),
         },
-        "init": {"description": "Initialisation of all layers that state none", "default": "pytorch", **_scheme()},
+        "init": {"description": "Initialization of all layers that state none", "default": "pytorch", **_scheme()},
         "layers": {
             "description": "A chain: each layer reads the one before, the first one the input",
             "title": f"a list of 1 to {MOST_LAYERS} layers",
@@ -169,7 +169,7 @@ def common_options() -> dict[str, Any]:
             "minItems": 1,
             "maxItems": MOST_LAYERS,
         },
-        "init": {"description": "Initialisation of weight and bias", **_scheme()},
+        "init": {"description": "Initialization of weight and bias", **_scheme()},
         "constraint": {"description": "The weight that is trained and used is ≥ 0", "enum": list(CONSTRAINTS)},
         "norm": {
             "description": "Divides the weight by its largest singular value, estimated in each step of training",
@@ -208,7 +208,7 @@ def _layer(operator: Operator, layer: Layer) -> dict[str, Any]:
 
 
 def _scheme() -> dict[str, Any]:
-    return {"title": "an initialisation", "enum": list(SCHEMES)}
+    return {"title": "an initialization", "enum": list(SCHEMES)}
 
 
 def _per_channel(number: Mapping[str, Any]) -> dict[str, Any]:

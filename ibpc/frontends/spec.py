@@ -43,7 +43,7 @@ def load_spec(path: str | Path, seed: int = 0) -> Graph:
 def graph_from_spec(data: Mapping[str, Any], where: str, seed: int = 0) -> Graph:
     """Return the graph that a spec describes, with fresh parameters (float32) drawn from `seed`.
 
-    `where` names the spec in errors. Equal specs and seeds give equal graphs. Where the spec states no initialisation
+    `where` names the spec in errors. Equal specs and seeds give equal graphs. Where the spec states no initialization
     the graph's hints say that its weights are fresh, so that training may choose. Raises SpecError with everything
     that is wrong, and UsageError for an impossible seed.
     """

@@ -147,7 +147,7 @@ def spec_page() -> str:
         "## Options of every layer\n",
         _properties_table(every, ("type",)),
         f"`init`, `constraint` and `norm` are for layers with a weight: {_weighty()}.\n",
-        "## Initialisation: `init`\n",
+        "## Initialization: `init`\n",
         _scheme_table(),
         _PADDING,
         "## Layers\n",

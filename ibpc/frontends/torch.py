@@ -112,7 +112,10 @@ def _are_same_numbers(first: Tensor, second: Tensor) -> bool:
 
 
 def _is_telling(parameter: Tensor) -> bool:
-    """Return whether two parameters of these numbers are hardly two: fresh biases and scales are all alike."""
+    """Return whether equal numbers are evidence of one shared parameter.
+
+    They are not if all of them are the same, as in fresh biases and scales.
+    """
     return bool((parameter != parameter.flatten()[0]).any())
 
 

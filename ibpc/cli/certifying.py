@@ -181,7 +181,7 @@ def certify_data(job: _Job, dataset: Dataset, eps: float, limit: int | None, wor
         return
     if job.output:
         api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
-    terminal.show_robustness(job.target, dataset, result)
+    terminal.show_robustness(job.target, job.network, dataset, result)
 
 
 @contextmanager

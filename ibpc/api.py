@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import inf
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -223,7 +224,7 @@ def bound(
     and rows that do not fit.
     """
     deadline = time.monotonic() + _seconds(timeout)
-    boxes = [box] if isinstance(box, Interval) else box
+    boxes = _boxes(box)
     return Encloser(network, rows, method, _arithmetic(arithmetic), deadline)(*boxes)
 
 
@@ -243,7 +244,7 @@ def affine_bounds(
     UsageError for another method, and for boxes and rows that do not fit.
     """
     deadline = time.monotonic() + _seconds(timeout)
-    boxes = [box] if isinstance(box, Interval) else box
+    boxes = _boxes(box)
     return affine.affine_bounds(network, boxes, rows, method, _arithmetic(arithmetic), deadline)
 
 
@@ -288,14 +289,27 @@ def _arithmetic(named: Arithmetic | str) -> Arithmetic:
         raise UsageError.at("arithmetic", f"found {named!r}", "float32 or real") from error
 
 
+def _boxes(given: Interval | Sequence[Interval]) -> Sequence[Interval]:
+    boxes = [given] if isinstance(given, Interval) else given
+    if not isinstance(boxes, Sequence) or not all(isinstance(box, Interval) for box in boxes):
+        raise UsageError.at("box", f"a {type(given).__name__}", "an Interval, or one for each input")
+    return boxes
+
+
+def _expect_seed(seed: int) -> None:
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise UsageError.at("seed", f"found {seed!r}", "an integer from 0 to 2⁶³ − 1")
+
+
 def _seconds(timeout: float) -> float:
-    if not timeout >= 0:
+    if not isinstance(timeout, Real) or not timeout >= 0:
         raise UsageError.at("timeout", f"found {timeout}", "a number of seconds of at least 0")
     return timeout
 
 
 def _deciding(plan: tuple[str, ...], arithmetic: Arithmetic | str, timeout: float, seed: int) -> DecisionOptions:
     """Return how a property is decided by a plan of methods, the attack drawing with `seed`. Raises UsageError."""
+    _expect_seed(seed)
     how = DecisionOptions(plan, _arithmetic(arithmetic), timeout=_seconds(timeout))
     return replace(how, attack=replace(how.attack, seed=seed))
 
@@ -345,8 +359,9 @@ def certify(
     processes of torch.distributed share the images, if there are several. Raises DataError for missing data,
     PropertyError for data that do not fit and for journals of another job, UsageError for an unknown method.
     """
-    if not 0 <= eps <= 1:
-        raise UsageError.at("eps", f"found {eps:g}", "a radius in pixels of [0, 1]", "8 of 255 are 8/255")
+    if not isinstance(eps, Real) or not 0 <= eps <= 1:
+        raise UsageError.at("eps", f"found {eps!r}", "a radius in pixels of [0, 1]", "8 of 255 are 8/255")
+    _expect_seed(seed)
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
     dataset = load_dataset(data) if isinstance(data, str) else data

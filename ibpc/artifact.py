@@ -7,14 +7,12 @@ beside its destination and renamed into place, so an interrupted write leaves th
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +25,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from ibpc.errors import ArtifactError, GraphError, Problem, first_line, raise_all
-from ibpc.files import MOST_TEXT, beside, json_bytes, read_regular, sha256_of, write_durably
+from ibpc.files import MOST_TEXT, beside, json_bytes, leftovers, read_regular, sha256_of, unwritable, write_durably
 from ibpc.hints import are_trained
 from ibpc.ir import Graph
 from ibpc.locking import briefly_locked
@@ -135,7 +133,7 @@ def save(
             _swap(temporary, path, old_run)
             _sweep(path)
     except OSError as error:
-        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable folder") from error
+        raise unwritable(path, error, "a writable folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -179,7 +177,11 @@ def _contents(graph: Graph) -> dict[str, bytes]:
 def check_place(path: Path) -> None:
     """Raise ArtifactError where something else than an artifact is in the way of one at `path`."""
     beside(path, "name")
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
+    if path.is_symlink():
+        raise ArtifactError.at(
+            path, "a link, which would be replaced", "a new folder or an artifact", "name its target"
+        )
+    if path.exists() and not path.is_dir():
         raise ArtifactError.at(path, "it is not a folder", "a new folder or an artifact")
     if path.is_dir() and any(path.iterdir()) and not is_artifact(path):
         foreign = sorted(entry.name for entry in path.iterdir() if entry.name != TRAINING)
@@ -215,23 +217,8 @@ def _swap(new: Path, path: Path, old_run: OldRun) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what processes left half written beside `path` that did not live to finish it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        number = leftover.name.removesuffix(".partial").rpartition(".")[2]
-        if number.isdecimal() and _is_dead(int(number)):
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _is_dead(process: int) -> bool:
-    """Return whether there is no process of that number; False where that cannot be asked without harm."""
-    if sys.platform == "win32":
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:
-        return False
-    return False
+    for leftover in leftovers(path):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _backup(path: Path) -> Path:
@@ -292,7 +279,8 @@ def load(path: Path) -> Artifact:
     except (SafetensorError, ValueError, RecursionError) as error:
         raise ArtifactError.at(path, f"a damaged file: {error}", "an artifact written by ibpc") from error
     except GraphError as error:
-        raise ArtifactError(error.problems) from error
+        problems = (replace(problem, where=f"{path}: {problem.where}") for problem in error.problems)
+        raise ArtifactError(problems) from error
     return Artifact(path, manifest, graph)
 
 

@@ -90,9 +90,10 @@ def raise_all(kind: type[IbpcError], problems: Iterable[Problem]) -> None:
         raise kind(collected)
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return the remedy text that names the known words nearest to `word`."""
+def nearest(word: object, known: Iterable[str]) -> str:
+    """Return the remedy text that names the known word nearest to `word`, all of them where none is near."""
     choices = sorted(known)
+    word = word if isinstance(word, str) else ""
     lowered = {choice.lower(): choice for choice in choices}
     matches = get_close_matches(word.lower(), lowered, n=1, cutoff=0.5)
     if matches:

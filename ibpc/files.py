@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import glob
 import gzip
 import hashlib
 import json
 import os
 import stat
+import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +102,55 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it into place. Raises ArtifactError if that fails."""
+    """Write `data` beside `path` and rename it into place. Raises ArtifactError if that fails.
+
+    What writers left there that did not live to finish it goes.
+    """
     temporary = beside(path, f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in leftovers(path):
+            with suppress(OSError):
+                leftover.unlink()
         write_durably(temporary, data)
         temporary.replace(path)
     except OSError as error:
+        raise unwritable(path, error) from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise ArtifactError.at(path, f"cannot be written: {error.strerror or error}", "a writable place") from error
+
+
+def unwritable(path: Path, error: OSError, expected: str = "a writable place") -> ArtifactError:
+    """Return the error for a file or a folder that cannot be written: what is in the way, or that it is full."""
+    folder = next(place for place in path.absolute().parents if place.exists())
+    if not folder.is_dir():
+        return ArtifactError.at(path, f"cannot be written: {folder} is not a folder", "a place in a folder")
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    wanted = "a place with room" if is_full else expected
+    return ArtifactError.at(path, f"cannot be written: {error.strerror or error}", wanted)
+
+
+def leftovers(path: Path) -> Iterator[Path]:
+    """Yield what was left half written beside `path` by processes that are gone."""
+    prefix, suffix = f".{path.name}.", ".partial"
+    for leftover in path.parent.glob(f"{glob.escape(prefix)}*{suffix}"):
+        number = leftover.name.removeprefix(prefix).removesuffix(suffix)
+        if number.isdecimal() and _is_dead(int(number)):
+            yield leftover
+
+
+def _is_dead(process: int) -> bool:
+    """Return whether there is no process of that number; False where that cannot be asked without harm."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False
 
 
 # ── contents ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -78,6 +78,8 @@ class Interval:
         is_radius = bool((eps >= 0).all()) if isinstance(eps, Tensor) else eps >= 0
         if not is_radius:
             raise UsageError.at("eps", f"found {eps}", "a number of at least 0")
+        if clip is not None and not clip[0] <= clip[1]:
+            raise UsageError.at("clip", f"found {clip}", "the lower end first")
         lower, upper = x - eps, x + eps
         if clip is not None:
             lower, upper = lower.clamp(*clip), upper.clamp(*clip)

@@ -393,7 +393,7 @@ class Graph:
         """Rebuild a graph from `to_json` data and its state. Raises GraphError for malformed data."""
         version = data.get("format") if isinstance(data, Mapping) else None
         if version != FORMAT_VERSION:
-            raise GraphError.at("$.format", f"found {version!r}", f"{FORMAT_VERSION}")
+            raise GraphError.at("graph.json: $.format", f"found {version!r}", f"{FORMAT_VERSION}")
         try:
             if not isinstance(data["name"], str) or not data["name"]:
                 raise ValueError("a graph without a name")
@@ -416,7 +416,9 @@ class Graph:
         if sorted(entries) != sorted(state):
             odd = sorted(set(entries) ^ set(state))
             raise GraphError.at(
-                "$.state", f"{', '.join(odd) or 'an entry'} is not in both graph and weights", "the same entries"
+                "graph.json: $.state",
+                f"{', '.join(odd) or 'an entry'} is not in both graph and weights",
+                "the same entries",
             )
         graph.state = Entries({key: state[key] for key in entries})
         return graph

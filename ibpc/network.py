@@ -15,7 +15,7 @@ from torch import fx
 from ibpc import artifact
 from ibpc.artifact import OldRun, Source
 from ibpc.entries import Entries
-from ibpc.errors import GraphError, Problem, nearest, raise_all
+from ibpc.errors import GraphError, Problem, UsageError, first_line, nearest, raise_all
 from ibpc.hints import mark_trained
 from ibpc.interval import Interval, boxes_of, ends_of
 from ibpc.ir import Graph, format_shape
@@ -173,6 +173,11 @@ class Network:
         return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
     def to(self, device: torch.device | str) -> Network:
-        """Move the parameters to a device, in place, and return the network."""
-        self.parameters.to(device)
+        """Move the parameters to a device, in place, and return the network. Raises UsageError for what is none."""
+        try:
+            self.parameters.to(torch.device(device))
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise UsageError.at(
+                "device", f"found {device!r}: {first_line(error)}", "cpu, or a device that is there"
+            ) from error
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ import torch
 from safetensors.torch import load, save
 
 import ibpc
-from ibpc import artifact
+from ibpc import artifact, files
 from ibpc.errors import ArtifactError, GraphError
 from ibpc.files import sha256_of
 
@@ -92,8 +93,14 @@ def test_writing_leaves_nothing_beside(saved, network):
     assert [entry.name for entry in saved.parent.iterdir()] == [saved.name]
 
 
+def begin(folder: Path) -> None:
+    """Make a run of an artifact that has ended an epoch."""
+    (folder / "training").mkdir(parents=True)
+    (folder / "training" / "metrics.jsonl").write_text("{}\n")
+
+
 def test_saving_keeps_the_training_folder_unless_told(saved, network):
-    (saved / "training").mkdir()
+    begin(saved)
     (saved / "training" / "recipe.json").write_text("{}")
     network.save(saved)
     assert artifact.is_trained(saved)
@@ -118,13 +125,13 @@ def test_an_interrupted_swap_is_finished_at_the_next_load(saved):
 
 def test_an_interrupted_swap_gives_the_training_folder_back(saved, network):
     old = saved.with_name(f".{saved.name}.old")
-    (old / "training").mkdir(parents=True)
+    begin(old)
     network.save(saved)
     assert artifact.is_trained(saved) and not old.exists()
 
 
 def test_a_write_that_stops_halfway_keeps_the_run_that_it_was_to_drop(saved, network, monkeypatch):
-    (saved / "training").mkdir()
+    begin(saved)
     rename = Path.rename
 
     def stops(path, target):
@@ -143,7 +150,7 @@ def test_a_write_that_stops_halfway_keeps_the_run_that_it_was_to_drop(saved, net
 def test_a_run_that_was_to_be_dropped_does_not_come_back(saved, network):
     """The writer was killed when the new folder was in place and the old one still beside it."""
     old = saved.with_name(f".{saved.name}.old")
-    (old / "training").mkdir(parents=True)
+    begin(old)
     (saved / ".run-dropped").touch()
     network.save(saved)
     assert not artifact.is_trained(saved)
@@ -173,7 +180,7 @@ def test_two_writers_take_turns(network, saved, monkeypatch):
     monkeypatch.setattr(artifact, "_contents", lambda _: dict(contents))
     recover = artifact._recover
     monkeypatch.setattr(artifact, "_recover", lambda path: (recover(path), time.sleep(0.01)))
-    (saved / "training").mkdir()
+    begin(saved)
     (saved / "training" / "recipe.json").write_text("{}")
     children = []
     for _ in range(2):
@@ -371,6 +378,40 @@ def test_a_foreign_folder_is_never_overwritten(network, tmp_path):
     with pytest.raises(ArtifactError, match="other files"):
         network.save(tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_files_leave_nothing_half_written(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other = (tmp_path / f".a.json{name}.{dead.pid}.partial" for name in ("", ".b"))
+    left.touch()
+    other.touch()
+    files.write_atomically(tmp_path / "a.json", b"{}")
+    assert sorted(tmp_path.iterdir()) == sorted((other, tmp_path / "a.json"))
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(tmp_path / "a.json", b"[]")
+    assert sorted(tmp_path.iterdir()) == sorted((other, tmp_path / "a.json"))
+
+
+def test_what_cannot_be_written_says_why(network, tmp_path, monkeypatch):
+    (tmp_path / "afile").write_text("")
+    with pytest.raises(ArtifactError, match="afile is not a folder"):
+        files.write_atomically(tmp_path / "afile" / "x.json", b"")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ArtifactError, match="a link"):
+        network.save(tmp_path / "link")
+
+    def fill(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifact, "_write_folder", fill)
+    with pytest.raises(ArtifactError, match="No space left on device; expected a place with room"):
+        network.save(tmp_path / "compiled")
 
 
 def test_a_file_in_the_way_is_refused(network, tmp_path):

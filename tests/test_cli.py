@@ -333,6 +333,15 @@ def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):
     assert "classes" not in ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
 
 
+def test_data_of_fewer_classes_than_the_network_are_remarked_upon(ibpc, trained, monkeypatch):
+    loaded = load_dataset("digits")
+    parts = [split.take((split.labels < 3).nonzero().flatten()) for split in (loaded.train, loaded.test)]
+    fewer = replace(loaded, train=parts[0], test=parts[1], classes=3)
+    monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: fewer)
+    text = ibpc("certify", trained, "--eps", "0.05", "--limit", "3").text
+    assert "the data have 3 classes, the network 10" in text
+
+
 @pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5_000])
 def test_values_that_json_cannot_read(ibpc, value):
     ibpc("compile", DIGITS)

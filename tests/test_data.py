@@ -231,7 +231,10 @@ BAD = {
     "float labels": ({"y_train": np.zeros(12)}, "integers"),
     "one label": ({"y_train": np.array(3)}, "integers"),
     "negative labels": ({"y_train": np.arange(12) % 3 - 1}, "labels from -1 to 1"),
-    "gigantic labels": ({"y_train": np.full(12, 2**63, np.uint64)}, "labels from 9223372036854775808"),
+    "gigantic labels": (
+        {"y_train": np.full(12, 2**63, np.uint64)},
+        "labels from 9223372036854775808.*to 2,147,483,647",
+    ),
     "a test label that training lacks": ({"y_test": np.full(6, 3)}, "a label of 3; expected 0 to 2"),
     "one class": ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "at least two classes"),
     "pickled objects": ({"x_train": np.array([object()] * 12)}, "without pickled objects"),
@@ -368,6 +371,20 @@ def test_folder_with_a_broken_image(tmp_path):
     (tmp_path / "train" / "dog" / "a.png").write_bytes(b"nothing")
     with pytest.raises(DataError, match=r"dog/a\.png: unreadable"):
         load_dataset(tmp_path)
+
+
+def test_folder_with_several_broken_and_odd_images_names_them_all(tmp_path):
+    write_folder(tmp_path)
+    for name in ("b.png", "c.gif"):
+        (tmp_path / "train" / "dog" / name).write_bytes(b"nothing")
+    with pytest.raises(DataError) as error:
+        load_dataset(tmp_path)
+    assert [Path(problem.where).name for problem in error.value.problems] == ["b.png", "c.gif"]
+    for name, size in (("b.png", 3), ("c.gif", 7)):
+        Image.fromarray(np.zeros((size, 4), np.uint8)).save(tmp_path / "train" / "dog" / name)
+    with pytest.raises(DataError, match="3×4 pixels") as error:
+        load_dataset(tmp_path)
+    assert [Path(problem.where).name for problem in error.value.problems] == ["b.png", "c.gif"]
 
 
 def test_folder_with_a_pipe_and_with_a_giant(tmp_path, monkeypatch):

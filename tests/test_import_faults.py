@@ -15,6 +15,7 @@ import ibpc
 from ibpc.bounds.encoding import Program
 from ibpc.bounds.highs import Solver
 from ibpc.errors import ModelError
+from ibpc.frontends import onnx_fold
 from ibpc.frontends.agreement import agree_with_bounds
 from ibpc.frontends.onnx import translate
 from ibpc.frontends.onnx_support import Support
@@ -193,6 +194,23 @@ def test_import_is_compared_far_from_zero(tmp_path, monkeypatch):
     pool = node("MaxPool", ["r"], ["y"], kernel_shape=[2, 2], strides=[2, 2])
     saved([*FRONT, pool], [1, 1, 4, 4], FAR, tmp_path)
     with pytest.raises(ModelError, match="part"):
+        ibpc.compile(tmp_path / "m.onnx")
+
+
+def test_a_small_file_of_giant_constants_is_refused_before_they_are_made(monkeypatch, tmp_path):
+    """Shape inference with data propagation copies each vector, dimension by dimension."""
+
+    def infer(model: onnx.ModelProto, **options: bool) -> onnx.ModelProto:
+        assert not options.get("data_prop")
+        return infer_shapes(model, **options)
+
+    infer_shapes = onnx_fold.shape_inference.infer_shapes
+    monkeypatch.setattr(onnx_fold.shape_inference, "infer_shapes", infer)
+    monkeypatch.setattr(onnx_fold, "_MOST_BYTES", 10**6)
+    nodes = [node("Concat", [f"k{step}"] * 100, [f"k{step + 1}"], axis=0) for step in range(3)]
+    nodes += [node("ReduceSum", ["k3"], ["k"], keepdims=0), node("Add", ["x", "k"], ["y"])]
+    saved(nodes, [1, 5], {"k0": np.zeros(5, np.float32)}, tmp_path)
+    with pytest.raises(ModelError, match="its output k3 takes 20,000,000 bytes"):
         ibpc.compile(tmp_path / "m.onnx")
 
 

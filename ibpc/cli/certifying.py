@@ -226,7 +226,7 @@ def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
         return
     if job.output:
         api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
-    terminal.show_robustness(job.target, dataset, result)
+    terminal.show_robustness(job.target, job.network, dataset, result)
 
 
 @contextmanager

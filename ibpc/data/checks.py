@@ -15,6 +15,7 @@ from ibpc.data.known import KnownDataset
 from ibpc.errors import DataError, Problem, raise_all
 
 _MOST_LABELS: Final = 2**31
+_LABELS: Final = f"labels from 0 to {_MOST_LABELS - 1:,}"
 
 
 def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: KnownDataset | None) -> Dataset:
@@ -36,7 +37,7 @@ def _split_problems(where: str, split: str, arrays: Mapping[str, Any]) -> Iterat
     elif images.ndim and len(labels) != len(images):
         yield Problem(f"{where}: y_{split}", f"{len(labels)} labels", f"{len(images)}, as many as images")
     elif len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < _MOST_LABELS:
-        yield Problem(f"{where}: y_{split}", f"labels from {labels.min()} to {labels.max()}", "labels from 0")
+        yield Problem(f"{where}: y_{split}", f"labels from {labels.min()} to {labels.max()}", _LABELS)
 
 
 def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:

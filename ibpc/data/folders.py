@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 
 from ibpc.data.arrays import UNREADABLE
-from ibpc.errors import DataError, first_line
+from ibpc.errors import DataError, Problem, first_line, raise_all
 from ibpc.files import expect_regular
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
+T = TypeVar("T")
+
+_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 # First letters of Pillow's modes with 16 or 32 bits per channel.
 _DEEPER: Final = ("I", "F")
 
@@ -30,7 +34,7 @@ def read_folder(path: Path) -> Mapping[str, Any]:
     for split in ("train", "test"):
         _expect_no_cycle(path / split)
         try:
-            folders[split] = ImageFolder(str(path / split))
+            folders[split] = ImageFolder(str(path / split), is_valid_file=_is_image)
         except OSError as error:
             raise DataError.at(
                 path / split, f"not a folder of images: {first_line(error)}", "train/CLASS/… and test/CLASS/…"
@@ -39,12 +43,29 @@ def read_folder(path: Path) -> Mapping[str, Any]:
         odd = sorted(set(folders["train"].classes) ^ set(folders["test"].classes))
         raise DataError.at(path, f"class {odd[0]!r} is in only one of train/ and test/", "the same classes in both")
     files = [Path(file) for folder in folders.values() for file, _ in folder.samples]
-    mode = "L" if all(_image_mode(file) == "L" for file in files) else "RGB"
+    mode = "L" if all(found == "L" for found in _of_all(files, _image_mode)) else "RGB"
     arrays: dict[str, Any] = {}
     for split, folder in folders.items():
         arrays[f"x_{split}"] = _read_images([Path(file) for file, _ in folder.samples], mode)
         arrays[f"y_{split}"] = np.asarray(folder.targets)
     return arrays
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(_SUFFIXES)
+
+
+def _of_all(files: Iterable[Path], read: Callable[[Path], T]) -> list[T]:
+    """Return what is read of each file. Raises DataError with the problems of all."""
+    found: list[T] = []
+    problems: list[Problem] = []
+    for file in files:
+        try:
+            found.append(read(file))
+        except DataError as error:
+            problems += error.problems
+    raise_all(DataError, problems)
+    return found
 
 
 def _expect_no_cycle(folder: Path) -> None:
@@ -73,16 +94,21 @@ def _image_mode(path: Path) -> str:
 
 
 def _read_images(paths: list[Path], mode: str) -> np.ndarray[Any, Any]:
-    images: list[np.ndarray[Any, Any]] = []
-    for path in paths:
-        with _opened(path) as image:
-            images.append(np.asarray(image.convert(mode)))
-        if images[-1].shape != images[0].shape:
-            (height, width), (tall, wide) = images[-1].shape[:2], images[0].shape[:2]
-            raise DataError.at(
-                path, f"{height}×{width} pixels", f"{tall}×{wide}, as {paths[0].name}", "resize the images"
-            )
+    images = _of_all(paths, partial(_read_image, mode))
+    tall, wide = images[0].shape[:2]
+    expected = f"{tall}×{wide}, as {paths[0].name}"
+    sizes = [(path, image.shape[:2]) for path, image in zip(paths, images, strict=True)]
+    odd = [(path, size) for path, size in sizes if size != (tall, wide)]
+    raise_all(
+        DataError,
+        (Problem(str(path), f"{size[0]}×{size[1]} pixels", expected, "resize the images") for path, size in odd),
+    )
     return np.stack(images)
+
+
+def _read_image(mode: str, path: Path) -> np.ndarray[Any, Any]:
+    with _opened(path) as image:
+        return np.asarray(image.convert(mode))
 
 
 @contextmanager

@@ -194,11 +194,10 @@ class Tracer:
         model = onnx.helper.make_model(
             onnx.helper.make_graph([node], "node", inputs, outputs, telling), opset_imports=self._imports
         )
-        try:
-            inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-        except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-            raise ValueError(f"shape inference refuses it: {first_line(error)}") from error
-        found = {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
+        found = _outputs(model)
+        if not all(name in found for name in node.output if name):
+            # Some need it. It copies each vector, element by element, so those of Concat are not to come here.
+            found = _outputs(model, data_prop=True)
         if node.op_type in _OF_SAME_SHAPE:
             found.setdefault(node.output[0], replace(self.values[node.input[0]], constant=None))
         return found
@@ -284,6 +283,15 @@ def _input(value: onnx.ValueInfoProto, batch: frozenset[str]) -> Known:
     if prod(sizes) * _bytes_of(kind.elem_type) > _MOST_BYTES:
         raise ValueError(f"its shape {tuple(sizes)} takes more than {_MOST_BYTES:,} bytes")
     return Known(kind.elem_type, tuple(sizes))
+
+
+def _outputs(model: onnx.ModelProto, **options: bool) -> dict[str, Known]:
+    """Return the outputs whose shape ONNX shape inference finds. Raises ValueError where it refuses the model."""
+    try:
+        inferred = shape_inference.infer_shapes(model, check_type=True, strict_mode=True, **options)
+    except (shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        raise ValueError(f"shape inference refuses it: {first_line(error)}") from error
+    return {value.name: known for value in inferred.graph.output if (known := _inferred(value)) is not None}
 
 
 def _inferred(value: onnx.ValueInfoProto) -> Known | None:

@@ -143,7 +143,7 @@ def _decimal(radius: float, rounding: str) -> str:
 _TELLING: Final = 3
 
 
-def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
+def show_robustness(model: Path, network: Network, dataset: Dataset, result: Robustness) -> None:
     """Print the three accuracies and how they were obtained."""
     table = _table(f"{model} on {dataset.name}, {len(result.examples):,} test images, ε = {format_eps(result.eps)}")
     table.add_column("")
@@ -166,6 +166,8 @@ def show_robustness(model: Path, dataset: Dataset, result: Robustness) -> None:
     if len(present) < len(classes) and len(result.examples) >= _TELLING * len(classes):
         seen = f"the first {len(result.examples):,} images are of only {len(present)} of {len(classes)} classes"
         out.print(f"{seen}: the test images are sorted", style="yellow")
+    if dataset.classes < network.classes:
+        out.print(f"the data have {dataset.classes} classes, the network {network.classes}", style="yellow")
     if result.unbounded:
         out.print(f"{result.unbounded:,} images have no bound: {_undefined('the network')}", style="dim")
     out.print(f"{result.seconds:.1f} s", style="dim")
@@ -288,5 +290,5 @@ def show_sweep(folder: Path, outcomes: Sequence[Outcome]) -> None:
 
 def show_demonstration(shown: Demonstration) -> None:
     """Print the results of the demonstration and the paths of its files."""
-    show_robustness(shown.run.out, shown.dataset, shown.result)
+    show_robustness(shown.run.out, shown.run.network, shown.dataset, shown.result)
     console().print(f"artifact {shown.run.out}/, verdicts {shown.verdicts}, figure {shown.figure}")

@@ -36,9 +36,9 @@ def write_report(
     measurements = [measuring.run(name, run, dataset, progress) for name, run in named.items()]
     progress("draw")
     page = make_page(measurements, dataset)
+    write_atomically(out, page.html.encode(errors="replace"))
     for name, content in page.figures():
         write_atomically(folder / name, content)
-    write_atomically(out, page.html.encode(errors="replace"))
     return folder
 
 

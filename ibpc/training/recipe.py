@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from ibpc.data import Augmentation
-from ibpc.errors import Problem, SpecError, nearest, raise_all
+from ibpc.errors import Problem, SpecError, UsageError, nearest, raise_all
 from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.strict_json import data_problems, located, read_json, schema_problems, shown
 from ibpc.training.attack import AttackOptions, SmallBox
@@ -166,8 +166,10 @@ class Recipe:
 
         Some changes imply others, unless these are given as well: a new method replaces the defaults of the old one by
         its own, and a new number of epochs scales the warm-ups in proportion. Raises SpecError with everything that is
-        wrong, values that the method does not read included.
+        wrong, values that the method does not read included, UsageError unless the changes are by name.
         """
+        if not isinstance(changes, Mapping) or not all(isinstance(key, str) for key in changes):
+            raise UsageError.at("recipe", f"found {changes!r}", 'changes by name, such as {"epochs": 5}')
         data = copy.deepcopy(self.to_json())
         implied = self._of_method(changes.get("method")) | self._of_length(changes.get("epochs"))
         every = {**implied, **changes}

@@ -7,7 +7,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -48,9 +48,21 @@ class EpochRecord:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> EpochRecord:
-        """Return the record of a line of metrics.jsonl."""
-        validation = data["validation"]
-        return cls(**{**data, "validation": None if validation is None else Accuracy(**validation)})
+        """Return the record of a line of metrics.jsonl. Raises KeyError, TypeError or ValueError for anything else."""
+        held, losses, certified = data["validation"], data["losses"], data["certified_accuracy"]
+        plain = {name: value for name, value in data.items() if name not in ("validation", "losses")}
+        _expect_numbers({**plain, "certified_accuracy": certified or 0}, ("epoch", "step"))
+        _expect_numbers(losses)
+        _expect_numbers(held or {}, ("images",))
+        return cls(**{**data, "validation": None if held is None else Accuracy(**held)})
+
+
+def _expect_numbers(values: Mapping[str, Any], whole: Sequence[str] = ()) -> None:
+    """Raise TypeError unless all values are numbers, and those named `whole` integers; truths are none."""
+    for name, value in values.items():
+        kinds = int if name in whole else int | float
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}")
 
 
 def append_record(folder: Path, record: EpochRecord) -> None:
@@ -73,7 +85,7 @@ def read_records(folder: Path, epochs: int) -> list[EpochRecord]:
     path = folder / METRICS
     try:
         records = [EpochRecord.from_json(json.loads(line)) for line in _lines(path, epochs)]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrainingError.at(path, f"damaged: {first_line(error)}", "metrics as ibpc wrote them") from error
     if len(records) != epochs or [record.epoch for record in records] != list(range(1, epochs + 1)):
         raise TrainingError.at(path, f"{len(records)} of the {epochs} epochs of the checkpoint", "one line for each")

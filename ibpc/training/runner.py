@@ -21,7 +21,7 @@ import torch
 
 from ibpc.artifact import TRAINING, check_place, is_trained, recover
 from ibpc.data import Dataset, fit_images, load_dataset
-from ibpc.errors import Problem, TrainingError, UsageError, first_line, raise_all
+from ibpc.errors import Problem, TrainingError, UsageError, raise_all
 from ibpc.files import write_json
 from ibpc.hints import mark_trained
 from ibpc.locking import take
@@ -84,7 +84,7 @@ def train(
     DataError for missing data, UsageError for an unavailable engine, TrainingError if `out` holds another run or the
     run diverges or is interrupted, ArtifactError if `out` cannot be written.
     """
-    raise_all(UsageError, _misuses(network, recipe, data))
+    raise_all(UsageError, _misuses(network, recipe, data, seed))
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     workers, folder = present(), Path(out) / TRAINING
     _check_fit(network, dataset)
@@ -93,7 +93,7 @@ def train(
         recover(Path(out))
         _check_free(Path(out), network, resume)
     listener = (reporter if workers.is_first else None) or Silent()
-    network = _moved(network, device)
+    network = network.to(device or network.device)
     chosen = chosen_engine(engine, network.device, workers.count)
     with torch.random.fork_rng([network.device] if network.device.type == "cuda" else []):
         trainer = Trainer(network, recipe, dataset, seed, workers, listener, chosen)
@@ -127,26 +127,18 @@ def _finish(trainer: Trainer, out: Path, records: list[EpochRecord]) -> Training
 
 
 # ── before a run ────────────────────────────────────────────────────────────────────────────────────────────────
-def _misuses(network: object, recipe: object, data: object) -> Iterator[Problem]:
-    """Yield the arguments of the wrong type."""
+def _misuses(network: object, recipe: object, data: object, seed: object) -> Iterator[Problem]:
+    """Yield the arguments of the wrong type, and a seed that is none."""
     if not isinstance(network, Network):
         yield Problem("network", f"a {type(network).__name__}", "a network", "ibpc.compile makes one")
     if not isinstance(recipe, Recipe):
         remedy = 'ibpc.Recipe.default("ibp", eps=0.1, dataset="mnist") or Recipe.from_json makes one'
         yield Problem("recipe", f"a {type(recipe).__name__}", "a recipe", remedy)
+    if not isinstance(seed, int) or not 0 <= seed < 2**63:
+        yield Problem("seed", f"found {seed!r}", "an integer from 0 to 2⁶³ − 1")
     if not isinstance(data, Dataset | str | Path):
         found = f"a {type(data).__name__}"
         yield Problem("data", found, "a name, a file, a folder or a data set", "ibpc.dataset makes one of arrays")
-
-
-def _moved(network: Network, device: torch.device | str | None) -> Network:
-    """Return the network on a device. Raises UsageError for an unavailable device."""
-    try:
-        return network.to(device or network.device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError.at(
-            "device", f"found {device}: {first_line(error)}", "cpu, or a device that is there"
-        ) from error
 
 
 def _check_fit(network: Network, dataset: Dataset) -> None:

@@ -44,10 +44,12 @@ class BatchCertifier:
             raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
         if len(images) == 0:
             raise PropertyError.at("data", "no images", "at least one")
-        if len(labels) != len(images) or int(labels.min()) < 0 or int(labels.max()) >= network.classes:
-            raise PropertyError.at(
-                "data", "labels that do not fit", f"one of 0 to {network.classes - 1} for each image"
-            )
+        expected = f"one of 0 to {network.classes - 1} for each image"
+        if len(labels) != len(images):
+            raise PropertyError.at("data", f"{len(labels):,} labels of {len(images):,} images", expected)
+        odd = ((labels < 0) | (labels >= network.classes)).nonzero().flatten().tolist()
+        if odd:
+            raise PropertyError.at("data", f"label {int(labels[odd[0]])} of image {odd[0]}", expected)
 
     def batches(self, count: int) -> list[range]:
         """Return the batches of `count` images, smaller ones if there are few: processes share them."""

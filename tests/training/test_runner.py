@@ -209,6 +209,8 @@ def test_training_leaves_the_callers_random_numbers_alone(tmp_path):
         ({"recipe": {"method": "ibp"}}, "recipe: a dict"),
         ({"data": (1, 2)}, "data: a tuple"),
         ({"device": "gpu"}, "device"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"seed": 1.5}, "seed: found 1.5"),
     ],
 )
 def test_what_is_no_network_recipe_data_or_device_is_refused(tmp_path, change, found):
@@ -523,6 +525,22 @@ def test_missing_metrics_are_one_clear_error(tmp_path):
     (tmp_path / "training/metrics.jsonl").unlink()
     os.mkfifo(tmp_path / "training/metrics.jsonl")
     with pytest.raises(TrainingError, match="damaged: not a regular file"):
+        resume(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", True), ("epoch", 1.0), ("step", "1"), ("eps", None), ("losses", {"loss": "0"}), ("losses", [1])]
+    + [("seconds", True), ("certified_accuracy", "0.5"), ("validation", {"images": 1.5}), ("validation", [1])],
+)
+def test_metrics_of_the_wrong_type_are_damaged(tmp_path, key, value):
+    interrupted(tmp_path)
+    path = tmp_path / "training/metrics.jsonl"
+    first, *rest = path.read_text().splitlines()
+    data = json.loads(first)
+    changed = data["validation"] | value if isinstance(value, dict) and key == "validation" else value
+    path.write_text("\n".join((json.dumps({**data, key: changed}), *rest, "")))
+    with pytest.raises(TrainingError, match="damaged"):
         resume(tmp_path)
 
 

@@ -369,8 +369,8 @@ def test_every_node_pays_for_its_own_rounding_and_its_planes(way, low, high, sig
         values.errors[name] = torch.full((1, 1, 4, 4), error, dtype=torch.float64)
     if not is_at_once:
         monkeypatch.setattr(Backward, "_bend", lambda *_: None)
-    form = make(unit_forms(torch.arange(16), torch.ones(16).double(), values.box(outer).lower.shape))
-    found = Coarse(walk, values).lower({outer: form if sign > 0 else -form})
+    form = make(unit_forms(torch.arange(16), torch.full((16,), sign).double(), values.box(outer).lower.shape))
+    found = Coarse(walk, values).lower({outer: form})
     wanted = least - Coarse.slack * slacks[is_at_once] - errors * (1.0 + 2.0**-8)
     assert found.tolist() == [[wanted]] * 16
 

@@ -161,8 +161,8 @@ def test_json_has_what_the_contract_names(linear):
     [
         ([[0.5, 0.5]], [0], -1.0, "found -1.0"),
         ([[0.5, 0.5]], [0], float("nan"), "found nan"),
-        ([[0.5, 0.5]], [2], 0.1, "labels that do not fit"),
-        ([[0.5, 0.5]], [0, 1], 0.1, "labels that do not fit"),
+        ([[0.5, 0.5]], [2], 0.1, "label 2 of image 0"),
+        ([[0.5, 0.5]], [0, 1], 0.1, "2 labels of 1 images"),
     ],
 )
 def test_what_does_not_fit_is_refused(linear, x, labels, eps, found):

@@ -108,7 +108,9 @@ def leaves(
                 regions += _cut_input(number, region, index, float(at))
             case ["sign", str(value), element] if _is_index(element) and checker.computes(value):
                 regions += _cut_value(number, region, value, element, 0.0)
-            case ["value", str(value), element, at] if _is_index(element) and checker.computes(value):
+            case ["value", str(value), element, at] if (
+                _is_index(element) and _is_number(at) and checker.computes(value)
+            ):
                 regions += _cut_value(number, region, value, element, float(at))
             case ["leaf", list(weights), dict(choices), list(multipliers)]:
                 yield _leaf(number, region, weights, choices, multipliers)

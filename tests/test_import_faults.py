@@ -241,6 +241,18 @@ def test_what_onnx_runtime_refuses_to_run_is_compared_with_nothing(tmp_path, mon
     subject.expect_agreement([torch.ones(1, 2)])
 
 
+def test_what_onnx_runtime_refuses_at_a_point_names_the_file(tmp_path):
+    saved(
+        [node("Gather", ["rows", "i"], ["y"]), node("Cast", ["x"], ["i"], to=TensorProto.INT64)][::-1],
+        [1],
+        {"rows": np.float32([1, 2])},
+        tmp_path,
+    )
+    replay = Replay(onnx.load(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"))
+    with pytest.raises(ModelError, match="m.onnx: ONNX Runtime refuses it"):
+        replay([torch.tensor([7.0])])
+
+
 def test_images_are_compared_before_any_is_certified(tmp_path):
     """A front that opens between the pixels that validation draws is none; a changed weight is seen all the same."""
     constants = {"w": normal(64, 10)}

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ibpc.errors import ArtifactError, PropertyError, first_line
-from ibpc.files import MOST_BYTES, beside, read_regular
+from ibpc.errors import PropertyError, first_line
+from ibpc.files import MOST_BYTES, beside, read_regular, unwritable
 from ibpc.verify.results import Example
 
 
@@ -81,7 +81,7 @@ class Journal:
                 whole = file.read().rfind(b"\n") + 1
                 file.truncate(whole)
         except OSError as error:
-            raise _unwritable(journal, error) from error
+            raise unwritable(journal, error) from error
         if whole == 0:
             self._append(journal, _line(self._identity))
 
@@ -92,7 +92,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise _unwritable(journal, error) from error
+            raise unwritable(journal, error) from error
 
 
 def remove_journals(report: Path) -> None:
@@ -122,7 +122,3 @@ def _data(journal: Path, number: int, line: bytes) -> Any:
 
 def _damaged(journal: Path, number: int) -> PropertyError:
     return PropertyError.at(f"{journal}: line {number}", "no verdict", "one as certify writes it", "remove the file")
-
-
-def _unwritable(journal: Path, error: OSError) -> ArtifactError:
-    return ArtifactError.at(journal, f"cannot be written: {error.strerror or error}", "a writable place")

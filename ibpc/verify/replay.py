@@ -27,11 +27,12 @@ from ibpc.runtime import Run, refused, session
 class Replay:
     """One ONNX model in ONNX Runtime, one sample at a time. Raises ModelError for inputs that would round a sample.
 
-    `of(network)` uses the file that the network was imported from, as long as the weights are still the same.
+    `where` names it in errors. `of(network)` uses the file that the network was imported from, as long as the weights
+    are still the same.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._run, self._where = _session(model), _name(model)
+    def __init__(self, model: onnx.ModelProto, where: str = "") -> None:
+        self._run, self._where = _session(model), where or _name(model)
         self.input_names = [value.name for value in model.graph.input]
         self.output_names = [value.name for value in model.graph.output]
         self._types = [onnx.helper.tensor_dtype_to_np_dtype(v.type.tensor_type.elem_type) for v in model.graph.input]
@@ -42,7 +43,7 @@ class Replay:
     @classmethod
     def of(cls, network: Network) -> Replay:
         """Return the replay of a network; see `original_model`."""
-        return cls(original_model(network))
+        return cls(original_model(network), network.source.path)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return all outputs at one sample, flat and one after the other, in float64. Inputs have no batch.

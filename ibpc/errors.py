@@ -115,7 +115,7 @@ class ThirdPartyError(Exception):
 def third_party() -> Iterator[None]:
     """Raise ThirdPartyError for whatever third-party code raises: its errors share no class but Exception.
 
-    Only for a user's module, torch's exporters, ONNX Runtime and evaluators on numbers of a file.
+    Only for a user's module or data set, torch's exporters, ONNX Runtime and evaluators on numbers of a file.
     """
     try:
         yield

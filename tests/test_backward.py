@@ -485,3 +485,17 @@ def test_slopes_of_curves_that_are_chosen_bound_more_closely(activation):
     with torch.no_grad():
         values = module(points)
     assert bool((values >= chosen.lower - 1e-4).all()) and bool((values <= chosen.upper + 1e-4).all())
+
+
+def test_constants_of_binary32_stay_out_of_bounds_in_binary64():
+    """Ascents compare choices in binary32 over a walk of their own: what it keeps must not reach the bound itself."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)]
+    walk = walk_of(ibpc.compile(torch.nn.Sequential(*layers).eval(), torch.zeros(1, 3)).snapshot())
+    values = interval_values(walk, (Interval.bounds(torch.zeros(1, 3), torch.ones(1, 3)),), Arithmetic.FLOAT32)
+    (output,) = walk.graph.outputs
+    ascend(walk, values, {output: torch.eye(2, dtype=torch.float64).unsqueeze(1)}, 3)
+    kept = [known for known in walk.constants.values() if known is not None]
+    assert kept and all(known.dtype == torch.float64 for known in kept)
+    rough = [known for known in walk.rough.constants.values() if known is not None]
+    assert rough and all(known.dtype == torch.float32 for known in rough)

@@ -14,7 +14,7 @@ from ibpc.bounds import METHODS
 from ibpc.bounds.values import walk_of
 from ibpc.errors import IbpcError
 from ibpc.exports import Claimed, bounding_module, export_bounds, export_program
-from ibpc.exports.bounds import _compare
+from ibpc.exports.bounds import _compare, _keep_guards
 from ibpc.frontends.onnx import graph_from_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.interval import Interval
@@ -168,3 +168,23 @@ def test_unknown_forms_are_refused(suffix, graph, tmp_path):
     with pytest.raises(IbpcError):
         ibpc.export(network, tmp_path / f"x{suffix}", graph)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("factor", [2.0**-24, -(2.0**-24) * 1.0001, 3e-7, 1.1e-9])
+def test_what_a_guard_divides_by_never_makes_a_radius_smaller(factor):
+    factor = float(np.float32(factor))
+    made = helper.make_graph(
+        [
+            helper.make_node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(np.array(factor, np.float32))),
+            helper.make_node("Mul", ["c", "x"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+    )
+    proto = helper.make_model(made)
+    _keep_guards(proto)
+    assert [node.op_type for node in proto.graph.node] == ["Constant", "Div"]
+    divisor = float(onnx.numpy_helper.to_array(proto.graph.initializer[0]))
+    assert proto.graph.node[1].input[0] == "x" and divisor * factor > 0
+    assert abs(1.0 / divisor) >= abs(factor) >= abs(1.0 / divisor) * (1.0 - 2.0**-22)

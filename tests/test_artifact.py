@@ -21,8 +21,9 @@ import ibpc
 from ibpc import artifact, files
 from ibpc.errors import ArtifactError, GraphError
 from ibpc.files import sha256_of
+from tests import ROOT
 
-SPEC = Path(__file__).parents[1] / "specs" / "digits_small.json"
+SPEC = ROOT / "specs" / "digits_small.json"
 FILES = {"manifest.json", "graph.json", "weights.safetensors", "nominal.py.txt", "interval.py.txt"}
 
 

@@ -141,7 +141,7 @@ def arrange(parameters: Iterable[nn.Parameter]) -> None:
     """Store the weights of 2-D convolutions on a GPU channels last, as tensor cores expect, in place.
 
     Their outputs then have the same layout, so images need not be transposed before each convolution. Weights on a CPU
-    stay as they are: there, most networks get slower and only a few faster (`benchmarks/README.md`).
+    stay as they are: there, most networks get slower and only a few faster (`benchmarks/speed.md`).
     """
     for parameter in parameters:
         if parameter.is_cuda and parameter.dim() == _PLANAR:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import exp, expm1, log
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from ibpc.training.methods import Terms, cc_ibp, convex_polygon, exp_ibp, method
 from ibpc.training.recipe import Recipe
 from ibpc.training.runner import train
 from ibpc.training.schedules import Moment
+from tests import ROOT
 from tests.training import tiny
 from tests.training.test_graphs import NORMALIZED, batch, leaves, reference
 from tests.training.test_runner import EVERYTHING, Stops, equal, state_of
@@ -366,7 +366,7 @@ def test_taps_without_a_box_has_the_gradient_of_the_squared_loss():
 
 
 # ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────
-DIGITS = Path(__file__).parents[2] / "specs" / "digits_small.json"
+DIGITS = ROOT / "specs" / "digits_small.json"
 
 
 @pytest.fixture(scope="module")

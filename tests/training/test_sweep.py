@@ -18,9 +18,10 @@ from ibpc.training import sweep as sweeps
 from ibpc.training.ranges import Choices, Numbers, check_ranges, load_ranges, parse_range
 from ibpc.training.recipe import Recipe
 from ibpc.training.sweep import Outcome, Sweep, _Worker
+from tests import ROOT
 
 pytest.importorskip("optuna")
-SPEC = Path(__file__).parents[2] / "specs" / "digits_small.json"
+SPEC = ROOT / "specs" / "digits_small.json"
 RECIPE = Recipe.default("ibp", 0.05, "digits").with_overrides({"epochs": 1, "schedule.ramp": 0.5, "batch_size": 256})
 RATE = parse_range("optimizer.learning_rate=1e-4..1e-2log")
 

@@ -18,9 +18,10 @@ from ibpc.training import checkpoint, records
 from ibpc.training.runner import train
 from ibpc.training.trainer import Trainer
 from ibpc.workers import Workers, joined
+from tests import ROOT
 from tests.training import tiny
 
-SPEC = Path(__file__).parents[2] / "specs" / "digits_small.json"
+SPEC = ROOT / "specs" / "digits_small.json"
 NORMALIZED: tuple[dict[str, Any], ...] = (
     {"type": "Conv2d", "out_channels": 4, "kernel_size": 3, "norm": "spectral"},
     {"type": "BatchNorm2d"},

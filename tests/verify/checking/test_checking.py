@@ -26,8 +26,8 @@ from ibpc.verify.checking import Checker
 from ibpc.verify.checking.arithmetic import MACHINES
 from ibpc.verify.checking.backward import Total
 from ibpc.verify.checking.rules import RULES
+from tests.frontends.test_conformance import free_inputs, official_cases, with_constants
 from tests.onnx_models import REFUSALS, chain, model, runtime
-from tests.test_conformance import free_inputs, official_cases, with_constants
 
 ARITHMETICS = tuple(MACHINES)
 RADIUS = 0.03

@@ -19,8 +19,9 @@ from ibpc.verify.competition import result_text
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.verdicts import Verdict
+from tests import ROOT
 
-SCRIPTS = Path(__file__).parents[1] / "vnncomp"
+SCRIPTS = ROOT / "vnncomp"
 PROPERTY = """
 (declare-const X_0 Real)
 (declare-const X_1 Real)

@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 from ibpc.cli import app, main, options
 from ibpc.data import Split, load_dataset
 from ibpc.files import write_json
+from tests import ROOT
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = ROOT / "specs"
 DIGITS = SPECS / "digits_small.json"
 
 

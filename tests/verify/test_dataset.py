@@ -150,7 +150,7 @@ def dying(self, journal, text):
         os.kill(os.getpid(), signal.SIGKILL)
     append(self, journal, text)
 Journal._append = dying
-from tests.test_dataset import EPS, OPTIONS
+from tests.verify.test_dataset import EPS, OPTIONS
 ibpc.certify(ibpc.load(sys.argv[1]), "digits", EPS, report=sys.argv[2], **OPTIONS)
 """
 

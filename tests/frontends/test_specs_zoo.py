@@ -1,7 +1,6 @@
 """The specs in specs/: parameter counts worked out by hand, and the same networks written in torch.nn."""
 
 from math import prod
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from torch.nn import functional as F
 from ibpc.frontends.schema import DATASETS
 from ibpc.frontends.spec import load_spec
 from ibpc.lowering import lower_nominal, parameter_tree
+from tests import ROOT
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = ROOT / "specs"
 
 # A layer has (outputs) · (inputs · window) weights and one bias an output; batch normalization a scale and a shift a
 # channel.

@@ -38,9 +38,9 @@ from ibpc.verify.properties import Case, DeclaredTensor, Property, Row
 from ibpc.verify.proving.evidence import Half, multipliers_of
 from ibpc.verify.search import branching
 from ibpc.verify.search import values as cuts_of_values
+from tests.frontends.test_conformance import free_inputs, official_cases, with_constants
 from tests.onnx_models import chain, model, runtime
-from tests.test_checking import EXCLUDED
-from tests.test_conformance import free_inputs, official_cases, with_constants
+from tests.verify.checking.test_checking import EXCLUDED
 
 
 def network(seed: int, layers: Callable[[], list[torch.nn.Module]], shape: tuple[int, ...]) -> ibpc.Network:

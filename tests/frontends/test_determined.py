@@ -22,8 +22,8 @@ from ibpc.report.terminal import show_compiled
 from ibpc.verify.checking import Checker, exact
 from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.replay import Replay
+from tests.frontends.test_onnx_windows import written
 from tests.onnx_models import model, normal, runtime
-from tests.test_onnx_windows import written
 
 REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
 

@@ -14,9 +14,10 @@ from ibpc.bounds.values import walk_of
 from ibpc.interval import Interval
 from ibpc.margins import class_differences
 from ibpc.rounding import Arithmetic
+from tests import ROOT
 from tests.reference import Reference
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = ROOT / "specs"
 ALL = sorted([*SPECS.glob("*.json"), *SPECS.glob("replication/*.json")])
 QUICK = [SPECS / f"{name}.json" for name in ("digits_small", "mlp_mnist", "mnist_small", "resnet_cifar")]
 EPS = 0.03

@@ -4,7 +4,6 @@ import json
 import math
 import re
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +19,9 @@ from ibpc.frontends.spec_page import spec_page
 from ibpc.ir import BATCH
 from ibpc.lowering import lower_nominal, parameter_tree
 from ibpc.ops import operators
+from tests import ROOT
 
-DOCS = Path(__file__).parents[1] / "docs" / "spec.md"
+DOCS = ROOT / "docs" / "spec.md"
 
 CHAIN = {
     "ibpc": 1,

@@ -19,7 +19,7 @@ from ibpc.verify.checking.onnx_file import OnnxFile
 from ibpc.verify.checking.regions import Region
 from tests.formulas import LOOKALIKES, SPELLED, Formula, erf_gelu, spelled, tanh_gelu
 from tests.onnx_models import model, normal, runtime
-from tests.test_proofs import below, failing, gap_of
+from tests.verify.test_proofs import below, failing, gap_of
 
 ACTIVATIONS = {"Swish", "Mish", "Gelu", "Softsign"}
 

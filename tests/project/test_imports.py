@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ibpc"
+from tests import ROOT
+
+PACKAGE = ROOT / "ibpc"
 
 # A module imports only from those before it; `api` stands for ibpc/__init__.py as well.
 ORDER = (

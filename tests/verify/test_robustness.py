@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +23,9 @@ from ibpc.verify.journal import Journal
 from ibpc.verify.margin_attack import margin
 from ibpc.verify.replay import Replay
 from ibpc.verify.verdicts import Verdict
+from tests import ROOT
 
-SPECS = Path(__file__).parents[1] / "specs"
+SPECS = ROOT / "specs"
 
 
 def linear_network(weight: torch.Tensor, bias: torch.Tensor) -> ibpc.Network:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from ibpc.report.figures import draw_overview
@@ -15,6 +13,7 @@ from ibpc.training.graphs import Accuracy
 from ibpc.training.records import EpochRecord
 from ibpc.verify.results import Example, Robustness
 from ibpc.verify.verdicts import Verdict
+from tests import ROOT
 
 RADII = {0.1: "0.1", 2 / 255: "2/255", 8 / 255: "8/255", 0.0: "0", 1.0: "1", 0.0313: "0.0313", 51 / 255: "0.2"}
 
@@ -48,6 +47,6 @@ def test_the_overview_is_drawn(tmp_path, ending, magic):
 
 
 def test_the_page_of_operators_is_what_the_registry_says():
-    page = Path(__file__).parents[1] / "docs" / "support.md"
+    page = ROOT / "docs" / "support.md"
     command = "from ibpc.report.operators_page import write_operators_page; write_operators_page('docs/support.md')"
     assert page.read_text(encoding="utf-8") == operators_page(), f'run python -c "{command}"'

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final
 from unittest import mock
 
+import numpy as np
 import onnxruntime
 import torch
 from onnx.reference import ReferenceEvaluator
@@ -22,6 +24,7 @@ from ibpc.ir import BATCH, INPUT, Graph, Node
 from ibpc.ops import operators
 from ibpc.ops.base import Operator
 from ibpc.ops.rules import Plane
+from ibpc.verify.checking import Checker
 from tests.ops.cases import Case
 from tests.ops.onnx_tools import feeds, read_back, write_model
 from tests.ops.scene import (
@@ -38,6 +41,7 @@ from tests.ops.scene import (
 )
 
 SAMPLES: Final = 1000
+_ENDS: Final = (attrgetter("lower"), attrgetter("upper"))
 REMOTE: Final = (0.0, 1.0, -1.0, 10.0, -10.0, 1e3, -1e3, 1e6, -1e6)
 
 
@@ -244,6 +248,45 @@ def check_float32_tight(case: Case, operator: Operator) -> None:
     allowed = case.growth * rounding(scene, torch.float32)
     for found, expected in zip(wide, real, strict=True):
         _assert_close(found, expected, allowed, "widening by binary32")
+
+
+def check_checker(case: Case, operator: Operator) -> None:
+    """The checker's bounds of the exported row contain the real values and those of binary32, by every evaluation.
+
+    A row with a specification is left out: a file has none.
+    """
+    scene = draw(case, operator)
+    if not scene.boxes or "specification" in case.parameters:
+        return
+    single = scene.in_float32()
+    checker = Checker(write_model(single, torch.float32))
+    bounds = _checked(checker, single)
+    for point in corners(single):
+        _assert_evaluated_inside(scene, single, point, bounds)
+    many, points = sampled_points(single, 16)
+    boxes = [
+        Interval.bounds(x, x) for x, drawn in zip(points, many.operands, strict=True) if isinstance(drawn, Interval)
+    ]
+    _assert_evaluated_inside(scene, many, points, _checked(checker, many.with_boxes(boxes)))
+
+
+def _checked(checker: Checker, scene: Scene) -> Bounds:
+    """Return the checker's bounds of a scene's outputs."""
+    outputs = np.eye(prod(scene.call.output[1:]))
+    found = []
+    for sample in range(scene.boxes[0].lower.shape[0]):
+        lower, upper = ([end(box)[sample].double().flatten().numpy() for box in scene.boxes] for end in _ENDS)
+        found.append(checker.bound_rows(lower, upper, outputs, "float32"))
+    lowers, uppers = (torch.as_tensor(np.stack(side)) for side in zip(*found, strict=True))
+    return lowers, uppers
+
+
+def _assert_evaluated_inside(scene: Scene, single: Scene, point: Sequence[Tensor], bounds: Bounds) -> None:
+    """Require values at a point inside flat bounds: the real ones, and those of every evaluation in binary32."""
+    _assert_inside(scene.value([_double(x) for x in point]).flatten(1), bounds, 0.0, "real value")
+    for rule in (scene.operator.rules.nominal, *scene.case.evaluations):
+        value = rule(single.call, *point, **single.parameters).double()
+        _assert_inside(value.flatten(1), bounds, 0.0, f"binary32 value by {rule.__name__}")
 
 
 # ── robustness ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -574,6 +617,7 @@ PROPERTIES: Final[Mapping[str, Property]] = MappingProxyType(
         "attained": check_attained,
         "float32_contains": check_float32_contains,
         "float32_tight": check_float32_tight,
+        "checker": check_checker,
         "nonfinite": check_nonfinite,
         "gradients": check_gradients,
         "relaxation": check_relaxation,

@@ -70,7 +70,7 @@ def hard_swish(step: Step) -> Box:
 def gelu(step: Step) -> Box:
     """Bound x times the normal distribution of x, or its approximation by a tanh.
 
-    The error of erf is 20 u, of tanh 30 u (see `monotone`); the relative error of their argument, up to 40 u if a file
+    The error of erf is 38 u, of tanh 30 u (see `monotone`); the relative error of their argument, up to 40 u if a file
     spells the formula out, changes them by at most 0.49 times that; the gate is half of their sum with 1.
     """
     form = step.attributes.get("approximate", b"none")

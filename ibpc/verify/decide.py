@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import count, groupby
 from math import inf
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.bounds import METHODS, Proof
+from ibpc.bounds import METHODS
 from ibpc.bounds.definedness import Definedness
 from ibpc.errors import UsageError, nearest
 from ibpc.memory import kept_memory
@@ -23,8 +23,8 @@ from ibpc.rounding import Arithmetic, plain_products
 from ibpc.verify.attack import Attack, Until
 from ibpc.verify.falsification import Counterexample, Falsification, points_at_once
 from ibpc.verify.properties import Property
-from ibpc.verify.proving.bound_proofs import SELF_EVIDENT, place_of
-from ibpc.verify.proving.proof import Evidence, Place
+from ibpc.verify.proving.bound_proofs import BoundProofs
+from ibpc.verify.proving.proof import Place
 from ibpc.verify.search.branching import Branching, run_together
 from ibpc.verify.search.roots import Roots
 from ibpc.verify.specification import Refutation, Specification
@@ -36,8 +36,6 @@ _FIRST_TURN: Final = 1.0
 _ROUNDS_OF_QUICK_PLANS: Final = 3
 # The share of the time that the first attack may take, before anything is bounded.
 _FIRST_ATTACK: Final = 0.25
-# Most seconds for the proof of a disjunct that exact bounds refuted.
-_PROOF: Final = 60.0
 # Points of a verified region at which ONNX Runtime has to agree with the network.
 _JUDGED: Final = 4
 
@@ -145,51 +143,51 @@ class _Decider:
         if self._property.is_vacuous:
             return self._decision(Verdict.VERIFIED)
         with plain_products():
-            search = Falsification(self._options.attack, self._subject, self._property, self._shapes)
+            falsification = Falsification(self._options.attack, self._subject, self._property, self._shapes)
             for stage in self._options.plan:
                 if time.monotonic() >= deadline:
                     return self._decision(Verdict.TIMEOUT)
                 self._progress(stage)
-                decision = self._stage(stage, search, deadline)
+                decision = self._stage(stage, falsification, deadline)
                 if decision is not None:
                     return decision
             self._progress(ATTACKED)
-            counterexample = self._attack(search, deadline)
+            counterexample = self._attack(falsification, deadline)
         return self._decision(Verdict.UNKNOWN if counterexample is None else Verdict.FALSIFIED, counterexample)
 
-    def _stage(self, stage: str, search: Falsification, deadline: float) -> Decision | None:
+    def _stage(self, stage: str, falsification: Falsification, deadline: float) -> Decision | None:
         """Return the decision that a stage of the plan comes to, None if it comes to none."""
         if stage == ATTACKED:
-            counterexample = search.round(self._started + _FIRST_ATTACK * self._options.timeout)
+            counterexample = falsification.round(self._started + _FIRST_ATTACK * self._options.timeout)
             return None if counterexample is None else self._decision(Verdict.FALSIFIED, counterexample)
         self._method = stage
         if stage == BRANCHING:
-            return self._branch(search, deadline)
+            return self._branch(falsification, deadline)
         self._bound_open_cases(stage, deadline if stage == self._options.plan[-1] else _share_of(deadline))
-        search.focus(self._open)
+        falsification.focus(self._open)
         return None if self._open else self._decision(Verdict.VERIFIED)
 
-    def _attack(self, search: Falsification, deadline: float) -> Counterexample | None:
+    def _attack(self, falsification: Falsification, deadline: float) -> Counterexample | None:
         """Attack what bounds left open: a few rounds after quick ones, else until time is over."""
         rounds = range(_ROUNDS_OF_QUICK_PLANS) if self._options.is_quick else count()
         for _ in rounds:
-            if time.monotonic() >= deadline or search.is_exhausted:
+            if time.monotonic() >= deadline or falsification.is_exhausted:
                 break
-            counterexample = search.round(deadline)
+            counterexample = falsification.round(deadline)
             if counterexample is not None:
                 return counterexample
         return None
 
-    def _branch(self, search: Falsification, deadline: float) -> Decision | None:
+    def _branch(self, falsification: Falsification, deadline: float) -> Decision | None:
         """Search for a proof and for a counterexample in turns of growing length; None if neither is found."""
         roots = Roots(self._subject.walk, self._property, self._options.arithmetic, _shares(deadline))
         searches = [Branching(roots, case, disjunct) for case, disjunct in self._open]
         turn = _FIRST_TURN
         while time.monotonic() < deadline and any(not branching.is_over for branching in searches):
-            counterexample = self._search(searches, search, turn, deadline)
+            counterexample = self._take_turn(searches, falsification, turn, deadline)
             self._progress(_wording(searches))
             if counterexample is None and not all(branching.is_refuted for branching in searches):
-                counterexample = search.in_turn(turn, deadline)
+                counterexample = falsification.in_turn(turn, deadline)
             if counterexample is not None:
                 return self._decision(Verdict.FALSIFIED, counterexample)
             turn *= 2.0
@@ -204,8 +202,8 @@ class _Decider:
         return None
 
     @staticmethod
-    def _search(
-        searches: Sequence[Branching], search: Falsification, turn: float, deadline: float
+    def _take_turn(
+        searches: Sequence[Branching], falsification: Falsification, turn: float, deadline: float
     ) -> Counterexample | None:
         """Continue the searches for a turn, case by case, and look at the points that they suspect."""
         waiting = [branching for branching in searches if not branching.is_over]
@@ -213,7 +211,7 @@ class _Decider:
         for some in cases:
             run_together(some, turn / len(cases), deadline)
             for branching in some:
-                counterexample = search.look(branching.suspects(), branching.item)
+                counterexample = falsification.look(branching.suspects(), branching.item)
                 if counterexample is not None:
                     return counterexample
         return None
@@ -262,29 +260,11 @@ class _Decider:
         """Keep the proofs of the bounds that are better than those before."""
         for disjunct, (old, new) in enumerate(zip(margins, refutations, strict=True)):
             if new.margin > old:
-                self._proofs[case][disjunct] = self._proof_by(name, case, disjunct, new)
-
-    def _proof_by(self, method: str, case: int, disjunct: int, refutation: Refutation) -> Place | None:
-        """Return the proof of a method's bound; for exact bounds, which carry none, a search looks for one later."""
-        if method in SELF_EVIDENT:
-            return Place.closed(Evidence(refutation.row))
-        if METHODS[method].proof is not Proof.SEARCH:
-            return place_of(method, self._roots, case, disjunct, refutation.row)
-        return Place.found_later(partial(self._searched, case, disjunct)) if refutation.refuted else None
+                self._proofs[case][disjunct] = self._bound_proofs.of(name, case, disjunct, new)
 
     @cached_property
-    def _roots(self) -> Roots:
-        """Shared by the proofs of bounds, which are made without a deadline."""
-        return Roots(self._subject.walk, self._property, self._options.arithmetic)
-
-    def _searched(self, case: int, disjunct: int) -> Place | None:
-        """Return a search's proof of what another method refuted, None if it takes too long."""
-        started = time.monotonic()
-        deadlines = (started + _PROOF / 4, started + _PROOF / 2)
-        roots = Roots(self._subject.walk, self._property, self._options.arithmetic, deadlines)
-        search = Branching(roots, case, disjunct)
-        search.run(started + _PROOF)
-        return search.proof if search.is_refuted else None
+    def _bound_proofs(self) -> BoundProofs:
+        return BoundProofs(self._subject.walk, self._property, self._options.arithmetic)
 
     def _bound_open_cases(self, name: str, deadline: float) -> None:
         """Bound the cases that are open by one method: raise margins, close the disjuncts that are refuted now."""

@@ -229,7 +229,7 @@ _QUOTIENTS = (
         {"size": 4, "alpha": 2.0, "beta": 0.75, "bias": 0.5},
         name="strong, even window",
         evaluations=(response_backwards,),
-        without=_MIXED | _SWAPPED | {name: "it takes odd sizes only" for name in ("onnx_runtime", "checker")},
+        without=_MIXED | _SWAPPED | dict.fromkeys(("onnx_runtime", "checker"), "it takes odd sizes only"),
     ),
     Case(
         "LRN",

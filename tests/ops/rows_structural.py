@@ -232,7 +232,7 @@ _MOVES = (
         (Box((3, 4)),),
         {"pads": [0, -1, 2, 0, 0, -2]},
         name="cropped",
-        without={name: "it knows no negative pads" for name in ("reference", "checker")},
+        without=dict.fromkeys(("reference", "checker"), "it knows no negative pads"),
     ),
     Case("Squeeze", (Box((1, 3, 1)),), {"axes": [1, 3]}, name="two dimensions"),
     Case("Squeeze", (Box((2, 1)),), {"axes": [-1]}, name="the last dimension"),

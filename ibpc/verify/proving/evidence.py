@@ -9,9 +9,11 @@ from typing import Final
 from torch import Tensor
 
 from ibpc.bounds.backward import plain_planes
-from ibpc.bounds.values import Step, Values, Walk
+from ibpc.bounds.values import Step, Values, Walk, is_linear_here
 from ibpc.interval import Interval
+from ibpc.ops.rules import Operand
 from ibpc.verify.checking.backward import most_tightened
+from ibpc.verify.checking.planes import PLANES
 from ibpc.verify.checking.proofs import encoded
 
 _RECTIFIERS: Final = ("Relu", "LeakyRelu")
@@ -45,10 +47,33 @@ def multipliers_of(halves: Sequence[Half], found: Mapping[str, Tensor], form: in
 
 
 def is_replayed(walk: Walk, values: Values) -> bool:
-    """Return whether the checker tightens all the elements that tightening does, given these interval bounds.
+    """Return whether the checker's planes and boxes are those of a proof by tightened boxes, given interval bounds.
 
-    In larger networks it tightens only the widest elements, which may not be enough to confirm a proof.
+    In larger networks it tightens only the widest elements, which may not be enough to confirm the proof.
     """
+    return has_planes(walk, values) and _is_tightened(walk, values)
+
+
+def has_planes(walk: Walk, values: Values) -> bool:
+    """Return whether the checker has planes where those of an operator are more than constant bounds."""
+    return not any(
+        name in walk.perturbed and _lacks_planes(step, tuple(values.known[operand] for operand in step.operands))
+        for name, step in walk.steps.items()
+    )
+
+
+def _lacks_planes(step: Step, operands: tuple[Operand, ...]) -> bool:
+    """Return whether the checker has only constant bounds for an operator that has better planes here."""
+    if step.operator.is_affine or is_linear_here(step, operands):
+        return False
+    if all(reading.type in PLANES for reading in step.operator.reads):
+        return False
+    found = plain_planes(step, operands)
+    return any(bool((slope != 0).any()) for plane in (found.lower, found.upper) for slope in plane.slopes)
+
+
+def _is_tightened(walk: Walk, values: Values) -> bool:
+    """Return whether the checker tightens all the elements that tightening does."""
     before = sum(values.box(name).lower[0].numel() for name in walk.inputs)
     for name, step in walk.steps.items():
         if name not in walk.perturbed:

@@ -41,12 +41,12 @@ class Place:
     def __init__(self) -> None:
         self._cut: tuple[Any, ...] = ()
         self._parts: tuple[Place, ...] = ()
-        self._evidence: Evidence | Callable[[], Evidence] | None = None
+        self._evidence: Evidence | Callable[[], Evidence | None] | None = None
         self._before: tuple[_Preparation, ...] = ()
         self._make: Callable[[], Place | None] | None = None
 
     @classmethod
-    def closed(cls, evidence: Evidence | Callable[[], Evidence]) -> Place:
+    def closed(cls, evidence: Evidence | Callable[[], Evidence | None]) -> Place:
         """Return a place that is closed from the start."""
         place = cls()
         place.close(evidence)
@@ -91,8 +91,8 @@ class Place:
         """Cut an element of an operator's (an IR node's) operand; return the places of v ≤ at and of v ≥ at."""
         return self._opened("sign", operator, element) if at == 0.0 else self._opened("value", operator, element, at)
 
-    def close(self, evidence: Evidence | Callable[[], Evidence]) -> None:
-        """Close the place; evidence that takes time to make may be passed as a function."""
+    def close(self, evidence: Evidence | Callable[[], Evidence | None]) -> None:
+        """Close the place; evidence that takes time to make may be passed as a function, which may find none."""
         self._evidence = evidence
 
     def steps(self, names: Names, disjunct: Conjunction) -> list[list[Any]] | None:
@@ -134,6 +134,8 @@ class Place:
             return None if value is None else [kind, value, *at]
         assert self._evidence is not None
         evidence = self._evidence() if callable(self._evidence) else self._evidence
+        if evidence is None:
+            return None
         choices = names.results(evidence.choices)
         return ["leaf", _weights(evidence.row, disjunct), choices, list(evidence.multipliers)]
 

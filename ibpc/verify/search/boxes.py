@@ -12,7 +12,7 @@ from torch import Tensor
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.refinement import refined_values
 from ibpc.verify.goal import Goal
-from ibpc.verify.proving.evidence import lines_of, packed_lines
+from ibpc.verify.proving.evidence import has_planes, lines_of, packed_lines
 from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.parts import BoxStack, parts_at_once
 from ibpc.verify.search.roots import Roots
@@ -23,9 +23,10 @@ _MOST_BOXES: Final = 2048
 class BoxParts(BoxStack):
     """Boxes that are bounded by CROWN; each has its place in the proof."""
 
-    def __init__(self, roots: Roots, goal: Goal, lower: Tensor, upper: Tensor, place: Place) -> None:
-        super().__init__(lower, upper, parts_at_once(roots.walk, _MOST_BOXES))
+    def __init__(self, roots: Roots, goal: Goal, case: int, place: Place) -> None:
+        super().__init__(*roots.ends(case), parts_at_once(roots.walk, _MOST_BOXES))
         self._roots, self._walk, self._goal = roots, roots.walk, goal
+        self._is_written = has_planes(roots.walk, roots.plain(case))
         self.places = [place]
 
     def advance(self, deadline: float) -> int:
@@ -41,7 +42,7 @@ class BoxParts(BoxStack):
         left = [number for number, refutation in enumerate(judged) if not refutation.refuted]
         closed = [number for number, refutation in enumerate(judged) if refutation.refuted]
         lines = {name: line[closed] > 0 for name, line in lines_of(self._walk, values).items()}
-        for position, number in enumerate(closed):
+        for position, number in enumerate(closed if self._is_written else ()):
             places[number].tighten(partial(_packed, lines, position)).close(Evidence(judged[number].row))
         if left:
             margins = lower.new_tensor([judged[number].margin for number in left])

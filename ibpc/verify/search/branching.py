@@ -86,7 +86,7 @@ class Branching:
         if varying <= MOST_VARIABLES and is_small and has_products(self._roots.walk):
             return ProductParts(self._roots, self._goal, lower, upper)
         if varying <= MOST_INPUTS and is_small:
-            return BoxParts(self._roots, self._goal, lower, upper, self.proof)
+            return BoxParts(self._roots, self._goal, self._case, self.proof)
         return ValueParts(self._roots, self._goal, self._case, self.proof)
 
 

@@ -20,7 +20,7 @@ from ibpc.bounds.values import Step, Values, flat
 from ibpc.interval import Interval
 from ibpc.ops.rules import Operand
 from ibpc.verify.goal import Goal
-from ibpc.verify.proving.evidence import Half, is_replayed, lines_of, multipliers_of, packed, packed_lines
+from ibpc.verify.proving.evidence import Half, has_planes, is_replayed, lines_of, multipliers_of, packed, packed_lines
 from ibpc.verify.proving.proof import Evidence, Place
 from ibpc.verify.search.neurons import NeuronCut, Neurons
 from ibpc.verify.search.parts import Parts, parts_at_once
@@ -78,7 +78,7 @@ class ValueParts(Parts):
         walk = roots.walk
         self._roots, self._walk, self._goal, self._case = roots, walk, goal, case
         self._root, self._place = roots.plain(case), place
-        self._bounded, self._is_tight, self._is_sharp, self._is_written = 0, False, False, True
+        self._bounded, self._is_tight, self._is_sharp, self._is_written = 0, False, False, has_planes(walk, self._root)
         lower, upper = roots.ends(case)
         self._ends_of_inputs, self._corners = (lower, upper), lower.new_zeros(0, len(lower))
         self._fronts = {step.operands[0]: name for name, step in walk.steps.items() if self._is_cut_in_front(step)}

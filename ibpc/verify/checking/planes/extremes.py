@@ -1,14 +1,15 @@
-"""Planes of the greatest or least of several values: Max and Min of operands, MaxPool of windows."""
+"""Planes of the greatest or least of several values: of operands, of a window's elements, along axes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ibpc.verify.checking.linear import reduced_axes
 from ibpc.verify.checking.planes.base import Part, Sketch, planes
 from ibpc.verify.checking.pulls import broadcast_pull, scatter
 from ibpc.verify.checking.rules import Step
@@ -77,12 +78,33 @@ def _mirrored(sketch: Sketch) -> Sketch:
 
 @planes("MaxPool")
 def max_pool(step: Step) -> Sketch:
-    """Return planes of the greatest element of each window.
+    """Return planes of the greatest element of each window. Padding is not an element."""
+    return _greatest_of_elements(step.box(0), _window_elements(step))
+
+
+@planes("GlobalMaxPool")
+def global_max_pool(step: Step) -> Sketch:
+    """Return planes of the greatest element of each channel."""
+    x = step.box(0)
+    return _greatest_of_elements(x, _elements_along(x.shape, range(2, len(x.shape))))
+
+
+@planes("ReduceMax", "ReduceMin")
+def reduce_extreme(step: Step) -> Sketch:
+    """Return planes of the greatest or least element along axes."""
+    x, axes = step.box(0), reduced_axes(step)
+    elements = _elements_along(x.shape, () if axes is None else axes)
+    if step.node.op_type == "ReduceMax":
+        return _greatest_of_elements(x, elements)
+    return _mirrored(_greatest_of_elements(Box(-x.upper, -x.lower), elements))
+
+
+def _greatest_of_elements(x: Box, elements: NDArray[np.int64]) -> Sketch:
+    """Return planes of the greatest of the elements (n, K) of a box for each of K results; −1 is no element.
 
     Below: the element with the greatest lower bound. Above: the same one if no other reaches that bound, else the
-    greatest upper bound. Padding is not an element.
+    greatest upper bound.
     """
-    x, elements = step.box(0), _window_elements(step)
     lowers, uppers = (np.where(elements >= 0, side.ravel()[elements], -np.inf) for side in (x.lower, x.upper))
     sizes = np.where(elements >= 0, x.magnitude.ravel()[elements], 0.0)
     picked = np.arange(len(elements))[:, None] == lowers.argmax(0)[None]
@@ -90,10 +112,18 @@ def max_pool(step: Step) -> Sketch:
     alone = lowers.max(0) >= rivals
     missing = ((elements >= 0) & ~np.isfinite(lowers + uppers)).any(0)
     parts = [
-        Part(0, _window_spread(place, x.lower.size), np.where(missing, np.nan, chosen), 1.0 * (chosen & alone), size)
+        Part(0, _spread(place, x.lower.size), np.where(missing, np.nan, chosen), 1.0 * (chosen & alone), size)
         for place, chosen, size in zip(elements, picked, sizes, strict=True)
     ]
     return Sketch(parts, np.zeros(lowers.shape[1]), np.where(alone, 0.0, uppers.max(0)))
+
+
+def _elements_along(shape: Sequence[int], axes: Iterable[int]) -> NDArray[np.int64]:
+    """Return the flat element at each position along some axes, for each of the others, (positions, results)."""
+    along = sorted(axis % len(shape) for axis in axes)
+    others = [axis for axis in range(len(shape)) if axis not in along]
+    numbers = np.arange(prod(shape), dtype=np.int64).reshape(shape).transpose(*along, *others)
+    return numbers.reshape(prod(shape[axis] for axis in along), -1)
 
 
 def _window_elements(step: Step) -> NDArray[np.int64]:
@@ -106,6 +136,6 @@ def _window_elements(step: Step) -> NDArray[np.int64]:
     return np.moveaxis(flat, -1, 0).reshape(flat.shape[-1], -1).astype(np.int64)
 
 
-def _window_spread(sources: NDArray[np.int64], size: int) -> Pull:
+def _spread(sources: NDArray[np.int64], size: int) -> Pull:
     positions = np.flatnonzero(sources >= 0)
     return scatter(sources[positions], positions, size)

@@ -111,6 +111,11 @@ class Forward:
                 self._forms.pop(operand, None)
 
 
+def varying(boxes: Sequence[Interval]) -> int:
+    """Return how many elements of all inputs vary in some sample: forms have a number for each."""
+    return sum(int((box.lower < box.upper).any(0).sum()) for box in boxes)
+
+
 def numbers(walk: Walk, varying: int) -> int:
     """Return how many numbers one form of the largest value takes per sample."""
     return (varying + 1) * walk.largest

@@ -15,7 +15,7 @@ from ibpc.bounds.backward import Backward
 from ibpc.bounds.batching import coefficients_at_once
 from ibpc.bounds.cone import EVERYTHING, Cone, cone_of
 from ibpc.bounds.forms import Cost, Form, unit_forms
-from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers
+from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers, varying
 from ibpc.bounds.values import Values, Walk, advance, is_linear_here, start
 from ibpc.interval import Interval
 from ibpc.ir import VIEWS
@@ -111,9 +111,9 @@ def _rearranged(walk: Walk, name: str) -> str:
 
 def _forms_of_few(walk: Walk, values: Values) -> Forward | None:
     """Return the forms of the inputs if few enough vary to make pushing them cheap, else None."""
-    ends = [values.box(name) for name in walk.inputs]
-    batch, varying = len(ends[0].lower), sum(int((box.lower < box.upper).any(0).sum()) for box in ends)
-    is_little = varying <= FEW_INPUTS and numbers(walk, varying) * batch <= MOST_NUMBERS
+    boxes = [values.box(name) for name in walk.inputs]
+    count = varying(boxes)
+    is_little = count <= FEW_INPUTS and numbers(walk, count) * len(boxes[0].lower) <= MOST_NUMBERS
     return Forward(walk, values) if is_little else None
 
 

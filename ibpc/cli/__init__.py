@@ -34,8 +34,8 @@ for _command in COMMANDS:
 def main() -> None:
     """Run the command line: one clear line and status 2 for bad input, never a traceback for it.
 
-    Characters that the terminal's encoding lacks are shown as question marks. A reader that leaves, as `head` does,
-    ends no command: its files are written, and its status stays what it was.
+    Characters that the terminal's encoding lacks are shown as question marks. If the reader of a
+    pipe leaves, as `head` does, the command goes on: it writes its files, and its exit status stays what it was.
     """
     sys.stdout, sys.stderr = _lenient(sys.stdout), _lenient(sys.stderr)
     try:

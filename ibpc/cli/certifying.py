@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ibpc.cli.options import (
-    BOUNDING,
+    BOUNDING_METHODS,
     ArithmeticName,
     Data,
     DataRoot,
@@ -52,7 +52,7 @@ MaybeEps = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")]
 Method = Annotated[
     str | None,
-    typer.Option("--method", metavar="NAME", help=f"How: {BOUNDING}. Default: auto, and ibp for a data set."),
+    typer.Option("--method", metavar="NAME", help=f"How: {BOUNDING_METHODS}. Default: auto, and ibp for a data set."),
 ]
 Timeout = Annotated[
     float, typer.Option("--timeout", metavar="S", min=0.0, help="Seconds by the clock for one property, or one image.")

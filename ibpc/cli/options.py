@@ -70,9 +70,11 @@ Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of
 
 
 # Written out, for help is shown without what the methods themselves import.
-BOUNDING: Final = "auto, bab, ibp, forward, crown-ibp, crown, alpha-crown, mip"
-TRAINING: Final = "standard, pgd, ibp, fast-ibp, crown-ibp, convex-polygon, sabr, mtl-ibp, cc-ibp, exp-ibp, taps, staps"
-Bounding = Annotated[str, typer.Option("--method", metavar="NAME", help=f"How to bound: {BOUNDING}.")]
+BOUNDING_METHODS: Final = "auto, bab, ibp, forward, crown-ibp, crown, alpha-crown, mip"
+TRAINING_METHODS: Final = (
+    "standard, pgd, ibp, fast-ibp, crown-ibp, convex-polygon, sabr, mtl-ibp, cc-ibp, exp-ibp, taps, staps"
+)
+Bounding = Annotated[str, typer.Option("--method", metavar="NAME", help=f"How to bound: {BOUNDING_METHODS}.")]
 
 
 def expect_apart(outputs: Mapping[str, Path | None], inputs: Iterable[Path | str | None]) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ibpc.cli.options import (
-    BOUNDING,
-    TRAINING,
+    BOUNDING_METHODS,
+    TRAINING_METHODS,
     Data,
     DataRoot,
     Device,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
 
 MethodName = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help=f"Training method: {TRAINING}. Default: ibp.")
+    str | None, typer.Option("--method", metavar="NAME", help=f"Training method: {TRAINING_METHODS}. Default: ibp.")
 ]
 TrainedEps = Annotated[
     float | None,
@@ -116,7 +116,9 @@ def sweep(
     device: Device = "auto",
     judge: Annotated[
         str | None,
-        typer.Option("--judge", metavar="NAME", help=f"Compare trials by {BOUNDING} on held-out images; default: ibp."),
+        typer.Option(
+            "--judge", metavar="NAME", help=f"Compare trials by {BOUNDING_METHODS} on held-out images; default: ibp."
+        ),
     ] = None,
     judged: Annotated[
         int | None, typer.Option("--judged", min=1, help="So many held-out images for --judge; default: 500.")

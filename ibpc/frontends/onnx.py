@@ -346,7 +346,7 @@ class _Importer:
             value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, known.elem_type, None))
 
     def _node_names(self) -> dict[str, str]:
-        """Return the nodes of the file's own values, less windows, which have another shape there."""
+        """Return the nodes of the file's own values, except windows, which have another shape there."""
         return {
             name: entry.made.node
             for name, entry in self._values.entries.items()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from ibpc.files import write_atomically
 from ibpc.frontends.initialization import SCHEMES
 from ibpc.frontends.schema import (
     MOST_LAYERS,
@@ -159,8 +160,8 @@ def spec_page() -> str:
 
 
 def write_spec_page(path: str | Path) -> None:
-    """Write the page to a file."""
-    Path(path).write_text(spec_page(), encoding="utf-8")
+    """Write the page to a file. Raises ArtifactError where that fails."""
+    write_atomically(Path(path), spec_page().encode())
 
 
 def _weighty() -> str:

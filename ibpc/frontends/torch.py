@@ -62,19 +62,19 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
 
 
 def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
-    """Yield what training the network of a module does otherwise than training the module."""
+    """Yield how training the network of a module differs from training the module."""
     dropped = [name for name, part in module.named_modules() if isinstance(part, _DROPOUT) and part.p > 0]
     if dropped:
-        yield f"training drops nothing out: {', '.join(dropped)} has no part in evaluation, which is what was compiled"
+        yield f"dropout is inactive in training: {', '.join(dropped)} was compiled in evaluation mode"
     copies = _copies(module, graph)
     frozen = [name for name, count in copies.items() if count == 0]
     if frozen:
-        yield f"training leaves constants alone: {', '.join(frozen)}"
+        yield f"not trained, because they are constants of the compiled network: {', '.join(frozen)}"
     apart = [
         name for name, parameter in module.named_parameters() if copies.get(name, 0) > 1 and _is_telling(parameter)
     ]
     if apart:
-        yield f"training moves the uses of one parameter apart: {', '.join(apart)}"
+        yield f"used several times, so that training makes a weight of its own of each use: {', '.join(apart)}"
 
 
 def _copies(module: nn.Module, graph: Graph) -> dict[str, int]:

@@ -42,11 +42,14 @@ def robust_loss(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(-margins, labels)
 
 
-def blend(nominal: torch.Tensor, robust: torch.Tensor, kappa: float) -> torch.Tensor:
-    """Return κ · nominal + (1 − κ) · robust (Gowal et al. 2018, equation 12). A term of weight 0 is left out."""
-    if kappa in (0.0, 1.0):
-        return nominal if kappa else robust
-    return nominal * kappa + robust * (1.0 - kappa)
+def blend(first: torch.Tensor, second: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return weight · first + (1 − weight) · second (Gowal et al. 2018, equation 12: κ · nominal + (1 − κ) · robust).
+
+    A term of weight 0 is left out.
+    """
+    if weight in (0.0, 1.0):
+        return first if weight else second
+    return first * weight + second * (1.0 - weight)
 
 
 # ── counting ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,9 +26,9 @@ _ADAPTIVE_STEP: Final = 0.03
 # Random points before each descent, in boxes of so few dimensions that they cover them.
 _SAMPLES: Final = 64
 _FEW_INPUTS: Final = 20
-# Points that one round descends from, at most, and by which factor the starts of a disjunct grow from round to round:
-# most properties need no attack, or a short one.
+# Most points that one round descends from.
 _MOST_POINTS: Final = 64
+# By which factor the starts of a disjunct grow from round to round: most properties need no attack, or a short one.
 _GROWTH: Final = 4
 # The share of a search's time that goes into attacks, and at least how many seconds. Attacks that succeed do so early.
 _SHARE: Final = 0.15

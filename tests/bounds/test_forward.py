@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import ibpc
 from ibpc.bounds import METHODS
+from ibpc.bounds import forward as forward_bounds
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.forms import dense
-from ibpc.bounds.pushed_forms import Forward
+from ibpc.bounds.pushed_forms import Forward, numbers
 from ibpc.bounds.refinement import refined_values
 from ibpc.bounds.values import advance, start, walk_of
 from ibpc.interval import Interval
@@ -188,3 +189,18 @@ def test_inputs_far_from_zero_are_paid_for_beside_large_constants(arithmetic, me
         hidden = [max(Fraction(0), v + b) for v, b in zip(applied(first, point), offsets, strict=True)]
         for index, y in enumerate(applied(last, hidden)):
             assert Fraction(float(found.lower[0, index])) <= y <= Fraction(float(found.upper[0, index]))
+
+
+def test_only_inputs_that_vary_take_room(monkeypatch):
+    """Forms have a number for each of them; where these are too many, intervals are left."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Linear(40, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+    net = ibpc.compile(module, torch.zeros(1, 40))
+    center = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(forward_bounds, "MOST_NUMBERS", numbers(walk_of(net.snapshot()), 5))
+    rows = torch.tensor([[1.0, -1.0]])
+    for varying in (5, 6):
+        radius = torch.zeros(40).index_fill(0, torch.arange(varying), 0.3)
+        box = Interval.around(center, radius.expand(3, 40))
+        quick, found = (ibpc.bound(net, box, rows, method=method) for method in ("ibp", "forward"))
+        assert bool((found.width < quick.width).all()) == (varying == 5)

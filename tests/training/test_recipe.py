@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from ibpc.errors import SpecError, UsageError
-from ibpc.training.methods import methods, reads
+from ibpc.errors import OperatorError, SpecError, UsageError
+from ibpc.training.methods import base, methods, reads
 from ibpc.training.methods.base import OWN_SECTIONS
 from ibpc.training.recipe import Recipe, recipes_folder
 
@@ -108,7 +108,7 @@ def objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
 def test_schema_is_valid_closed_described_and_its_defaults_are_its_own():
     schema = Recipe.schema()
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert len(objects(schema)) == 13
+    assert len(objects(schema)) == 1 + sum(entry.default_factory is not MISSING for entry in fields(Recipe))
     for item in objects(schema):
         assert item["additionalProperties"] is False
         for name, value in item["properties"].items():
@@ -252,6 +252,21 @@ def test_values_that_the_method_does_not_read_are_refused(method, key):
 def test_the_sections_of_a_method_are_known(name):
     assert methods()[name].sections <= OWN_SECTIONS <= Recipe.default("ibp", eps=0.1).to_json().keys()
     assert all(reads(name, key) for key in methods()[name].defaults)
+
+
+def test_a_method_may_be_registered_after_recipes_were_used(monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", dict(base._REGISTRY))
+    assert "late" not in Recipe.schema()["properties"]["method"]["enum"]
+    base.register(replace(methods()["ibp"], name="late"))
+    assert Recipe.default("late", eps=0.1).method == "late"
+    with pytest.raises(OperatorError, match="the name is taken"):
+        base.register(replace(methods()["ibp"], name="late"))
+
+
+def test_a_method_that_reads_unknown_sections_is_refused():
+    with pytest.raises(OperatorError, match="it reads atack, combinaton; expected sections .* attack, box"):
+        base.register(replace(methods()["ibp"], name="other", sections=frozenset({"atack", "combinaton", "box"})))
+    assert "other" not in base.methods()
 
 
 def test_a_method_takes_what_a_file_states(tmp_path):

@@ -91,9 +91,13 @@ _REGISTRY: Final[dict[str, Method]] = {}
 
 
 def register(method: Method) -> Method:
-    """Add a method to the registry. Raises OperatorError for a name that is taken."""
+    """Add a method to the registry. Raises OperatorError for a name that is taken, or sections that are not its own."""
+    where = f"method {method.name}"
     if method.name in _REGISTRY:
-        raise OperatorError.at(f"method {method.name}", "the name is taken", "a unique name")
+        raise OperatorError.at(where, "the name is taken", "a unique name")
+    if unknown := method.sections - OWN_SECTIONS:
+        found = f"it reads {', '.join(sorted(unknown))}"
+        raise OperatorError.at(where, found, f"sections that only some methods read: {', '.join(sorted(OWN_SECTIONS))}")
     _REGISTRY[method.name] = method
     return method
 

@@ -5,20 +5,20 @@ from types import MappingProxyType
 from typing import Final
 
 from ibpc.bounds.alpha_crown import ALPHA_CROWN
-from ibpc.bounds.base import Bounder, Method, Proof
+from ibpc.bounds.base import Bounder, BoundingMethod, Proof
 from ibpc.bounds.crown import CROWN, CROWN_IBP
 from ibpc.bounds.forward import FORWARD
 from ibpc.bounds.ibp import IBP
 from ibpc.bounds.mip import MIP
 from ibpc.errors import UsageError, nearest
 
-METHODS: Final[Mapping[str, Method]] = MappingProxyType(
+METHODS: Final[Mapping[str, BoundingMethod]] = MappingProxyType(
     {method.name: method for method in (IBP, FORWARD, CROWN_IBP, CROWN, ALPHA_CROWN, MIP)}
 )
 QUICK: Final = IBP.name
 
 
-def method_named(name: str) -> Method:
+def method_named(name: str) -> BoundingMethod:
     """Return a bounding method. Raises UsageError for an unknown name."""
     if name not in METHODS:
         raise UsageError.at("method", f"found {name!r}", "a bounding method", nearest(name, METHODS))
@@ -30,4 +30,4 @@ def methods_proved_by(*proofs: Proof) -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if method.proof in proofs)
 
 
-__all__ = ["METHODS", "QUICK", "Bounder", "Method", "Proof", "method_named", "methods_proved_by"]
+__all__ = ["METHODS", "QUICK", "Bounder", "BoundingMethod", "Proof", "method_named", "methods_proved_by"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ibpc.bounds.ascent import ascend
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.base import AffineRules, Bounder, Boxes, Method, Proof
+from ibpc.bounds.base import AffineRules, Bounder, BoundingMethod, Boxes, Proof
 from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import cone_of, read_by
 from ibpc.bounds.crown import bounds_of, crown_ibp
@@ -70,6 +70,6 @@ def _ascended(walk: Walk, values: Values, form: Tensor, deadline: float) -> tupl
     return ascent.lower, ascent.forms
 
 
-ALPHA_CROWN: Final = Method(
+ALPHA_CROWN: Final = BoundingMethod(
     "alpha-crown", alpha_crown, is_slow=True, proof=Proof.CHOICES, affine=AffineRules(_sharpened_values, _ascended)
 )

@@ -64,7 +64,7 @@ class AffineRules:
 
 
 @dataclass(frozen=True)
-class Method:
+class BoundingMethod:
     """A bounding method.
 
     `is_slow`: it may take seconds for one sample. `affine` is None where the method has no affine bounds.

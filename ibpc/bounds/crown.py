@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ibpc.bounds.backward import Backward
-from ibpc.bounds.base import AffineRules, Bounder, Boxes, Method, Proof
+from ibpc.bounds.base import AffineRules, Bounder, BoundingMethod, Boxes, Proof
 from ibpc.bounds.batching import in_parts, intersected, rows_at_once, samples_at_once
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.ibp import ibp
@@ -79,9 +79,9 @@ def _pulled(walk: Walk, values: Values, form: Tensor, _deadline: float) -> tuple
     return backward.lower({output: form}), backward.forms
 
 
-CROWN_IBP: Final = Method(
+CROWN_IBP: Final = BoundingMethod(
     "crown-ibp", crown_ibp, is_slow=False, proof=Proof.PLANES, affine=AffineRules(_interval_values, _pulled)
 )
-CROWN: Final = Method(
+CROWN: Final = BoundingMethod(
     "crown", crown, is_slow=False, proof=Proof.TIGHTENED_PLANES, affine=AffineRules(refined_values, _pulled)
 )

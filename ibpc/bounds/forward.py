@@ -12,7 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.bounds.base import Bounder, Method, Proof
+from ibpc.bounds.base import Bounder, BoundingMethod, Proof
 from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.ibp import ibp
 from ibpc.bounds.pushed_forms import MOST_NUMBERS, Forward, numbers, varying
@@ -43,4 +43,4 @@ def forward(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float 
     return bound
 
 
-FORWARD: Final = Method("forward", forward, is_slow=False, proof=Proof.OTHER_PLANES)
+FORWARD: Final = BoundingMethod("forward", forward, is_slow=False, proof=Proof.OTHER_PLANES)

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 from torch import Tensor, fx
 
-from ibpc.bounds.base import Bounder, Method, Proof
+from ibpc.bounds.base import Bounder, BoundingMethod, Proof
 from ibpc.bounds.values import Walk
 from ibpc.interval import Interval, boxes_of, ends_of
 from ibpc.ir import Graph
@@ -40,4 +40,4 @@ def lower_margins(graph: Graph, matrix: Tensor, arithmetic: Arithmetic) -> fx.Gr
     return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))
 
 
-IBP: Final = Method("ibp", ibp, is_slow=False, proof=Proof.INTERVALS)
+IBP: Final = BoundingMethod("ibp", ibp, is_slow=False, proof=Proof.INTERVALS)

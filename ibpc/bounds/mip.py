@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ibpc.bounds.alpha_crown import alpha_crown
-from ibpc.bounds.base import Bounder, Method, Proof
+from ibpc.bounds.base import Bounder, BoundingMethod, Proof
 from ibpc.bounds.batching import in_parts, intersected
 from ibpc.bounds.cone import read_by
 from ibpc.bounds.highs import TOLERANCE, Solver, imported_highspy
@@ -77,4 +77,4 @@ def _dense(form: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(form.toarray() if hasattr(form, "toarray") else form, np.float64).ravel()
 
 
-MIP: Final = Method("mip", mip, is_slow=True, proof=Proof.SEARCH)
+MIP: Final = BoundingMethod("mip", mip, is_slow=True, proof=Proof.SEARCH)

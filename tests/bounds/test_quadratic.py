@@ -19,7 +19,7 @@ from ibpc.network import Network
 from ibpc.rounding import Arithmetic
 from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.search.branching import Branching
-from ibpc.verify.search.products import ProductParts
+from ibpc.verify.search.product_parts import ProductParts
 from ibpc.verify.search.roots import Roots
 from tests.onnx_models import model, normal
 

@@ -24,10 +24,10 @@ from ibpc.verify.decide import PLANS, Decision, plan_named
 from ibpc.verify.goal import Goal
 from ibpc.verify.properties import Box, Case, DeclaredTensor, Property, Row
 from ibpc.verify.proving.proof import Place
-from ibpc.verify.search import boxes, branching, values
+from ibpc.verify.search import box_parts, branching, value_parts
 from ibpc.verify.search.branching import Branching, run_together
 from ibpc.verify.search.roots import Roots
-from ibpc.verify.search.values import ValueParts
+from ibpc.verify.search.value_parts import ValueParts
 from ibpc.verify.specification import Specification
 
 SEEDS = range(4)
@@ -157,7 +157,7 @@ def test_operators_other_than_relu_are_cut_too(kind, steepness, share, monkeypat
 @pytest.mark.parametrize("cut", ["inputs", "signs"])
 def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cut, monkeypatch):
     """Of all parts that wait the worst one bounds the margin from below, at any time."""
-    module, limit, at_once = (boxes, "_MOST_BOXES", 3) if cut == "inputs" else (values, "_MOST_PARTS", 1)
+    module, limit, at_once = (box_parts, "_MOST_BOXES", 3) if cut == "inputs" else (value_parts, "_MOST_PARTS", 1)
     monkeypatch.setattr(module, limit, at_once)
     if cut == "signs":
         monkeypatch.setattr(branching, "MOST_INPUTS", 0)
@@ -179,7 +179,7 @@ def test_nothing_is_lost_where_more_parts_wait_than_are_bounded_at_once(seed, cu
 @pytest.mark.parametrize("seed", SEEDS)
 def test_halves_of_boxes_that_nothing_refutes_all_wait(seed, monkeypatch):
     """No part is refuted where all of the box is unsafe: each that was bounded left two in its place."""
-    monkeypatch.setattr(boxes, "_MOST_BOXES", 3)
+    monkeypatch.setattr(box_parts, "_MOST_BOXES", 3)
     roots = Roots(walk_of(random_network(seed).snapshot()), at_least(-1e3), Arithmetic.FLOAT32)
     parts, bounded = Branching(roots, 0, 0)._first_part(), 0
     with torch.no_grad():

@@ -23,6 +23,7 @@ from ibpc.bounds.values import walk_of
 from ibpc.errors import PropertyError
 from ibpc.exports import nominal_model
 from ibpc.interval import Interval
+from ibpc.ops import operators
 from ibpc.rounding import Arithmetic
 from ibpc.verify.checking import backward
 from ibpc.verify.checking.backward import Picked, linear_bounds, tightened
@@ -36,8 +37,7 @@ from ibpc.verify.properties import Box as InputBox
 from ibpc.verify.properties import Case, DeclaredTensor, Property, Row
 from ibpc.verify.proving import bound_proofs
 from ibpc.verify.proving.evidence import Half, multipliers_of
-from ibpc.verify.search import branching
-from ibpc.verify.search import values as cuts_of_values
+from ibpc.verify.search import branching, value_parts
 from tests.frontends.test_conformance import free_inputs, official_cases, with_constants
 from tests.onnx_models import chain, model, runtime
 from tests.verify.checking.test_checking import EXCLUDED
@@ -183,8 +183,8 @@ def sharpened(layers: Callable[[], list[torch.nn.Module]], shape: tuple[int, ...
     size = int(np.prod(shape))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(branching, "MOST_INPUTS", 0)
-        patch.setattr(cuts_of_values, "_PATIENCE", 1)
-        patch.setattr(cuts_of_values, "_PATIENCE_WITH_CURVES", 1)
+        patch.setattr(value_parts, "_PATIENCE", 1)
+        patch.setattr(value_parts, "_PATIENCE_WITH_CURVES", 1)
         net = network(seed, layers, shape)
         gap = gap_of(net, size, "alpha-crown", Arithmetic.FLOAT32)
         return proved(net, below(net, size, gap), folder, method="bab")
@@ -717,6 +717,12 @@ def test_linear_bounds_hold_samples(case):
 
 def test_kinds_of_planes_are_those_of_rules():
     assert set(PLANES) <= set(RULES)
+
+
+def test_the_checker_has_planes_where_the_compiler_chooses_among_them():
+    """Without them certificates leave out what bounds through these types prove; docs/certify.md names them."""
+    tuned = {reading.type for each in operators().values() if each.rules.tuned is not None for reading in each.reads}
+    assert tuned - set(PLANES) == {"Softmax", "MatMul", "Einsum"}
 
 
 def test_multipliers_use_the_signs_of_a_region():

@@ -3,9 +3,9 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from ibpc.training.methods.base import Method, Objective, Terms, method_named, methods, reads
+from ibpc.training.methods.base import Objective, Terms, TrainingMethod, method_named, methods, reads
 
 for _module in iter_modules(__path__):
     import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["Method", "Objective", "Terms", "method_named", "methods", "reads"]
+__all__ = ["Objective", "Terms", "TrainingMethod", "method_named", "methods", "reads"]

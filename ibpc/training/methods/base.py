@@ -60,7 +60,7 @@ def no_advice(graph: Graph) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Method:
+class TrainingMethod:
     """A training method by name. `build(graphs, recipe)` returns its objective.
 
     `defaults` are values of a recipe, by dotted name, for which the paper differs from the defaults of the schema; a
@@ -87,10 +87,10 @@ WARM_UP: Final[Mapping[str, Any]] = MappingProxyType(
 )
 
 
-_REGISTRY: Final[dict[str, Method]] = {}
+_REGISTRY: Final[dict[str, TrainingMethod]] = {}
 
 
-def register(method: Method) -> Method:
+def register(method: TrainingMethod) -> TrainingMethod:
     """Add a method to the registry. Raises OperatorError for a name that is taken, or sections that are not its own."""
     where = f"method {method.name}"
     if method.name in _REGISTRY:
@@ -102,12 +102,12 @@ def register(method: Method) -> Method:
     return method
 
 
-def methods() -> Mapping[str, Method]:
+def methods() -> Mapping[str, TrainingMethod]:
     """Return all registered methods by name."""
     return MappingProxyType(_REGISTRY)
 
 
-def method_named(name: str) -> Method:
+def method_named(name: str) -> TrainingMethod:
     """Return a method. Raises UsageError for an unknown name."""
     if name not in _REGISTRY:
         raise UsageError.at("method", f"found {name!r}", "a training method", nearest(name, _REGISTRY))

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from ibpc.training.methods._combined import COMBINED, combined
-from ibpc.training.methods.base import WARM_UP, Method, register
+from ibpc.training.methods.base import WARM_UP, TrainingMethod, register
 from ibpc.training.objectives import robust_loss
 
 
@@ -18,5 +18,7 @@ def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, al
 
 
 METHOD = register(
-    Method("cc-ibp", "Loss at a mean of adversarial and certified margins", partial(combined, join), WARM_UP, COMBINED)
+    TrainingMethod(
+        "cc-ibp", "Loss at a mean of adversarial and certified margins", partial(combined, join), WARM_UP, COMBINED
+    )
 )

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ibpc.training.bounding import Bounding
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import Method, Objective, Terms, register
+from ibpc.training.methods.base import Objective, Terms, TrainingMethod, register
 from ibpc.training.objectives import nominal_loss
 from ibpc.training.schedules import Moment
 
@@ -41,4 +41,6 @@ def polygon_loss(margins: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.softplus(others).sum() / (margins.shape[0] * (margins.shape[1] - 1))
 
 
-METHOD = register(Method("convex-polygon", "Mean softplus of the negated margins over the box; κ plays no part", build))
+METHOD = register(
+    TrainingMethod("convex-polygon", "Mean softplus of the negated margins over the box; κ plays no part", build)
+)

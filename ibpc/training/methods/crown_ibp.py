@@ -18,7 +18,7 @@ from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.linear import LOSS, MARGINS, LinearGraphs, Propagated, fused_losses, margin_bounds
 from ibpc.training.methods import ibp
-from ibpc.training.methods.base import Method, Objective, Terms, register
+from ibpc.training.methods.base import Objective, Terms, TrainingMethod, register
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
 from ibpc.training.schedules import Moment
 
@@ -80,7 +80,7 @@ _ROWS: Final[Mapping[str, Robust]] = MappingProxyType({MARGINS: _by_margins, LOS
 _DEFAULTS: Final = {"schedule.shape": "smooth", "schedule.kappa_start": 1.0, "schedule.kappa_end": 0.5}
 
 METHOD = register(
-    Method(
+    TrainingMethod(
         "crown-ibp",
         "Linear bounds between interval bounds, faded out as ε climbs",
         build,

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from ibpc.training.methods._combined import COMBINED, combined
-from ibpc.training.methods.base import WARM_UP, Method, register
+from ibpc.training.methods.base import WARM_UP, TrainingMethod, register
 from ibpc.training.objectives import nominal_loss, robust_loss
 
 _TINY: Final = 1e-30
@@ -25,7 +25,7 @@ def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, al
 
 
 METHOD = register(
-    Method(
+    TrainingMethod(
         "exp-ibp", "Product of powers of the adversarial and the IBP loss", partial(combined, join), WARM_UP, COMBINED
     )
 )

@@ -12,7 +12,7 @@ from typing import Final
 from ibpc.ir import Graph
 from ibpc.training.graphs import unnormalized_values
 from ibpc.training.methods import ibp
-from ibpc.training.methods.base import WARM_UP, Method, register
+from ibpc.training.methods.base import WARM_UP, TrainingMethod, register
 
 _SUMMARY: Final = "IBP with regularizers of tightness and balance during the warm-up"
 _MOST_LISTED: Final = 5
@@ -27,4 +27,4 @@ def advice(graph: Graph) -> tuple[str, ...]:
     return (f"Shi et al. have a BatchNormalization in front of every rectifier; here there is none behind {named}",)
 
 
-METHOD = register(Method("fast-ibp", _SUMMARY, ibp.build, WARM_UP, advice=advice))
+METHOD = register(TrainingMethod("fast-ibp", _SUMMARY, ibp.build, WARM_UP, advice=advice))

@@ -10,7 +10,7 @@ from ibpc.interval import Interval
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods._worst_case import worst_case
-from ibpc.training.methods.base import Method, Objective, register
+from ibpc.training.methods.base import Objective, TrainingMethod, register
 
 if TYPE_CHECKING:
     from ibpc.training.recipe import Recipe
@@ -25,4 +25,4 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     return worst_case(graphs, recipe, region)
 
 
-METHOD = register(Method("ibp", "Cross-entropy of the logits and of their worst case over the box", build))
+METHOD = register(TrainingMethod("ibp", "Cross-entropy of the logits and of their worst case over the box", build))

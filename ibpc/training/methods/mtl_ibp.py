@@ -7,7 +7,7 @@ from functools import partial
 import torch
 
 from ibpc.training.methods._combined import COMBINED, combined
-from ibpc.training.methods.base import WARM_UP, Method, register
+from ibpc.training.methods.base import WARM_UP, TrainingMethod, register
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
 
 
@@ -17,5 +17,7 @@ def join(attacked: torch.Tensor, margins: torch.Tensor, labels: torch.Tensor, al
 
 
 METHOD = register(
-    Method("mtl-ibp", "Weighted sum of the adversarial and the IBP loss", partial(combined, join), WARM_UP, COMBINED)
+    TrainingMethod(
+        "mtl-ibp", "Weighted sum of the adversarial and the IBP loss", partial(combined, join), WARM_UP, COMBINED
+    )
 )

@@ -8,7 +8,7 @@ import torch
 
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import ROBUST_ALONE, Method, Objective, Terms, register
+from ibpc.training.methods.base import ROBUST_ALONE, Objective, Terms, TrainingMethod, register
 from ibpc.training.objectives import blend, nominal_loss
 from ibpc.training.schedules import Moment
 
@@ -29,4 +29,6 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     return objective
 
 
-METHOD = register(Method("pgd", "Cross-entropy at adversarial points", build, ROBUST_ALONE, frozenset({"attack"})))
+METHOD = register(
+    TrainingMethod("pgd", "Cross-entropy at adversarial points", build, ROBUST_ALONE, frozenset({"attack"}))
+)

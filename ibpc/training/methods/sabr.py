@@ -12,7 +12,7 @@ from ibpc.training.attack import small_box
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.methods._worst_case import worst_case
-from ibpc.training.methods.base import WARM_UP, Method, Objective, register, without_margins
+from ibpc.training.methods.base import WARM_UP, Objective, TrainingMethod, register, without_margins
 from ibpc.training.shrinking import shrunk
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
 
 
 METHOD = register(
-    Method(
+    TrainingMethod(
         "sabr",
         "Worst case over a small box around an adversarial point",
         build,

@@ -8,7 +8,7 @@ import torch
 
 from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
-from ibpc.training.methods.base import Method, Objective, Terms, register
+from ibpc.training.methods.base import Objective, Terms, TrainingMethod, register
 from ibpc.training.objectives import nominal_loss
 from ibpc.training.schedules import Moment
 
@@ -26,4 +26,4 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
     return objective
 
 
-METHOD = register(Method("standard", "Cross-entropy of the logits", build))
+METHOD = register(TrainingMethod("standard", "Cross-entropy of the logits", build))

@@ -16,7 +16,7 @@ from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import sabr, taps
 from ibpc.training.methods._worst_case import worst_case
-from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register, without_margins
+from ibpc.training.methods.base import WARM_UP, Objective, Terms, TrainingMethod, register, without_margins
 from ibpc.training.schedules import Moment
 from ibpc.training.shrinking import shrunk
 
@@ -39,7 +39,7 @@ def build(graphs: TrainingGraphs, recipe: Recipe) -> Objective:
 
 
 METHOD = register(
-    Method(
+    TrainingMethod(
         "staps",
         "TAPS over a small box around an adversarial point",
         build,

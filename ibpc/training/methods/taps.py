@@ -15,7 +15,7 @@ from ibpc.training.draws import Draws
 from ibpc.training.graphs import TrainingGraphs
 from ibpc.training.latent import CutGraphs
 from ibpc.training.methods import ibp
-from ibpc.training.methods.base import WARM_UP, Method, Objective, Terms, register, without_margins
+from ibpc.training.methods.base import WARM_UP, Objective, Terms, TrainingMethod, register, without_margins
 from ibpc.training.objectives import blend, nominal_loss, robust_loss
 from ibpc.training.schedules import Moment
 from ibpc.training.shrinking import shrunk
@@ -63,7 +63,7 @@ def product(estimated: torch.Tensor, certified: torch.Tensor, scale: float) -> t
 
 
 METHOD = register(
-    Method(
+    TrainingMethod(
         "taps",
         "Boxes up to a cut of the network, adversarial points behind it",
         build,

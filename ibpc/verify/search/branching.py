@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ibpc.verify.goal import Goal
 from ibpc.verify.proving.proof import Place
-from ibpc.verify.search.boxes import BoxParts
+from ibpc.verify.search.box_parts import BoxParts
 from ibpc.verify.search.parts import Parts, value_count
-from ibpc.verify.search.products import MOST_VARIABLES, ProductParts, has_products
+from ibpc.verify.search.product_parts import MOST_VARIABLES, ProductParts, has_products
 from ibpc.verify.search.roots import Roots
-from ibpc.verify.search.values import ValueParts, advance_together
+from ibpc.verify.search.value_parts import ValueParts, advance_together
 
 # Most inputs, and most values in all, of networks that are cut along their inputs.
 MOST_INPUTS: Final = 20

@@ -52,14 +52,22 @@ class Encloser:
         moved = moved_to(self._device, boxes)
         with plain_products():
             found = self._bound(*moved)
-            doubts = self._definedness.doubts(moved, self._deadline)
-        unknown = torch.tensor([doubt is not None for doubt in doubts], device=found.lower.device)[:, None]
+            unknown = self._unknown(moved, found)[:, None]
         lower = found.lower.masked_fill(unknown | found.lower.isnan(), -inf)
         upper = found.upper.masked_fill(unknown | found.upper.isnan(), inf)
         if self._places is not None:
             places = self._places.to(lower.device)
             lower, upper = lower.gather(1, places), upper.gather(1, places)
         return Interval.bounds(lower, upper)
+
+    def _unknown(self, boxes: tuple[Interval, ...], found: Interval) -> Tensor:
+        """Return for which samples some value may be NaN or ±∞, (B,), of those that have a bound at all."""
+        unknown = ~((found.lower > -inf) | (found.upper < inf)).any(1)
+        bounded = (~unknown).nonzero()[:, 0]
+        if len(bounded):
+            doubts = self._definedness.doubts(tuple(box.map(lambda end: end[bounded]) for box in boxes), self._deadline)
+            unknown[bounded] = torch.tensor([doubt is not None for doubt in doubts], device=unknown.device)
+        return unknown
 
 
 def wanted_rows(rows: Tensor | None, outputs: int) -> Tensor:

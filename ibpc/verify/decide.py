@@ -223,8 +223,7 @@ class _Decider:
 
     def _decision(self, verdict: Verdict, counterexample: Counterexample | None = None) -> Decision:
         """Return the decision as it stands, without margins where a value may be NaN: bounds say nothing there."""
-        claims = verdict is Verdict.VERIFIED or any(margin > -inf for row in self._margins for margin in row)
-        undefined = self._undefined() if counterexample is None and claims and self._margins else None
+        undefined = self._undefined() if counterexample is None and self._margins else None
         if undefined is not None:
             verdict = Verdict.UNKNOWN
             self._margins = tuple((-inf,) * len(row) for row in self._margins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import time
 from dataclasses import replace
@@ -395,3 +396,50 @@ def test_a_search_over_values_suggests_the_corners_where_its_forms_are_least(see
     points = torch.cat(seen)
     assert set(points.unique().tolist()) <= {0.0, 1.0}
     assert float(network.nominal(points).max()) >= best - 1e-6
+
+
+class Difference(torch.nn.Module):
+    """A network less a copy of it whose weights are a little off: slopes cancel, and what planes miss does not."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        layers = [torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)]
+        self.one, self.other = torch.nn.Sequential(*layers), copy.deepcopy(torch.nn.Sequential(*layers))
+        with torch.no_grad():
+            for parameter in self.other.parameters():
+                parameter.add_(1e-3 * torch.randn_like(parameter))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.one(x) - self.other(x)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_boxes_are_cut_along_every_input_where_slopes_cancel(seed):
+    """Cut along the greatest slope alone, either search does not end within 150,000 boxes."""
+    network = ibpc.compile(Difference(seed).eval(), torch.zeros(1, 4))
+    search = searched(network, at_least(greatest(network, 4) + 0.02, 4), 0.0)
+    while not search.is_over and search.bounded < 20_000:
+        search.bounded += search.parts.advance(inf)
+    assert search.is_refuted
+
+
+@pytest.mark.parametrize("factor", ["square", "weights"])
+def test_a_box_of_one_point_that_is_left_open_stays_open(factor):
+    """Nothing of it can be cut, whatever the search is for; its margin is what one point has."""
+    module = Square() if factor == "square" else torch.nn.Linear(2, 1)
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, 0.5)
+    network = ibpc.compile(module.eval(), torch.zeros(1, 2))
+    point = torch.tensor([[0.5, 0.75]])
+    value = Fraction(float(network.nominal(point).detach()))
+    row = Row(((0, Fraction(-1)),), (), -value - Fraction(1, 10**9))
+    box = Box((Fraction(1, 2), Fraction(3, 4)), (Fraction(1, 2), Fraction(3, 4)))
+    prop = Property("p", (DeclaredTensor("X", (2,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
+    decision = ibpc.decide(network, prop, timeout=10)
+    assert decision.verdict is ibpc.Verdict.UNKNOWN and -1e-3 < decision.margins[0][0] <= 0
+
+
+class Square(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * x).sum(1, keepdim=True)

@@ -18,6 +18,8 @@ from ibpc.verify.search.parts import BoxStack, parts_at_once
 from ibpc.verify.search.roots import Roots
 
 _MOST_BOXES: Final = 2048
+_SPREAD: Final = 0.5
+_LEAST: Final = 1e-200
 
 
 class BoxParts(BoxStack):
@@ -27,6 +29,7 @@ class BoxParts(BoxStack):
         super().__init__(*roots.ends(case), parts_at_once(roots.walk, _MOST_BOXES))
         self._roots, self._walk, self._goal = roots, roots.walk, goal
         self._is_written = has_planes(roots.walk, roots.plain(case))
+        self._widths = self._upper[0] - self._lower[0]
         self.places = [place]
 
     def advance(self, deadline: float) -> int:
@@ -46,13 +49,23 @@ class BoxParts(BoxStack):
             places[number].tighten(partial(_packed, lines, position)).close(Evidence(judged[number].row))
         if left:
             margins = lower.new_tensor([judged[number].margin for number in left])
-            slopes = self._slopes(backward, left)
-            gains = (slopes + 1e-12 * (1.0 + slopes)) * (upper[left] - lower[left])
+            gains = self._gains(self._slopes(backward, left), upper[left] - lower[left])
             cuts = zip(*(cut.tolist() for cut in self._halved(lower[left], upper[left], margins, gains)), strict=True)
             pairs = [places[number].cut_input(*cut) for number, cut in zip(left, cuts, strict=True)]
             self.places += [below for below, _ in pairs] + [above for _, above in pairs]
         self.margin = self._least_margin()
         return count
+
+    def _gains(self, slopes: Tensor, widths: Tensor) -> Tensor:
+        """Return by how much halving a box along each input may change the form, (B, n).
+
+        Half of the changes is spread by the widths relative to the whole box: where slopes cancel, as in a difference
+        of two networks, planes are what is loose, and boxes that are narrow along every input tighten them.
+        """
+        changes = slopes * widths
+        relative = widths / self._widths.clamp(min=_LEAST)
+        shares = relative / relative.sum(1, keepdim=True).clamp(min=_LEAST)
+        return changes + (_SPREAD * changes.sum(1, keepdim=True) + _LEAST) * shares
 
     def _slopes(self, backward: Backward, left: list[int]) -> Tensor:
         """Return for each box the greatest modulus of the forms' coefficients at each input, (B, n)."""

@@ -83,7 +83,7 @@ class Branching:
         lower, upper = self._roots.ends(self._case)
         varying = int((lower < upper).sum())
         is_small = value_count(self._roots.walk) <= MOST_VALUES_OF_BOXES
-        if varying <= MOST_VARIABLES and is_small and has_products(self._roots.walk):
+        if 0 < varying <= MOST_VARIABLES and is_small and has_products(self._roots.walk):
             return ProductParts(self._roots, self._goal, lower, upper)
         if varying <= MOST_INPUTS and is_small:
             return BoxParts(self._roots, self._goal, self._case, self.proof)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ibpc.api import load as load
     from ibpc.api import load_dataset as load_dataset
     from ibpc.api import load_vnnlib as load_vnnlib
+    from ibpc.api import node_bounds as node_bounds
     from ibpc.api import normalized as normalized
     from ibpc.api import open_network as open_network
     from ibpc.api import outer_ball as outer_ball

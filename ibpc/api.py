@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from ibpc.bounds import METHODS, QUICK, affine
+from ibpc.bounds import METHODS, QUICK, affine, nodes
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
 from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
@@ -89,6 +89,7 @@ __all__ = [
     "load",
     "load_dataset",
     "load_vnnlib",
+    "node_bounds",
     "normalized",
     "open_network",
     "outer_ball",
@@ -246,6 +247,24 @@ def affine_bounds(
     deadline = time.monotonic() + _seconds(timeout)
     boxes = _boxes(box)
     return affine.affine_bounds(network, boxes, rows, method, _arithmetic(arithmetic), deadline)
+
+
+def node_bounds(
+    network: Network,
+    box: Interval | Sequence[Interval],
+    *,
+    method: str = "crown",
+    arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
+    timeout: float = inf,
+) -> dict[str, Interval]:
+    """Return bounds (B, *shape) of every value of a network over boxes, by the names that `ibpc show` lists.
+
+    Of the methods of `bound` it takes `ibp`, `crown-ibp` (intervals here), `crown` and `alpha-crown`. The method bounds
+    what nonlinear operators read; other values follow by their interval rules. After `timeout` seconds values are
+    bounded by intervals. Raises UsageError for another method, and for boxes that do not fit.
+    """
+    deadline = time.monotonic() + _seconds(timeout)
+    return nodes.node_bounds(network, _boxes(box), method, _arithmetic(arithmetic), deadline)
 
 
 def bounder(

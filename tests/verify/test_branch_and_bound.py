@@ -414,11 +414,11 @@ class Difference(torch.nn.Module):
         return self.one(x) - self.other(x)
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [0, 6])
 def test_boxes_are_cut_along_every_input_where_slopes_cancel(seed):
-    """Cut along the greatest slope alone, either search does not end within 150,000 boxes."""
+    """Cut along the greatest slope alone, either search does not end within 60,000 boxes."""
     network = ibpc.compile(Difference(seed).eval(), torch.zeros(1, 4))
-    search = searched(network, at_least(greatest(network, 4) + 0.02, 4), 0.0)
+    search = searched(network, at_least(greatest(network, 4) + 0.005, 4), 0.0)
     while not search.is_over and search.bounded < 20_000:
         search.bounded += search.parts.advance(inf)
     assert search.is_refuted

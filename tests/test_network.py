@@ -131,6 +131,16 @@ def test_the_rows_are_about_the_first_output_and_the_network_stays_as_it_was():
     assert (net.graph.to_text(), list(net.parameters.state_dict())) == (before, names)
 
 
+def test_normalization_of_several_inputs_is_refused():
+    class Sum(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x + y
+
+    net = ibpc.compile(Sum().eval(), (torch.zeros(1, 4), torch.zeros(1, 4)))
+    with pytest.raises(UsageError, match="2 inputs; expected a network of one input"):
+        ibpc.normalized(net, 0.5, 0.2)
+
+
 def test_what_does_not_fit_is_refused():
     net, box = network(), ball()
     with pytest.raises(GraphError, match=r"a specification of shape 2×4 for N×3; expected \(rows, 3\)"):

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from ibpc.api import decide as decide
     from ibpc.api import earlier_verdicts as earlier_verdicts
     from ibpc.api import export as export
+    from ibpc.api import linear_property as linear_property
     from ibpc.api import load as load
     from ibpc.api import load_dataset as load_dataset
     from ibpc.api import load_vnnlib as load_vnnlib
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from ibpc.api import normalized as normalized
     from ibpc.api import open_network as open_network
     from ibpc.api import outer_ball as outer_ball
+    from ibpc.api import parse_vnnlib as parse_vnnlib
     from ibpc.api import radius as radius
     from ibpc.api import spread_balls as spread_balls
     from ibpc.api import torch_dataset as torch_dataset

@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ibpc.bounds import METHODS, QUICK, affine, nodes
 from ibpc.bounds.affine import AffineBounds, AffineForms
-from ibpc.bounds.enclosure import Encloser, outer_ball
+from ibpc.bounds.enclosure import Encloser, boxes_given, outer_ball
 from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
 from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
@@ -39,13 +40,14 @@ from ibpc.verify.decide import AUTO, Decision, DecisionOptions, plan_named
 from ibpc.verify.falsification import Counterexample
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.judge import Judge
+from ibpc.verify.linear_property import linear_property
 from ibpc.verify.properties import Property
 from ibpc.verify.proving.proof import Names
 from ibpc.verify.radius import Radius, largest_radius
 from ibpc.verify.results import Example, Robustness
 from ibpc.verify.subject import Subject
 from ibpc.verify.verdicts import Verdict
-from ibpc.verify.vnnlib.reading import load_vnnlib
+from ibpc.verify.vnnlib.reading import load_vnnlib, parse_vnnlib
 from ibpc.weights import copy_weights
 from ibpc.workers import present
 
@@ -86,6 +88,7 @@ __all__ = [
     "decide",
     "earlier_verdicts",
     "export",
+    "linear_property",
     "load",
     "load_dataset",
     "load_vnnlib",
@@ -93,6 +96,7 @@ __all__ = [
     "normalized",
     "open_network",
     "outer_ball",
+    "parse_vnnlib",
     "radius",
     "spread_balls",
     "torch_dataset",
@@ -176,12 +180,19 @@ def torch_dataset(train: Any, test: Any, name: str = "data") -> Dataset:
     return dataset(*arrays_of(train, "train"), *arrays_of(test, "test"), name, "NCHW")
 
 
-def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:
-    """Return robustness of the input in a `.npy` file: no point within `eps` is classified other than as `label`.
+def ball_property(
+    network: Network,
+    x: str | Path | torch.Tensor | NDArray[Any],
+    eps: float | torch.Tensor,
+    label: int | None = None,
+    target: int | None = None,
+) -> Property:
+    """Return robustness of an input, as such or in a `.npy` file: no point within `eps` has another class than `label`.
 
-    The ball is clipped to the range of the network's input, [0, 1] if it states none; otherwise see `ball`.
+    With a `target` only that class counts. The ball is clipped to the range of the network's input, [0, 1] if it states
+    none; otherwise see `ball` and `Ball.within`.
     """
-    return ball(network, path, label).within(eps, network)
+    return ball(network, x, label).within(eps, network, target)
 
 
 def radius(
@@ -210,7 +221,7 @@ def radius(
 
 def bound(
     network: Network,
-    box: Interval | Sequence[Interval],
+    box: Interval | torch.Tensor | Sequence[Interval | torch.Tensor],
     rows: torch.Tensor | None = None,
     *,
     method: str = "crown",
@@ -220,18 +231,18 @@ def bound(
     """Return bounds (B, R) of `rows` · outputs over boxes (B, …) of inputs, by any bounding method; no gradients.
 
     `rows` are (R, K) for all samples or (B, R, K); without them every output is bounded, all K of them flat and one
-    after the other. With several inputs there is a box for each. `outer_ball` makes boxes that hold the real ball.
-    Methods that go on tightening stop after `timeout` seconds. Raises UsageError for an unknown method, and for boxes
-    and rows that do not fit.
+    after the other. With several inputs there is a list of boxes; a tensor is the box of one point. `outer_ball` makes
+    boxes that hold the real ball. Methods that go on tightening stop after `timeout` seconds. Raises UsageError for an
+    unknown method, and for boxes and rows that do not fit.
     """
     deadline = time.monotonic() + _seconds(timeout)
-    boxes = _boxes(box)
+    boxes = boxes_given(box)
     return Encloser(network, rows, method, _arithmetic(arithmetic), deadline)(*boxes)
 
 
 def affine_bounds(
     network: Network,
-    box: Interval | Sequence[Interval],
+    box: Interval | torch.Tensor | Sequence[Interval | torch.Tensor],
     rows: torch.Tensor | None = None,
     *,
     method: str = "crown",
@@ -245,8 +256,7 @@ def affine_bounds(
     UsageError for another method, and for boxes and rows that do not fit.
     """
     deadline = time.monotonic() + _seconds(timeout)
-    boxes = _boxes(box)
-    return affine.affine_bounds(network, boxes, rows, method, _arithmetic(arithmetic), deadline)
+    return affine.affine_bounds(network, box, rows, method, _arithmetic(arithmetic), deadline)
 
 
 def node_bounds(
@@ -306,13 +316,6 @@ def _arithmetic(named: Arithmetic | str) -> Arithmetic:
         return Arithmetic(named)
     except ValueError as error:
         raise UsageError.at("arithmetic", f"found {named!r}", "float32 or real") from error
-
-
-def _boxes(given: Interval | Sequence[Interval]) -> Sequence[Interval]:
-    boxes = [given] if isinstance(given, Interval) else given
-    if not isinstance(boxes, Sequence) or not all(isinstance(box, Interval) for box in boxes):
-        raise UsageError.at("box", f"a {type(given).__name__}", "an Interval, or one for each input")
-    return boxes
 
 
 def _expect_seed(seed: int) -> None:
@@ -383,6 +386,9 @@ def certify(
     _expect_seed(seed)
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
+    if not isinstance(data, Dataset | str):
+        remedy = "ibpc.dataset makes one of arrays, ibpc.torch_dataset of pairs"
+        raise UsageError.at("data", f"found {type(data).__name__}", "a Dataset or the name of one", remedy)
     dataset = load_dataset(data) if isinstance(data, str) else data
     certification = DataCertifier.of(method, _arithmetic(arithmetic), attack, batch, _seconds(timeout), seed)
     images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]

@@ -8,12 +8,15 @@ neither on tensors nor, when the same code runs on `torch.fx` proxies, in the em
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Self
+from numbers import Real
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ibpc.errors import UsageError
+from ibpc.errors import UsageError, first_line
+
+Range: TypeAlias = tuple[float | Tensor, float | Tensor]
 
 
 class Interval:
@@ -66,24 +69,22 @@ class Interval:
         return cls(x, x, x, torch.zeros_like(x))
 
     @classmethod
-    def ball(cls, x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Self:
+    def ball(cls, x: Tensor, eps: float | Tensor, clip: Range | None = None) -> Self:
         """Return the L∞ ball of radius `eps` around `x`, intersected with the range `clip`.
 
         The caller guarantees that x lies in `clip`; otherwise the result is not inside the ball. `eps` is in the units
-        of `x` (pixels in [0, 1] for images): one number, or a tensor of radii that broadcasts to `x`.
-        Raises UsageError for a negative or NaN radius.
+        of `x` (pixels in [0, 1] for images). It and the ends of `clip` are numbers, or tensors that broadcast to `x`.
+        Raises UsageError for what is none of these, a negative or NaN radius, and ends in the wrong order.
         """
-        if not x.is_floating_point():
-            raise UsageError.at("x", f"{x.dtype}", "floating-point numbers", "images of uint8 are divided by 255")
-        is_radius = bool((eps >= 0).all()) if isinstance(eps, Tensor) else eps >= 0
-        if not is_radius:
-            raise UsageError.at("eps", f"found {eps}", "a number of at least 0")
-        if clip is not None and not clip[0] <= clip[1]:
-            raise UsageError.at("clip", f"found {clip}", "the lower end first")
+        expect_ball(x, eps)
         lower, upper = x - eps, x + eps
-        if clip is not None:
-            lower, upper = lower.clamp(*clip), upper.clamp(*clip)
-        return cls.bounds(lower, upper)
+        if clip is None:
+            return cls.bounds(lower, upper)
+        ends = _numbers_of(clip)
+        if ends is not None:
+            return cls.bounds(lower.clamp(*ends), upper.clamp(*ends))
+        low, high = ends_of_range(x, clip)
+        return cls.bounds(lower.clamp(low, high), upper.clamp(low, high))
 
     @property
     def lower(self) -> Tensor:
@@ -165,6 +166,52 @@ class Interval:
     def __repr__(self) -> str:
         form = "center/radius" if self._is_centered else "lower/upper"
         return f"Interval({tuple((self.center if self._is_centered else self.lower).shape)}, {form})"
+
+
+def expect_ball(x: Tensor, eps: float | Tensor) -> None:
+    """Raise UsageError unless `x` is a floating-point tensor and `eps` at least 0, of a shape that broadcasts to it."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        found = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
+        raise UsageError.at("x", found, "a tensor of floating-point numbers", "images of uint8 are divided by 255")
+    if not isinstance(eps, Real | Tensor):
+        raise UsageError.at("eps", f"found {eps!r}", "a number such as 2/255, or a tensor")
+    if isinstance(eps, Tensor) and not _spreads(eps, x):
+        raise UsageError.at("eps", f"shape {tuple(eps.shape)}", f"a shape that broadcasts to {tuple(x.shape)}")
+    is_radius = bool((eps >= 0).all()) if isinstance(eps, Tensor) else eps >= 0
+    if not is_radius:
+        raise UsageError.at("eps", f"found {eps}", "numbers of at least 0")
+
+
+def ends_of_range(x: Tensor, clip: Any, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+    """Return the ends of a range, numbers or arrays that broadcast to `x`, as tensors of its shape and device.
+
+    Their type is by default that of `x`. Raises UsageError for other ends, and for ends in the wrong order.
+    """
+    kind = x.dtype if dtype is None else dtype
+    try:
+        low, high = (torch.as_tensor(end, dtype=kind, device=x.device).expand(x.shape) for end in clip)
+    except (TypeError, ValueError, RuntimeError) as error:
+        expected = "a lower and an upper end, numbers or tensors that broadcast to x"
+        raise UsageError.at("clip", f"found {type(clip).__name__}: {first_line(error)}", expected) from error
+    if not bool((low <= high).all()):
+        raise UsageError.at("clip", f"found {clip}", "the lower end first")
+    return low, high
+
+
+def _numbers_of(clip: Any) -> tuple[float, float] | None:
+    """Return the ends of a range if they are numbers in order: a step of training waits for no look at a tensor."""
+    if not isinstance(clip, tuple | list) or len(clip) != 2 or not all(isinstance(end, Real) for end in clip):
+        return None
+    low, high = map(float, clip)
+    return (low, high) if low <= high else None
+
+
+def _spreads(given: Tensor, x: Tensor) -> bool:
+    """Return whether a tensor broadcasts to the shape of `x`."""
+    missing = x.dim() - given.dim()
+    return missing >= 0 and all(
+        size in (1, wanted) for size, wanted in zip(given.shape, x.shape[missing:], strict=True)
+    )
 
 
 def ends_of(boxes: Iterable[Interval]) -> list[Tensor]:

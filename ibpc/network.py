@@ -8,6 +8,7 @@ from hashlib import sha256
 from itertools import chain
 from math import prod
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import fx
@@ -21,8 +22,12 @@ from ibpc.interval import Interval, boxes_of, ends_of
 from ibpc.ir import Graph, format_shape
 from ibpc.lowering import Phase, entry_of, lower_interval, lower_nominal, lower_paired, parameter_tree
 from ibpc.ops import operators
+from ibpc.passes import JoinOutputs, merge_specification
 from ibpc.passes.normalize_input import PIXELS
 from ibpc.rounding import Arithmetic
+
+# How many tables of rows keep the graph that was lowered for them.
+_MOST_TABLES: Final = 8
 
 
 class Network:
@@ -38,6 +43,7 @@ class Network:
         self.source = source or Source("graph")
         self.notes = notes
         self.parameters = parameter_tree(graph)
+        self._merged: dict[tuple[object, ...], fx.GraphModule] = {}
 
     @classmethod
     def load(cls, path: Path) -> Network:
@@ -123,9 +129,46 @@ class Network:
         """The training graph (x, l, u) → (y, l, u) over the outputs themselves."""
         return lower_paired(self.graph, self.parameters, self.graph.outputs, self.graph.outputs)
 
-    def interval(self, *boxes: Interval) -> Interval:
-        """Return the box of the first output over the boxes of the inputs, (B, …) → (B, K)."""
-        return boxes_of(self._interval(*ends_of(boxes)))[0]
+    def interval(self, *boxes: Interval, rows: torch.Tensor | None = None) -> Interval:
+        """Return the box of the first output over the boxes of the inputs, (B, …) → (B, K).
+
+        With `rows` (R, K), one table for all samples, it is that of rows · output, (B, R), the output counted flat.
+        They are merged into the last Gemm, so bounds of differences are tighter than those of what they subtract;
+        behind another operator they multiply its box. Gradients reach the parameters, not the rows. Each table is
+        lowered once; one on the CPU is recognized without waiting for a GPU. Raises UsageError for what is no box an
+        input, GraphError for rows that do not fit.
+        """
+        if len(boxes) != len(self.graph.inputs) or not all(isinstance(box, Interval) for box in boxes):
+            found = ", ".join(type(box).__name__ for box in boxes)
+            inputs = len(self.graph.inputs)
+            raise UsageError.at("boxes", f"found ({found})", f"{inputs} Interval{'s' * (inputs > 1)}, one an input")
+        lowered = self._interval if rows is None else self._interval_of(torch.as_tensor(rows).detach().cpu())
+        return boxes_of(lowered(*ends_of(boxes)))[0]
+
+    def _interval_of(self, rows: torch.Tensor) -> fx.GraphModule:
+        """Return the graph (l, u) → (l, u) of rows · the first output, over the parameters as they now lie."""
+        place = next((p for p in self.parameters.parameters() if p.is_floating_point()), torch.empty(0))
+        key = (rows.shape, rows.double().numpy().tobytes(), place.dtype, place.device)
+        if key not in self._merged:
+            if len(self._merged) >= _MOST_TABLES:
+                self._merged.clear()
+            graph = self._with_rows(rows)
+            tree = parameter_tree(graph, self.parameters)
+            own = dict(self.parameters.named_children())
+            for name, added in tree.named_children():
+                if name not in own:
+                    added.to(place)
+            self._merged[key] = lower_interval(graph, tree, Arithmetic.REAL)
+        return self._merged[key]
+
+    def _with_rows(self, rows: torch.Tensor) -> Graph:
+        """Return the graph of rows · the first output."""
+        graph = self.graph.copy()
+        graph.outputs = graph.outputs[:1]
+        joined = JoinOutputs().run(graph).graph
+        merged = merge_specification(joined, rows, joined.fresh_name("rows")).graph
+        merged.outputs = merged.outputs[-1:]
+        return merged
 
     @property
     def device(self) -> torch.device:

@@ -73,7 +73,8 @@ def normalized(
     """Return the network with (x − mean) / std, per channel or one number, put before it; itself if neither is given.
 
     For networks that were trained on normalized images: the box stays in pixels of [0, 1]. Without a mean it is 0,
-    without a standard deviation that is 1. Raises UsageError for numbers that do not fit.
+    without a standard deviation that is 1. Raises UsageError for numbers that do not fit, and for a network of
+    several inputs.
     """
     if mean is None and std is None:
         return network

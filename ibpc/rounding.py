@@ -115,7 +115,9 @@ def plain_products() -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
-def outer_ball(x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+def outer_ball(
+    x: Tensor, eps: float | Tensor, clip: tuple[float | Tensor, float | Tensor] | None
+) -> tuple[Tensor, Tensor]:
     """Return binary32 bounds of the L∞ ball of radius `eps` around `x`, rounded outward, intersected with `clip`.
 
     The ball is exact: the bounds contain all of [x − ε, x + ε] for ε as given (a binary64 number or tensor), although
@@ -124,7 +126,8 @@ def outer_ball(x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None)
     radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
     lower, upper = _sum_toward(x.double(), -radius, -torch.inf), _sum_toward(x.double(), radius, torch.inf)
     if clip is not None:
-        lower, upper = lower.clamp(*clip), upper.clamp(*clip)
+        low, high = (torch.as_tensor(end, dtype=torch.float64, device=x.device) for end in clip)
+        lower, upper = lower.clamp(low, high), upper.clamp(low, high)
     return toward(lower, -torch.inf), toward(upper, torch.inf)
 
 

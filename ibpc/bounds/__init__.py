@@ -1,6 +1,6 @@
 """Bounding methods: one file each, which ends in its record."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -16,12 +16,27 @@ METHODS: Final[Mapping[str, BoundingMethod]] = MappingProxyType(
     {method.name: method for method in (IBP, FORWARD, CROWN_IBP, CROWN, ALPHA_CROWN, MIP)}
 )
 QUICK: Final = IBP.name
+# The names of auto_LiRPA that are no misspellings of these.
+_ELSEWHERE: Final = MappingProxyType(
+    {
+        "backward": CROWN.name,
+        "ibp+backward": CROWN_IBP.name,
+        "crown-optimized": ALPHA_CROWN.name,
+    }
+)
+
+
+def meant(name: object, known: Iterable[str]) -> str:
+    """Return the remedy text for an unknown method: the one that it may mean, by its name elsewhere or its spelling."""
+    choices = tuple(known)
+    elsewhere = _ELSEWHERE.get(name.lower(), "") if isinstance(name, str) else ""
+    return nearest(elsewhere if elsewhere in choices else name, choices)
 
 
 def method_named(name: str) -> BoundingMethod:
     """Return a bounding method. Raises UsageError for an unknown name."""
     if name not in METHODS:
-        raise UsageError.at("method", f"found {name!r}", "a bounding method", nearest(name, METHODS))
+        raise UsageError.at("method", f"found {name!r}", "a bounding method", meant(name, METHODS))
     return METHODS[name]
 
 
@@ -30,4 +45,4 @@ def methods_proved_by(*proofs: Proof) -> tuple[str, ...]:
     return tuple(name for name, method in METHODS.items() if method.proof in proofs)
 
 
-__all__ = ["METHODS", "QUICK", "Bounder", "BoundingMethod", "Proof", "method_named", "methods_proved_by"]
+__all__ = ["METHODS", "QUICK", "Bounder", "BoundingMethod", "Proof", "meant", "method_named", "methods_proved_by"]

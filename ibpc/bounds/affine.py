@@ -14,15 +14,15 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ibpc.bounds import METHODS
+from ibpc.bounds import METHODS, meant
 from ibpc.bounds.backward import Backward
 from ibpc.bounds.base import AffineRules, Boxes
 from ibpc.bounds.batching import parts_of, rows_at_once, samples_at_once
 from ibpc.bounds.coefficients import dotted
 from ibpc.bounds.definedness import Definedness
-from ibpc.bounds.enclosure import distinct, misfits, moved_to, wanted_rows
+from ibpc.bounds.enclosure import boxes_given, distinct, misfits, moved_to, wanted_rows
 from ibpc.bounds.values import Walk, walk_of
-from ibpc.errors import UsageError, nearest, raise_all
+from ibpc.errors import UsageError, raise_all
 from ibpc.interval import Interval
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
@@ -53,7 +53,7 @@ class AffineBounds:
 
 def affine_bounds(
     network: Network,
-    boxes: Sequence[Interval],
+    given: Interval | Tensor | Sequence[Interval | Tensor],
     rows: Tensor | None,
     method: str,
     arithmetic: Arithmetic,
@@ -63,7 +63,7 @@ def affine_bounds(
 
     Raises UsageError for a method without affine bounds, and for boxes and rows that do not fit.
     """
-    rules = _rules_of(method)
+    rules, boxes = _rules_of(method), boxes_given(given)
     graph, device = network.snapshot(), network.device
     matrix, places = distinct(wanted_rows(rows, sum(prod(shape[1:]) for shape in graph.shapes_of(graph.outputs))))
     raise_all(UsageError, misfits(graph.shapes_of(graph.inputs), boxes, places))
@@ -80,7 +80,7 @@ def affine_bounds(
 def _rules_of(method: str) -> AffineRules:
     known = {name: each.affine for name, each in METHODS.items() if each.affine is not None}
     if method not in known:
-        raise UsageError.at("method", f"found {method!r}", "a method that pulls forms back", nearest(method, known))
+        raise UsageError.at("method", f"found {method!r}", "a method that pulls forms back", meant(method, known))
     return known[method]
 
 

@@ -13,7 +13,7 @@ from ibpc.bounds import method_named
 from ibpc.bounds.definedness import Definedness
 from ibpc.bounds.values import Walk, walk_of
 from ibpc.errors import Problem, UsageError, raise_all
-from ibpc.interval import Interval
+from ibpc.interval import Interval, Range, ends_of_range, expect_ball
 from ibpc.ir import format_shape
 from ibpc.network import Network
 from ibpc.rounding import Arithmetic, plain_products
@@ -43,11 +43,12 @@ class Encloser:
             self._bound = bounder(walk_of(graph, device), matrix.float(), arithmetic, deadline)
         self._definedness = Definedness(Walk(graph, device), arithmetic)
 
-    def __call__(self, *boxes: Interval) -> Interval:
-        """Return bounds (B, R) over boxes (B, …), one for each input.
+    def __call__(self, *given: Interval | Tensor) -> Interval:
+        """Return bounds (B, R) over boxes (B, …), one for each input; a tensor is the box of one point.
 
         A sample for which some value may be NaN or ±∞ gets [−∞, ∞]. Raises UsageError for boxes that do not fit.
         """
+        boxes = boxes_given(given)
         raise_all(UsageError, misfits(self._shapes, boxes, self._places))
         moved = moved_to(self._device, boxes)
         with plain_products():
@@ -90,30 +91,45 @@ def distinct(rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return distinct, places.reshape(rows.shape[:2])
 
 
-def outer_ball(x: Tensor, eps: float | Tensor, clip: tuple[float, float] | None = None) -> Interval:
+def outer_ball(x: Tensor, eps: float | Tensor, clip: Range | None = None) -> Interval:
     """Return the L∞ ball of radius `eps` around x (B, …) within `clip`, its ends rounded outward to float32.
 
-    Raises UsageError for a radius or point that is not finite, a negative radius, and a ball that lies outside `clip`.
+    `eps` and the ends of `clip` are numbers, or tensors that broadcast to x. Raises UsageError for what is none of
+    these, a radius or point that is not finite, a negative radius, and a ball that lies outside `clip`.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        found = str(x.dtype) if isinstance(x, Tensor) else type(x).__name__
-        raise UsageError.at("x", found, "a tensor of floating-point numbers", "images of uint8 are divided by 255")
+    expect_ball(x, eps)
     radius = torch.as_tensor(eps, dtype=torch.float64, device=x.device)
-    if not bool((radius >= 0).all() and radius.isfinite().all()):
-        raise UsageError.at("eps", f"found {eps}", "numbers of at least 0")
+    if not bool(radius.isfinite().all()):
+        raise UsageError.at("eps", f"found {eps}", "finite numbers")
     if not bool(x.isfinite().all()):
         raise UsageError.at("x", "numbers that are not finite", "a point")
-    low, high = (-inf, inf) if clip is None else clip
-    outside = int(((x + radius < low) | (x - radius > high)).sum())
+    clip = ends_of_range(x, (-inf, inf) if clip is None else clip, torch.float64)
+    outside = int(((x + radius < clip[0]) | (x - radius > clip[1])).sum())
     if outside:
-        raise UsageError.at("x", f"{outside:,} elements further than eps from {clip}", "points of that range")
+        raise UsageError.at("x", f"{outside:,} elements further than eps from the range", "points of that range")
     return Interval.bounds(*rounding.outer_ball(x, eps, clip))
+
+
+def boxes_given(given: object) -> tuple[Interval, ...]:
+    """Return a box, or a sequence of them, as boxes: a tensor as that of one point. Raises UsageError."""
+    each = tuple(given) if isinstance(given, Sequence) else (given,)
+    return tuple(_box(number, box) for number, box in enumerate(each, 1))
+
+
+def _box(number: int, given: object) -> Interval:
+    if isinstance(given, Tensor):
+        return Interval.point(given)
+    if not isinstance(given, Interval):
+        expected = "an Interval, or a tensor of points for an input that is not perturbed"
+        raise UsageError.at(f"box {number}", f"found {type(given).__name__}", expected)
+    return given
 
 
 def misfits(shapes: Sequence[tuple[int, ...]], boxes: Sequence[Interval], places: Tensor | None) -> list[Problem]:
     """Return what is wrong with boxes for inputs of these shapes, also if per-sample rows have another batch size."""
     if len(shapes) != len(boxes):
-        return [Problem("boxes", f"{len(boxes)}", f"one for each of {len(shapes)} inputs")]
+        expected = f"a list of {len(shapes)}, one for each input" if len(shapes) > 1 else "one, for the only input"
+        return [Problem("boxes", f"found {len(boxes)}", expected)]
     if any(box.lower.numel() == 0 for box in boxes):
         return [Problem("boxes", "no sample", "one or more")]
     if places is not None and len(places) != len(boxes[0].lower):

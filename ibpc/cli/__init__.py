@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
-from typing import Any, Final, NoReturn, TextIO
+from typing import Annotated, Any, Final, NoReturn, TextIO
 
 import typer
 
@@ -29,6 +29,23 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from ibpc.artifact import tool_versions
+
+        typer.echo(f"ibpc {tool_versions()['ibpc']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hold the options of `ibpc` itself."""
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from ibpc.cli.options import (
     Proving,
     Seed,
     Std,
+    TargetClass,
     expect_apart,
     named_dataset,
     parse_eps,
@@ -84,6 +85,7 @@ def certify(
     point: Point = None,
     eps: MaybeEps = None,
     label: Label = None,
+    rival: TargetClass = None,
     data: Data = None,
     data_root: DataRoot = None,
     download: Download = False,
@@ -104,7 +106,8 @@ def certify(
     from ibpc import api
     from ibpc.workers import joined, own_device
 
-    check_question(vnnlib, point, eps, label, data, result)
+    check_question(vnnlib, point, eps, data, result)
+    check_classes({"--label": label, "--target": rival}, point)
     check_files(output, result)
     expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
     if vnnlib or point:
@@ -125,7 +128,10 @@ def certify(
     proving = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
     job = _Job(target, network.to(where), normalization, proving, output)
     if vnnlib or point:
-        prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
+        if point:
+            prop = api.ball_property(network, point, eps or 0.0, label, rival)
+        else:
+            prop = api.load_vnnlib(vnnlib or target)
         decide(job, prop, result)
         return
     dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
@@ -156,7 +162,7 @@ class _Images:
 
 
 def check_question(
-    vnnlib: Path | None, point: Path | None, eps: float | None, label: int | None, data: str | None, result: Path | None
+    vnnlib: Path | None, point: Path | None, eps: float | None, data: str | None, result: Path | None
 ) -> None:
     """Raise UsageError unless the options ask exactly one question."""
     asked = [name for name, value in (("--vnnlib", vnnlib), ("--input", point), ("--data", data)) if value is not None]
@@ -168,8 +174,12 @@ def check_question(
         raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
     if result is not None and vnnlib is None and point is None:
         raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
-    if label is not None and point is None:
-        raise UsageError.at("--label", "it belongs to --input", "--input X.npy --eps E --label K")
+
+
+def check_classes(given: Mapping[str, int | None], point: Path | None) -> None:
+    """Raise UsageError where classes of an input come without one."""
+    for option in (name for name, value in given.items() if value is not None and point is None):
+        raise UsageError.at(option, "it belongs to --input", f"--input X.npy --eps E {option} K")
 
 
 def check_files(output: Path | None, result: Path | None) -> None:

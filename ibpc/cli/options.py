@@ -57,6 +57,9 @@ DataRoot = Annotated[
 Label = Annotated[
     int | None, typer.Option("--label", min=0, help="Class of --input; default: the network's own answer.")
 ]
+TargetClass = Annotated[
+    int | None, typer.Option("--target", min=0, metavar="J", help="Only class J must stay below that of --input.")
+]
 Mean = Annotated[
     str | None,
     typer.Option("--mean", metavar="M,…", help="Mean, one or one a channel, if the network wants (x − mean) / std."),

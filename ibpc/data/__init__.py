@@ -4,7 +4,7 @@ Images are N×C×H×W, uint8 or float32 in [0, 1]. They are kept in their stored
 batch on the device that trains, where they are also augmented.
 """
 
-from ibpc.data.arrays import read_array
+from ibpc.data.arrays import read_array, real_array
 from ibpc.data.checks import dataset_of
 from ibpc.data.datasets import Dataset, Split, evenly
 from ibpc.data.finding import data_root, load_dataset
@@ -26,6 +26,7 @@ __all__ = [
     "fit_images",
     "load_dataset",
     "read_array",
+    "real_array",
     "shift",
     "to_unit",
 ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from ibpc.errors import DataError, Problem, first_line, raise_all
 from ibpc.files import expect_regular
@@ -83,8 +84,20 @@ def read_array(path: Path) -> np.ndarray[Any, Any]:
             array = np.lib.format.read_array(file, allow_pickle=False)
     except UNREADABLE as error:
         raise DataError.at(path, f"it cannot be read: {first_line(error)}", "a .npy file of numbers") from error
+    return real_array(array, path)
+
+
+def real_array(given: Any, where: object) -> np.ndarray[Any, Any]:
+    """Return the finite numbers of an array, a tensor or nested lists as float64 or float32. Raises DataError."""
+    if isinstance(given, torch.Tensor):
+        moved = given.detach().cpu()
+        given = moved.float() if moved.dtype == torch.bfloat16 else moved
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise DataError.at(where, f"found {type(given).__name__}: {first_line(error)}", "real numbers") from error
     if array.dtype.kind not in "fiub":
-        raise DataError.at(path, f"values of type {array.dtype}", "real numbers")
+        raise DataError.at(where, f"values of type {array.dtype}", "real numbers")
     if not np.isfinite(array).all():
-        raise DataError.at(path, f"{array.dtype} values that are not all finite numbers", "finite numbers")
-    return array if array.dtype == np.float32 else array.astype(np.float64)
+        raise DataError.at(where, f"{array.dtype} values that are not all finite numbers", "finite numbers")
+    return np.ascontiguousarray(array, np.float32 if array.dtype == np.float32 else np.float64).reshape(array.shape)

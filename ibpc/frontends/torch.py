@@ -137,7 +137,7 @@ def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[
             results = module(*inputs)
     except ThirdPartyError as error:
         found = f"it does not run on its example input at batch {len(inputs[0])}: {error}"
-        raise ModelError.at(where, found) from error
+        raise ModelError.at(where, found, remedy="the first dimension of an example is the batch") from error
     return _tensors(results, where)
 
 

@@ -18,7 +18,7 @@ PIXELS: Final = (0.0, 1.0)
 
 @dataclass(frozen=True)
 class NormalizeInput(Pass):
-    """Let the readers of the first input read (x − mean) / std. `mean` and `std` are per channel, or one number.
+    """Let the readers of the only input read (x − mean) / std. `mean` and `std` are per channel, or one number.
 
     An input without a range gets that of pixels, [0, 1].
     """
@@ -29,7 +29,10 @@ class NormalizeInput(Pass):
     std: tuple[float, ...]
 
     def apply(self, graph: Graph, log: Log) -> None:
-        """Insert a Sub and a Div after the first input. Raises UsageError for numbers that do not fit."""
+        """Insert a Sub and a Div after the input. Raises UsageError for numbers that do not fit, and several inputs."""
+        if len(graph.inputs) != 1:
+            found, remedy = f"{len(graph.inputs)} inputs", "normalize them inside the model"
+            raise UsageError.at("normalization", found, "a network of one input", remedy)
         source = graph.node(graph.inputs[0])
         raise_all(UsageError, self._problems(source))
         readers, value = graph.consumers(source.name), source.name
@@ -64,5 +67,5 @@ class NormalizeInput(Pass):
 
 
 def normalize_input(graph: Graph, mean: Sequence[float], std: Sequence[float]) -> Graph:
-    """Return the graph that normalizes raw pixels itself. Raises UsageError for numbers that do not fit."""
+    """Return the graph that normalizes raw pixels itself. Raises UsageError for numbers or inputs that do not fit."""
     return NormalizeInput(tuple(mean), tuple(std)).run(graph).graph

@@ -207,6 +207,8 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
     if decision.counterexample is not None:
         outputs = ", ".join(f"{value:.6g}" for value in decision.counterexample.outputs[:10])
         out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
+        if prop.leaves_outputs_free:
+            out.print("  a disjunct constrains no output: any network has counterexamples to it", style="dim")
     if margins:
         refuted = sum(margin > 0 for margin in margins)
         # A search that excludes a disjunct shows that there is no counterexample, but gives no margin.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ibpc.data import Dataset, evenly, fit_images, read_array
+from ibpc.data import Dataset, evenly, fit_images, read_array, real_array
 from ibpc.errors import PropertyError
 from ibpc.ir import format_shape, same_order
 from ibpc.network import Network
@@ -19,25 +21,28 @@ from ibpc.verify.properties import Property
 class Ball:
     """An input of a network, without batch, and the class it should have; `index` is its place in a data set."""
 
-    point: Tensor
+    point: Tensor | NDArray[Any]
     label: int
     index: int = 0
 
-    def within(self, eps: float, network: Network) -> Property:
+    def within(self, eps: float | Tensor, network: Network, target: int | None = None) -> Property:
         """Return robustness of the input: no point within `eps` is classified other than as `label`.
 
-        The ball is clipped to the range of the network's pixels. Raises PropertyError if nothing of it is left.
+        With a `target` only that class must stay below the label. `eps` is one radius or one for each element, in
+        pixels of [0, 1]; the ball is clipped to the range of the network's pixels. Raises PropertyError if nothing of
+        it is left, and for what is no radius or class.
         """
-        return Property.from_ball(self.point, eps, self.label, network.classes, network.pixel_range)
+        return Property.from_ball(self.point, eps, self.label, network.classes, network.pixel_range, target)
 
 
-def ball(network: Network, path: str | Path, label: int | None = None) -> Ball:
-    """Return the input in a `.npy` file, with the class `label` or, by default, the network's own answer.
+def ball(network: Network, x: str | Path | Tensor | NDArray[Any], label: int | None = None) -> Ball:
+    """Return an input, in a `.npy` file or as such, with the class `label` or, by default, the network's own answer.
 
-    Raises DataError for a file that is not such an array, PropertyError for one that does not fit, GraphError for a
-    network without logits.
+    It has the shape of one sample, without batch, or one that differs by dimensions of 1. Raises DataError for what are
+    no numbers, PropertyError for ones that do not fit, GraphError for a network without logits.
     """
-    x, classes = read_array(Path(path)), network.classes
+    path = str(x) if isinstance(x, str | Path) else "input"
+    x, classes = read_array(Path(x)) if isinstance(x, str | Path) else real_array(x, path), network.classes
     if len(network.graph.outputs) != 1:
         found = f"{len(network.graph.outputs)} outputs"
         raise PropertyError.at(path, found, "one row of logits", "state it as a property in VNN-LIB")

@@ -14,9 +14,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.bounds import METHODS
+from ibpc.bounds import METHODS, meant
 from ibpc.bounds.definedness import Definedness
-from ibpc.errors import UsageError, nearest
+from ibpc.errors import UsageError
 from ibpc.memory import kept_memory
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic, plain_products
@@ -92,7 +92,7 @@ def image_plan(name: str) -> tuple[str, ...]:
 
 def _methods_of(plan: str) -> tuple[str, ...]:
     if plan not in PLANS:
-        raise UsageError.at("method", f"found {plan!r}", "a bounding method", nearest(plan, PLANS))
+        raise UsageError.at("method", f"found {plan!r}", "a bounding method", meant(plan, PLANS))
     return PLANS[plan]
 
 

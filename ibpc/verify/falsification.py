@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ibpc.network import Network
@@ -41,6 +43,13 @@ class Counterexample:
 
     inputs: tuple[float, ...]
     outputs: tuple[float, ...]
+
+    def arrays(self, network: Network) -> tuple[NDArray[np.float32], ...]:
+        """Return the point as an array (1, …) for each input of the network, as ONNX Runtime takes them."""
+        shapes = [(1, *shape[1:]) for shape in network.graph.shapes_of(network.graph.inputs)]
+        ends = np.cumsum([prod(shape) for shape in shapes])
+        parts = np.split(np.asarray(self.inputs, np.float32), ends[:-1])
+        return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 class Falsification:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from math import isfinite, lcm, prod
-from typing import Final, Self, TypeAlias
+from operator import index as whole
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ibpc import rounding
+from ibpc.data import real_array
 from ibpc.errors import PropertyError
 from ibpc.interval import Interval
 from ibpc.ir import format_shape, same_order
@@ -196,28 +198,31 @@ class Property:
     @classmethod
     def from_ball(
         cls,
-        x: Tensor,
+        x: Tensor | NDArray[Any],
         eps: float | Tensor,
         label: int,
         classes: int,
         clip: tuple[float, float] | None = (0.0, 1.0),
+        target: int | None = None,
     ) -> Self:
         """Return robustness of the label: an output is unsafe if another class scores at least as high as the label.
 
-        The box is the exact [x − ε, x + ε] ∩ clip, with one ε or one for each element of `x`. Raises PropertyError for
-        a bad radius, label or point, and for a ball outside the range.
+        With a `target` it is only unsafe if that class does. The box is the exact [x − ε, x + ε] ∩ clip, with one ε or
+        one for each element of `x`. Raises PropertyError for a bad radius, class or point, and for a ball outside the
+        range.
         """
-        _check_ball(x, eps, label, classes)
+        x = x if isinstance(x, Tensor) else torch.from_numpy(real_array(x, "input"))
+        radius = _radius(x, eps)
+        others = _opponents(label, target, classes)
         points = [Fraction(value) for value in x.detach().double().flatten().tolist()]
-        radii = torch.as_tensor(eps, dtype=torch.float64).expand(x.shape).flatten().tolist()
+        radii = radius.expand(x.shape).flatten().tolist()
         lower = [point - Fraction(radius) for point, radius in zip(points, radii, strict=True)]
         upper = [point + Fraction(radius) for point, radius in zip(points, radii, strict=True)]
         if clip is not None:
             low, high = Fraction(clip[0]), Fraction(clip[1])
             lower, upper = [max(value, low) for value in lower], [min(value, high) for value in upper]
         _check_ends(lower, upper)
-        others = [other for other in range(classes) if other != label]
-        disjuncts = tuple((_at_least(other, label),) for other in others)
+        disjuncts = tuple((_at_least(other, whole(label)),) for other in others)
         case = Case(Box(tuple(lower), tuple(upper)), disjuncts)
         cases = (case,) if disjuncts else ()
         return cls("ball", (DeclaredTensor("x", tuple(x.shape)),), (DeclaredTensor("y", (classes,)),), cases)
@@ -243,6 +248,12 @@ class Property:
     def is_vacuous(self) -> bool:
         """Whether no network can have a counterexample."""
         return not self.cases
+
+    @property
+    def leaves_outputs_free(self) -> bool:
+        """Whether some disjunct constrains no output: then points are counterexamples whatever a network computes."""
+        disjuncts = (rows for case in self.cases for rows in case.disjuncts)
+        return any(not any(row.outputs for row in rows) for rows in disjuncts)
 
     def violated(self, x: Tensor, y: Tensor) -> bool:
         """Return whether inputs `x`, a float32 point (n,), and outputs `y`, any floats (K,), are a counterexample.
@@ -320,16 +331,40 @@ def _counts(sizes: Iterable[int]) -> str:
     return " + ".join(f"{size:,}" for size in sizes)
 
 
-def _check_ball(x: Tensor, eps: float | Tensor, label: int, classes: int) -> None:
-    radius = torch.as_tensor(eps, dtype=torch.float64)
+def _radius(x: Tensor, eps: float | Tensor) -> Tensor:
+    """Return the radius as a tensor. Raises PropertyError where it or the point is none."""
+    try:
+        radius = torch.as_tensor(eps, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PropertyError.at("eps", f"found {eps!r}", "a number of at least 0, such as 2/255") from error
     if not bool(((radius >= 0) & radius.isfinite()).all()):
         raise PropertyError.at("eps", f"found {eps}", "a number of at least 0")
     if radius.dim() and radius.shape != x.shape:
         raise PropertyError.at("eps", f"shape {tuple(radius.shape)}", f"one radius, or {tuple(x.shape)}")
     if not bool(x.isfinite().all()):
         raise PropertyError.at("input", "a number that is not finite", "finite numbers")
-    if not 0 <= label < classes:
-        raise PropertyError.at("label", f"found {label}", f"one of 0 to {classes - 1}")
+    return radius
+
+
+def _opponents(label: int, target: int | None, classes: int) -> list[int]:
+    """Return the classes that must stay below the label. Raises PropertyError for what is no class."""
+    own = _class("label", label, classes)
+    if target is None:
+        return [other for other in range(classes) if other != own]
+    other = _class("target", target, classes)
+    if other == own:
+        raise PropertyError.at("target", f"found {other}, the label itself", "another class")
+    return [other]
+
+
+def _class(name: str, given: int, classes: int) -> int:
+    try:
+        number = whole(given)
+    except TypeError as error:
+        raise PropertyError.at(name, f"found {given!r}", f"one of 0 to {classes - 1}") from error
+    if not 0 <= number < classes:
+        raise PropertyError.at(name, f"found {number}", f"one of 0 to {classes - 1}")
+    return number
 
 
 def _check_ends(lower: list[Fraction], upper: list[Fraction]) -> None:

@@ -15,6 +15,7 @@ from ibpc.errors import UsageError
 from ibpc.ir import BATCH, INPUT, Node
 from tests.passes.building import Net
 
+HALVES = torch.full((2, 3), 0.5)
 REAL, FLOAT32 = ibpc.Arithmetic.REAL, ibpc.Arithmetic.FLOAT32
 ROWS = torch.tensor([[1.0, -1.0, 0.0], [0.5, 0.5, -2.0]])
 
@@ -157,6 +158,47 @@ def test_an_outer_ball_holds_the_real_one():
     assert bool((whole.lower == 0).all() and (whole.upper == 1).all())
 
 
+def test_radii_and_ranges_may_be_those_of_each_channel():
+    x, eps = torch.full((2, 3, 2, 2), 0.5), torch.tensor([0.1, 0.2, 0.3])[:, None, None]
+    low, high = torch.tensor([0.45, 0.0, 0.0])[:, None, None], torch.tensor([1.0, 0.6, 1.0])[:, None, None]
+    ball = ibpc.outer_ball(x, eps, clip=(low, high))
+    for channel, ends in enumerate(((0.45, 0.6), (0.3, 0.6), (0.2, 0.8))):
+        torch.testing.assert_close(ball.lower[:, channel], torch.full((2, 2, 2), ends[0]))
+        torch.testing.assert_close(ball.upper[:, channel], torch.full((2, 2, 2), ends[1]))
+    nearest = ibpc.Interval.ball(x, eps, clip=(low, high))
+    torch.testing.assert_close((nearest.lower, nearest.upper), (ball.lower, ball.upper))
+    assert bool((ball.lower <= nearest.lower).all() and (ball.upper >= nearest.upper).all())
+
+
+def test_a_range_may_be_written_as_lists():
+    x = torch.tensor([[0.5, 0.5]])
+    for make in (ibpc.outer_ball, ibpc.Interval.ball):
+        ball = make(x, 1.0, ([0.0, 0.25], [1.0, 0.75]))
+        assert ball.lower.tolist() == [[0.0, 0.25]] and ball.upper.tolist() == [[1.0, 0.75]]
+
+
+@pytest.mark.parametrize("make", [ibpc.outer_ball, ibpc.Interval.ball])
+@pytest.mark.parametrize(
+    ("x", "eps", "clip", "words"),
+    [
+        (HALVES, torch.rand(4), None, r"eps: shape \(4,\); expected a shape that broadcasts to \(2, 3\)"),
+        (HALVES, torch.rand(5, 2, 3), None, "eps: shape"),
+        (HALVES, "2/255", None, "eps: found '2/255'; expected a number such as 2/255"),
+        (HALVES, 0.1, ([0.0] * 4, [1.0] * 4), "clip: found tuple"),
+        (HALVES, 0.1, (torch.zeros(3), torch.zeros(3) - 1), "the lower end first"),
+        (HALVES, 0.1, (1, 0), "the lower end first"),
+        (HALVES, 0.1, (0, torch.nan), "the lower end first"),
+        (HALVES, 0.1, (0, 1, 2), "a lower and an upper end"),
+        (HALVES, 0.1, 1, "a lower and an upper end"),
+        (HALVES.numpy(), 0.1, None, "x: ndarray"),
+        (HALVES.int(), 0.1, None, "uint8 are divided by 255"),
+    ],
+)
+def test_what_makes_no_ball_is_refused(make, x, eps, clip, words):
+    with pytest.raises(UsageError, match=words):
+        make(x, eps, clip)
+
+
 @pytest.mark.parametrize(
     ("x", "eps", "wanted"),
     [
@@ -182,7 +224,9 @@ def test_a_ball_without_a_range_is_whole():
 HALF = torch.full((1, 4), 0.5)
 BAD = {
     "another shape": (ibpc.Interval.point(torch.zeros(1, 5)), None, "box 1: shape"),
-    "two boxes": ([ibpc.Interval.point(HALF)] * 2, None, "boxes: 2"),
+    "two boxes": ([ibpc.Interval.point(HALF)] * 2, None, "boxes: found 2; expected one, for the only input"),
+    "no box": ([ibpc.Interval.point(HALF), [HALF]], None, "box 2: found list; expected an Interval, or a tensor"),
+    "an array": (HALF.numpy(), None, "box 1: found ndarray"),
     "ends that cross": (ibpc.Interval.bounds(HALF + 1, HALF), None, "above the upper"),
     "no samples": (ibpc.Interval.point(torch.zeros(0, 4)), None, "no sample"),
     "no numbers": (ibpc.Interval.point(HALF * torch.nan), None, "not finite"),
@@ -199,9 +243,27 @@ def test_what_does_not_fit_is_refused(network, name):
         ibpc.bound(network, boxes, rows)
 
 
-def test_an_unknown_method_is_refused(network, box):
-    with pytest.raises(UsageError, match="crown"):
-        ibpc.bound(network, box, method="crwn")
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("crwn", "crown"), ("backward", "crown"), ("CROWN-Optimized", "alpha-crown"), ("IBP+backward", "crown-ibp")],
+)
+def test_an_unknown_method_is_refused(network, box, name, meant):
+    """Also by the names that other tools have for it, which are spelled like others of ours."""
+    prop = ibpc.Ball(torch.zeros(4), 0).within(0.1, network)
+    calls = [lambda: ibpc.bound(network, box, method=name), lambda: ibpc.decide(network, prop, method=name)]
+    calls += [lambda: ibpc.affine_bounds(network, box, method=name)]
+    for call in calls:
+        with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+            call()
+
+
+def test_a_tensor_is_the_box_of_one_point(network):
+    """Also for one of several inputs."""
+    expected = ibpc.bound(network, ibpc.Interval.point(HALF))
+    for found in (ibpc.bound(network, HALF), ibpc.bound(network, [HALF]), ibpc.bounder(network)(HALF)):
+        assert torch.equal(found.lower, expected.lower) and torch.equal(found.upper, expected.upper)
+    form = ibpc.affine_bounds(network, HALF).lower
+    assert form(HALF).shape == (1, 3)
 
 
 @pytest.mark.parametrize("method", sorted(ibpc.METHODS))

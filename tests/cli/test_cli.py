@@ -315,6 +315,26 @@ def test_options_that_mean_nothing(ibpc, options, words):
     mistaken(ibpc("certify", "compiled", *eps, *options), *words)
 
 
+def test_one_class_alone_may_be_asked_about(ibpc):
+    ibpc("compile", DIGITS)
+    np.save("x.npy", np.full((1, 8, 8), 0.5, np.float32))
+    line = ["certify", "compiled", "--input", "x.npy", "--eps", "0.001", "--json", "proof.json"]
+    rows = []
+    for classes in ((), ("--label", "0", "--target", "3")):
+        assert ibpc(*line, *classes).status == 0
+        (case,) = json.loads(Path("proof.json").read_text())["region"]["cases"]
+        rows.append([rows for (rows,) in case["disjuncts"]])
+    assert len(rows[0]) == 9
+    assert [row["outputs"] for row in rows[1]] == [[[0, "1"], [3, "-1"]]]
+    mistaken(ibpc(*line, "--label", "3", "--target", "3"), "target", "another class")
+    mistaken(ibpc("certify", "compiled", "--eps", "0.1", "--target", "3"), "--target", "--input")
+
+
+def test_the_version_is_shown(ibpc):
+    outcome = ibpc("--version")
+    assert outcome.status == 0 and outcome.out.split()[0] == "ibpc" and outcome.out.split()[1][0].isdigit()
+
+
 def test_a_network_that_wants_normalized_images_is_compiled_with_them(ibpc):
     """What is put in front is part of the artifact, and of what is trained."""
     assert ibpc("compile", DIGITS, "--mean", "0.3", "--std", "0.4").status == 0
@@ -433,8 +453,8 @@ def test_help_names_every_method():
     from ibpc.training.methods import methods
     from ibpc.verify.decide import PLANS
 
-    assert sorted(options.BOUNDING.split(", ")) == sorted(PLANS)
-    assert sorted(options.TRAINING.split(", ")) == sorted(methods())
+    assert sorted(options.BOUNDING_METHODS.split(", ")) == sorted(PLANS)
+    assert sorted(options.TRAINING_METHODS.split(", ")) == sorted(methods())
 
 
 def test_help_loads_nothing_heavy():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,14 @@ def certificate(tmp_path_factory) -> Path:
     assert any(example.verdict is ibpc.Verdict.FALSIFIED for example in result.examples)
     ibpc.write_verdicts(folder / "c.json", folder / "model", net, data, result)
     return folder / "c.json"
+
+
+def test_a_counterexample_is_decoded_as_the_page_says(certificate):
+    examples = json.loads(certificate.read_text())["examples"]
+    text, label = next((each["counterexample"], each["label"]) for each in examples if each["counterexample"])
+    net = ibpc.load(certificate.with_name("model"))
+    point = np.frombuffer(zlib.decompress(base64.b64decode(text)), "<f4").reshape(1, *net.input_shape)
+    assert net.nominal(torch.from_numpy(point.copy())).argmax() != label
 
 
 def failing(path: Path) -> list[str]:
@@ -232,6 +242,7 @@ def test_every_method_writes_what_is_confirmed(certificate, method):
     for found, claimed in zip(result.examples, written, strict=True):
         if found.verdict is ibpc.Verdict.FALSIFIED and method == "crown":
             lowered = [margin - 1e-6 * max(1.0, abs(margin)) for margin in found.margin_lower]
+            lowered[found.label] = 0.0
             assert claimed["margin_lower"] == lowered
     verified = {example.method for example in result.examples if example.verdict is ibpc.Verdict.VERIFIED}
     assert verified == {"crown" if method == "crown" else "ibp"}

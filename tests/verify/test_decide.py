@@ -14,7 +14,7 @@ import torch
 from onnx import helper, numpy_helper
 
 import ibpc
-from ibpc.errors import IbpcError, PropertyError
+from ibpc.errors import ArtifactError, IbpcError, PropertyError, UsageError
 from ibpc.verify import decide
 from ibpc.verify import falsification as falsifying
 from ibpc.verify.attack import Attack
@@ -282,6 +282,19 @@ def test_an_input_file_that_is_none_is_refused(tmp_path, distance, content, foun
         np.save(path, content)
     with pytest.raises(IbpcError, match=found):
         ibpc.ball_property(distance, path, 0.1, 0)
+
+
+def test_a_certificate_of_a_missing_file_is_refused(distance, tmp_path):
+    prop = at_least("2.01")
+    decision = ibpc.decide(distance, prop, timeout=10)
+    with pytest.raises(ArtifactError, match="it cannot be read"):
+        ibpc.write_certificate(tmp_path / "c.json", tmp_path / "no.onnx", distance, prop, decision)
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_data_that_are_no_data_set_are_refused(distance):
+    with pytest.raises(UsageError, match=r"data: found tuple(.*)ibpc\.dataset"):
+        ibpc.certify(distance, (np.zeros((2, 2)), np.zeros(2)), 0.1)
 
 
 def test_an_input_in_another_order_is_refused(tmp_path):

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias
 
 from ibpc.artifact import MANIFEST, tool_versions
 from ibpc.bounds import Proof, methods_proved_by
+from ibpc.errors import ArtifactError, first_line
 from ibpc.files import sha256_of
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
@@ -73,8 +74,16 @@ class ModelFile:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a model file, or of an artifact's manifest, which holds those of all its files."""
-    return sha256_of((path / MANIFEST if path.is_dir() else path).read_bytes())
+    """Return the SHA-256 of a model file, or of an artifact's manifest, which holds those of all its files.
+
+    Raises ArtifactError where it cannot be read.
+    """
+    try:
+        return sha256_of((path / MANIFEST if path.is_dir() else path).read_bytes())
+    except OSError as error:
+        raise ArtifactError.at(
+            path, f"it cannot be read: {first_line(error)}", "the model's file or artifact"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -142,8 +151,14 @@ def data_certificate(
         if method not in INTERVAL_METHODS:
             known = example["margin_lower"]
             kept = known if method in PLANE_METHODS else [None] * len(known)
-            example["margin_lower"] = [None if margin is None else _lowered(margin) for margin in kept]
+            lowered = [None if margin is None else _lowered(margin) for margin in kept]
+            example["margin_lower"] = _with_own(lowered, example["label"])
     return {**head, "data": data, "data_sha256": data_sha256, "split": "test", **found}
+
+
+def _with_own(margins: Sequence[float | None], label: int) -> list[float | None]:
+    """Return margins with 0 at the label, where it is no bound."""
+    return [0.0 if other == label and margin is not None else margin for other, margin in enumerate(margins)]
 
 
 def _head(kind: str, model: ModelFile, arithmetic: Arithmetic, notes: Sequence[str]) -> dict[str, Any]:

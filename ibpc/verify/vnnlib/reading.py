@@ -25,7 +25,7 @@ from ibpc.verify.vnnlib.formulas import (
     fits,
     flattened,
 )
-from ibpc.verify.vnnlib.lexer import SourceText, read_source
+from ibpc.verify.vnnlib.lexer import MOST_BYTES, SourceText, read_source
 from ibpc.verify.vnnlib.parser import Query, parse
 
 _MOST_ENDS: Final = 2**24
@@ -42,6 +42,15 @@ def load_vnnlib(path: str | Path) -> Property:
     constraints that are not linear; also if an input element has no lower or no upper bound.
     """
     return property_from(read_source(Path(path)))
+
+
+def parse_vnnlib(text: str, name: str = "property") -> Property:
+    """Return the property in a VNN-LIB text, called `name`; see `load_vnnlib`. Raises PropertyError."""
+    if not isinstance(text, str):
+        raise PropertyError.at(name, f"found {type(text).__name__}", "text", "load_vnnlib reads files")
+    if len(text) > MOST_BYTES:
+        raise PropertyError.at(name, f"{len(text):,} characters", f"at most {MOST_BYTES:,}")
+    return property_from(SourceText(name, text))
 
 
 def property_from(source: SourceText) -> Property:

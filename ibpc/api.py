@@ -16,7 +16,7 @@ import torch
 from ibpc.bounds import METHODS, QUICK, affine
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, outer_ball
-from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
+from ibpc.data import Dataset, arrays_of, chosen_images, dataset_of, load_dataset, to_unit
 from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
@@ -79,6 +79,7 @@ __all__ = [
     "bounder",
     "certify",
     "check",
+    "chosen_images",
     "compile",
     "constrain",
     "copy_weights",
@@ -343,6 +344,7 @@ def certify(
     arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     attack: Attack = _ATTACK,
     limit: int | None = None,
+    images: str | Sequence[int] | None = None,
     batch: int = 250,
     timeout: float = 60.0,
     seed: int = 0,
@@ -350,7 +352,10 @@ def certify(
     progress: Callable[[int], object] = ignore,
     earlier: Sequence[Example] = (),
 ) -> Robustness:
-    """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
+    """Certify test images at the L∞ radius `eps`, in pixels of [0, 1]: all, the first `limit`, or those of `images`.
+
+    `images` are indices, or text: "0:100" (a range), "3,7,9" (a list), "random:100" (a sample drawn with `seed`,
+    without replacement). Examples come in the order of their indices, and accuracies are shares of them.
 
     A `method` that is a plan ("auto", "bab") or slow ("alpha-crown", "mip") begins with interval bounds of all images
     and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the
@@ -364,12 +369,16 @@ def certify(
     _expect_seed(seed)
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
+    if limit is not None and images is not None:
+        raise UsageError.at("limit", "found limit and images", "one of them")
     dataset = load_dataset(data) if isinstance(data, str) else data
     certification = DataCertifier.of(method, _arithmetic(arithmetic), attack, batch, _seconds(timeout), seed)
-    images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
-    workers, job = present(), certification.identity(network, dataset, eps, len(images))
+    indices = chosen_images(f":{limit or ''}" if images is None else images, len(dataset.test), seed)
+    split = dataset.test.take(torch.tensor(indices))
+    workers, job = present(), certification.identity(network, dataset, eps, indices)
     journal = Journal(None if report is None else Path(report), job, workers.rank)
-    return certification.run(network, images, labels, eps, journal, workers, progress, earlier)
+    x, labels = to_unit(split.images), split.labels
+    return certification.run(network, x, labels, eps, journal, workers, progress, earlier, indices)
 
 
 def earlier_verdicts(

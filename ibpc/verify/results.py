@@ -12,6 +12,7 @@ from zlib import error as zlib_error
 
 import numpy as np
 
+from ibpc.data import is_first
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
 from ibpc.verify.verdicts import Verdict
@@ -23,9 +24,9 @@ class Example:
 
     Counterexamples were replayed in ONNX Runtime; a point that only PyTorch misclassifies does not count.
 
-    `margin_lower[j]` is the best lower bound found of z_label − z_j over the box (0 at j = label); for a falsified
-    sample it is that of the first method. `method` gave the verdict, or was tried last. `counterexample` is the flat
-    point of a falsified sample.
+    `index` is that of the sample in its data set. `margin_lower[j]` is the best lower bound found of z_label − z_j over
+    the box (0 at j = label); for a falsified sample it is that of the first method. `method` gave the verdict, or was
+    tried last. `counterexample` is the flat point of a falsified sample.
     """
 
     index: int
@@ -116,6 +117,12 @@ class Robustness:
         return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
 
     @property
+    def chosen(self) -> list[int] | None:
+        """The indices of the samples in their data set, None if they are its first, in order."""
+        indices = [example.index for example in self.examples]
+        return None if is_first(indices) else indices
+
+    @property
     def certified_accuracy(self) -> float:
         """The share of samples whose whole box is proved to be classified as the label."""
         return self._share(lambda example: example.verdict is Verdict.VERIFIED)
@@ -131,9 +138,10 @@ class Robustness:
         return sum(map(holds, self.examples)) / len(self.examples)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the accuracies and the examples as plain JSON data."""
+        """Return the accuracies and the examples as plain JSON data; "images" are indices that are not the first."""
         return {
             "n": len(self.examples),
+            **({} if self.chosen is None else {"images": self.chosen}),
             "eps": self.eps,
             "nominal_accuracy": self.nominal_accuracy,
             "attack_accuracy": self.attack_accuracy,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,14 +103,14 @@ def each(**change):
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        (repeated, "examples"),
-        (lambda data: data["examples"].reverse(), "examples"),
-        (lambda data: data["examples"][0].update(label=data["examples"][0]["label"] + 1), "examples"),
-        (lambda data: data["examples"][0].update(margin_lower=[]), "examples"),
-        (each(margin_lower=[None]), "examples"),
+        (repeated, "images"),
+        (lambda data: data["examples"].reverse(), "images"),
+        (lambda data: data["examples"][0].update(label=data["examples"][0]["label"] + 1), "images"),
+        (lambda data: data["examples"][0].update(margin_lower=[]), "images"),
+        (each(margin_lower=[None]), "images"),
         (lambda data: data.update(nominal_accuracy=0.0), "nominal accuracy"),
         (each(predicted=9), "example 0"),
-        (each(predicted=999), "examples"),
+        (each(predicted=999), "images"),
         (lambda data: data.update(n=LIMIT + 1), "certified accuracy"),
         (lambda data: data.update(data_sha256=""), "data"),
     ],
@@ -219,7 +220,7 @@ def test_numbers_of_the_wrong_type_are_no_verdict(key, value):
 
 
 EDITS = {
-    "index": (7, "there are 2 images"),
+    "index": (7, "it is none of the 2 images"),
     "label": (3, "where the data have"),
     "predicted": (10, "predicted 10"),
     "margin_lower": ([0.0], "1 margins of 10 classes"),
@@ -300,6 +301,81 @@ def test_what_an_earlier_certificate_leaves_open_is_tried_again_and_nothing_else
     verdicts = [(example["index"], example["verdict"]) for example in after["examples"]]
     assert verdicts == [(example.index, example.verdict.value) for example in whole.examples]
     assert all(claim.holds for claim in ibpc.check(tmp_path / "after.json"))
+
+
+def test_verdicts_are_taken_over_by_their_index_in_the_data(artifact, whole, tmp_path, monkeypatch):
+    """An earlier certificate of other images gives what both have; each image keeps its own verdict."""
+    certified(artifact, tmp_path / "before.json", "--timeout", "6")
+    earlier = ibpc.earlier_verdicts(tmp_path / "before.json", artifact, ibpc.load_dataset("digits"), EPS)
+    tried, decide = [], DataCertifier._decided
+
+    def recorded(self, subject, image, eps, example):
+        tried.append(example.index)
+        return decide(self, subject, image, eps, example)
+
+    monkeypatch.setattr(DataCertifier, "_decided", recorded)
+    job = {"method": "auto", "timeout": 6.0, "images": [5, 2, 499, 7, 300]}
+    found = ibpc.certify(ibpc.load(artifact), "digits", EPS, **job, earlier=earlier)
+    known = {example.index: example.verdict for example in whole.examples}
+    assert [example.index for example in found.examples] == [2, 5, 7, 300, 499]
+    assert [example.verdict for example in found.examples[:3]] == [known[index] for index in (2, 5, 7)]
+    assert set(tried) <= {300, 499}
+
+
+# ── chosen images ───────────────────────────────────────────────────────────────────────────────────────────────
+def test_chosen_images_have_the_verdicts_that_they_have_among_all(artifact, whole):
+    images = [1, 3, 6, 7]
+    found = ibpc.certify(ibpc.load(artifact), "digits", EPS, method="auto", timeout=6.0, images=images)
+    wanted = [whole.examples[index] for index in images]
+    assert found.chosen == images and whole.chosen is None
+    for one, other in zip(found.examples, wanted, strict=True):
+        assert (one.index, one.label, one.predicted, one.verdict) == (
+            other.index,
+            other.label,
+            other.predicted,
+            other.verdict,
+        )
+    right = sum(example.predicted == example.label for example in wanted)
+    assert found.nominal_accuracy == right / 4 and found.to_json()["images"] == images
+
+
+def test_a_journal_of_other_images_is_refused(artifact, tmp_path):
+    job = {"eps": EPS, "report": tmp_path / "r.json"}
+    first = ibpc.certify(ibpc.load(artifact), "digits", images=[3, 9], **job)
+    assert [json.loads(line)["index"] for line in lines(tmp_path / "r.json.0.jsonl")[1:]] == [3, 9]
+    assert without_times(ibpc.certify(ibpc.load(artifact), "digits", images="3,9", **job)) == without_times(first)
+    for other in ("3,8", "0:2"):
+        with pytest.raises(PropertyError, match="the verdicts of another job"):
+            ibpc.certify(ibpc.load(artifact), "digits", images=other, **job)
+
+
+def test_the_command_line_says_which_images_it_means(artifact, tmp_path):
+    command = ["certify", str(artifact), "--data", "digits", "--eps", "0.01", "--seed", "3", "--images"]
+    out = tmp_path / "c.json"
+    found = CliRunner().invoke(app, [*command, "random:5", "--json", str(out)])
+    data = json.loads(out.read_text())
+    assert found.exit_code == 0 and "5 chosen test images" in found.output
+    assert data["images"] == list(ibpc.chosen_images("random:5", 500, seed=3))
+    assert [example["index"] for example in data["examples"]] == data["images"]
+    checked = CliRunner().invoke(app, ["check", str(out)])
+    assert f"5 of 500 test images: {', '.join(map(str, data['images']))}" in checked.output
+    out.unlink()
+    assert CliRunner().invoke(app, [*command, "0:5", "--json", str(out)]).exit_code == 0
+    assert "images" not in json.loads(out.read_text())
+    assert "the first 5 of 500 test images" in CliRunner().invoke(app, ["check", str(out)]).output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--images", "3", "--limit", "3"], "one of them"),
+        (["--images", "3", "--input", "x.npy"], "--data and --input|--input and --data"),
+        (["--images", "0:x"], "found '0:x'"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(artifact, options, said):
+    found = CliRunner().invoke(app, ["certify", str(artifact), "--data", "digits", "--eps", "0.01", *options])
+    assert found.exit_code != 0 and re.search(said, str(found.exception))
 
 
 def test_a_certificate_of_another_question_is_not_taken_over(artifact, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite, prod
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -173,7 +174,11 @@ def show_robustness(model: Path, network: Network, dataset: Dataset, result: Rob
         out.print(f"the data have {dataset.classes} classes, the network {network.classes}", style="yellow")
     if result.unbounded:
         out.print(f"{result.unbounded:,} images have no bound: {_undefined('the network')}", style="dim")
-    out.print(f"{result.seconds:.1f} s", style="dim")
+    alone = [example.seconds for example in result.examples if example.seconds is not None]
+    apart = (
+        f"; {len(alone):,} images one by one, median {median(alone):.1f} s, at most {max(alone):.1f} s" if alone else ""
+    )
+    out.print(f"{result.seconds:.1f} s{apart}", style="dim")
 
 
 def _labels(result: Robustness) -> list[int]:

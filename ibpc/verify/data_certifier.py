@@ -169,15 +169,16 @@ class DataCertifier:
         assert self.rest is not None
         network = subject.network
         decision = self.rest.run(subject, Ball(image, example.label).within(eps, network))
+        example = replace(example, verdict=decision.verdict, seconds=decision.seconds)
         if decision.counterexample is not None:
             point = decision.counterexample.inputs
-            return replace(example, verdict=decision.verdict, method=ATTACKED, counterexample=point)
+            return replace(example, method=ATTACKED, counterexample=point)
         others = [other for other in range(network.classes) if other != example.label]
         margins = list(example.margin_lower)
         for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):
             if isfinite(margin):
                 margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
-        return replace(example, verdict=decision.verdict, method=decision.method, margin_lower=tuple(margins))
+        return replace(example, method=decision.method, margin_lower=tuple(margins))
 
 
 def _sorted(earlier: Sequence[Example], wanted: Container[int]) -> tuple[dict[int, Example], dict[int, Example]]:

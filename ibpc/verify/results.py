@@ -26,7 +26,8 @@ class Example:
 
     `index` is that of the sample in its data set. `margin_lower[j]` is the best lower bound found of z_label − z_j over
     the box (0 at j = label); for a falsified sample it is that of the first method. `method` gave the verdict, or was
-    tried last. `counterexample` is the flat point of a falsified sample.
+    tried last. `counterexample` is the flat point of a falsified sample, `seconds` are those of a sample that was tried
+    by itself, None where a batch decided.
     """
 
     index: int
@@ -36,6 +37,7 @@ class Example:
     margin_lower: tuple[float, ...]
     method: str
     counterexample: tuple[float, ...] | None = None
+    seconds: float | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
@@ -44,7 +46,8 @@ class Example:
         index, label, predicted = (_whole(data[key]) for key in ("index", "label", "predicted"))
         found, verdict = data["counterexample"], Verdict(data["verdict"])
         point = None if found is None else unpacked_point(str(found))
-        return cls(index, label, predicted, verdict, margins, str(data["method"]), point)
+        seconds = None if data.get("seconds") is None else _number(data["seconds"])
+        return cls(index, label, predicted, verdict, margins, str(data["method"]), point, seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -56,6 +59,7 @@ class Example:
             "method": self.method,
             "margin_lower": [value if isfinite(value) else None for value in self.margin_lower],
             "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
+            **({} if self.seconds is None else {"seconds": round(self.seconds, 3)}),
         }
 
 

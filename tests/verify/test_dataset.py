@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 from collections import Counter
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import ibpc
 from ibpc.cli import app
 from ibpc.errors import PropertyError, UsageError
+from ibpc.report import terminal
 from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.results import Example
@@ -50,6 +52,29 @@ def artifact(tmp_path_factory) -> Path:
 def whole(artifact) -> ibpc.Robustness:
     """What `auto` finds in one go."""
     return ibpc.certify(ibpc.load(artifact), "digits", EPS, **OPTIONS)
+
+
+def test_only_images_that_were_tried_by_themselves_have_seconds(artifact, whole, tmp_path):
+    quick = ibpc.certify(ibpc.load(artifact), "digits", EPS, limit=LIMIT)
+    assert all(example.seconds is None for example in quick.examples)
+    for before, after in zip(quick.examples, whole.examples, strict=True):
+        assert (after.seconds is None) == (before.verdict is not Verdict.UNKNOWN)
+        assert after.seconds is None or 0 < after.seconds < whole.seconds
+    assert sum(example.seconds or 0.0 for example in whole.examples) < whole.seconds
+    data = certified(artifact, tmp_path / "c.json", "--timeout", "6")
+    assert ["seconds" in example for example in data["examples"]] == [
+        example.seconds is not None for example in whole.examples
+    ]
+
+
+def test_the_seconds_of_a_search_are_shown(artifact, whole, capsys):
+    alone = sorted(example.seconds for example in whole.examples if example.seconds is not None)
+    data = ibpc.load_dataset("digits")
+    terminal.show_robustness(artifact, ibpc.load(artifact), data, whole)
+    shown = f"{len(alone)} images one by one, median {statistics.median(alone):.1f} s, at most {alone[-1]:.1f} s"
+    assert alone and shown in capsys.readouterr().out
+    terminal.show_robustness(artifact, ibpc.load(artifact), data, ibpc.certify(ibpc.load(artifact), data, EPS, limit=4))
+    assert "one by one" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", [0, -490])
@@ -183,7 +208,9 @@ def test_what_a_killed_process_wrote_is_not_done_again(artifact, whole, tmp_path
 
 
 def without_times(result: ibpc.Robustness) -> dict:
-    return {key: value for key, value in result.to_json().items() if key != "seconds"}
+    found = {key: value for key, value in result.to_json().items() if key != "seconds"}
+    untimed = [{key: item for key, item in each.items() if key != "seconds"} for each in found["examples"]]
+    return {**found, "examples": untimed}
 
 
 @pytest.mark.parametrize("change", [{"eps": 0.02}, {"limit": 2}, {"timeout": 19.0}, {"method": "bab"}, {"seed": 1}])
@@ -215,8 +242,9 @@ def test_numbers_of_the_wrong_type_are_no_verdict(key, value):
     assert Example.from_json(data).index == 1
     with pytest.raises(TypeError):
         Example.from_json({**data, key: value})
-    with pytest.raises(TypeError):
-        Example.from_json({**data, "margin_lower": ["1", True]})
+    for odd in ({"margin_lower": ["1", True]}, {"seconds": "3"}):
+        with pytest.raises(TypeError):
+            Example.from_json({**data, **odd})
 
 
 EDITS = {
@@ -269,7 +297,7 @@ def test_a_pipe_is_no_journal(tmp_path):
 def test_examples_survive_the_journal_unchanged(tmp_path):
     examples = [Example(0, 1, 1, Verdict.VERIFIED, (0.1, 0.0, 1e-300), "crown")]
     examples.append(Example(7, 0, 2, Verdict.TIMEOUT, (0.0, float("-inf"), -1 / 3), "bab"))
-    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25)))
+    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25), 1.25))
     Journal(tmp_path / "r.json", {"job": 1}, rank=3).add(examples)
     found = Journal(tmp_path / "r.json", {"job": 1}).examples
     assert [found[index].to_json() for index in (0, 7, 8)] == [example.to_json() for example in examples]
@@ -406,6 +434,7 @@ def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
     torchrun(*command.split(), "--device", "cpu", "--json", report)
     data = json.loads(report.read_text())
     for written, found in zip(data["examples"], whole.to_json()["examples"], strict=True):
+        assert (written.pop("seconds", None) is None) == (found.pop("seconds", None) is None)
         assert written.pop("margin_lower") == pytest.approx(found.pop("margin_lower"), rel=1e-5, abs=1e-5)
         assert written == found
     assert [path.name for path in tmp_path.iterdir()] == [report.name]

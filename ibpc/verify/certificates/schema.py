@@ -89,8 +89,9 @@ _EXAMPLE: Final = _object(
         "verdict": _VERDICT,
         "method": _TEXT,
         "margin_lower": _list(_MAYBE_NUMBER),
+        "seconds": {"type": "number", "minimum": 0},
     },
-    ("counterexample", "method"),
+    ("counterexample", "method", "seconds"),
 )
 _SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 _DATA: Final = _object(

@@ -155,13 +155,14 @@ def write_verdicts(
 def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "data", layout: str = "NHWC") -> Dataset:
     """Return a data set of arrays or tensors: images (N, H, W), (N, H, W, C) or (N, C, H, W), integer labels (N,).
 
-    Images are uint8, or floats in [0, 1]; `layout` is that of images with channels, "NHWC" or "NCHW". Raises DataError
-    where they do not fit together, UsageError for another layout.
+    To certify, the test images are enough: `x_train` and `y_train` may both be None. Images are uint8, or floats in
+    [0, 1]; `layout` is that of images with channels, "NHWC" or "NCHW". Raises DataError where they do not fit together,
+    UsageError for another layout.
     """
     if layout not in ("NHWC", "NCHW"):
         raise UsageError.at("layout", f"found {layout!r}", "NHWC or NCHW")
     given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    arrays = {key: np.asarray(value) for key, value in given.items()}
+    arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
     if layout == "NCHW":
         arrays = {key: np.moveaxis(array, 1, -1) if array.ndim == 4 else array for key, array in arrays.items()}
     return dataset_of(name, name, arrays, None)
@@ -170,10 +171,11 @@ def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "d
 def torch_dataset(train: Any, test: Any, name: str = "data") -> Dataset:
     """Return a data set of two `torch.utils.data.Dataset`s of pairs: an image (H, W) or (C, H, W), and its label.
 
-    Every pair is read once, so random transforms are drawn once: use `augmentation` of the recipe. Raises DataError for
-    anything else than such pairs.
+    Every pair is read once, so random transforms are drawn once: use `augmentation` of the recipe. `train` may be None,
+    to certify. Raises DataError for anything else than such pairs.
     """
-    return dataset(*arrays_of(train, "train"), *arrays_of(test, "test"), name, "NCHW")
+    trained: tuple[Any, Any] = (None, None) if train is None else arrays_of(train, "train")
+    return dataset(*trained, *arrays_of(test, "test"), name, "NCHW")
 
 
 def ball_property(network: Network, path: str | Path, eps: float, label: int | None = None) -> Property:

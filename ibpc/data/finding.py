@@ -25,9 +25,9 @@ def data_root(root: str | Path | None = None) -> Path:
 def load_dataset(name: str | Path, root: str | Path | None = None, download: bool = False) -> Dataset:
     """Load a data set: a known name, a NAME.npz or a folder NAME in the data root, or the path of either.
 
-    A folder holds `train/` and `test/`, each with one folder of images per class. A known name is read from NAME.npz
-    if that exists, otherwise from torchvision's own files in the data root, which are downloaded only with `download`.
-    Nothing in an .npz file is unpickled. Raises DataError if the data are missing or unusable.
+    A folder holds `test/`, and `train/` for training, each with one folder of images per class. A known name is read
+    from NAME.npz if that exists, otherwise from torchvision's own files in the data root, which are downloaded only
+    with `download`. Nothing in an .npz file is unpickled. Raises DataError if the data are missing or unusable.
     """
     label, folder = str(name), data_root(root)
     arrays, where = _read(label, folder, download)
@@ -45,13 +45,13 @@ def _read(label: str, root: Path, download: bool) -> tuple[Mapping[str, Any], st
     if (root / f"{label}.npz").exists():
         return _read_path(root / f"{label}.npz")
     for folder in (root / label, Path(label)):
-        if (folder / "train").is_dir():
+        if (folder / "test").is_dir():
             return _read_path(folder)
     if label in KNOWN:
         return KNOWN[label].read(root, download), f"data set {label}"
     raise DataError.at(
         f"data set {label!r}",
-        f"there is no {label}.npz and no folder {label} with train/ and test/ in {root}",
+        f"there is no {label}.npz and no folder {label} with test/ in {root}",
         f"a known name ({', '.join(KNOWN)}), or a file or folder",
         f"the data root is --data-root or {ROOT_VARIABLE}, its files are {LAYOUT}; {nearest(label, KNOWN)}",
     )

@@ -175,10 +175,10 @@ def show_robustness(model: Path, network: Network, dataset: Dataset, result: Rob
     if result.unbounded:
         out.print(f"{result.unbounded:,} images have no bound: {_undefined('the network')}", style="dim")
     alone = [example.seconds for example in result.examples if example.seconds is not None]
-    apart = (
-        f"; {len(alone):,} images one by one, median {median(alone):.1f} s, at most {max(alone):.1f} s" if alone else ""
-    )
-    out.print(f"{result.seconds:.1f} s{apart}", style="dim")
+    text = f"{result.seconds:.1f} s"
+    if alone:
+        text += f"; {len(alone):,} images one by one, median {median(alone):.1f} s, at most {max(alone):.1f} s"
+    out.print(text, style="dim")
 
 
 def _labels(result: Robustness) -> list[int]:

@@ -329,7 +329,7 @@ def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):
     given = replace(loaded, test=Split(loaded.test.images[order], loaded.test.labels[order]))
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: given)
     text = ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
-    assert "the first 30 images are of only 1 of 10 classes" in text
+    assert "these images are of only 1 of 10 classes" in text
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: loaded)
     assert "classes" not in ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
 
@@ -433,8 +433,8 @@ def test_help_names_every_method():
     from ibpc.training.methods import methods
     from ibpc.verify.decide import PLANS
 
-    assert sorted(options.BOUNDING.split(", ")) == sorted(PLANS)
-    assert sorted(options.TRAINING.split(", ")) == sorted(methods())
+    assert sorted(options.BOUNDING_METHODS.split(", ")) == sorted(PLANS)
+    assert sorted(options.TRAINING_METHODS.split(", ")) == sorted(methods())
 
 
 def test_help_loads_nothing_heavy():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,10 +141,13 @@ def certify(
         prop = api.ball_property(network, point, eps or 0.0, label) if point else api.load_vnnlib(vnnlib or target)
         decide(job, prop, result)
         return
-    dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
+    named = named_dataset(data, network, target)
+    dataset = api.load_dataset(named, data_root, download)
     with joined(where, PATIENCE) as workers:
         indices = api.chosen_images(images or f":{limit or ''}", len(dataset.test), seed)
         certify_data(job, _Images(dataset, eps or 0.0, indices, attack_steps, again), workers)
+        if output and workers.is_first:
+            typer.echo(f"next: {check_command(output, named, data_root)}")
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,14 @@ def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
     if job.output:
         api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
     terminal.show_robustness(job.target, job.network, dataset, result)
+
+
+def check_command(certificate: Path, data: str, data_root: Path | None) -> str:
+    """Return the command that checks a certificate of a data set: a path is known by the folder that it lies in."""
+    is_path = Path(data).name != data or data.endswith(".npz")
+    root = Path(data).parent if is_path else data_root
+    is_beside = root is None or (is_path and root.resolve() == certificate.parent.resolve())
+    return shlex.join(["ibpc", "check", str(certificate), *([] if is_beside else ["--data-root", str(root)])])
 
 
 @contextmanager

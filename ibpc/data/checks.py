@@ -15,6 +15,7 @@ from ibpc.data.known import KnownDataset
 from ibpc.errors import DataError, Problem, raise_all
 
 _MOST_LABELS: Final = 2**31
+_REMEDY: Final = "give pixels in [0, 1], put the normalization into the network: --mean and --std, or ibpc.normalized"
 _PARTS: Final = "x_test and y_test, and both x_train and y_train for training"
 _LABELS: Final = f"labels from 0 to {_MOST_LABELS - 1:,}"
 
@@ -52,7 +53,7 @@ def _split_problems(where: str, split: str, arrays: Mapping[str, Any]) -> Iterat
         yield Problem(f"{where}: y_{split}", f"labels from {labels.min()} to {labels.max()}", _LABELS)
 
 
-def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
+def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, ...]]:
     if images.ndim not in (3, 4):
         yield f"an array of shape {images.shape}", "N×H×W or N×H×W×C"
     elif images.size == 0:
@@ -65,7 +66,7 @@ def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
         count = int(np.count_nonzero(~np.isfinite(images).reshape(len(images), -1).all(1)))
         yield f"NaN or infinite pixels in {count} images", "finite pixels"
     elif images.dtype.kind == "f" and not (images.min() >= 0 and images.max() <= 1):
-        yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8"
+        yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8", _REMEDY
 
 
 def _joint_problems(

@@ -481,6 +481,28 @@ def test_certifying_asks_for_test_images_alone(tmp_path):
         ibpc.dataset(stored["x_train"], stored["y_train"], None, stored["y_test"])
 
 
+def test_pixels_that_are_normalized_name_the_remedy():
+    images, labels = torch.randn(4, 5, 4), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"(?s)floats in \[0, 1\].*--mean and --std, or ibpc.normalized"):
+        ibpc.dataset(None, None, images, labels)
+
+
+def test_what_the_data_root_lacks_is_looked_for_beside(tmp_path):
+    (root := tmp_path / "root").mkdir()
+    (beside := tmp_path / "beside").mkdir()
+    write(beside)
+    assert load_dataset("own", root, beside=beside).sha256 == load_dataset(beside / "own.npz").sha256
+    write(root, y_test=np.zeros(6, int))
+    assert load_dataset("own", root, beside=beside).sha256 == load_dataset(root / "own.npz").sha256
+    with pytest.raises(DataError, match=r"in .*root or .*beside.*--data-root FOLDER"):
+        load_dataset("absent", root, beside=beside)
+
+
+def test_a_folder_of_a_version_keeps_its_whole_name(tmp_path):
+    write_folder(tmp_path / "pets.v2")
+    assert load_dataset(tmp_path / "pets.v2").name == "pets.v2"
+
+
 def test_only_training_minds_its_labels(tmp_path):
     dataset = load_dataset(write(tmp_path, y_train=np.zeros(12, int)))
     assert dataset.classes == 3

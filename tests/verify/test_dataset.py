@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
@@ -12,6 +13,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -391,6 +393,21 @@ def test_the_command_line_says_which_images_it_means(artifact, tmp_path):
     assert CliRunner().invoke(app, [*command, "0:5", "--json", str(out)]).exit_code == 0
     assert "images" not in json.loads(out.read_text())
     assert "the first 5 of 500 test images" in CliRunner().invoke(app, ["check", str(out)]).output
+
+
+def test_a_certificate_of_a_file_names_the_command_that_checks_it(artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("IBPC_DATA", str(tmp_path / "nowhere"))
+    test = ibpc.load_dataset("digits").test.take(torch.arange(20))
+    (folder := tmp_path / "my data").mkdir()
+    np.savez(folder / "own.npz", x_test=test.images[:, 0].numpy(), y_test=test.labels.numpy())
+    for out, wanted in ((folder / "c.json", []), (tmp_path / "c.json", ["--data-root", str(folder)])):
+        command = ["certify", str(artifact), "--data", str(folder / "own.npz"), "--eps", "0.01", "--json", str(out)]
+        printed = CliRunner().invoke(app, command).output
+        said = shlex.split(next(line for line in printed.splitlines() if line.startswith("next: ")))
+        assert said == ["next:", "ibpc", "check", str(out), *wanted]
+        assert "confirmed" in CliRunner().invoke(app, said[2:]).output
+    refused = CliRunner().invoke(app, ["check", str(tmp_path / "c.json")])
+    assert "--data-root FOLDER" in str(refused.exception) and str(tmp_path) in str(refused.exception)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,10 @@ class Dataset:
         """The shape (C, H, W) of one image."""
         return tuple(self.test.images.shape[1:])
 
+    def held_out(self, images: int | None) -> int:
+        """Return how many images `hold_out` takes away."""
+        return min(VALIDATION_IMAGES, len(self.train) // 10) if images is None else images
+
     def hold_out(self, images: int | None, seed: int) -> tuple[Split, Split]:
         """Return the training split without a random `images` of its samples, drawn with `seed`, and these samples.
 
@@ -67,8 +71,7 @@ class Dataset:
             raise DataError.at(where, "it has no training images", "images and labels to train on", remedy)
         if bool((self.train.labels == self.train.labels[0]).all()):
             raise DataError.at(where, "training labels of one class only", "at least two classes")
-        if images is None:
-            images = min(VALIDATION_IMAGES, len(self.train) // 10)
+        images = self.held_out(images)
         if not 0 <= images < len(self.train):
             raise DataError.at(
                 where,

@@ -2,7 +2,7 @@
 
     python benchmarks/certified.py MODEL --eps 0.1 --folder REPORTS [--methods ibp crown alpha-crown bab] [--timeout 30]
 
-MODEL is an artifact or an ONNX file. `--indices` names a file with the test images to take, in that order. One thread;
+MODEL is an artifact or an ONNX file. `--indices` names a file with the test images to take. One thread;
 seconds are CPU seconds, so a busy machine does not count, and the clock that `--timeout` looks at is that of the
 process, too. Every verdict is kept in `--folder` as it comes: the same command goes on where it was interrupted, and
 counts the seconds of all its parts.
@@ -14,7 +14,6 @@ import argparse
 import json
 import time
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,7 +21,6 @@ import torch
 import ibpc
 from ibpc.api import load_dataset, normalized, open_network
 from ibpc.cli.options import parse_eps
-from ibpc.data import Dataset
 from ibpc.verify.results import Robustness
 from ibpc.verify.verdicts import Verdict
 
@@ -47,10 +45,11 @@ def main() -> None:
     network = open_network(options.model)
     if options.mean or options.std:
         network = normalized(network, options.mean or [0.0], options.std or [1.0])
-    data = chosen(load_dataset(options.data), options.indices)
+    data = load_dataset(options.data)
+    choice = f":{options.limit or ''}" if options.indices is None else numbers(options.indices)
+    images = ibpc.chosen_images(choice, len(data.test))
     options.folder.mkdir(parents=True, exist_ok=True)
-    count = min(len(data.test), options.limit or len(data.test))
-    print(f"{options.model.name}, ε = {options.eps:g}, {count} images\n")
+    print(f"{options.model.name}, ε = {options.eps:g}, {len(images)} images\n")
     print("| method | nominal | not falsified | certified | by | left open | CPU s an image |")
     print("|---|---:|---:|---:|---|---:|---:|", flush=True)
     for method in options.methods:
@@ -62,7 +61,7 @@ def main() -> None:
             options.eps,
             method=method,
             timeout=options.timeout,
-            limit=options.limit,
+            images=images,
             batch=options.batch,
             report=report,
             progress=clock.note,
@@ -85,12 +84,9 @@ class Clock:
         self._path.write_text(json.dumps(self.seconds))
 
 
-def chosen(data: Dataset, indices: Path | None) -> Dataset:
-    """Return the data set with those test images only."""
-    if indices is None:
-        return data
-    index = torch.tensor([int(word) for word in indices.read_text().split()])
-    return replace(data, test=data.test.take(index))
+def numbers(path: Path) -> list[int]:
+    """Return the whole numbers in a file."""
+    return [int(word) for word in path.read_text().split()]
 
 
 def row(method: str, result: Robustness, seconds: float) -> str:

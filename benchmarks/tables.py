@@ -33,7 +33,10 @@ BLOCK: Final = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)"
 
 @dataclass(frozen=True)
 class Receipt:
-    """One trained and certified network; accuracies are shares, seconds those of the training steps."""
+    """One trained and certified network; accuracies are shares, seconds those of the training steps.
+
+    `chosen` are the indices of its images, none if these are the first of the data.
+    """
 
     path: Path
     network: str
@@ -41,6 +44,7 @@ class Receipt:
     data: str
     eps: float
     images: int
+    chosen: tuple[int, ...]
     certifier: str
     method: str
     epochs: int
@@ -68,6 +72,7 @@ class Receipt:
                 data=proof["data"],
                 eps=float(proof["eps"]),
                 images=int(proof["n"]),
+                chosen=tuple(proof.get("images", ())),
                 certifier=f"{proof['method']}, {proof['arithmetic']}",
                 method=recipe["method"],
                 epochs=int(recipe["epochs"]),
@@ -105,8 +110,8 @@ def _searched_of(data: Mapping[str, Any]) -> float | None:
     """Return the share that a search certified of the same images, None if there was none."""
     if "search" not in data:
         return None
-    asked = ("data_sha256", "split", "n", "eps", "arithmetic")
-    if any(data["search"][key] != data["certification"][key] for key in asked):
+    asked = ("data_sha256", "split", "n", "images", "eps", "arithmetic")
+    if any(data["search"].get(key) != data["certification"].get(key) for key in asked):
         raise ValueError("the search was about something else")
     return float(data["search"]["certified_accuracy"])
 
@@ -140,7 +145,7 @@ class Row:
 
 def rows_of(receipts: Iterable[Receipt]) -> list[Row]:
     """Return the rows, by task, within one the greatest share that is proved first."""
-    same = lambda one: (*one.task, one.recipe, one.images, one.certifier, one.machine)  # noqa: E731
+    same = lambda one: (*one.task, one.recipe, one.images, one.chosen, one.certifier, one.machine)  # noqa: E731
     rows = [Row(tuple(group)) for _, group in groupby(sorted(receipts, key=lambda one: (same(one), one.path)), same)]
     return sorted(rows, key=lambda row: (row.first.task, -row.mean(lambda one: one.proved), row.first.path))
 
@@ -201,11 +206,11 @@ def methods_table(rows: Sequence[Row], document: Path) -> str:
     odd = [one.path for row in rows for one in row.receipts if one.searcher not in (None, "crown")]
     if odd:
         raise ValueError(f"{odd[0]}: the table of methods says what CROWN proves")
-    parts = []
-    for _, group in groupby(rows, lambda row: row.first.task):
+    parts, asked = [], lambda row: (row.first.task, row.first.images, row.first.chosen)
+    for _, group in groupby(sorted(rows, key=asked), asked):
         found = list(group)
         one = found[0].first
-        lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {one.images:,} test images:", ""]
+        lines = [f"`{one.network}` on {_title(one.data)}, ε = {_eps(one.eps)}, {_count(one)} test images:", ""]
         heads = "method|epochs|nominal|attack|certified|by CROWN|seconds an epoch|on"
         lines += [_line(heads.split("|")), _line(["---"] + ["---:"] * 7)]
         for row in found:
@@ -252,7 +257,12 @@ def _link(path: Path, document: Path) -> str:
 
 
 def _data(one: Receipt) -> str:
-    return _title(one.data) if one.images == USUAL_IMAGES else f"{_title(one.data)} ({one.images:,} images)"
+    is_usual = one.images == USUAL_IMAGES and not one.chosen
+    return _title(one.data) if is_usual else f"{_title(one.data)} ({_count(one)} images)"
+
+
+def _count(one: Receipt) -> str:
+    return f"{one.images:,} chosen" if one.chosen else f"{one.images:,}"
 
 
 def _certified(row: Row) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ibpc.bounds import METHODS, QUICK, affine, nodes
 from ibpc.bounds.affine import AffineBounds, AffineForms
 from ibpc.bounds.enclosure import Encloser, boxes_given, outer_ball
-from ibpc.data import Dataset, arrays_of, dataset_of, load_dataset, to_unit
+from ibpc.data import Dataset, arrays_of, chosen_images, dataset_of, load_dataset, to_unit
 from ibpc.errors import UsageError
 from ibpc.exports import Claimed, export_bounds, export_nominal, export_program
 from ibpc.files import write_atomically, write_json
@@ -81,6 +81,7 @@ __all__ = [
     "bounder",
     "certify",
     "check",
+    "chosen_images",
     "compile",
     "constrain",
     "copy_weights",
@@ -159,13 +160,14 @@ def write_verdicts(
 def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "data", layout: str = "NHWC") -> Dataset:
     """Return a data set of arrays or tensors: images (N, H, W), (N, H, W, C) or (N, C, H, W), integer labels (N,).
 
-    Images are uint8, or floats in [0, 1]; `layout` is that of images with channels, "NHWC" or "NCHW". Raises DataError
-    where they do not fit together, UsageError for another layout.
+    To certify, the test images are enough: `x_train` and `y_train` may both be None. Images are uint8, or floats in
+    [0, 1]; `layout` is that of images with channels, "NHWC" or "NCHW". Raises DataError where they do not fit together,
+    UsageError for another layout.
     """
     if layout not in ("NHWC", "NCHW"):
         raise UsageError.at("layout", f"found {layout!r}", "NHWC or NCHW")
     given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
-    arrays = {key: np.asarray(value) for key, value in given.items()}
+    arrays = {key: np.asarray(value) for key, value in given.items() if value is not None}
     if layout == "NCHW":
         arrays = {key: np.moveaxis(array, 1, -1) if array.ndim == 4 else array for key, array in arrays.items()}
     return dataset_of(name, name, arrays, None)
@@ -174,10 +176,11 @@ def dataset(x_train: Any, y_train: Any, x_test: Any, y_test: Any, name: str = "d
 def torch_dataset(train: Any, test: Any, name: str = "data") -> Dataset:
     """Return a data set of two `torch.utils.data.Dataset`s of pairs: an image (H, W) or (C, H, W), and its label.
 
-    Every pair is read once, so random transforms are drawn once: use `augmentation` of the recipe. Raises DataError for
-    anything else than such pairs.
+    Every pair is read once, so random transforms are drawn once: use `augmentation` of the recipe. `train` may be None,
+    to certify. Raises DataError for anything else than such pairs.
     """
-    return dataset(*arrays_of(train, "train"), *arrays_of(test, "test"), name, "NCHW")
+    trained: tuple[Any, Any] = (None, None) if train is None else arrays_of(train, "train")
+    return dataset(*trained, *arrays_of(test, "test"), name, "NCHW")
 
 
 def ball_property(
@@ -261,7 +264,7 @@ def affine_bounds(
 
 def node_bounds(
     network: Network,
-    box: Interval | Sequence[Interval],
+    box: Interval | torch.Tensor | Sequence[Interval | torch.Tensor],
     *,
     method: str = "crown",
     arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
@@ -274,7 +277,7 @@ def node_bounds(
     bounded by intervals. Raises UsageError for another method, and for boxes that do not fit.
     """
     deadline = time.monotonic() + _seconds(timeout)
-    return nodes.node_bounds(network, _boxes(box), method, _arithmetic(arithmetic), deadline)
+    return nodes.node_bounds(network, boxes_given(box), method, _arithmetic(arithmetic), deadline)
 
 
 def bounder(
@@ -365,6 +368,7 @@ def certify(
     arithmetic: Arithmetic | str = Arithmetic.FLOAT32,
     attack: Attack = _ATTACK,
     limit: int | None = None,
+    images: str | Sequence[int] | None = None,
     batch: int = 250,
     timeout: float = 60.0,
     seed: int = 0,
@@ -372,7 +376,10 @@ def certify(
     progress: Callable[[int], object] = ignore,
     earlier: Sequence[Example] = (),
 ) -> Robustness:
-    """Certify the first `limit` test images (default: all) at the L∞ radius `eps`, in pixels of [0, 1].
+    """Certify test images at the L∞ radius `eps`, in pixels of [0, 1]: all, the first `limit`, or those of `images`.
+
+    `images` are indices, or text: "0:100" (a range), "3,7,9" (a list), "random:100" (a sample drawn with `seed`,
+    without replacement). Examples come in the order of their indices, and accuracies are shares of them.
 
     A `method` that is a plan ("auto", "bab") or slow ("alpha-crown", "mip") begins with interval bounds of all images
     and goes on with each that is left open, for at most `timeout` seconds. Verdicts are kept in journals beside the
@@ -386,15 +393,19 @@ def certify(
     _expect_seed(seed)
     if limit is not None and limit < 1:
         raise UsageError.at("limit", f"found {limit}", "a number of images of at least 1, or None for all")
+    if limit is not None and images is not None:
+        raise UsageError.at("limit", "found limit and images", "one of them")
     if not isinstance(data, Dataset | str):
         remedy = "ibpc.dataset makes one of arrays, ibpc.torch_dataset of pairs"
         raise UsageError.at("data", f"found {type(data).__name__}", "a Dataset or the name of one", remedy)
     dataset = load_dataset(data) if isinstance(data, str) else data
     certification = DataCertifier.of(method, _arithmetic(arithmetic), attack, batch, _seconds(timeout), seed)
-    images, labels = to_unit(dataset.test.images[:limit]), dataset.test.labels[:limit]
-    workers, job = present(), certification.identity(network, dataset, eps, len(images))
+    indices = chosen_images(f":{limit or ''}" if images is None else images, len(dataset.test), seed)
+    split = dataset.test.take(torch.tensor(indices))
+    workers, job = present(), certification.identity(network, dataset, eps, indices)
     journal = Journal(None if report is None else Path(report), job, workers.rank)
-    return certification.run(network, images, labels, eps, journal, workers, progress, earlier)
+    x, labels = to_unit(split.images), split.labels
+    return certification.run(network, x, labels, eps, journal, workers, progress, earlier, indices)
 
 
 def earlier_verdicts(

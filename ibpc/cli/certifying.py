@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,14 @@ MaybeEps = Annotated[
     typer.Option("--eps", parser=parse_eps, metavar="E", help="L∞ radius in pixels of [0, 1]: 0.1 or 2/255."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first N test images.")]
+Images = Annotated[
+    str | None,
+    typer.Option(
+        "--images",
+        metavar="A:B|I,J,…|random:N",
+        help="Only these test images: a range, a list of indices, or a sample by --seed.",
+    ),
+]
 Method = Annotated[
     str | None,
     typer.Option("--method", metavar="NAME", help=f"How: {BOUNDING_METHODS}. Default: auto, and ibp for a data set."),
@@ -90,6 +99,7 @@ def certify(
     data_root: DataRoot = None,
     download: Download = False,
     limit: Limit = None,
+    images: Images = None,
     again: Again = None,
     attack_steps: AttackSteps = None,
     method: Method = None,
@@ -109,6 +119,8 @@ def certify(
     check_question(vnnlib, point, eps, data, result)
     check_classes({"--label": label, "--target": rival}, point)
     check_files(output, result)
+    if limit is not None and images is not None:
+        raise UsageError.at("certify", "found --limit and --images", "one of them")
     expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
     if vnnlib or point:
         check_no_data(
@@ -116,6 +128,7 @@ def certify(
                 "--data-root": data_root,
                 "--download": download or None,
                 "--limit": limit,
+                "--images": images,
                 "--again": again,
                 "--attack-steps": attack_steps,
             }
@@ -134,9 +147,13 @@ def certify(
             prop = api.load_vnnlib(vnnlib or target)
         decide(job, prop, result)
         return
-    dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
+    named = named_dataset(data, network, target)
+    dataset = api.load_dataset(named, data_root, download)
     with joined(where, PATIENCE) as workers:
-        certify_data(job, _Images(dataset, eps or 0.0, limit, attack_steps, again), workers)
+        indices = api.chosen_images(images or f":{limit or ''}", len(dataset.test), seed)
+        certify_data(job, _Images(dataset, eps or 0.0, indices, attack_steps, again), workers)
+        if output and workers.is_first:
+            typer.echo(f"next: {check_command(output, named, data_root)}")
 
 
 @dataclass(frozen=True)
@@ -156,7 +173,7 @@ class _Images:
 
     dataset: Dataset
     eps: float
-    limit: int | None
+    indices: Sequence[int]
     attack_steps: int | None
     again: Path | None
 
@@ -219,14 +236,13 @@ def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
     if images.again:
         earlier = api.earlier_verdicts(images.again, job.target, dataset, eps, arithmetic, *job.normalization)
     attack = api.Attack() if images.attack_steps is None else api.Attack(steps=images.attack_steps)
-    total = min(images.limit or len(dataset.test), len(dataset.test))
-    with _resumable(job.output), progress.certification_progress(total, workers) as show_progress:
+    with _resumable(job.output), progress.certification_progress(len(images.indices), workers) as show_progress:
         result = api.certify(
             job.network,
             dataset,
             eps,
             attack=attack,
-            limit=images.limit,
+            images=images.indices,
             report=job.output,
             progress=show_progress,
             earlier=earlier,
@@ -237,6 +253,14 @@ def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
     if job.output:
         api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
     terminal.show_robustness(job.target, job.network, dataset, result)
+
+
+def check_command(certificate: Path, data: str, data_root: Path | None) -> str:
+    """Return the command that checks a certificate of a data set: a path is known by the folder that it lies in."""
+    is_path = Path(data).name != data or data.endswith(".npz")
+    root = Path(data).parent if is_path else data_root
+    is_beside = root is None or (is_path and root.resolve() == certificate.parent.resolve())
+    return shlex.join(["ibpc", "check", str(certificate), *([] if is_beside else ["--data-root", str(root)])])
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ibpc.cli.certifying import check_files
 from ibpc.cli.options import (
     ArithmeticName,
     Bounding,
@@ -19,12 +21,17 @@ from ibpc.cli.options import (
     Proving,
     Seed,
     Std,
+    expect_apart,
     named_dataset,
     parse_eps,
     parse_numbers,
     pick_device,
 )
 from ibpc.errors import UsageError
+
+if TYPE_CHECKING:
+    from ibpc.verify.balls import Ball
+    from ibpc.verify.radius import Radius
 
 
 def radius(
@@ -51,27 +58,52 @@ def radius(
     seed: Seed = 0,
     mean: Mean = None,
     std: Std = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the radii to this file.")] = None,
     device: Device = "auto",
 ) -> None:
     """Find the largest radius at which inputs are certified, and the smallest at which they are falsified."""
     from ibpc import api
+    from ibpc.files import write_json
     from ibpc.report import progress, terminal
+    from ibpc.verify.certificates.certificate import ModelFile
 
     if point is not None and data is not None:
         raise UsageError.at("radius", "found --input and --data", "one of them")
     if label is not None and point is None:
         raise UsageError.at("--label", "it belongs to --input", "--input X.npy --label K")
+    check_files(output, None)
+    expect_apart({"--json": output}, (target, point, data))
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.open_network(target), *normalization).to(pick_device(device))
     how = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
+    asked: dict[str, Any] = {"most": most, "tolerance": tolerance, **how}
     if point is not None:
+        asked |= {"input": str(point)}
         balls = [("input", api.ball(network, point, label))]
     else:
         dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
+        asked |= {"data": dataset.name, "data_sha256": dataset.sha256, "split": "test"}
         balls = [(f"image {ball.index}", ball) for ball in api.spread_balls(network, dataset, limit)]
-    found = []
+    found, rows = [], []
     with progress.stages() as show_stage:
         for name, ball in balls:
             show_stage(name)
-            found.append((name, api.radius(network, ball, most=most, tolerance=tolerance, **how)))
+            started = time.monotonic()
+            largest = api.radius(network, ball, most=most, tolerance=tolerance, **how)
+            found.append((name, largest))
+            index = None if point is not None else ball.index
+            rows.append({"index": index, **_row(ball, largest, time.monotonic() - started)})
+    if output is not None:
+        write_json(output, {**ModelFile.of(target, *normalization).to_json(), **asked, "radii": rows})
     terminal.show_radii(target, method, found)
+
+
+def _row(ball: Ball, radius: Radius, seconds: float) -> dict[str, Any]:
+    """Return what is known of one input as plain JSON data; radii in pixels of [0, 1]."""
+    return {
+        "label": ball.label,
+        "certified": radius.certified,
+        "falsified": radius.falsified,
+        "decisions": radius.decisions,
+        "seconds": round(seconds, 3),
+    }

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -25,7 +25,12 @@ from ibpc.cli.options import (
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
+    from ibpc.data import Dataset
     from ibpc.training.recipe import Recipe
+    from ibpc.workers import Workers
+
+# From this share of its target on, a run's last ε is near enough.
+_NEAR: Final = 0.9
 
 MethodName = Annotated[
     str | None, typer.Option("--method", metavar="NAME", help=f"Training method: {TRAINING_METHODS}. Default: ibp.")
@@ -84,6 +89,7 @@ def train(
         notes.append(f"{out} has no run to go on with: a new one begins")
     with ExitStack() as stack:
         workers = stack.enter_context(joined(where))
+        notes += schedule_notes(chosen, dataset, workers)
         if workers.is_first:
             terminal.show_notes(notes)
         reporter = stack.enter_context(progress.training_progress(workers))
@@ -128,6 +134,7 @@ def sweep(
     from ibpc import api
     from ibpc.report import figures, terminal
     from ibpc.training.ranges import load_ranges, parse_range
+    from ibpc.workers import ALONE
 
     if judged is not None and judge is None:
         raise UsageError.at("--judged", "it belongs to --judge", "--judge NAME --judged N")
@@ -135,7 +142,7 @@ def sweep(
     dataset = api.load_dataset(name, data_root, download)
     kept = parse_overrides(overrides or [], epochs)
     base = chosen_recipe(method, recipe, eps, dataset.name, kept)
-    terminal.show_notes([recipe_note(base, recipe, dataset.name)])
+    terminal.show_notes([recipe_note(base, recipe, dataset.name), *schedule_notes(base, dataset, ALONE)])
     plan = api.Sweep(
         target,
         base,
@@ -182,6 +189,25 @@ def recipe_note(chosen: Recipe, file: Path | None, dataset: str) -> str:
     made_for = Recipe.load(source).eps
     other = "" if made_for == chosen.eps else f", made for ε = {format_eps(made_for)}, now at {format_eps(chosen.eps)}"
     return f"recipe: {source.name}{other}"
+
+
+def schedule_notes(recipe: Recipe, dataset: Dataset, workers: Workers) -> list[str]:
+    """Return a note where a run ends before ε has come near its target, as a short one does."""
+    from ibpc.report.wording import format_eps
+    from ibpc.training.trainer import timeline_of
+
+    images = len(dataset.train) - dataset.held_out(recipe.validation.images)
+    if images < 1 or recipe.eps == 0 or recipe.method == "standard":
+        return []
+    timeline = timeline_of(recipe, images, workers)
+    if timeline.reached >= _NEAR:
+        return []
+    target = recipe.eps * recipe.schedule.eps_multiplier
+    steps = "1 step" if timeline.total == 1 else f"{timeline.total:,} steps"
+    return [
+        f"ε comes only to {format_eps(timeline.reached * target)} of {format_eps(target)} in this run of {steps}: "
+        "set more --epochs, a smaller batch_size, or shorter schedule.warmup and schedule.ramp"
+    ]
 
 
 def parse_overrides(pairs: list[str], epochs: int | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ batch on the device that trains, where they are also augmented.
 
 from ibpc.data.arrays import read_array, real_array
 from ibpc.data.checks import dataset_of
+from ibpc.data.choosing import chosen_images, is_first, listed
 from ibpc.data.datasets import Dataset, Split, evenly
 from ibpc.data.finding import data_root, load_dataset
 from ibpc.data.images import Augmentation, augment, crop_and_flip, fit_images, shift, to_unit
@@ -19,11 +20,14 @@ __all__ = [
     "Split",
     "arrays_of",
     "augment",
+    "chosen_images",
     "crop_and_flip",
     "data_root",
     "dataset_of",
     "evenly",
     "fit_images",
+    "is_first",
+    "listed",
     "load_dataset",
     "read_array",
     "real_array",

@@ -6,18 +6,20 @@ import lzma
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from ibpc.errors import DataError, Problem, first_line, raise_all
+from ibpc.errors import DataError, first_line
 from ibpc.files import expect_regular
 
 KEYS: Final = ("x_train", "y_train", "x_test", "y_test")
-LAYOUT: Final = "NAME.npz with x_train, y_train, x_test, y_test: images uint8 N×H×W or N×H×W×C, labels integers"
+LAYOUT: Final = (
+    "NAME.npz with x_test, y_test, and x_train, y_train for training: images uint8 N×H×W or N×H×W×C, labels integers"
+)
 # The exceptions of libraries for unreadable files.
 UNREADABLE: Final = (
     OSError,
@@ -40,7 +42,7 @@ _ARRAY_MAGIC: Final = b"\x93NUMPY"
 
 
 def read_npz(path: Path) -> Mapping[str, Any]:
-    """Return the four arrays of a data set. Raises DataError if they are missing or cannot be read."""
+    """Return those arrays of a data set that a file has. Raises DataError where they cannot be read, or it has none."""
     try:
         expect_regular(path, _MOST_BYTES)
         with path.open("rb") as stream:
@@ -48,9 +50,11 @@ def read_npz(path: Path) -> Mapping[str, Any]:
                 raise DataError.at(path, "a single array", LAYOUT)
             with zipfile.ZipFile(stream) as archive:
                 members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-                raise_all(DataError, _missing_keys(path, members))
-                _expect_size(path, sum(members[key].file_size for key in KEYS))
-                return {key: _read_member(archive, members[key]) for key in KEYS}
+                present = [key for key in KEYS if key in members]
+                if not present:
+                    raise DataError.at(path, f"the arrays {', '.join(sorted(members)) or 'none'}", LAYOUT)
+                _expect_size(path, sum(members[key].file_size for key in present))
+                return {key: _read_member(archive, members[key]) for key in present}
     except UNREADABLE as error:
         raise DataError.at(path, f"unreadable: {first_line(error)}", f"{LAYOUT}, without pickled objects") from error
 
@@ -68,12 +72,6 @@ def _expect_size(path: Path, unpacked: int) -> None:
     if unpacked > most:
         found = f"{size:,} bytes that unpack to {unpacked:,}"
         raise DataError.at(path, found, f"at most {most:,}", "store such images uncompressed, with numpy.savez")
-
-
-def _missing_keys(path: Path, found: Iterable[str]) -> Iterator[Problem]:
-    for key in KEYS:
-        if key not in found:
-            yield Problem(str(path), f"no array {key!r} among {', '.join(sorted(found)) or 'none'}", LAYOUT)
 
 
 def read_array(path: Path) -> np.ndarray[Any, Any]:

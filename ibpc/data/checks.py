@@ -15,18 +15,31 @@ from ibpc.data.known import KnownDataset
 from ibpc.errors import DataError, Problem, raise_all
 
 _MOST_LABELS: Final = 2**31
+_REMEDY: Final = "give pixels in [0, 1], put the normalization into the network: --mean and --std, or ibpc.normalized"
+_PARTS: Final = "x_test and y_test, and both x_train and y_train for training"
 _LABELS: Final = f"labels from 0 to {_MOST_LABELS - 1:,}"
 
 
 def dataset_of(title: str, where: str, arrays: Mapping[str, Any], known: KnownDataset | None) -> Dataset:
-    """Return the data set of arrays; `where` names them in errors. Raises DataError with everything that is wrong."""
-    problems = [problem for split in ("train", "test") for problem in _split_problems(where, split, arrays)]
-    raise_all(DataError, problems)
-    train, test = (_split(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in ("train", "test"))
-    classes = known.classes if known else int(train.labels.max()) + 1
+    """Return the data set of arrays; `where` names them in errors. Raises DataError with everything that is wrong.
+
+    Without `x_train` and `y_train` its training split is empty.
+    """
+    splits = ("train", "test") if {"x_train", "y_train"} & arrays.keys() else ("test",)
+    raise_all(DataError, _missing(where, splits, arrays))
+    raise_all(DataError, [problem for split in splits for problem in _split_problems(where, split, arrays)])
+    *trained, test = (_split(arrays[f"x_{split}"], arrays[f"y_{split}"]) for split in splits)
+    train = trained[0] if trained else Split(test.images[:0], test.labels[:0])
+    classes = known.classes if known else int(torch.cat([train.labels, test.labels]).max()) + 1
     raise_all(DataError, _joint_problems(where, train, test, classes, known))
     augmentation = known.augmentation if known else Augmentation.NONE
     return Dataset(title, train, test, classes, _sha256((train, test)), augmentation)
+
+
+def _missing(where: str, splits: Iterable[str], arrays: Mapping[str, Any]) -> Iterator[Problem]:
+    for key in (f"{kind}_{split}" for split in splits for kind in "xy"):
+        if key not in arrays:
+            yield Problem(where, f"no array {key!r} among {', '.join(arrays) or 'none'}", _PARTS)
 
 
 def _split_problems(where: str, split: str, arrays: Mapping[str, Any]) -> Iterator[Problem]:
@@ -40,7 +53,7 @@ def _split_problems(where: str, split: str, arrays: Mapping[str, Any]) -> Iterat
         yield Problem(f"{where}: y_{split}", f"labels from {labels.min()} to {labels.max()}", _LABELS)
 
 
-def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
+def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, ...]]:
     if images.ndim not in (3, 4):
         yield f"an array of shape {images.shape}", "N×H×W or N×H×W×C"
     elif images.size == 0:
@@ -53,21 +66,19 @@ def _image_problems(images: np.ndarray[Any, Any]) -> Iterator[tuple[str, str]]:
         count = int(np.count_nonzero(~np.isfinite(images).reshape(len(images), -1).all(1)))
         yield f"NaN or infinite pixels in {count} images", "finite pixels"
     elif images.dtype.kind == "f" and not (images.min() >= 0 and images.max() <= 1):
-        yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8"
+        yield f"pixels from {images.min():g} to {images.max():g}", "floats in [0, 1], or uint8", _REMEDY
 
 
 def _joint_problems(
     where: str, train: Split, test: Split, classes: int, known: KnownDataset | None
 ) -> Iterator[Problem]:
-    if train.images.shape[1:] != test.images.shape[1:]:
+    if len(train) and train.images.shape[1:] != test.images.shape[1:]:
         shapes = [_times(split.images.shape[1:]) for split in (train, test)]
         yield Problem(where, f"training images {shapes[0]} and test images {shapes[1]}", "one shape C×H×W")
-    if known and tuple(train.images.shape[1:]) != known.shape:
-        yield Problem(where, f"images {_times(train.images.shape[1:])}", f"{_times(known.shape)}, those of this name")
-    if classes < 2:
-        yield Problem(where, "training labels of one class only", "at least two classes")
+    if known and tuple(test.images.shape[1:]) != known.shape:
+        yield Problem(where, f"images {_times(test.images.shape[1:])}", f"{_times(known.shape)}, those of this name")
     for split, samples in (("train", train), ("test", test)):
-        if int(samples.labels.max()) >= classes:
+        if len(samples) and int(samples.labels.max()) >= classes:
             yield Problem(f"{where}: y_{split}", f"a label of {int(samples.labels.max())}", f"0 to {classes - 1}")
 
 

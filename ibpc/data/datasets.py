@@ -38,7 +38,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set of `classes` classes, with the SHA-256 of its tensors and the augmentation that suits its images."""
+    """A data set of `classes` classes, with the SHA-256 of its tensors and the augmentation that suits its images.
+
+    The training split is empty where only test images are known, which is enough to certify.
+    """
 
     name: str
     train: Split
@@ -50,18 +53,28 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, ...]:
         """The shape (C, H, W) of one image."""
-        return tuple(self.train.images.shape[1:])
+        return tuple(self.test.images.shape[1:])
+
+    def held_out(self, images: int | None) -> int:
+        """Return how many images `hold_out` takes away."""
+        return min(VALIDATION_IMAGES, len(self.train) // 10) if images is None else images
 
     def hold_out(self, images: int | None, seed: int) -> tuple[Split, Split]:
         """Return the training split without a random `images` of its samples, drawn with `seed`, and these samples.
 
-        None holds out 5,000 images, or a tenth of a small set. Raises DataError unless images are left to train on.
+        None holds out 5,000 images, or a tenth of a small set. Raises DataError unless images of two classes are there,
+        and some are left to train on.
         """
-        if images is None:
-            images = min(VALIDATION_IMAGES, len(self.train) // 10)
+        where = f"data set {self.name}"
+        if not len(self.train):
+            remedy = "x_train and y_train beside the test images, or a folder train/"
+            raise DataError.at(where, "it has no training images", "images and labels to train on", remedy)
+        if bool((self.train.labels == self.train.labels[0]).all()):
+            raise DataError.at(where, "training labels of one class only", "at least two classes")
+        images = self.held_out(images)
         if not 0 <= images < len(self.train):
             raise DataError.at(
-                f"data set {self.name}",
+                where,
                 f"{images} of {len(self.train)} training images to hold out",
                 f"0 to {len(self.train) - 1}",
             )

@@ -27,19 +27,24 @@ _DEEPER: Final = ("I", "F")
 
 
 def read_folder(path: Path) -> Mapping[str, Any]:
-    """Read `train/` and `test/`, one folder per class. Images have one channel if all are gray, else three."""
+    """Read `test/`, and `train/` if it is there, one folder per class.
+
+    Images have one channel if all are gray, else three.
+    """
     from torchvision.datasets import ImageFolder
 
     folders = {}
-    for split in ("train", "test"):
+    for split in ("train", "test") if os.path.lexists(path / "train") else ("test",):
         _expect_no_cycle(path / split)
         try:
             folders[split] = ImageFolder(str(path / split), is_valid_file=_is_image)
         except OSError as error:
             raise DataError.at(
-                path / split, f"not a folder of images: {first_line(error)}", "train/CLASS/… and test/CLASS/…"
+                path / split,
+                f"not a folder of images: {first_line(error)}",
+                "test/CLASS/…, and train/CLASS/… for training",
             ) from error
-    if folders["train"].classes != folders["test"].classes:
+    if "train" in folders and folders["train"].classes != folders["test"].classes:
         odd = sorted(set(folders["train"].classes) ^ set(folders["test"].classes))
         raise DataError.at(path, f"class {odd[0]!r} is in only one of train/ and test/", "the same classes in both")
     files = [Path(file) for folder in folders.values() for file, _ in folder.samples]

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from math import isfinite, prod
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ibpc.data import Dataset
+from ibpc.data import Dataset, listed
 from ibpc.hints import INEXACT
 from ibpc.ir import format_shape
 from ibpc.network import Network
@@ -145,7 +146,8 @@ _TELLING: Final = 3
 
 def show_robustness(model: Path, network: Network, dataset: Dataset, result: Robustness) -> None:
     """Print the three accuracies and how they were obtained."""
-    table = _table(f"{model} on {dataset.name}, {len(result.examples):,} test images, ε = {format_eps(result.eps)}")
+    which = "test images" if result.chosen is None else "chosen test images"
+    table = _table(f"{model} on {dataset.name}, {len(result.examples):,} {which}, ε = {format_eps(result.eps)}")
     table.add_column("")
     table.add_column("share", justify="right")
     table.add_column("images", justify="right")
@@ -162,15 +164,21 @@ def show_robustness(model: Path, network: Network, dataset: Dataset, result: Rob
         table.add_row(name, f"{count / len(result.examples):.2%}", f"{count:,}", meaning)
     out = console()
     out.print(table)
+    if result.chosen is not None:
+        out.print(f"images {listed(result.chosen)}", style="dim")
     present, classes = ({*labels} for labels in (_labels(result), dataset.test.labels.tolist()))
     if len(present) < len(classes) and len(result.examples) >= _TELLING * len(classes):
-        seen = f"the first {len(result.examples):,} images are of only {len(present)} of {len(classes)} classes"
-        out.print(f"{seen}: the test images are sorted", style="yellow")
+        seen = f"these images are of only {len(present)} of {len(classes)} classes"
+        out.print(f"{seen}: the test images are sorted; --images random:N takes a sample", style="yellow")
     if dataset.classes < network.classes:
         out.print(f"the data have {dataset.classes} classes, the network {network.classes}", style="yellow")
     if result.unbounded:
         out.print(f"{result.unbounded:,} images have no bound: {_undefined('the network')}", style="dim")
-    out.print(f"{result.seconds:.1f} s", style="dim")
+    alone = [example.seconds for example in result.examples if example.seconds is not None]
+    text = f"{result.seconds:.1f} s"
+    if alone:
+        text += f"; {len(alone):,} images one by one, median {median(alone):.1f} s, at most {max(alone):.1f} s"
+    out.print(text, style="dim")
 
 
 def _labels(result: Robustness) -> list[int]:
@@ -228,9 +236,12 @@ def show_claims(path: Path, claims: Sequence[Claim]) -> None:
     """Print `confirmed`, or every claim of a certificate that is not."""
     out = console()
     failed = [claim for claim in claims if not claim.holds]
+    about = next((claim.detail for claim in claims if claim.name == "images" and claim.holds), None)
     if not failed:
         counted = "1 claim" if len(claims) == 1 else f"{len(claims):,} claims"
         out.print(Text.assemble(("confirmed", "bold green"), f"  {path}, {counted}"))
+        if about is not None:
+            out.print(f"  {about}", style="dim")
     for claim in failed:
         out.print(Text.assemble(("not confirmed", "bold red"), f"  {path}, {claim.name}: {claim.detail}"))
 

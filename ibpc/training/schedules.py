@@ -138,6 +138,11 @@ class Timeline:
             return 0.0
         return min(1.0, (step - first) / length) if length > 0 else 1.0
 
+    @property
+    def reached(self) -> float:
+        """The share of the final ε in the last step: about 1, unless warm-up and ramp are longer than the run."""
+        return SHAPES[self.schedule.shape](self.progress(self.total - 1))
+
     def climbed(self, step: int) -> float:
         """Return the factor of the learning rate in its warm-up at `step`: (step + 1) / length, at most 1.
 

@@ -73,15 +73,7 @@ class Trainer:
         self.training, self.validation = training.to(network.device), validation.to(network.device)
         self.augmentation = _augmentation(recipe, dataset)
         self.batch_size = _batch_size(recipe, len(training), workers)
-        per_epoch = len(training) // self.batch_size
-        self.timeline = Timeline(
-            recipe.schedule,
-            recipe.learning_rate,
-            recipe.eps,
-            recipe.optimizer.learning_rate,
-            recipe.epochs,
-            per_epoch,
-        )
+        self.timeline = timeline_of(recipe, len(training), workers)
         self.engine, self.graphs = engine, TrainingGraphs(network, workers, engine, recipe.precision)
         self.objective = method_named(recipe.method).build(self.graphs, recipe)
         self.optimizer = recipe.optimizer.build(network.parameters.parameters())
@@ -298,6 +290,13 @@ def _initialize(network: Network, recipe: Recipe, seed: int) -> None:
 
 def _augmentation(recipe: Recipe, dataset: Dataset) -> Augmentation:
     return dataset.augmentation if recipe.augmentation == AUTO else Augmentation(recipe.augmentation)
+
+
+def timeline_of(recipe: Recipe, images: int, workers: Workers) -> Timeline:
+    """Return the schedules of a run on so many images. Raises TrainingError where processes cannot share them."""
+    per_epoch = images // _batch_size(recipe, images, workers)
+    rate = recipe.optimizer.learning_rate
+    return Timeline(recipe.schedule, recipe.learning_rate, recipe.eps, rate, recipe.epochs, per_epoch)
 
 
 def _batch_size(recipe: Recipe, images: int, workers: Workers) -> int:

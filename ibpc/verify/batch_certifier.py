@@ -57,9 +57,15 @@ class BatchCertifier:
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
     def judge(
-        self, subject: Subject, images: Tensor, labels: Tensor, eps: float, batches: Sequence[range]
+        self,
+        subject: Subject,
+        images: Tensor,
+        labels: Tensor,
+        eps: float,
+        batches: Sequence[range],
+        indices: Sequence[int],
     ) -> Iterator[list[Example]]:
-        """Yield the examples of each batch of images (B, …) that fit the network."""
+        """Yield the examples of each batch of images (B, …) that fit the network; `indices` (B) number them."""
         if not batches:
             return
         device = subject.device
@@ -67,7 +73,8 @@ class BatchCertifier:
             certification = _Certification(self, subject, _hull(subject.network, images, eps))
             for batch in batches:
                 part = slice(batch.start, batch.stop)
-                yield list(certification.examples(images[part].to(device), labels[part].to(device), eps, batch.start))
+                x, answers = images[part].to(device), labels[part].to(device)
+                yield list(certification.examples(x, answers, eps, indices[part]))
 
 
 class _Certification:
@@ -88,7 +95,7 @@ class _Certification:
             self._is_defined = self._definedness.doubts((everything,)) == [None]
         self._index = margin_index(self._network.classes).to(subject.device)
 
-    def examples(self, x: Tensor, labels: Tensor, eps: float, first: int) -> Iterator[Example]:
+    def examples(self, x: Tensor, labels: Tensor, eps: float, indices: Sequence[int]) -> Iterator[Example]:
         lower, upper = outer_ball(x, eps, self._network.pixel_range)
         box = Interval.bounds(lower, upper)
         with plain_products(), torch.no_grad():
@@ -100,10 +107,10 @@ class _Certification:
         verdicts, found = self._verdicts(x, inner_box(x, box), labels, margins)
         for number in doubtful:
             verdicts[number] = Verdict.UNKNOWN if verdicts[number] is Verdict.VERIFIED else verdicts[number]
-        rows = zip(labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
-        for offset, (label, guess, verdict, row) in enumerate(rows):
+        rows = zip(indices, labels.tolist(), predicted.tolist(), verdicts, margins.tolist(), strict=True)
+        for offset, (index, label, guess, verdict, row) in enumerate(rows):
             method = ATTACKED if verdict is Verdict.FALSIFIED else self._options.method
-            yield Example(first + offset, label, guess, verdict, tuple(row), method, found.get(offset))
+            yield Example(index, label, guess, verdict, tuple(row), method, found.get(offset))
 
     def _doubtful(self, box: Interval, margins: Tensor) -> list[int]:
         """Return the samples whose bounds claim something (always, if there is one class) though a value may be NaN."""

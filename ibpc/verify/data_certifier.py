@@ -7,7 +7,7 @@ interrupted: a resumed job gives the same verdicts as one that ran through, exce
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isfinite, prod
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ibpc.artifact import tool_versions
-from ibpc.data import Dataset, fit_images
+from ibpc.data import Dataset, fit_images, is_first
 from ibpc.network import Network
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
@@ -57,14 +57,18 @@ class DataCertifier:
         seeded = replace(decision, attack=replace(decision.attack, seed=seed))
         return cls(method, batches, seeded if rest else None)
 
-    def identity(self, network: Network, dataset: Dataset, eps: float, count: int) -> dict[str, Any]:
-        """Return, as JSON data, everything that verdicts on the first `count` images depend on: it identifies a job."""
+    def identity(self, network: Network, dataset: Dataset, eps: float, indices: Sequence[int]) -> dict[str, Any]:
+        """Return, as JSON data, everything that verdicts on the images of these indices depend on.
+
+        It identifies a job.
+        """
         return {
             "job": "certify",
             "network": network.fingerprint(),
             "data": dataset.sha256,
             "eps": eps,
-            "n": count,
+            "n": len(indices),
+            "images": None if is_first(indices) else list(indices),
             "method": self.name,
             "arithmetic": self.first.arithmetic.value,
             "attack": str(self.first.attack),
@@ -83,10 +87,12 @@ class DataCertifier:
         workers: Workers = ALONE,
         progress: Callable[[int], object] = ignore,
         earlier: Sequence[Example] = (),
+        indices: Sequence[int] | None = None,
     ) -> Robustness:
         """Certify all images (B, …), in the units of `eps`, at the L∞ radius `eps`.
 
-        Verdicts of `earlier` examples are taken over; those that are open are left to the rest of the plan.
+        `indices` (B), increasing, are those of the images in their data set; without them these are its first. Verdicts
+        of `earlier` examples are taken over; those that are open are left to the rest of the plan.
 
         Boxes are clipped to the range of the network's input, [0, 1] if it states none. Each of the `workers` takes its
         share of the batches; examples in the `journal` (default: an empty one in memory) are not done again. `progress`
@@ -97,12 +103,13 @@ class DataCertifier:
         images = fit_images(images, network.input_shape)
         journal = Journal(None, {}) if journal is None else journal
         self.first.check(network, images, labels, eps)
-        decided, left = _sorted(earlier, len(images))
+        places = {index: place for place, index in enumerate(range(len(images)) if indices is None else indices)}
+        decided, left = _sorted(earlier, places)
         journal.take_over(decided)
-        journal.expect(partial(self._problem_of, network, labels), left.values())
+        journal.expect(partial(self._problem_of, network, labels, places), left.values())
         started, subject = time.monotonic(), Subject(network)
         subject.expect_agreement([images[:_COMPARED].to(torch.float32)])
-        for example in self._judged(subject, images, labels, eps, journal, workers, left if self.rest else {}):
+        for example in self._judged(subject, images, labels, places, eps, journal, workers, left if self.rest else {}):
             journal.add(example)
             progress(len(journal.examples))
         found = dict(sorted(pair for part in workers.gathered(journal.examples) for pair in part.items()))
@@ -111,15 +118,15 @@ class DataCertifier:
         examples = tuple(found.values())
         return Robustness(eps, self.name, self.first.arithmetic, seconds, examples, self.first.attack, timeout)
 
-    def _problem_of(self, network: Network, labels: Tensor, example: Example) -> str | None:
+    def _problem_of(self, network: Network, labels: Tensor, places: Mapping[int, int], example: Example) -> str | None:
         """Return why a verdict cannot be one on these images, None if it can."""
         index, label, classes = example.index, example.label, network.classes
         is_verified, is_falsified = (example.verdict is each for each in (Verdict.VERIFIED, Verdict.FALSIFIED))
         sizes = (len(example.counterexample or ()), prod(network.input_shape) if is_falsified else 0)
-        if not 0 <= index < len(labels):
-            return f"there are {len(labels):,} images"
-        if label != int(labels[index]):
-            return f"label {label}, where the data have {int(labels[index])}"
+        if index not in places:
+            return f"it is none of the {len(labels):,} images"
+        if label != (wanted := int(labels[places[index]])):
+            return f"label {label}, where the data have {wanted}"
         if not 0 <= example.predicted < classes or len(example.margin_lower) != classes:
             return f"predicted {example.predicted} and {len(example.margin_lower)} margins of {classes} classes"
         if is_verified and label != example.predicted and self.first.arithmetic is Arithmetic.FLOAT32:
@@ -133,6 +140,7 @@ class DataCertifier:
         subject: Subject,
         images: Tensor,
         labels: Tensor,
+        places: Mapping[int, int],
         eps: float,
         journal: Journal,
         workers: Workers,
@@ -140,41 +148,43 @@ class DataCertifier:
     ) -> Iterator[list[Example]]:
         """Yield examples with their final verdict: first those that the first method decides, then one by one.
 
-        It has left those of `left`.
+        It has left those of `left`. `places` are those of the indices among the images.
         """
+        indices = list(places)
         batches = [b for n, b in enumerate(self.first.batches(len(images))) if n % workers.count == workers.rank]
         known = journal.examples.keys() | left.keys()
-        mine = [batch for batch in batches if not all(index in known for index in batch)]
-        untouched = (index for batch in batches if batch not in mine for index in batch)
+        mine = [batch for batch in batches if not all(indices[place] in known for place in batch)]
+        untouched = (indices[place] for batch in batches if batch not in mine for place in batch)
         waiting = [left[index] for index in untouched if index not in journal.examples]
-        for examples in self.first.judge(subject, images, labels, eps, mine):
+        for examples in self.first.judge(subject, images, labels, eps, mine, indices):
             new = [example for example in examples if example.index not in journal.examples]
             still = [example for example in new if self.rest is not None and example.verdict is Verdict.UNKNOWN]
             waiting += still
             yield [example for example in new if example not in still]
         for example in waiting:
-            yield [self._decided(subject, images[example.index], eps, example)]
+            yield [self._decided(subject, images[places[example.index]], eps, example)]
 
     def _decided(self, subject: Subject, image: Tensor, eps: float, example: Example) -> Example:
         """Return the example with the verdict and margins of the rest of the plan."""
         assert self.rest is not None
         network = subject.network
         decision = self.rest.run(subject, Ball(image, example.label).within(eps, network))
+        example = replace(example, verdict=decision.verdict, seconds=decision.seconds)
         if decision.counterexample is not None:
             point = decision.counterexample.inputs
-            return replace(example, verdict=decision.verdict, method=ATTACKED, counterexample=point)
+            return replace(example, method=ATTACKED, counterexample=point)
         others = [other for other in range(network.classes) if other != example.label]
         margins = list(example.margin_lower)
         for other, margin in zip(others, decision.margins[0] if decision.margins else (), strict=False):
             if isfinite(margin):
                 margins[other] = margin if not isfinite(margins[other]) else max(margin, margins[other])
-        return replace(example, verdict=decision.verdict, method=decision.method, margin_lower=tuple(margins))
+        return replace(example, method=decision.method, margin_lower=tuple(margins))
 
 
-def _sorted(earlier: Sequence[Example], count: int) -> tuple[dict[int, Example], dict[int, Example]]:
-    """Return, by index, the examples of the first `count` that are decided and those that are open."""
+def _sorted(earlier: Sequence[Example], wanted: Container[int]) -> tuple[dict[int, Example], dict[int, Example]]:
+    """Return, by index, the examples with a wanted index that are decided and those that are open."""
     found: tuple[dict[int, Example], dict[int, Example]] = {}, {}
     for example in earlier:
-        if example.index < count:
+        if example.index in wanted:
             found[example.verdict not in (Verdict.VERIFIED, Verdict.FALSIFIED)][example.index] = example
     return found

@@ -88,9 +88,9 @@ class Falsification:
         self._items = [item for item in self._items if self._scores.items[item] in kept]
 
     def in_turn(self, seconds: float, deadline: float) -> Counterexample | None:
-        """Attack for a share of a search's turn of `seconds`, unless attacks have already had more than their share."""
+        """Attack for a share of a turn of `seconds`, unless time is over or attacks have had more than their share."""
         now = time.monotonic()
-        if self._spent > max(_LEAST, _SHARE * (now - self._began)):
+        if now >= deadline or self._spent > max(_LEAST, _SHARE * (now - self._began)):
             return None
         enough, over = now + max(_LEAST, _SHARE * seconds), min(deadline, now + seconds)
         found = self.round(over)

@@ -12,6 +12,7 @@ from zlib import error as zlib_error
 
 import numpy as np
 
+from ibpc.data import is_first
 from ibpc.rounding import Arithmetic
 from ibpc.verify.attack import Attack
 from ibpc.verify.verdicts import Verdict
@@ -23,9 +24,10 @@ class Example:
 
     Counterexamples were replayed in ONNX Runtime; a point that only PyTorch misclassifies does not count.
 
-    `margin_lower[j]` is the best lower bound found of z_label − z_j over the box (0 at j = label); for a falsified
-    sample it is that of the first method. `method` gave the verdict, or was tried last. `counterexample` is the flat
-    point of a falsified sample.
+    `index` is that of the sample in its data set. `margin_lower[j]` is the best lower bound found of z_label − z_j over
+    the box (0 at j = label); for a falsified sample it is that of the first method. `method` gave the verdict, or was
+    tried last. `counterexample` is the flat point of a falsified sample, `seconds` are those of a sample that was tried
+    by itself, None where a batch decided.
     """
 
     index: int
@@ -35,6 +37,7 @@ class Example:
     margin_lower: tuple[float, ...]
     method: str
     counterexample: tuple[float, ...] | None = None
+    seconds: float | None = None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Example:
@@ -43,7 +46,8 @@ class Example:
         index, label, predicted = (_whole(data[key]) for key in ("index", "label", "predicted"))
         found, verdict = data["counterexample"], Verdict(data["verdict"])
         point = None if found is None else unpacked_point(str(found))
-        return cls(index, label, predicted, verdict, margins, str(data["method"]), point)
+        seconds = None if data.get("seconds") is None else _number(data["seconds"])
+        return cls(index, label, predicted, verdict, margins, str(data["method"]), point, seconds)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; a bound that is not finite is null."""
@@ -55,6 +59,7 @@ class Example:
             "method": self.method,
             "margin_lower": [value if isfinite(value) else None for value in self.margin_lower],
             "counterexample": None if self.counterexample is None else packed_point(self.counterexample),
+            **({} if self.seconds is None else {"seconds": round(self.seconds, 3)}),
         }
 
 
@@ -116,6 +121,12 @@ class Robustness:
         return self._share(lambda example: example.verdict is not Verdict.FALSIFIED)
 
     @property
+    def chosen(self) -> list[int] | None:
+        """The indices of the samples in their data set, None if they are its first, in order."""
+        indices = [example.index for example in self.examples]
+        return None if is_first(indices) else indices
+
+    @property
     def certified_accuracy(self) -> float:
         """The share of samples whose whole box is proved to be classified as the label."""
         return self._share(lambda example: example.verdict is Verdict.VERIFIED)
@@ -131,9 +142,10 @@ class Robustness:
         return sum(map(holds, self.examples)) / len(self.examples)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the accuracies and the examples as plain JSON data."""
+        """Return the accuracies and the examples as plain JSON data; "images" are indices that are not the first."""
         return {
             "n": len(self.examples),
+            **({} if self.chosen is None else {"images": self.chosen}),
             "eps": self.eps,
             "nominal_accuracy": self.nominal_accuracy,
             "attack_accuracy": self.attack_accuracy,

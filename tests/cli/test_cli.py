@@ -349,7 +349,7 @@ def test_images_of_few_classes_are_remarked_upon(ibpc, trained, monkeypatch):
     given = replace(loaded, test=Split(loaded.test.images[order], loaded.test.labels[order]))
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: given)
     text = ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
-    assert "the first 30 images are of only 1 of 10 classes" in text
+    assert "these images are of only 1 of 10 classes" in text
     monkeypatch.setattr("ibpc.api.load_dataset", lambda *_: loaded)
     assert "classes" not in ibpc("certify", trained, "--eps", "0.05", "--limit", "30").text
 
@@ -449,6 +449,21 @@ def test_an_unknown_command_and_option(ibpc):
 
 
 # ── starting ────────────────────────────────────────────────────────────────────────────────────────────────────
+def test_a_run_that_ends_before_its_radius_is_reached_says_so(ibpc):
+    """One step, or a warm-up that rounding lets take all steps: ε stays 0."""
+    assert ibpc("compile", DIGITS).status == 0
+    said = "note: ε comes only to 0 of 0.065 in this run of"
+    alone = ["--eps", "0.05", "--epochs", "1", "--set", "batch_size=2000"]
+    assert f"{said} 1 step:" in ibpc("train", "compiled", *alone, "-o", "a").err
+    long = ["--eps", "0.05", "--epochs", "1", "--set", "batch_size=500", "--set", "schedule.warmup=0.9"]
+    assert f"{said} 2 steps:" in ibpc("train", "compiled", *long, "-o", "b").err
+    swept = ibpc("sweep", "compiled", *alone, "--range", "schedule.kappa_end=0..1", "--trials", "1", "-o", "c").err
+    assert f"{said} 1 step:" in swept
+    usual = ["--eps", "0.05", "--epochs", "1"]
+    assert "comes only to" not in ibpc("train", "compiled", *usual, "-o", "d").err
+    assert "comes only to" not in ibpc("train", "compiled", *alone, "--method", "standard", "-o", "e").err
+
+
 def test_help_names_every_method():
     from ibpc.training.methods import methods
     from ibpc.verify.decide import PLANS

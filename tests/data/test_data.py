@@ -235,8 +235,8 @@ BAD = {
         {"y_train": np.full(12, 2**63, np.uint64)},
         "labels from 9223372036854775808.*to 2,147,483,647",
     ),
-    "a test label that training lacks": ({"y_test": np.full(6, 3)}, "a label of 3; expected 0 to 2"),
-    "one class": ({"y_train": np.zeros(12, int), "y_test": np.zeros(6, int)}, "at least two classes"),
+    "training images without labels": ({"drop": "y_train"}, "no array 'y_train'"),
+    "training labels without images": ({"drop": "x_train"}, "no array 'x_train'"),
     "pickled objects": ({"x_train": np.array([object()] * 12)}, "without pickled objects"),
 }
 
@@ -457,6 +457,57 @@ def test_hold_out_parts_the_training_images(count, asked, held):
     assert (len(training), len(validation)) == (count - held, held)
     both = torch.cat([training.images, validation.images]).flatten()
     assert torch.equal(both.sort().values, dataset.train.images.flatten())
+
+
+def test_certifying_asks_for_test_images_alone(tmp_path):
+    """Every source may leave the training images out; only what trains asks for them."""
+    stored, pairs = arrays(), []
+    np.savez(tmp_path / "own.npz", x_test=stored["x_test"], y_test=stored["y_test"])
+    write_folder(tmp_path / "pets")
+    whole = load_dataset("pets", tmp_path)
+    (tmp_path / "pets" / "train").rename(tmp_path / "away")
+    pairs = TensorDataset(torch.from_numpy(stored["x_test"]).movedim(-1, 1), torch.from_numpy(stored["y_test"]))
+    made = [load_dataset(tmp_path / "own.npz"), ibpc.dataset(None, None, stored["x_test"], stored["y_test"])]
+    made += [ibpc.torch_dataset(None, pairs), load_dataset("pets", tmp_path), load_dataset(tmp_path / "pets")]
+    for data in made:
+        assert len(data.train) == 0 < len(data.test) and data.image_shape in ((3, 5, 4), (1, 5, 4), (3, 4, 5))
+        with pytest.raises(DataError, match=r"no training images.*x_train and y_train"):
+            data.hold_out(None, seed=0)
+    assert made[0].sha256 == made[1].sha256 == made[2].sha256 and made[0].classes == 3
+    assert torch.equal(made[3].test.images, whole.test.images) and made[3].sha256 != whole.sha256
+    with pytest.raises(DataError, match="no array 'y_train'"):
+        ibpc.dataset(stored["x_train"], None, stored["x_test"], stored["y_test"])
+    with pytest.raises(DataError, match="no array 'x_test'"):
+        ibpc.dataset(stored["x_train"], stored["y_train"], None, stored["y_test"])
+
+
+def test_pixels_that_are_normalized_name_the_remedy():
+    images, labels = torch.randn(4, 5, 4), torch.tensor([0, 1, 0, 1])
+    with pytest.raises(DataError, match=r"(?s)floats in \[0, 1\].*--mean and --std, or ibpc.normalized"):
+        ibpc.dataset(None, None, images, labels)
+
+
+def test_what_the_data_root_lacks_is_looked_for_beside(tmp_path):
+    (root := tmp_path / "root").mkdir()
+    (beside := tmp_path / "beside").mkdir()
+    write(beside)
+    assert load_dataset("own", root, beside=beside).sha256 == load_dataset(beside / "own.npz").sha256
+    write(root, y_test=np.zeros(6, int))
+    assert load_dataset("own", root, beside=beside).sha256 == load_dataset(root / "own.npz").sha256
+    with pytest.raises(DataError, match=r"in .*root or .*beside.*--data-root FOLDER"):
+        load_dataset("absent", root, beside=beside)
+
+
+def test_a_folder_of_a_version_keeps_its_whole_name(tmp_path):
+    write_folder(tmp_path / "pets.v2")
+    assert load_dataset(tmp_path / "pets.v2").name == "pets.v2"
+
+
+def test_only_training_minds_its_labels(tmp_path):
+    dataset = load_dataset(write(tmp_path, y_train=np.zeros(12, int)))
+    assert dataset.classes == 3
+    with pytest.raises(DataError, match="training labels of one class only"):
+        dataset.hold_out(None, seed=0)
 
 
 def test_hold_out_follows_its_seed():

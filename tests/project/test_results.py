@@ -116,7 +116,9 @@ def test_what_crown_certifies_stands_beside_the_methods(tables, tmp_path):
         document(tables, tmp_path, "methods")
 
 
-@pytest.mark.parametrize("other", [{"n": 500}, {"eps": 0.2}, {"arithmetic": "real"}, {"data_sha256": "e"}])
+@pytest.mark.parametrize(
+    "other", [{"n": 500}, {"images": [3, 7]}, {"eps": 0.2}, {"arithmetic": "real"}, {"data_sha256": "e"}]
+)
 def test_a_search_of_something_else_is_refused(tables, tmp_path, other):
     put(tmp_path / "results", a=receipt(search=searched(0.97, **other)))
     with pytest.raises(ValueError, match="something else"):
@@ -136,6 +138,18 @@ def test_a_certification_of_another_kind_says_so(tables, tmp_path):
     put(tmp_path / "results", a=other)
     text = document(tables, tmp_path, "all")
     assert "MNIST (500 images)" in text and "**95.00%** (crown, float32)" in text
+
+
+def test_chosen_images_are_called_so_and_make_a_row_of_their_own(tables, tmp_path):
+    few = [receipt(seed=seed) for seed in (0, 1, 2)]
+    for images, data in zip(([3, 7], [3, 8], None), few, strict=True):
+        data["certification"] |= {"n": 2} if images is None else {"n": 2, "images": images}
+    put(tmp_path / "results", **dict(zip("abc", few, strict=True)))
+    put(tmp_path / "results" / "methods", **dict(zip("abc", few, strict=True)))
+    text = document(tables, tmp_path, "all")
+    assert text.count("MNIST (2 chosen images)") == 2 and text.count("MNIST (2 images)") == 1
+    methods = document(tables, tmp_path, "methods")
+    assert methods.count("2 chosen test images:") == 2 and methods.count("2 test images:") == 1
 
 
 def test_methods_stand_in_one_table_a_task(tables, tmp_path):

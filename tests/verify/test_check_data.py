@@ -28,6 +28,9 @@ LIMIT = 24
 EPS = 0.002
 
 
+CHOSEN = [0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 499]
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory) -> Path:
     """A network that tells digits by their pixels' means of each class, certified on a few images."""
@@ -43,6 +46,8 @@ def certificate(tmp_path_factory) -> Path:
     assert 0 < sum(example.verdict is ibpc.Verdict.VERIFIED for example in result.examples) < LIMIT
     assert any(example.verdict is ibpc.Verdict.FALSIFIED for example in result.examples)
     ibpc.write_verdicts(folder / "c.json", folder / "model", net, data, result)
+    chosen = ibpc.certify(net, "digits", EPS, images=CHOSEN)
+    ibpc.write_verdicts(folder / "chosen.json", folder / "model", net, data, chosen)
     return folder / "c.json"
 
 
@@ -185,6 +190,88 @@ def test_what_was_forged_is_not_confirmed(certificate, name):
     path = certificate.with_name("forged.json")
     path.write_text(json.dumps(data))
     assert any(wanted in text for text in failing(path)), failing(path)
+
+
+def test_chosen_images_are_confirmed_and_said(certificate):
+    assert json.loads(certificate.with_name("chosen.json").read_text())["images"] == CHOSEN
+    claims = ibpc.check(certificate.with_name("chosen.json"))
+    assert all(claim.holds for claim in claims)
+    assert [claim.detail for claim in claims if claim.name == "images"] == [
+        "15 of 500 test images: 0, 1, 2, 3, 5, 8, 13, 21, 34, …, 499"
+    ]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_certificates_without_indices_are_of_the_first_images(certificate, version):
+    """Those of versions 1 and 2 name no images; what was forged of them fails as ever."""
+    path = certificate.with_name("forged.json")
+    data = {**json.loads(certificate.read_text()), "certificate": version}
+    path.write_text(json.dumps(data))
+    assert failing(path) == []
+    data["examples"] = data["examples"][1:]
+    shares(data)
+    path.write_text(json.dumps(data))
+    assert failing(path) == ["images: example 0 is number 1 of the data, not 0"]
+
+
+def renumbered(place: int, index: object) -> Callable[[dict[str, Any]], object]:
+    """Return what gives an example another index, in both places."""
+
+    def change(data: dict[str, Any]) -> None:
+        data["images"][place] = data["examples"][place]["index"] = index
+
+    return change
+
+
+def moved(data: dict[str, Any]) -> None:
+    """Exchange the last two images."""
+    for key in ("images", "examples"):
+        data[key][-2:] = reversed(data[key][-2:])
+
+
+CHOICES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "none stated": (lambda data: data.pop("images"), "is number"),
+    "one that is not in the data": (renumbered(-1, 500), "not in the data"),
+    "one that is of another label": (renumbered(-1, 498), "label differs"),
+    "one twice": (renumbered(4, 3), "do not increase"),
+    "another order": (moved, "do not increase"),
+    "one stated for another": (lambda data: data["images"].__setitem__(4, 4), "is number 5 of the data, not 4"),
+    "one more": (lambda data: data.update(images=[*CHOSEN[:-1], 498, 499]), "15 examples of 16 images"),
+    "one less": (lambda data: data["images"].pop(), "15 examples of 14 images"),
+    "none at all": (lambda data: data.update(images=[]), "15 examples of 0 images"),
+    "an example left out": (lambda data: data["examples"].pop(), "14 examples of 15 images"),
+    "another image under a known index": (
+        lambda data: data["examples"][-1].update(data["examples"][0] | {"index": CHOSEN[-1]}),
+        "label differs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_forged_choices_are_not_confirmed(certificate, name):
+    data = json.loads(certificate.with_name("chosen.json").read_text())
+    change, wanted = CHOICES[name]
+    change(data)
+    shares(data)
+    path = certificate.with_name("forged.json")
+    path.write_text(json.dumps(data))
+    found = failing(path)
+    assert any(text.startswith("images: ") and wanted in text for text in found), found
+
+
+@pytest.mark.parametrize("index", [3.0, "3", True, None, -1, [3]])
+def test_an_index_that_is_no_integer_is_refused(certificate, index):
+    data = json.loads(certificate.with_name("chosen.json").read_text())
+    path = certificate.with_name("forged.json")
+    for places in (["images"], ["examples"], ["images", "examples"]):
+        forged = json.loads(json.dumps(data))
+        if "images" in places:
+            forged["images"][3] = index
+        if "examples" in places:
+            forged["examples"][3]["index"] = index
+        path.write_text(json.dumps(forged))
+        with pytest.raises(IbpcError):
+            ibpc.check(path)
 
 
 def test_margins_in_float32_get_nothing_for_rounding(certificate):

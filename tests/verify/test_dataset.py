@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
+import statistics
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -18,6 +22,7 @@ from typer.testing import CliRunner
 import ibpc
 from ibpc.cli import app
 from ibpc.errors import PropertyError, UsageError
+from ibpc.report import terminal
 from ibpc.verify.data_certifier import DataCertifier
 from ibpc.verify.journal import Journal, remove_journals
 from ibpc.verify.results import Example
@@ -49,6 +54,29 @@ def artifact(tmp_path_factory) -> Path:
 def whole(artifact) -> ibpc.Robustness:
     """What `auto` finds in one go."""
     return ibpc.certify(ibpc.load(artifact), "digits", EPS, **OPTIONS)
+
+
+def test_only_images_that_were_tried_by_themselves_have_seconds(artifact, whole, tmp_path):
+    quick = ibpc.certify(ibpc.load(artifact), "digits", EPS, limit=LIMIT)
+    assert all(example.seconds is None for example in quick.examples)
+    for before, after in zip(quick.examples, whole.examples, strict=True):
+        assert (after.seconds is None) == (before.verdict is not Verdict.UNKNOWN)
+        assert after.seconds is None or 0 < after.seconds < whole.seconds
+    assert sum(example.seconds or 0.0 for example in whole.examples) < whole.seconds
+    data = certified(artifact, tmp_path / "c.json", "--timeout", "6")
+    assert ["seconds" in example for example in data["examples"]] == [
+        example.seconds is not None for example in whole.examples
+    ]
+
+
+def test_the_seconds_of_a_search_are_shown(artifact, whole, capsys):
+    alone = sorted(example.seconds for example in whole.examples if example.seconds is not None)
+    data = ibpc.load_dataset("digits")
+    terminal.show_robustness(artifact, ibpc.load(artifact), data, whole)
+    shown = f"{len(alone)} images one by one, median {statistics.median(alone):.1f} s, at most {alone[-1]:.1f} s"
+    assert alone and shown in capsys.readouterr().out
+    terminal.show_robustness(artifact, ibpc.load(artifact), data, ibpc.certify(ibpc.load(artifact), data, EPS, limit=4))
+    assert "one by one" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("limit", [0, -490])
@@ -102,14 +130,14 @@ def each(**change):
 @pytest.mark.parametrize(
     ("change", "failing"),
     [
-        (repeated, "examples"),
-        (lambda data: data["examples"].reverse(), "examples"),
-        (lambda data: data["examples"][0].update(label=data["examples"][0]["label"] + 1), "examples"),
-        (lambda data: data["examples"][0].update(margin_lower=[]), "examples"),
-        (each(margin_lower=[None]), "examples"),
+        (repeated, "images"),
+        (lambda data: data["examples"].reverse(), "images"),
+        (lambda data: data["examples"][0].update(label=data["examples"][0]["label"] + 1), "images"),
+        (lambda data: data["examples"][0].update(margin_lower=[]), "images"),
+        (each(margin_lower=[None]), "images"),
         (lambda data: data.update(nominal_accuracy=0.0), "nominal accuracy"),
         (each(predicted=9), "example 0"),
-        (each(predicted=999), "examples"),
+        (each(predicted=999), "images"),
         (lambda data: data.update(n=LIMIT + 1), "certified accuracy"),
         (lambda data: data.update(data_sha256=""), "data"),
     ],
@@ -182,7 +210,9 @@ def test_what_a_killed_process_wrote_is_not_done_again(artifact, whole, tmp_path
 
 
 def without_times(result: ibpc.Robustness) -> dict:
-    return {key: value for key, value in result.to_json().items() if key != "seconds"}
+    found = {key: value for key, value in result.to_json().items() if key != "seconds"}
+    untimed = [{key: item for key, item in each.items() if key != "seconds"} for each in found["examples"]]
+    return {**found, "examples": untimed}
 
 
 @pytest.mark.parametrize("change", [{"eps": 0.02}, {"limit": 2}, {"timeout": 19.0}, {"method": "bab"}, {"seed": 1}])
@@ -214,12 +244,13 @@ def test_numbers_of_the_wrong_type_are_no_verdict(key, value):
     assert Example.from_json(data).index == 1
     with pytest.raises(TypeError):
         Example.from_json({**data, key: value})
-    with pytest.raises(TypeError):
-        Example.from_json({**data, "margin_lower": ["1", True]})
+    for odd in ({"margin_lower": ["1", True]}, {"seconds": "3"}):
+        with pytest.raises(TypeError):
+            Example.from_json({**data, **odd})
 
 
 EDITS = {
-    "index": (7, "there are 2 images"),
+    "index": (7, "it is none of the 2 images"),
     "label": (3, "where the data have"),
     "predicted": (10, "predicted 10"),
     "margin_lower": ([0.0], "1 margins of 10 classes"),
@@ -268,7 +299,7 @@ def test_a_pipe_is_no_journal(tmp_path):
 def test_examples_survive_the_journal_unchanged(tmp_path):
     examples = [Example(0, 1, 1, Verdict.VERIFIED, (0.1, 0.0, 1e-300), "crown")]
     examples.append(Example(7, 0, 2, Verdict.TIMEOUT, (0.0, float("-inf"), -1 / 3), "bab"))
-    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25)))
+    examples.append(Example(8, 0, 2, Verdict.FALSIFIED, (0.0, -1.0, -2.0), "attack", (0.5, -0.25), 1.25))
     Journal(tmp_path / "r.json", {"job": 1}, rank=3).add(examples)
     found = Journal(tmp_path / "r.json", {"job": 1}).examples
     assert [found[index].to_json() for index in (0, 7, 8)] == [example.to_json() for example in examples]
@@ -302,6 +333,96 @@ def test_what_an_earlier_certificate_leaves_open_is_tried_again_and_nothing_else
     assert all(claim.holds for claim in ibpc.check(tmp_path / "after.json"))
 
 
+def test_verdicts_are_taken_over_by_their_index_in_the_data(artifact, whole, tmp_path, monkeypatch):
+    """An earlier certificate of other images gives what both have; each image keeps its own verdict."""
+    certified(artifact, tmp_path / "before.json", "--timeout", "6")
+    earlier = ibpc.earlier_verdicts(tmp_path / "before.json", artifact, ibpc.load_dataset("digits"), EPS)
+    tried, decide = [], DataCertifier._decided
+
+    def recorded(self, subject, image, eps, example):
+        tried.append(example.index)
+        return decide(self, subject, image, eps, example)
+
+    monkeypatch.setattr(DataCertifier, "_decided", recorded)
+    job = {"method": "auto", "timeout": 6.0, "images": [5, 2, 499, 7, 300]}
+    found = ibpc.certify(ibpc.load(artifact), "digits", EPS, **job, earlier=earlier)
+    known = {example.index: example.verdict for example in whole.examples}
+    assert [example.index for example in found.examples] == [2, 5, 7, 300, 499]
+    assert [example.verdict for example in found.examples[:3]] == [known[index] for index in (2, 5, 7)]
+    assert set(tried) <= {300, 499}
+
+
+# ── chosen images ───────────────────────────────────────────────────────────────────────────────────────────────
+def test_chosen_images_have_the_verdicts_that_they_have_among_all(artifact, whole):
+    images = [1, 3, 6, 7]
+    found = ibpc.certify(ibpc.load(artifact), "digits", EPS, method="auto", timeout=6.0, images=images)
+    wanted = [whole.examples[index] for index in images]
+    assert found.chosen == images and whole.chosen is None
+    for one, other in zip(found.examples, wanted, strict=True):
+        assert (one.index, one.label, one.predicted, one.verdict) == (
+            other.index,
+            other.label,
+            other.predicted,
+            other.verdict,
+        )
+    right = sum(example.predicted == example.label for example in wanted)
+    assert found.nominal_accuracy == right / 4 and found.to_json()["images"] == images
+
+
+def test_a_journal_of_other_images_is_refused(artifact, tmp_path):
+    job = {"eps": EPS, "report": tmp_path / "r.json"}
+    first = ibpc.certify(ibpc.load(artifact), "digits", images=[3, 9], **job)
+    assert [json.loads(line)["index"] for line in lines(tmp_path / "r.json.0.jsonl")[1:]] == [3, 9]
+    assert without_times(ibpc.certify(ibpc.load(artifact), "digits", images="3,9", **job)) == without_times(first)
+    for other in ("3,8", "0:2"):
+        with pytest.raises(PropertyError, match="the verdicts of another job"):
+            ibpc.certify(ibpc.load(artifact), "digits", images=other, **job)
+
+
+def test_the_command_line_says_which_images_it_means(artifact, tmp_path):
+    command = ["certify", str(artifact), "--data", "digits", "--eps", "0.01", "--seed", "3", "--images"]
+    out = tmp_path / "c.json"
+    found = CliRunner().invoke(app, [*command, "random:5", "--json", str(out)])
+    data = json.loads(out.read_text())
+    assert found.exit_code == 0 and "5 chosen test images" in found.output
+    assert data["images"] == list(ibpc.chosen_images("random:5", 500, seed=3))
+    assert [example["index"] for example in data["examples"]] == data["images"]
+    checked = CliRunner().invoke(app, ["check", str(out)])
+    assert f"5 of 500 test images: {', '.join(map(str, data['images']))}" in checked.output
+    out.unlink()
+    assert CliRunner().invoke(app, [*command, "0:5", "--json", str(out)]).exit_code == 0
+    assert "images" not in json.loads(out.read_text())
+    assert "the first 5 of 500 test images" in CliRunner().invoke(app, ["check", str(out)]).output
+
+
+def test_a_certificate_of_a_file_names_the_command_that_checks_it(artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("IBPC_DATA", str(tmp_path / "nowhere"))
+    test = ibpc.load_dataset("digits").test.take(torch.arange(20))
+    (folder := tmp_path / "my data").mkdir()
+    np.savez(folder / "own.npz", x_test=test.images[:, 0].numpy(), y_test=test.labels.numpy())
+    for out, wanted in ((folder / "c.json", []), (tmp_path / "c.json", ["--data-root", str(folder)])):
+        command = ["certify", str(artifact), "--data", str(folder / "own.npz"), "--eps", "0.01", "--json", str(out)]
+        printed = CliRunner().invoke(app, command).output
+        said = shlex.split(next(line for line in printed.splitlines() if line.startswith("next: ")))
+        assert said == ["next:", "ibpc", "check", str(out), *wanted]
+        assert "confirmed" in CliRunner().invoke(app, said[2:]).output
+    refused = CliRunner().invoke(app, ["check", str(tmp_path / "c.json")])
+    assert "--data-root FOLDER" in str(refused.exception) and str(tmp_path) in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--images", "3", "--limit", "3"], "one of them"),
+        (["--images", "3", "--input", "x.npy"], "--data and --input|--input and --data"),
+        (["--images", "0:x"], "found '0:x'"),
+    ],
+)
+def test_a_choice_that_is_none_is_refused(artifact, options, said):
+    found = CliRunner().invoke(app, ["certify", str(artifact), "--data", "digits", "--eps", "0.01", *options])
+    assert found.exit_code != 0 and re.search(said, str(found.exception))
+
+
 def test_a_certificate_of_another_question_is_not_taken_over(artifact, tmp_path):
     certified(artifact, tmp_path / "before.json", "--timeout", "0")
     digits, path = ibpc.load_dataset("digits"), tmp_path / "before.json"
@@ -330,6 +451,7 @@ def test_two_processes_write_the_report_of_one(artifact, whole, tmp_path):
     torchrun(*command.split(), "--device", "cpu", "--json", report)
     data = json.loads(report.read_text())
     for written, found in zip(data["examples"], whole.to_json()["examples"], strict=True):
+        assert (written.pop("seconds", None) is None) == (found.pop("seconds", None) is None)
         assert written.pop("margin_lower") == pytest.approx(found.pop("margin_lower"), rel=1e-5, abs=1e-5)
         assert written == found
     assert [path.name for path in tmp_path.iterdir()] == [report.name]

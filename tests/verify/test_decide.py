@@ -538,3 +538,6 @@ def test_attacks_have_a_share_of_a_search_and_no_more(monkeypatch, distance):
         assert search.in_turn(1.0, 1e9) is None
         clock[0] += 10.0
     assert begun == [0.0, 70.0, 140.0, 200.0, 270.0, 340.0]
+    clock[0] = 1e6
+    assert search.in_turn(1.0, 1e6) is None and len(begun) == 6
+    assert search.in_turn(1.0, 1e6 + 1) is None and len(begun) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import ROUND_CEILING, ROUND_FLOOR
 
 import numpy as np
@@ -80,3 +81,35 @@ def test_the_command_shows_the_radius(tmp_path):
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0
     assert "certified up to" in result.output and "0.19" in result.output
+
+
+def test_the_radii_are_written_as_json(tmp_path):
+    linear_network().save(model := tmp_path / "model")
+    x = np.array([[[0.9, 0.5]], [[0.1, 0.5]], [[0.3, 0.9]]], np.float32)
+    np.savez(tmp_path / "own.npz", x_test=x, y_test=np.array([0, 0, 1]))
+    np.save(tmp_path / "x.npy", x[0, 0])
+    out, found = tmp_path / "r.json", {}
+    for name, options in (("data", ["--limit", "3"]), ("input", ["--label", "0"])):
+        source = tmp_path / {"data": "own.npz", "input": "x.npy"}[name]
+        command = ["radius", str(model), f"--{name}", str(source), *options, "--tolerance", "1/100", "--json", str(out)]
+        assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+        found[name] = json.loads(out.read_text())
+    rows = found["data"]["radii"]
+    assert [(row["index"], row["label"]) for row in rows] == [(0, 0), (1, 0), (2, 1)]
+    for row, truth in zip(rows, (0.2, 0.0, 0.3), strict=True):
+        assert row["certified"] <= truth <= row["falsified"] <= row["certified"] + 0.01 and row["seconds"] >= 0
+    assert (
+        found["data"]["tolerance"] == 1 / 100 and found["data"]["data"] == "own" and found["data"]["method"] == "auto"
+    )
+    only = found["input"]["radii"]
+    assert [(row["index"], row["label"]) for row in only] == [(None, 0)] and only[0]["certified"] == rows[0][
+        "certified"
+    ]
+    refused = CliRunner().invoke(
+        app, ["radius", str(model), "--input", str(tmp_path / "x.npy"), "--json", str(tmp_path)]
+    )
+    assert "is a folder" in str(refused.exception)
+    same = CliRunner().invoke(
+        app, ["radius", str(model), "--data", str(tmp_path / "own.npz"), "--json", str(tmp_path / "own.npz")]
+    )
+    assert "another file" in str(same.exception)

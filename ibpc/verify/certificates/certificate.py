@@ -25,7 +25,7 @@ from ibpc.verify.verdicts import ATTACKED
 
 Steps: TypeAlias = list[list[Any]]
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 # Methods without choices: a data set's certificate says enough to compute their margins again.
 INTERVAL_METHODS: Final = methods_proved_by(Proof.INTERVALS)
 PLANE_METHODS: Final = methods_proved_by(Proof.PLANES, Proof.TIGHTENED_PLANES)

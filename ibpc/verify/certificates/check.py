@@ -31,8 +31,9 @@ def check(
 ) -> tuple[Claim, ...]:
     """Check every claim of a certificate again, by other means than made it; see `ibpc.verify.certificates.check`.
 
-    `progress` gets the number of examples that were begun. Raises PropertyError or SpecError for a file that is no
-    certificate, DataError where its data set is missing.
+    A data set is looked for in the data root, then beside the certificate. `progress` gets the number of examples that
+    were begun. Raises PropertyError or SpecError for a file that is no certificate, DataError where its data set is
+    missing.
     """
     data = read_certificate(Path(path))
     about = ModelFile.from_json(data)
@@ -43,7 +44,7 @@ def check(
     if data["kind"] == "property":
         return (same, *check_property(data, model, str(path)))
     network = _as_certified(about)
-    dataset = load_dataset(data["data"], data_root)
+    dataset = load_dataset(data["data"], data_root, beside=Path(path).parent)
     return (same, *DataCheck(data, model, dataset, network.input_shape, network.pixel_range).claims(progress))
 
 

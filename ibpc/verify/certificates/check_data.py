@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ibpc.data import Dataset, fit_images
+from ibpc.data import Dataset, fit_images, listed
 from ibpc.errors import ModelError, PropertyError
 from ibpc.progress import ignore
 from ibpc.rounding import Arithmetic
@@ -47,7 +48,7 @@ class DataCheck:
         yield Claim("data", digest == self.certificate["data_sha256"], f"SHA-256 {digest[:16]}…")
         try:
             misplaced = self._misplaced()
-            yield Claim("examples", misplaced is None, misplaced or f"the first {len(self._examples):,} of the data")
+            yield Claim("images", misplaced is None, misplaced or self._which())
             if misplaced is None:
                 yield from self._shares()
                 yield from self._answers()
@@ -74,19 +75,34 @@ class DataCheck:
 
     # ── the list of examples ────────────────────────────────────────────────────────────────────────────────────
     def _misplaced(self) -> str | None:
-        """Return what is wrong with the list of examples, None if it is the first of the data with their labels."""
-        examples, count = self._examples, len(self._replay.input_sizes)
+        """Return what is wrong with the list of examples, None if it is that of the images with their labels."""
+        examples, count, stated = self._examples, len(self._replay.input_sizes), self._stated
         if count != 1:
             return f"the model has {count:,} inputs, an image is one"
+        if not all(index < after for index, after in pairwise(stated)):
+            return "the indices of its images do not increase"
+        if len(stated) != len(examples):
+            return f"there are {len(examples):,} examples of {len(stated):,} images"
         classes = len(self._replay([self._images[0]])) if examples else 0
-        for place, example in enumerate(examples):
-            if example["index"] != place:
-                return f"example {place} is number {example['index']} of the data"
+        for place, (index, example) in enumerate(zip(stated, examples, strict=True)):
+            if example["index"] != index:
+                return f"example {place} is number {example['index']} of the data, not {index}"
             if not self._is_there(example):
                 return f"example {place} is not in the data, or its label differs"
             if len(example["margin_lower"]) != classes or not max(example["label"], example["predicted"]) < classes:
                 return f"example {place} does not have the {classes:,} classes of the model"
         return None
+
+    @property
+    def _stated(self) -> Sequence[int]:
+        """The indices of the images that the certificate is about: the first of the data, if it names none."""
+        indices: Sequence[int] = self.certificate.get("images", range(len(self._examples)))
+        return indices
+
+    def _which(self) -> str:
+        """Return which of the data the examples are, as text."""
+        which = f"{len(self._examples):,} of {len(self.dataset.test):,} test images"
+        return f"{which}: {listed(self._stated)}" if "images" in self.certificate else f"the first {which}"
 
     def _is_there(self, example: Mapping[str, Any]) -> bool:
         index, labels = int(example["index"]), self.dataset.test.labels

@@ -14,7 +14,7 @@ from ibpc.verify.verdicts import Verdict
 
 MOST_BYTES: Final = 2**28
 
-_READ_VERSIONS: Final = (1, 2)
+_READ_VERSIONS: Final = (1, 2, 3)
 _TEXT: Final = {"type": "string"}
 _RATIONAL: Final = {"type": "string", "pattern": r"^-?[0-9]{1,4000}(/[1-9][0-9]{0,4000})?$"}
 _INDEX: Final = {"type": "integer", "minimum": 0}
@@ -89,8 +89,9 @@ _EXAMPLE: Final = _object(
         "verdict": _VERDICT,
         "method": _TEXT,
         "margin_lower": _list(_MAYBE_NUMBER),
+        "seconds": {"type": "number", "minimum": 0},
     },
-    ("counterexample", "method"),
+    ("counterexample", "method", "seconds"),
 )
 _SHARE: Final = {"type": "number", "minimum": 0, "maximum": 1}
 _DATA: Final = _object(
@@ -100,6 +101,8 @@ _DATA: Final = _object(
         "data_sha256": _TEXT,
         "split": {"const": "test"},
         "n": _INDEX,
+        # Of version 3 on; without them the examples are the first of the data.
+        "images": _list(_INDEX),
         "eps": {"type": "number", "minimum": 0},
         "nominal_accuracy": _SHARE,
         "attack_accuracy": _SHARE,
@@ -108,7 +111,7 @@ _DATA: Final = _object(
         "timeout": _MAYBE_NUMBER,
         "examples": _list(_EXAMPLE),
     },
-    ("attack", "timeout"),
+    ("images", "attack", "timeout"),
 )
 
 

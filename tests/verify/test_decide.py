@@ -440,7 +440,7 @@ def test_where_nothing_is_known_nothing_is_claimed(certified):
     [
         lambda data: data.pop("region"),
         lambda data: data.update(verdict="proved"),
-        lambda data: data.update(certificate=3),
+        lambda data: data.update(certificate=4),
         lambda data: data["region"]["cases"][0].update(lower=["0"]),
         lambda data: data["region"]["cases"][0].update(lower=["1/0", "0"]),
         lambda data: data["region"]["cases"][0].update(lower=["9" * 5000, "0"]),

@@ -12,7 +12,7 @@ from ibpc.artifact import Source, is_artifact
 from ibpc.errors import ModelError, UsageError
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
-from ibpc.frontends.torch import changed_in_training, load_module
+from ibpc.frontends.torch import changed_in_compiling, changed_in_training, load_module
 from ibpc.network import Network
 from ibpc.passes import COMPILE, RecognizeActivations
 from ibpc.passes.normalize_input import normalize_input
@@ -30,7 +30,8 @@ def compile(
         if example is None:
             raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
         graph, _ = COMPILE.run(load_module(source, example))
-        return Network(graph, Source("module", type(source).__name__), tuple(changed_in_training(source, graph)))
+        notes = (*changed_in_compiling(source), *changed_in_training(source, graph))
+        return Network(graph, Source("module", type(source).__name__), notes)
     if not isinstance(source, str | Path):
         found = f"a {type(source).__name__}"
         raise UsageError.at("compile", found, "a path to SPEC.json or MODEL.onnx, or an nn.Module")

@@ -18,10 +18,12 @@ from math import exp, log1p
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from unittest.mock import patch
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from ibpc.errors import ModelError, ThirdPartyError, third_party
 from ibpc.evaluation import enclose, evaluate
@@ -44,13 +46,14 @@ _DATA_DEPENDENT: Final = "DataDependent"
 def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     """Return the network that a module in evaluation mode computes; its weights are copied.
 
-    `example` is an input of shape (B, …), or one for each argument of `forward`; the batch is dimension 0. Raises
-    ModelError where the module cannot be exported, or does something else than its export on other inputs.
+    `example` is an input of shape (B, …), or one for each argument of `forward`; the batch is dimension 0. Tensors in
+    tuples, lists and dicts become outputs in their order. Raises ModelError where the module cannot be exported, or
+    does something else than its export on other inputs.
     """
     where = f"module {type(module).__name__}"
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _expect_usable(module, inputs, where)
-    _called(module, tuple(x[:1] for x in inputs), where)
+    module = _flattened(module, tuple(x[:1] for x in inputs), where)
     # What is claimed of it is claimed of the network's own export, where constants are numbers.
     graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where, Constants.GIVEN)
     graph.name = type(module).__name__
@@ -59,6 +62,17 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     if far := draw_far(graph):
         _expect_agreement_far_away(module, graph, far, where)
     return graph
+
+
+def changed_in_compiling(module: nn.Module) -> Iterator[str]:
+    """Yield in what the network of a module differs from the module."""
+    if any(value.dtype == torch.float64 for value in _floats(module)):
+        yield "it computes in double precision; the network rounds its weights to float32"
+
+
+def _floats(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the floating-point parameters and buffers."""
+    yield from (value for value in (*module.parameters(), *module.buffers()) if value.is_floating_point())
 
 
 def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
@@ -123,6 +137,9 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
     if training:
         raise ModelError.at(where, f"{training[0]} is in training mode", "a module in evaluation", "call module.eval()")
+    narrow = sorted({str(value.dtype) for value in _floats(module) if value.dtype.itemsize < 4})
+    if narrow:
+        raise ModelError.at(where, f"weights of {', '.join(narrow)}", "float32", "call module.float()")
     for slot, x in enumerate(inputs):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) < 1:
             raise ModelError.at(
@@ -130,15 +147,37 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
             )
 
 
+class _Flat(nn.Module):
+    """A module whose outputs are the tensors that another one returns in containers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.training = module, False
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(self.module(*inputs)) if leaf is not None)
+
+
+def _flattened(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> nn.Module:
+    """Return the module, or one that returns its tensors in a tuple if it returns them in anything else."""
+    results = _results(module, inputs, where)
+    _tensors(results, where)
+    parts = results if isinstance(results, tuple | list) else [results]
+    return module if all(isinstance(part, Tensor) for part in parts) else _Flat(module)
+
+
 def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs. Raises ModelError for whatever it raises, and where it returns anything else."""
+    return _tensors(_results(module, inputs, where), where)
+
+
+def _results(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> object:
     try:
         with torch.no_grad(), third_party():
-            results = module(*inputs)
+            return module(*inputs)
     except ThirdPartyError as error:
         found = f"it does not run on its example input at batch {len(inputs[0])}: {error}"
         raise ModelError.at(where, found) from error
-    return _tensors(results, where)
 
 
 def _described(x: object) -> str:
@@ -184,11 +223,31 @@ def quietly() -> Iterator[list[warnings.WarningMessage]]:
     disabled = logging.root.manager.disable
     logging.disable()
     try:
-        with warnings.catch_warnings(record=True) as seen, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with (
+            warnings.catch_warnings(record=True) as seen,
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+            _without_graphs(),
+        ):
             warnings.simplefilter("always")
             yield seen
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Keep torch.onnx from printing graphs past Python's streams.
+
+    Its exporter by tracing turns that log on, whatever is asked of it, and never off again.
+    """
+    switch, was_on = torch._C._jit_set_onnx_log_enabled, torch._C._jit_is_onnx_log_enabled()
+    switch(False)
+    try:
+        with patch.object(torch._C, switch.__name__, lambda _: None):
+            yield
+    finally:
+        switch(was_on)
 
 
 def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> bool:
@@ -293,7 +352,10 @@ def _at_home(module: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _tensors(results: object, where: str) -> tuple[Tensor, ...]:
-    found = (results,) if isinstance(results, Tensor) else results
-    if not isinstance(found, tuple | list) or not all(isinstance(each, Tensor) for each in found):
-        raise ModelError.at(where, f"it returns {type(results).__name__}", "a tensor or a tuple of tensors")
+    """Return the tensors in what a module returned, in their order. Raises ModelError for anything else than these."""
+    found = [leaf for leaf in tree_leaves(results) if leaf is not None]
+    others = sorted({type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)})
+    if others or not found:
+        kinds = ", ".join(others) or "no tensor"
+        raise ModelError.at(where, f"it returns {kinds}", "a tensor, or tensors in tuples, lists and dicts")
     return tuple(found)

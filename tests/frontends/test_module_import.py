@@ -145,11 +145,15 @@ class Particular(nn.Module):
         return self.last(x)
 
 
-class Mapping(nn.Module):
-    """Returns no tensor."""
+class Returning(nn.Module):
+    """Returns what a function makes of x."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made, self.last = made, nn.Linear(4, 2)
 
     def forward(self, x):
-        return {"logits": torch.relu(x)}
+        return self.made(self.last(x), x)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +165,14 @@ class Mapping(nn.Module):
         (Far().eval(), torch.ones(1, 4), "may have frozen a choice that values make"),
         (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
         (Determinant().eval(), torch.ones(1, 4), "the operator is not supported"),
-        (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
+        (
+            Returning(lambda *_: {"size": 4}).eval(),
+            torch.ones(1, 4),
+            "it returns int; expected a tensor, or tensors in",
+        ),
+        (Returning(lambda *_: ()).eval(), torch.ones(1, 4), "it returns no tensor; expected"),
+        (nn.Linear(4, 2).half().eval(), torch.ones(1, 4).half(), "weights of torch.float16; expected float32; call"),
+        (nn.Linear(4, 2).bfloat16().eval(), torch.ones(1, 4), "weights of torch.bfloat16; expected float32; call"),
         (Particular(0, -0.5).eval(), torch.ones(1, 4), "'of such numbers nothing is known'"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 5), "does not run on its example input"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 4, dtype=torch.int64), "torch.int64"),
@@ -175,7 +186,10 @@ class Mapping(nn.Module):
         "choice far away",
         "mixing",
         "operator",
-        "dict",
+        "an integer",
+        "nothing",
+        "half",
+        "bfloat16",
         "numbers",
         "shape",
         "integers",
@@ -187,6 +201,50 @@ def test_modules_that_cannot_be_imported(module, example, reason):
     with pytest.raises(ModelError) as caught:
         load_module(module, example)
     assert reason in str(caught.value)
+
+
+def test_tensors_in_containers_are_outputs_in_their_order():
+    def made(y, x):
+        return {"z": torch.relu(x), "a": [y, (torch.sigmoid(y), None)]}
+
+    torch.manual_seed(0)
+    module, x = Returning(made).eval(), torch.randn(3, 4)
+    network = ibpc.compile(module, x)
+    outputs = network.nominal(x)
+    with torch.no_grad():
+        y = module.last(x)
+    for found, expected in zip(outputs, (torch.relu(x), y, torch.sigmoid(y)), strict=True):
+        torch.testing.assert_close(found, expected)
+    ibpc.copy_weights(network, module, x)
+
+
+def test_weights_of_double_precision_are_noted():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
+    network, x = ibpc.compile(module, torch.randn(2, 4).double()), torch.randn(5, 4)
+    assert network.notes == ("it computes in double precision; the network rounds its weights to float32",)
+    torch.testing.assert_close(network.nominal(x), module(x.double()).float(), rtol=1e-5, atol=1e-5)
+
+
+class Exponential(nn.Module):
+    """The exporter by tracing gives up on it and prints its graph."""
+
+    def forward(self, x):
+        return torch.expm1(x)
+
+
+def test_exporters_that_give_up_print_nothing(capfd):
+    pytest.importorskip("onnxscript")
+    was_on = torch._C._jit_is_onnx_log_enabled()
+    try:
+        ibpc.compile(Exponential().eval(), torch.zeros(1, 4))
+        assert torch._C._jit_is_onnx_log_enabled() == was_on
+        torch._C._jit_set_onnx_log_enabled(True)
+        ibpc.compile(Exponential().eval(), torch.zeros(1, 4))
+        assert torch._C._jit_is_onnx_log_enabled()
+    finally:
+        torch._C._jit_set_onnx_log_enabled(was_on)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_choices_by_shapes_are_none(capsys):

@@ -31,6 +31,7 @@ from ibpc.frontends.agreement import agree, agree_with_bounds
 from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far
+from ibpc.hints import NARROWED
 from ibpc.ir import Graph
 from ibpc.ops import operators
 from ibpc.rounding import UNIT
@@ -67,7 +68,7 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
 def changed_in_compiling(module: nn.Module) -> Iterator[str]:
     """Yield in what the network of a module differs from the module."""
     if any(value.dtype == torch.float64 for value in _floats(module)):
-        yield "it computes in double precision; the network rounds its weights to float32"
+        yield NARROWED
 
 
 def _floats(module: nn.Module) -> Iterator[Tensor]:

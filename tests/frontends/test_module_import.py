@@ -15,7 +15,9 @@ import ibpc
 from ibpc.errors import ModelError
 from ibpc.frontends import torch as frontend
 from ibpc.frontends.torch import load_module
+from ibpc.hints import NARROWED
 from ibpc.network import Network
+from ibpc.report.terminal import show_compiled
 
 
 def convolutional() -> nn.Module:
@@ -218,11 +220,13 @@ def test_tensors_in_containers_are_outputs_in_their_order():
     ibpc.copy_weights(network, module, x)
 
 
-def test_weights_of_double_precision_are_noted():
+def test_weights_of_double_precision_are_noted(capsys):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
     network, x = ibpc.compile(module, torch.randn(2, 4).double()), torch.randn(5, 4)
-    assert network.notes == ("it computes in double precision; the network rounds its weights to float32",)
+    assert network.notes == (NARROWED,)
+    show_compiled(network, Path("out"))
+    assert NARROWED in " ".join(capsys.readouterr().out.split())
     torch.testing.assert_close(network.nominal(x), module(x.double()).float(), rtol=1e-5, atol=1e-5)
 
 

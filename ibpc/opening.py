@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
@@ -14,8 +15,11 @@ from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
 from ibpc.frontends.torch import changed_in_compiling, changed_in_training, load_module
 from ibpc.network import Network
-from ibpc.passes import COMPILE, RecognizeActivations
+from ibpc.passes import COMPILE, RecognizeActivations, RecognizeGroups
 from ibpc.passes.normalize_input import normalize_input
+
+# Passes whose changes are noted, since they make operators that a file does not have.
+_RECOGNIZING: Final = (RecognizeActivations.name, RecognizeGroups.name)
 
 
 def compile(
@@ -39,9 +43,7 @@ def compile(
     if path.name.endswith((".onnx", ".onnx.gz")):
         imported = import_onnx(path)
         graph, reports = COMPILE.run(imported.graph)
-        recognized = (
-            change for report in reports if report.name == RecognizeActivations.name for change in report.changes
-        )
+        recognized = (change for report in reports if report.name in _RECOGNIZING for change in report.changes)
         agreements = (
             f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
             for found in imported.validation.judgements

@@ -23,6 +23,7 @@ from unittest.mock import patch
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves
 
 from ibpc.errors import ModelError, ThirdPartyError, third_party
@@ -81,8 +82,16 @@ def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
     dropped = [name for name, part in module.named_modules() if isinstance(part, _DROPOUT) and part.p > 0]
     if dropped:
         yield f"dropout is inactive in training: {', '.join(dropped)} was compiled in evaluation mode"
+    made = _made(module)
+    free = [name for name, (weight, _) in made.items() if _is_free(weight, graph)]
+    if free:
+        yield (
+            "trained as free weights, without the parametrization that makes them, so that copy_weights cannot bring "
+            f"them back: {', '.join(free)}"
+        )
+    told = tuple(parts for name, (_, parts) in made.items() if name in free)
     copies = _copies(module, graph)
-    frozen = [name for name, count in copies.items() if count == 0]
+    frozen = [name for name, count in copies.items() if count == 0 and not name.startswith(told)]
     if frozen:
         yield f"not trained, because they are constants of the compiled network: {', '.join(frozen)}"
     apart = [
@@ -90,6 +99,24 @@ def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
     ]
     if apart:
         yield f"used several times, so that training makes a weight of its own of each use: {', '.join(apart)}"
+
+
+def _made(module: nn.Module) -> dict[str, tuple[Tensor, str]]:
+    """Return the weights that parametrizations make, with what the names of all that they are made of begin with."""
+    return {
+        f"{prefix}{weight}": (getattr(part, weight), f"{prefix}parametrizations.{weight}.")
+        for name, part in module.named_modules()
+        if is_parametrized(part)
+        for prefix in [f"{name}." if name else ""]
+        for weight in part.parametrizations
+    }
+
+
+def _is_free(weight: Tensor, graph: Graph) -> bool:
+    """Return whether a trained weight of the graph has the numbers of a computed one, up to rounding."""
+    own = _flat(weight).sort().values
+    trained = (_flat(torch.as_tensor(value)) for key, value in graph.state.items() if _is_trained(graph, key))
+    return any(len(held) == len(own) and torch.allclose(held.sort().values, own, atol=1e-6) for held in trained)
 
 
 def _copies(module: nn.Module, graph: Graph) -> dict[str, int]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import ibpc
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, UsageError
 from ibpc.frontends import torch as frontend
 from ibpc.frontends.torch import load_module
 from ibpc.hints import NARROWED
@@ -346,6 +346,17 @@ def test_whoever_compiles_a_module_is_told_what_training_it_differs_in():
     notes = network.notes
     assert [note.partition(":")[2].split()[0] for note in notes] == ["drop", "gain", "dense.weight"]
     assert not ibpc.compile(Residual().eval(), (torch.randn(1, 2, 3), torch.randn(1, 6))).notes
+
+
+@pytest.mark.parametrize("made", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_weights_that_a_parametrization_makes_are_free_ones(made):
+    torch.manual_seed(0)
+    module, x = nn.Sequential(made(nn.Linear(4, 3)), nn.ReLU()).eval(), torch.zeros(1, 4)
+    network = ibpc.compile(module, x)
+    (note,) = network.notes
+    assert note.startswith("trained as free weights") and note.endswith("copy_weights cannot bring them back: 0.weight")
+    with pytest.raises(UsageError, match="no weight of the network holds it as it is"):
+        ibpc.copy_weights(network, module, x)
 
 
 def test_normalizations_that_are_used_twice_stay_one():

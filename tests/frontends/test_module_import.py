@@ -251,6 +251,28 @@ def test_exporters_that_give_up_print_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+class Attention(nn.Module):
+    """Looks at what came before, by a mask, or as torch makes one of −∞."""
+
+    def __init__(self, mask=None):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(x, x, x, self.mask, is_causal=self.mask is None)
+
+
+def test_masks_of_a_large_negative_number_do_what_those_of_infinity_are_refused_for():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5)
+    with pytest.raises(
+        ModelError, match=r"it holds infinity; expected finite numbers \(in place of −∞ a mask may hold −1e9"
+    ):
+        ibpc.compile(Attention().eval(), x)
+    network = ibpc.compile(Attention(torch.triu(torch.full((4, 4), -1e9), 1)).eval(), x)
+    torch.testing.assert_close(network.nominal(x), Attention()(x), rtol=1e-5, atol=1e-5)
+
+
 def test_choices_by_shapes_are_none(capsys):
     graph = load_module(Shaped().eval(), torch.ones(1, 4))
     assert graph.node(graph.outputs[0]).shape == (-1, 4)

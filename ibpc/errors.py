@@ -7,6 +7,7 @@ and how to mend it. The command line prints one line a problem and exits with st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from difflib import get_close_matches
 from typing import Final, NoReturn, Self
 
 _LONGEST_REASON: Final = 300
+# What colors text on terminals.
+_ESCAPES: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,12 @@ def nearest(word: object, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of a third-party error's message, shortened if long, or its class if it has no message."""
+    """Return the first line of a third-party error's message, shortened if long, or its class if it has no message.
+
+    Colors are taken out.
+    """
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (reason.strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
+    return (_ESCAPES.sub("", reason).strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]
 
 
 class ThirdPartyError(Exception):

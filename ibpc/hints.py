@@ -8,6 +8,8 @@ from ibpc.ir import Graph
 
 # A constant of the file that runtimes may compute differently, or that float32 does not hold.
 INEXACT: Final = "inexact"
+# What is noted of a source in double precision.
+NARROWED: Final = "it computes in double precision; the network rounds its weights to float32"
 
 _WEIGHTS: Final = "weights"
 _FRESH: Final = "fresh"

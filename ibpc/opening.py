@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import nn
@@ -12,10 +13,13 @@ from ibpc.artifact import Source, is_artifact
 from ibpc.errors import ModelError, UsageError
 from ibpc.frontends.onnx import import_onnx
 from ibpc.frontends.spec import load_spec
-from ibpc.frontends.torch import changed_in_training, load_module
+from ibpc.frontends.torch import changed_in_compiling, changed_in_training, load_module
 from ibpc.network import Network
-from ibpc.passes import COMPILE, RecognizeActivations
+from ibpc.passes import COMPILE, RecognizeActivations, RecognizeGroups
 from ibpc.passes.normalize_input import normalize_input
+
+# Passes whose changes are noted, since they make operators that a file does not have.
+_RECOGNIZING: Final = (RecognizeActivations.name, RecognizeGroups.name)
 
 
 def compile(
@@ -30,7 +34,8 @@ def compile(
         if example is None:
             raise UsageError.at("compile", "a module without an example input", "example=tensor of shape (B, …)")
         graph, _ = COMPILE.run(load_module(source, example))
-        return Network(graph, Source("module", type(source).__name__), tuple(changed_in_training(source, graph)))
+        notes = (*changed_in_compiling(source), *changed_in_training(source, graph))
+        return Network(graph, Source("module", type(source).__name__), notes)
     if not isinstance(source, str | Path):
         found = f"a {type(source).__name__}"
         raise UsageError.at("compile", found, "a path to SPEC.json or MODEL.onnx, or an nn.Module")
@@ -38,9 +43,7 @@ def compile(
     if path.name.endswith((".onnx", ".onnx.gz")):
         imported = import_onnx(path)
         graph, reports = COMPILE.run(imported.graph)
-        recognized = (
-            change for report in reports if report.name == RecognizeActivations.name for change in report.changes
-        )
+        recognized = (change for report in reports if report.name in _RECOGNIZING for change in report.changes)
         agreements = (
             f"agrees with {found.judge} on {found.points} points, largest error {found.error:.1e}"
             for found in imported.validation.judgements

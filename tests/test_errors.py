@@ -18,6 +18,7 @@ from ibpc.errors import ThirdPartyError, UsageError, first_line, nearest, third_
         (ValueError(), "ValueError"),
         (ValueError("\n"), "ValueError"),
         (ValueError("x" * 5000), "x" * 300),
+        (ValueError("this is \x1b[96mstep \x1b[1;3m3\x1b[0m of 3"), "this is step 3 of 3"),
     ],
 )
 def test_the_first_line_of_an_error(error, line):

@@ -33,7 +33,7 @@ from ibpc.frontends.onnx_types import may_wrap, unfit_type
 from ibpc.frontends.onnx_values import BuiltValues, Entry, tensor_of
 from ibpc.frontends.onnx_windows import Windows
 from ibpc.frontends.validate import Validation, validate
-from ibpc.hints import INEXACT
+from ibpc.hints import INEXACT, NARROWED
 from ibpc.ir import VIEWS, Graph
 from ibpc.ops import operators
 from ibpc.ops.element_types import NAMES
@@ -312,7 +312,7 @@ class _Importer:
         """Return the note on double precision, if the file computes in it."""
         computed = {known.elem_type for known in self._tracer.values.values() if known.constant is None}
         double = onnx.TensorProto.DOUBLE in computed
-        return ["it computes in double precision; the network rounds its weights to float32"] if double else []
+        return [NARROWED] if double else []
 
     def _quantized(self) -> list[str]:
         """Return the note on quantized layers, if the file has any."""

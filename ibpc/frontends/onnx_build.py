@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from ibpc.ops import operators
 from ibpc.ops.element_types import floating
 from ibpc.ops.onnx import Value
 from ibpc.ops.rules import Call
+
+# What constants have to be, which masks with −∞ are not.
+FINITE: Final = (
+    "finite numbers (in place of −∞ a mask may hold −1e9; for is_causal=True give attention an explicit mask of these)"
+)
 
 
 @dataclass(frozen=True)
@@ -140,5 +146,5 @@ def _storable(array: Tensor, what: str) -> Tensor:
     if array.is_floating_point():
         array = array.float()
         if not bool(torch.isfinite(array).all()):
-            raise GraphError.at(what, "it holds NaN or infinity in float32", "finite numbers")
+            raise GraphError.at(what, "it holds NaN or infinity in float32", FINITE)
     return array.detach().clone(memory_format=torch.contiguous_format)

@@ -21,6 +21,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ibpc.errors import ModelError, Problem, ThirdPartyError, first_line, raise_all, third_party
 from ibpc.frontends.agreement import agree
+from ibpc.frontends.onnx_build import FINITE
 from ibpc.frontends.onnx_determined import expect_integer_quotients, is_determined, is_rounded_product, summed
 from ibpc.runtime import session
 
@@ -319,7 +320,7 @@ def _constant(result: Any) -> Known:
     if array.dtype.kind == "f" and np.isnan(array).any():
         raise ValueError("it holds NaN; expected finite numbers")
     if array.dtype.kind == "f" and array.size > 1 and not np.isfinite(array).all():
-        raise ValueError("it holds infinity; expected finite numbers")
+        raise ValueError(f"it holds infinity; expected {FINITE}")
     return Known(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape, array)
 
 

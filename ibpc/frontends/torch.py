@@ -18,10 +18,13 @@ from math import exp, log1p
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
+from unittest.mock import patch
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.utils._pytree import tree_leaves
 
 from ibpc.errors import ModelError, ThirdPartyError, third_party
 from ibpc.evaluation import enclose, evaluate
@@ -29,6 +32,7 @@ from ibpc.frontends.agreement import agree, agree_with_bounds
 from ibpc.frontends.onnx import Constants, graph_from_onnx
 from ibpc.frontends.onnx_load import read_model
 from ibpc.frontends.validate import BATCH_SIZE, draw, draw_far
+from ibpc.hints import NARROWED
 from ibpc.ir import Graph
 from ibpc.ops import operators
 from ibpc.rounding import UNIT
@@ -44,13 +48,14 @@ _DATA_DEPENDENT: Final = "DataDependent"
 def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     """Return the network that a module in evaluation mode computes; its weights are copied.
 
-    `example` is an input of shape (B, …), or one for each argument of `forward`; the batch is dimension 0. Raises
-    ModelError where the module cannot be exported, or does something else than its export on other inputs.
+    `example` is an input of shape (B, …), or one for each argument of `forward`; the batch is dimension 0. Tensors in
+    tuples, lists and dicts become outputs in their order. Raises ModelError where the module cannot be exported, or
+    does something else than its export on other inputs.
     """
     where = f"module {type(module).__name__}"
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     _expect_usable(module, inputs, where)
-    _called(module, tuple(x[:1] for x in inputs), where)
+    module = _flattened(module, tuple(x[:1] for x in inputs), where)
     # What is claimed of it is claimed of the network's own export, where constants are numbers.
     graph = graph_from_onnx(_exported(module, tuple(x[:1] for x in inputs), where), where, Constants.GIVEN)
     graph.name = type(module).__name__
@@ -61,13 +66,32 @@ def load_module(module: nn.Module, example: Tensor | Sequence[Tensor]) -> Graph:
     return graph
 
 
+def changed_in_compiling(module: nn.Module) -> Iterator[str]:
+    """Yield in what the network of a module differs from the module."""
+    if any(value.dtype == torch.float64 for value in _floats(module)):
+        yield NARROWED
+
+
+def _floats(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the floating-point parameters and buffers."""
+    yield from (value for value in (*module.parameters(), *module.buffers()) if value.is_floating_point())
+
+
 def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
     """Yield how training the network of a module differs from training the module."""
     dropped = [name for name, part in module.named_modules() if isinstance(part, _DROPOUT) and part.p > 0]
     if dropped:
         yield f"dropout is inactive in training: {', '.join(dropped)} was compiled in evaluation mode"
+    made = _made(module)
+    free = [name for name, (weight, _) in made.items() if _is_free(weight, graph)]
+    if free:
+        yield (
+            "trained as free weights, without the parametrization that makes them, so that copy_weights cannot bring "
+            f"them back: {', '.join(free)}"
+        )
+    told = tuple(parts for name, (_, parts) in made.items() if name in free)
     copies = _copies(module, graph)
-    frozen = [name for name, count in copies.items() if count == 0]
+    frozen = [name for name, count in copies.items() if count == 0 and not name.startswith(told)]
     if frozen:
         yield f"not trained, because they are constants of the compiled network: {', '.join(frozen)}"
     apart = [
@@ -75,6 +99,24 @@ def changed_in_training(module: nn.Module, graph: Graph) -> Iterator[str]:
     ]
     if apart:
         yield f"used several times, so that training makes a weight of its own of each use: {', '.join(apart)}"
+
+
+def _made(module: nn.Module) -> dict[str, tuple[Tensor, str]]:
+    """Return the weights that parametrizations make, with what the names of all that they are made of begin with."""
+    return {
+        f"{prefix}{weight}": (getattr(part, weight), f"{prefix}parametrizations.{weight}.")
+        for name, part in module.named_modules()
+        if is_parametrized(part)
+        for prefix in [f"{name}." if name else ""]
+        for weight in part.parametrizations
+    }
+
+
+def _is_free(weight: Tensor, graph: Graph) -> bool:
+    """Return whether a trained weight of the graph has the numbers of a computed one, up to rounding."""
+    own = _flat(weight).sort().values
+    trained = (_flat(torch.as_tensor(value)) for key, value in graph.state.items() if _is_trained(graph, key))
+    return any(len(held) == len(own) and torch.allclose(held.sort().values, own, atol=1e-6) for held in trained)
 
 
 def _copies(module: nn.Module, graph: Graph) -> dict[str, int]:
@@ -123,6 +165,9 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
     training = [name or type(module).__name__ for name, part in module.named_modules() if part.training]
     if training:
         raise ModelError.at(where, f"{training[0]} is in training mode", "a module in evaluation", "call module.eval()")
+    narrow = sorted({str(value.dtype) for value in _floats(module) if value.dtype.itemsize < 4})
+    if narrow:
+        raise ModelError.at(where, f"weights of {', '.join(narrow)}", "float32", "call module.float()")
     for slot, x in enumerate(inputs):
         if not isinstance(x, Tensor) or not x.is_floating_point() or x.dim() < 1 or len(x) < 1:
             raise ModelError.at(
@@ -130,15 +175,37 @@ def _expect_usable(module: nn.Module, inputs: Sequence[Tensor], where: str) -> N
             )
 
 
+class _Flat(nn.Module):
+    """A module whose outputs are the tensors that another one returns in containers."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.training = module, False
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(self.module(*inputs)) if leaf is not None)
+
+
+def _flattened(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> nn.Module:
+    """Return the module, or one that returns its tensors in a tuple if it returns them in anything else."""
+    results = _results(module, inputs, where)
+    _tensors(results, where)
+    parts = results if isinstance(results, tuple | list) else [results]
+    return module if all(isinstance(part, Tensor) for part in parts) else _Flat(module)
+
+
 def _called(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> tuple[Tensor, ...]:
     """Return the module's outputs. Raises ModelError for whatever it raises, and where it returns anything else."""
+    return _tensors(_results(module, inputs, where), where)
+
+
+def _results(module: nn.Module, inputs: tuple[Tensor, ...], where: str) -> object:
     try:
         with torch.no_grad(), third_party():
-            results = module(*inputs)
+            return module(*inputs)
     except ThirdPartyError as error:
         found = f"it does not run on its example input at batch {len(inputs[0])}: {error}"
         raise ModelError.at(where, found, remedy="the first dimension of an example is the batch") from error
-    return _tensors(results, where)
 
 
 def _described(x: object) -> str:
@@ -184,11 +251,31 @@ def quietly() -> Iterator[list[warnings.WarningMessage]]:
     disabled = logging.root.manager.disable
     logging.disable()
     try:
-        with warnings.catch_warnings(record=True) as seen, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with (
+            warnings.catch_warnings(record=True) as seen,
+            redirect_stdout(StringIO()),
+            redirect_stderr(StringIO()),
+            _without_graphs(),
+        ):
             warnings.simplefilter("always")
             yield seen
     finally:
         logging.disable(disabled)
+
+
+@contextmanager
+def _without_graphs() -> Iterator[None]:
+    """Keep torch.onnx from printing graphs past Python's streams.
+
+    Its exporter by tracing turns that log on, whatever is asked of it, and never off again.
+    """
+    switch, was_on = torch._C._jit_set_onnx_log_enabled, torch._C._jit_is_onnx_log_enabled()
+    switch(False)
+    try:
+        with patch.object(torch._C, switch.__name__, lambda _: None):
+            yield
+    finally:
+        switch(was_on)
 
 
 def _run_exporter(module: nn.Module, inputs: tuple[Tensor, ...], path: Path, options: Mapping[str, Any]) -> bool:
@@ -293,7 +380,10 @@ def _at_home(module: nn.Module, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 def _tensors(results: object, where: str) -> tuple[Tensor, ...]:
-    found = (results,) if isinstance(results, Tensor) else results
-    if not isinstance(found, tuple | list) or not all(isinstance(each, Tensor) for each in found):
-        raise ModelError.at(where, f"it returns {type(results).__name__}", "a tensor or a tuple of tensors")
+    """Return the tensors in what a module returned, in their order. Raises ModelError for anything else than these."""
+    found = [leaf for leaf in tree_leaves(results) if leaf is not None]
+    others = sorted({type(leaf).__name__ for leaf in found if not isinstance(leaf, Tensor)})
+    if others or not found:
+        kinds = ", ".join(others) or "no tensor"
+        raise ModelError.at(where, f"it returns {kinds}", "a tensor, or tensors in tuples, lists and dicts")
     return tuple(found)

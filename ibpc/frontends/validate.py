@@ -32,12 +32,13 @@ from ibpc.ir import Graph
 from ibpc.runtime import session
 
 BATCH_SIZE: Final = 3
+# Judges by name.
+ONNX_RUNTIME: Final = "ONNX Runtime"
+REFERENCE: Final = "ONNX reference evaluator"
 
 _SEED: Final = 0
 # Samples far from zero are as many as have so many numbers together.
 _FAR_NUMBERS: Final = 64
-_ONNX_RUNTIME: Final = "ONNX Runtime"
-_REFERENCE: Final = "ONNX reference evaluator"
 _ONNX2TORCH: Final = "onnx2torch"
 
 Array: TypeAlias = NDArray[Any]
@@ -95,8 +96,8 @@ def validate(
     points = [[_sample(batch, index, shapes) for index in range(len(batch[0]))] for batch in batches]
     judgements: list[Judgement] = []
     notes: list[str] = []
-    for name, make in ((_ONNX_RUNTIME, _onnx_runtime), (_REFERENCE, _reference), (_ONNX2TORCH, _onnx2torch)):
-        if name == _REFERENCE and judgements:
+    for name, make in ((ONNX_RUNTIME, _onnx_runtime), (REFERENCE, _reference), (_ONNX2TORCH, _onnx2torch)):
+        if name == REFERENCE and judgements:
             continue
         if name == _ONNX2TORCH and not judgements:
             break
@@ -245,7 +246,7 @@ def _parting(
     found: _Disagreement,
 ) -> str | None:
     """Return the first node, in topological order, at which the graph and the judge part."""
-    make = _reference if found.judge == _REFERENCE else _onnx_runtime
+    make = _reference if found.judge == REFERENCE else _onnx_runtime
     made = {name: node for node in model.graph.node for name in node.output if values.get(name, "") in graph}
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)

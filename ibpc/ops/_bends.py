@@ -29,8 +29,8 @@ _STEPS: Final = 5
 _LAST_STEPS: Final = 2
 # A slope of a smaller modulus may have underflowed.
 _LEAST_SLOPE: Final = 2.0**-900
-# A point in the domain of every function.
-_KNOWN: Final = 1.0
+# A point in the domain of every function, which may be the numbers above 0 or those between −1 and 1.
+_KNOWN: Final = 0.5
 
 
 class Bend(Enum):

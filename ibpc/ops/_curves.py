@@ -57,6 +57,15 @@ def unbroken(call: Call, lower: Tensor, upper: Tensor, largest: float = LARGEST)
     return lower.clamp(max=largest), upper.clamp(min=-largest)
 
 
+def half_overflown(call: Call, bounds: Interval) -> Interval:
+    """Return the bounds of half of a sum, in binary32 infinite where the sum may overflow before it is halved."""
+    if call.arithmetic is Arithmetic.REAL:
+        return bounds
+    half, infinite = 0.5 * LARGEST, torch.full_like(bounds.lower, inf)
+    lower, upper = bounds.lower, bounds.upper
+    return Interval.bounds(torch.where(lower < -half, -infinite, lower), torch.where(upper > half, infinite, upper))
+
+
 def defined(safe: Tensor, bounds: Interval) -> Interval:
     """Return the bounds where the operator is defined throughout the box, else [−∞, ∞]."""
     unknown = torch.full_like(bounds.lower, torch.inf)

@@ -18,9 +18,10 @@ from ibpc.passes.infer_shapes import InferShapes
 from ibpc.passes.join_outputs import JoinOutputs
 from ibpc.passes.merge_specification import MergeSpecification, merge_specification
 from ibpc.passes.recognize_activations import RecognizeActivations
+from ibpc.passes.recognize_groups import RecognizeGroups
 
 COMPILE: Final = Pipeline(
-    (InferShapes(), FoldConstants(), RecognizeActivations(), AbsorbConstants(), EliminateDeadCode())
+    (InferShapes(), FoldConstants(), RecognizeActivations(), RecognizeGroups(), AbsorbConstants(), EliminateDeadCode())
 )
 
 EVALUATION: Final = Pipeline(
@@ -30,6 +31,7 @@ EVALUATION: Final = Pipeline(
         DropIdentities(also=("Dropout",)),
         FoldConstants(),
         RecognizeActivations(),
+        RecognizeGroups(),
         AbsorbConstants(),
         FuseAffine(),
         FoldBatchNormalization(),
@@ -55,5 +57,6 @@ __all__ = [
     "PassResult",
     "Pipeline",
     "RecognizeActivations",
+    "RecognizeGroups",
     "merge_specification",
 ]

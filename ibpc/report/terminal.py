@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ibpc.data import Dataset, listed
-from ibpc.hints import INEXACT
+from ibpc.hints import INEXACT, NARROWED
 from ibpc.ir import format_shape
 from ibpc.network import Network
 from ibpc.ops import operators
@@ -102,13 +102,16 @@ def show_compilation(network: Network) -> None:
 
 
 def show_compiled(network: Network, path: Path) -> None:
-    """Print one line about a written artifact, and the note on an inexact constant, which rules out verdicts."""
+    """Print one line about a written artifact, and notes that verdicts depend on.
+
+    These are on double precision, which is lost, and on an inexact constant, which rules verdicts out.
+    """
     count = network.parameter_count()
     size = f" → {path}/ ({len(network.graph)} nodes, {count:,} parameters)"
     console().print(Text.assemble("compiled ", (network.name, "bold"), size))
     doubtful = network.graph.hints.get(INEXACT)
-    for note in network.notes if doubtful is not None else ():
-        if note.startswith(f"{doubtful} "):
+    for note in network.notes:
+        if note == NARROWED or (doubtful is not None and note.startswith(f"{doubtful} ")):
             console().print(Text(f"  {note}", style="yellow"))
 
 
@@ -214,7 +217,7 @@ def show_decision(model: Path, prop: Property, decision: Decision) -> None:
     margins = [margin for margins in decision.margins for margin in margins]
     if decision.counterexample is not None:
         outputs = ", ".join(f"{value:.6g}" for value in decision.counterexample.outputs[:10])
-        out.print(f"  counterexample, replayed in ONNX Runtime: outputs {outputs}", style="dim")
+        out.print(f"  counterexample, replayed in {decision.counterexample.judge}: outputs {outputs}", style="dim")
         if prop.leaves_outputs_free:
             out.print("  a disjunct constrains no output: any network has counterexamples to it", style="dim")
     if margins:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ibpc.frontends.validate import ONNX_RUNTIME
 from ibpc.network import Network
 from ibpc.verify.attack import Attack, Descent, Points
 from ibpc.verify.properties import Property, check_names
@@ -39,10 +40,11 @@ _LEAST: Final = 0.5
 
 @dataclass(frozen=True)
 class Counterexample:
-    """A point of the box and the outputs that ONNX Runtime computes there, which are unsafe; flat, in order."""
+    """A point of the box and the outputs that the `judge` computes there, which are unsafe; flat, in order."""
 
     inputs: tuple[float, ...]
     outputs: tuple[float, ...]
+    judge: str = ONNX_RUNTIME
 
     def arrays(self, network: Network) -> tuple[NDArray[np.float32], ...]:
         """Return the point as an array (1, …) for each input of the network, as ONNX Runtime takes them."""
@@ -161,12 +163,12 @@ class Falsification:
         return self._scores(inputs, flat, items)
 
     def _replayed(self, point: Tensor) -> Counterexample | None:
-        """Return the point as a counterexample if ONNX Runtime's outputs there are unsafe in exact arithmetic."""
+        """Return the point as a counterexample if the replay's outputs there are unsafe in exact arithmetic."""
         inputs = [part[0] for part in self._property.split(point[None], self._shapes)]
         outputs = self._replay(inputs)
         if not self._property.violated(point, outputs):
             return None
-        return Counterexample(tuple(point.tolist()), tuple(outputs.tolist()))
+        return Counterexample(tuple(point.tolist()), tuple(outputs.tolist()), self._replay.judge)
 
 
 def points_at_once(network: Network) -> int:

@@ -37,13 +37,13 @@ class Subject:
 
     @cached_property
     def replay(self) -> Replay:
-        """The network in ONNX Runtime."""
+        """The network in ONNX Runtime, or in what runs it instead."""
         return Replay.of(self.network)
 
     def expect_agreement(self, points: Sequence[Tensor]) -> None:
-        """Raise ModelError unless ONNX Runtime agrees with the network at points (B, …), one tensor per input.
+        """Raise ModelError unless the replay agrees with the network at points (B, …), one tensor per input.
 
-        Import compared the two at other points; claims are about these. ONNX Runtime's outputs must lie in the range
+        Import compared the two at other points; claims are about these. The replay's outputs must lie in the range
         that executions of the network may compute there. Networks that come from no ONNX file are not compared.
         """
         if self.network.source.kind != "onnx":
@@ -57,7 +57,7 @@ class Subject:
         lower, upper = (torch.cat([end.flatten(1) for end in ends], 1) for ends in zip(*map(_ends, boxes), strict=True))
         for number, theirs in enumerate(values):
             if not agree_with_bounds(lower[number].numpy(), upper[number].numpy(), theirs):
-                found = "ONNX Runtime computes something else at a point of the region"
+                found = f"{self.replay.judge} computes something else at a point of the region"
                 raise ModelError.at(self.network.source.path, found, "the same function", "nothing is claimed of it")
 
 

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 import ibpc
-from ibpc.errors import ModelError
+from ibpc.errors import ModelError, UsageError
 from ibpc.frontends import torch as frontend
 from ibpc.frontends.torch import load_module
+from ibpc.hints import NARROWED
 from ibpc.network import Network
+from ibpc.report.terminal import show_compiled
 
 
 def convolutional() -> nn.Module:
@@ -145,11 +147,15 @@ class Particular(nn.Module):
         return self.last(x)
 
 
-class Mapping(nn.Module):
-    """Returns no tensor."""
+class Returning(nn.Module):
+    """Returns what a function makes of x."""
+
+    def __init__(self, made):
+        super().__init__()
+        self.made, self.last = made, nn.Linear(4, 2)
 
     def forward(self, x):
-        return {"logits": torch.relu(x)}
+        return self.made(self.last(x), x)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,14 @@ class Mapping(nn.Module):
         (Far().eval(), torch.ones(1, 4), "may have frozen a choice that values make"),
         (Mixing().eval(), torch.rand(3, 4), "does something else at batch 3"),
         (Determinant().eval(), torch.ones(1, 4), "the operator is not supported"),
-        (Mapping().eval(), torch.ones(1, 4), "it returns dict"),
+        (
+            Returning(lambda *_: {"size": 4}).eval(),
+            torch.ones(1, 4),
+            "it returns int; expected a tensor, or tensors in",
+        ),
+        (Returning(lambda *_: ()).eval(), torch.ones(1, 4), "it returns no tensor; expected"),
+        (nn.Linear(4, 2).half().eval(), torch.ones(1, 4).half(), "weights of torch.float16; expected float32; call"),
+        (nn.Linear(4, 2).bfloat16().eval(), torch.ones(1, 4), "weights of torch.bfloat16; expected float32; call"),
         (Particular(0, -0.5).eval(), torch.ones(1, 4), "'of such numbers nothing is known'"),
         (nn.Linear(4, 2).eval(), torch.ones(1, 5), "does not run on its example input"),
         (nn.Linear(4, 2).eval(), torch.ones(4), "the first dimension of an example is the batch"),
@@ -176,7 +189,10 @@ class Mapping(nn.Module):
         "choice far away",
         "mixing",
         "operator",
-        "dict",
+        "an integer",
+        "nothing",
+        "half",
+        "bfloat16",
         "numbers",
         "shape",
         "no batch",
@@ -189,6 +205,74 @@ def test_modules_that_cannot_be_imported(module, example, reason):
     with pytest.raises(ModelError) as caught:
         load_module(module, example)
     assert reason in str(caught.value)
+
+
+def test_tensors_in_containers_are_outputs_in_their_order():
+    def made(y, x):
+        return {"z": torch.relu(x), "a": [y, (torch.sigmoid(y), None)]}
+
+    torch.manual_seed(0)
+    module, x = Returning(made).eval(), torch.randn(3, 4)
+    network = ibpc.compile(module, x)
+    outputs = network.nominal(x)
+    with torch.no_grad():
+        y = module.last(x)
+    for found, expected in zip(outputs, (torch.relu(x), y, torch.sigmoid(y)), strict=True):
+        torch.testing.assert_close(found, expected)
+    ibpc.copy_weights(network, module, x)
+
+
+def test_weights_of_double_precision_are_noted(capsys):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
+    network, x = ibpc.compile(module, torch.randn(2, 4).double()), torch.randn(5, 4)
+    assert network.notes == (NARROWED,)
+    show_compiled(network, Path("out"))
+    assert NARROWED in " ".join(capsys.readouterr().out.split())
+    torch.testing.assert_close(network.nominal(x), module(x.double()).float(), rtol=1e-5, atol=1e-5)
+
+
+class Exponential(nn.Module):
+    """The exporter by tracing gives up on it and prints its graph."""
+
+    def forward(self, x):
+        return torch.expm1(x)
+
+
+def test_exporters_that_give_up_print_nothing(capfd):
+    pytest.importorskip("onnxscript")
+    was_on = torch._C._jit_is_onnx_log_enabled()
+    try:
+        ibpc.compile(Exponential().eval(), torch.zeros(1, 4))
+        assert torch._C._jit_is_onnx_log_enabled() == was_on
+        torch._C._jit_set_onnx_log_enabled(True)
+        ibpc.compile(Exponential().eval(), torch.zeros(1, 4))
+        assert torch._C._jit_is_onnx_log_enabled()
+    finally:
+        torch._C._jit_set_onnx_log_enabled(was_on)
+    assert capfd.readouterr() == ("", "")
+
+
+class Attention(nn.Module):
+    """Looks at what came before, by a mask, or as torch makes one of −∞."""
+
+    def __init__(self, mask=None):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(x, x, x, self.mask, is_causal=self.mask is None)
+
+
+def test_masks_of_a_large_negative_number_do_what_those_of_infinity_are_refused_for():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 5)
+    with pytest.raises(
+        ModelError, match=r"it holds infinity; expected finite numbers \(in place of −∞ a mask may hold −1e9"
+    ):
+        ibpc.compile(Attention().eval(), x)
+    network = ibpc.compile(Attention(torch.triu(torch.full((4, 4), -1e9), 1)).eval(), x)
+    torch.testing.assert_close(network.nominal(x), Attention()(x), rtol=1e-5, atol=1e-5)
 
 
 def test_choices_by_shapes_are_none(capsys):
@@ -286,6 +370,17 @@ def test_whoever_compiles_a_module_is_told_what_training_it_differs_in():
     notes = network.notes
     assert [note.partition(":")[2].split()[0] for note in notes] == ["drop", "gain", "dense.weight"]
     assert not ibpc.compile(Residual().eval(), (torch.randn(1, 2, 3), torch.randn(1, 6))).notes
+
+
+@pytest.mark.parametrize("made", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm])
+def test_weights_that_a_parametrization_makes_are_free_ones(made):
+    torch.manual_seed(0)
+    module, x = nn.Sequential(made(nn.Linear(4, 3)), nn.ReLU()).eval(), torch.zeros(1, 4)
+    network = ibpc.compile(module, x)
+    (note,) = network.notes
+    assert note.startswith("trained as free weights") and note.endswith("copy_weights cannot bring them back: 0.weight")
+    with pytest.raises(UsageError, match="no weight of the network holds it as it is"):
+        ibpc.copy_weights(network, module, x)
 
 
 def test_normalizations_that_are_used_twice_stay_one():

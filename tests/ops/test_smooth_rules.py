@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from ibpc.interval import Interval
 from ibpc.ops import operators
 from ibpc.ops.rules import Call
 from ibpc.rounding import Arithmetic
+from ibpc.verify.checking import Checker
+from tests.onnx_models import chain
 
 INF = torch.inf
 
@@ -97,6 +100,11 @@ def test_powers_are_exact_and_honest() -> None:
         ("Reciprocal", -1.0, 2.0),
         ("Reciprocal", 0.0, 2.0),
         ("Reciprocal", INF, INF),
+        ("Atanh", -1.0, 0.5),
+        ("Atanh", 0.5, 1.0),
+        ("Atanh", 0.5, 2.0),
+        ("Atanh", -3.0, -2.0),
+        ("Atanh", -INF, 0.0),
         ("Sin", 0.0, INF),
         ("Cos", -INF, 1.0),
     ],
@@ -126,6 +134,27 @@ def test_an_exponential_that_overflows_has_a_finite_lower_bound() -> None:
     bounds = operators()["Exp"].rules.interval(call((-1,), arithmetic=Arithmetic.FLOAT32), box)
     assert 1e38 < bounds.lower.item() < INF
     assert bounds.upper.item() == INF
+
+
+@pytest.mark.parametrize("name", ["Sinh", "Cosh"])
+def test_a_sum_that_overflows_before_it_is_halved_is_not_excluded(name: str) -> None:
+    """At 89 the result is a number of binary32, 2.2e38, but not the exponential that it is half of."""
+    box = Interval.bounds(torch.tensor([88.0, 89.0, 90.0]), torch.tensor([88.5, 89.0, 91.0]))
+    bounds = operators()[name].rules.interval(call((-1,), arithmetic=Arithmetic.FLOAT32), box)
+    assert bounds.upper.isfinite().tolist() == [True, False, False]
+    assert bounds.lower.isfinite().all()
+    checker = Checker(chain((name,), start=[1, 3], constants={}))
+    _, upper = checker.bound_rows([box.lower.double().numpy()], [box.upper.double().numpy()], np.eye(3), "float32")
+    assert np.isfinite(upper).tolist() == [True, False, False]
+
+
+def test_the_checker_claims_nothing_where_a_value_is_undefined() -> None:
+    """Beyond −1 and 1 the inverse of the tangent is NaN, and so is the tangent of that."""
+    lower, upper = np.array([0.5, -1.5, -3.0, 0.25]), np.array([2.0, 0.5, -2.0, 0.5])
+    checker = Checker(chain(("Atanh",), ("Tanh",), start=[1, 4], constants={}))
+    for arithmetic in ("real", "float32"):
+        for end in checker.bound_rows([lower], [upper], np.eye(4), arithmetic):
+            assert np.isfinite(end).tolist() == [False, False, False, True]
 
 
 THRESHOLDS = [

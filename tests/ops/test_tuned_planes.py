@@ -18,12 +18,13 @@ CALLS = {
     "Relu": Call({}, ((-1, 6),), {}, (-1, 6), Arithmetic.REAL),
     **{
         name: Call({}, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
-        for name in ("Sigmoid", "Tanh", "Erf", "Softsign")
+        for name in ("Sigmoid", "Tanh", "Erf", "Softsign", "Atan", "Asinh")
     },
     **{
         f"{name}{form}": Call(attributes, ((-1, 8, 8),), {}, (-1, 8, 8), Arithmetic.REAL)
         for name, form, attributes in (
             *((name, "", {}) for name in ("Exp", "Log", "Sqrt", "Reciprocal", "Softplus", "Mish", "HardSwish")),
+            *((name, "", {}) for name in ("Sinh", "Cosh", "Atanh")),
             *(("Elu", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, 0.5, 2.0, -1.0)),
             *(("Celu", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, -2.0)),
             *(("Swish", f" with {alpha}", {"alpha": alpha}) for alpha in (1.0, -0.7, 3.0)),
@@ -48,6 +49,8 @@ def boxes_of(name: str, width: float) -> tuple[Interval, ...]:
     lowers = [2.0 * torch.randn(1, *shape[1:], dtype=torch.float64) for shape in CALLS[name].operands]
     if name in POSITIVE:
         lowers = [low.abs() + 0.05 for low in lowers]
+    if name == "Atanh":
+        lowers, width = [0.9 * torch.tanh(low) for low in lowers], 0.09 * width / 4.0
     return tuple(Interval.bounds(low, low + width * torch.rand_like(low)) for low in lowers)
 
 
@@ -120,7 +123,7 @@ def test_the_start_is_the_relaxation(name: str) -> None:
             assert torch.allclose(found, wanted.expand_as(found), atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
+@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign", "Atan", "Asinh"])
 @pytest.mark.parametrize("ends", [(-1.7e308, 1.7e308), (-1e300, 1.7e308), (-1.7e308, 0.5), (-0.5, 1e200)])
 def test_tangents_hold_over_boxes_that_are_wider_than_any_number(name: str, ends: tuple[float, float]) -> None:
     """Where the width of a box overflows, 0 · ∞ would suggest that no tangent passes, and then chords are unsound."""
@@ -150,7 +153,7 @@ def test_shares_of_one_are_the_second_planes_exactly() -> None:
     assert torch.equal(planes.upper.slopes[0].squeeze(0), y.lower)
 
 
-@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign"])
+@pytest.mark.parametrize("name", ["Sigmoid", "Tanh", "Erf", "Softsign", "Atan", "Asinh"])
 @pytest.mark.parametrize("width", [0.3, 2.0, 9.0])
 def test_the_start_of_an_s_leaves_the_least_area(name: str, width: float) -> None:
     """The area under a plane is its value in the middle times the width, and no other tangent is lower there."""

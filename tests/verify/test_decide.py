@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 
 import ibpc
 from ibpc.errors import ArtifactError, IbpcError, PropertyError, UsageError
+from ibpc.frontends.validate import REFERENCE
+from ibpc.hints import NARROWED
 from ibpc.verify import decide
 from ibpc.verify import falsification as falsifying
 from ibpc.verify.attack import Attack
@@ -52,6 +54,47 @@ def at_least(bound: str, low: str = "0", high: str = "1", strict: bool = False, 
     row = Row(((0, Fraction(-1)),), (), -Fraction(bound), strict)
     box = Box((Fraction(low),) * inputs, (Fraction(high),) * inputs)
     return Property("p", (DeclaredTensor("X", (inputs,)),), (DeclaredTensor("Y", (1,)),), (Case(box, ((row,),)),))
+
+
+def double_convolution() -> onnx.ModelProto:
+    """y = x₀ + x₁ by a convolution in double precision, which ONNX Runtime lacks."""
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, ["N", 1, size])
+        for name, size in (("X", 2), ("Y", 1))
+    ]
+    node = helper.make_node("Conv", ["X", "w"], ["Y"], "conv")
+    weight = numpy_helper.from_array(np.ones((1, 1, 2)), "w")
+    graph = helper.make_graph([node], "wide", ends[:1], ends[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_what_onnx_runtime_does_not_run_is_replayed_in_the_reference_evaluator(tmp_path):
+    onnx.save(double_convolution(), tmp_path / "wide.onnx")
+    network = ibpc.compile(tmp_path / "wide.onnx")
+    assert NARROWED in network.notes and any("ONNX Runtime cannot run the file" in note for note in network.notes)
+    verified = ibpc.decide(network, at_least("2.01"), timeout=10)
+    assert verified.verdict is ibpc.Verdict.VERIFIED
+    decision = ibpc.decide(network, at_least("1.9"), timeout=10)
+    assert decision.counterexample is not None and decision.counterexample.judge == REFERENCE
+    for found, name in ((verified, "verified"), (decision, "falsified")):
+        prop = at_least("2.01" if found is verified else "1.9")
+        ibpc.write_certificate(tmp_path / f"{name}.json", tmp_path / "wide.onnx", network, prop, found)
+        claims = ibpc.check(tmp_path / f"{name}.json")
+        assert all(claim.holds for claim in claims)
+    assert any(claim.name == f"{REFERENCE} computes unsafe outputs there" for claim in claims)
+
+
+def test_what_nothing_runs_is_an_error():
+    proto = double_convolution()
+    proto.graph.node[0].op_type = "Convolve"
+    with pytest.raises(IbpcError, match="ONNX Runtime refuses it"):
+        Replay(proto)
+    proto = double_convolution()
+    replay = Replay(proto)
+    with pytest.raises(IbpcError):
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((1, 3, 2)), "w"))
+        Replay(proto)([torch.zeros(1, 2)])
+    assert replay([torch.ones(1, 2)]).tolist() == [2.0]
 
 
 def test_what_bounds_exclude_is_verified(distance):

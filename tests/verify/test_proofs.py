@@ -506,7 +506,13 @@ def test_what_proofs_of_a_box_begin_with_is_replayed_once(monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "function"),
-    [("Sigmoid", lambda x: 1 / (1 + np.exp(-x))), ("Tanh", np.tanh), ("Softsign", lambda x: x / (1 + np.abs(x)))],
+    [
+        ("Sigmoid", lambda x: 1 / (1 + np.exp(-x))),
+        ("Tanh", np.tanh),
+        ("Softsign", lambda x: x / (1 + np.abs(x))),
+        ("Atan", np.arctan),
+        ("Asinh", np.arcsinh),
+    ],
 )
 def test_tuned_planes_of_an_s_hold_on_a_grid(kind, function):
     """Boxes on either side of 0 and around it, wide and narrow, with choices at the ends and between them."""
@@ -551,6 +557,9 @@ CURVES = {
     "Log": ({}, 17, torch.log),
     "Sqrt": ({}, 17, torch.sqrt),
     "Reciprocal": ({}, 17, torch.reciprocal),
+    "Sinh": ({}, 17, torch.sinh),
+    "Cosh": ({}, 17, torch.cosh),
+    "Atanh": ({}, 17, torch.atanh),
 }
 
 
@@ -563,6 +572,8 @@ def test_tuned_planes_of_curves_hold_on_a_grid(name):
     if name in POSITIVE:
         lower = np.abs(lower) + 0.1
     upper = lower + rng.choice([0.0, 0.1, 2.0, 9.0], 80) * rng.random(80)
+    if name == "Atanh":
+        lower, upper = np.tanh(0.2 * lower), np.tanh(0.2 * upper)
     checker = Checker(chain((name.split(",")[0], attributes), start=[1, 80], constants={}, opset=opset))
     planes = list(checker.values(Region(lower, upper), "real").values())[-1].bend()
     choices = np.concatenate([rng.integers(0, 2, (6, 2, 80)), rng.random((6, 2, 80)), np.full((1, 2, 80), 0.5)])
@@ -581,7 +592,7 @@ def test_tuned_planes_of_curves_hold_on_a_grid(name):
     assert (below[:, -1:] > below + 1e-3).any() or (above[:, -1:] > above + 1e-3).any(), "no choice helps anywhere"
 
 
-@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Erf", "Softsign", "square", "product", *CURVES])
+@pytest.mark.parametrize("kind", ["Sigmoid", "Tanh", "Erf", "Softsign", "Atan", "Asinh", "square", "product", *CURVES])
 @pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
 def test_planes_pay_for_their_own_rounding_whatever_is_chosen(kind, size):
     """Slopes and offsets take fewer than 24 roundings, each of at most what they make of the greatest operands."""

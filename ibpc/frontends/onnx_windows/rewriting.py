@@ -27,8 +27,8 @@ from ibpc.frontends.onnx_windows.writer import NodeWriter
 _OTHER_ROWS: Final = "its operands have different rows"
 _ELEMENTWISE: Final = frozenset(
     {
-        *("Abs", "Add", "Cast", "Clip", "Div", "Exp", "Identity", "Max", "Min", "Mul", "Neg", "Pow", "Relu"),
-        *("Sigmoid", "Sqrt", "Sub", "Tanh"),
+        *("Abs", "Add", "Asinh", "Atan", "Cast", "Clip", "Cosh", "Div", "Exp", "Identity", "Max", "Min", "Mul", "Neg"),
+        *("Pow", "Relu", "Sigmoid", "Sinh", "Sqrt", "Sub", "Tanh"),
     }
 )
 

@@ -18,6 +18,7 @@ from ibpc.errors import ArtifactError, first_line
 from ibpc.files import sha256_of
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision, image_plan
+from ibpc.verify.falsification import Counterexample
 from ibpc.verify.properties import Property, Row
 from ibpc.verify.proving.proof import Names
 from ibpc.verify.results import Robustness
@@ -113,10 +114,14 @@ def property_certificate(
         "method": decision.method,
         "seconds": round(decision.seconds, 3),
         "margin_lower": [[_number(margin) for margin in row] for row in margins],
-        "counterexample": None if found is None else {"inputs": list(found.inputs), "outputs": list(found.outputs)},
+        "counterexample": None if found is None else _counterexample(found),
         "region": _region(prop),
         **({} if proofs is None else {"proofs": proofs}),
     }
+
+
+def _counterexample(found: Counterexample) -> dict[str, Any]:
+    return {"inputs": list(found.inputs), "outputs": list(found.outputs), "judge": found.judge}
 
 
 def _proofs(prop: Property, decision: Decision, names: Names) -> list[list[Steps | None]]:

@@ -127,7 +127,7 @@ class DataCheck:
             predicted, best = example["predicted"], float(outputs.max())
             least = best - UNACCOUNTED * max(1.0, abs(best))
             if not float(outputs[predicted]) >= least:
-                yield Claim(_named(example), False, f"ONNX Runtime does not classify it as {predicted}")
+                yield Claim(_named(example), False, f"{self._replay.judge} does not classify it as {predicted}")
 
     def _counterexamples(self) -> Iterator[Claim]:
         """Run every counterexample. Certificates of version 1 have none: their falsified examples fail."""
@@ -141,9 +141,9 @@ class DataCheck:
             outputs = self._replay([torch.from_numpy(point)])
             others = torch.cat([outputs[:label], outputs[label + 1 :]])
             if not bool((outputs[label] <= others).any()):
-                yield Claim(_named(example), False, f"ONNX Runtime classifies its counterexample as {label}")
+                yield Claim(_named(example), False, f"{self._replay.judge} classifies its counterexample as {label}")
         if known:
-            yield Claim("counterexamples", True, f"{len(known):,} were run in ONNX Runtime")
+            yield Claim("counterexamples", True, f"{len(known):,} were run in {self._replay.judge}")
 
     def _in_ball(self, point: NDArray[np.float32], x: NDArray[np.float64]) -> bool:
         """Return whether the point lies in the exact ball around x and within the limits.

@@ -55,7 +55,9 @@ def _check_counterexample(prop: Property, found: Counterexample | None, model: o
     if len(outputs) != prop.output_count:
         yield Claim("outputs", False, f"the property has {prop.output_count:,}, the model {len(outputs):,}")
         return
-    yield Claim("ONNX Runtime computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist()))
+    yield Claim(
+        f"{replay.judge} computes unsafe outputs there", prop.violated(point, outputs), _listed(outputs.tolist())
+    )
     claimed = torch.tensor(found.outputs, dtype=torch.float64)
     alike = claimed.shape == outputs.shape and torch.allclose(claimed, outputs, _TOLERANCE, _TOLERANCE)
     yield Claim("it computes the outputs that are claimed", alike, _listed(found.outputs))

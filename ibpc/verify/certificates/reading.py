@@ -9,6 +9,7 @@ from math import inf
 from typing import Any
 
 from ibpc.errors import PropertyError
+from ibpc.frontends.validate import ONNX_RUNTIME
 from ibpc.rounding import Arithmetic
 from ibpc.verify.decide import Decision
 from ibpc.verify.falsification import Counterexample
@@ -39,8 +40,12 @@ def decision_of(data: Mapping[str, Any]) -> Decision:
         Arithmetic(data["arithmetic"]),
         float(data["seconds"]),
         margins,
-        None if found is None else Counterexample(tuple(found["inputs"]), tuple(found["outputs"])),
+        None if found is None else _counterexample(found),
     )
+
+
+def _counterexample(data: Mapping[str, Any]) -> Counterexample:
+    return Counterexample(tuple(data["inputs"]), tuple(data["outputs"]), data.get("judge", ONNX_RUNTIME))
 
 
 def _case(data: Mapping[str, Any]) -> Case:

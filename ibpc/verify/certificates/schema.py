@@ -63,7 +63,7 @@ _HEAD: Final = {
 }
 _COUNTEREXAMPLE: Final = {
     "type": ["object", "null"],
-    "properties": {"inputs": _list({"type": "number"}), "outputs": _list({"type": "number"})},
+    "properties": {"inputs": _list({"type": "number"}), "outputs": _list({"type": "number"}), "judge": _TEXT},
     "required": ["inputs", "outputs"],
 }
 _VERDICT: Final = {"enum": [verdict.value for verdict in Verdict]}

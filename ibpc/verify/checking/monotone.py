@@ -2,7 +2,8 @@
 
 Executions are assumed to be within 8 ulps (16 u relative), plus an absolute error for functions that may be composed of
 an exponential and a sum, where cancellation loses digits:
-sigmoid as (1 + tanh(x/2)) / 2, tanh as 1 − 2 / (e²ˣ + 1), elu as eˣ − 1, softplus as ln(1 + eˣ).
+sigmoid as (1 + tanh(x/2)) / 2, tanh as 1 − 2 / (e²ˣ + 1), elu as eˣ − 1, softplus as ln(1 + eˣ),
+sinh as (eˣ − e⁻ˣ) / 2, its inverse as ln(|x| + √(x² + 1)), that of tanh as ln((1 + x) / (1 − x)) / 2.
 """
 
 from __future__ import annotations
@@ -169,6 +170,52 @@ def softsign(step: Step) -> Box:
 def error_function(step: Step) -> Box:
     """Bound the error function. One minus a polynomial times e⁻ˣ² is off by 3 u and the 16 u of the exponential."""
     return rising(step, lambda x: np.asarray(np.vectorize(erf, otypes=[np.float64])(x)), absolute=22.0)
+
+
+@rule("Atan")
+@careful
+def arc_tangent(step: Step) -> Box:
+    """Bound the inverse of the tangent. Nothing cancels in it."""
+    return rising(step, np.arctan)
+
+
+@rule("Asinh")
+@careful
+def area_sine(step: Step) -> Box:
+    """Bound the inverse of the hyperbolic sine: a logarithm whose argument is off by 3 u, and its own error near 1."""
+    return rising(step, np.arcsinh, absolute=5.0)
+
+
+@rule("Atanh")
+def area_tangent(step: Step) -> Box:
+    """Bound the inverse of the hyperbolic tangent; NaN beyond −1 and 1 bounds nothing.
+
+    It is half of a logarithm whose argument is off by 3 u.
+    """
+    return rising(step, np.arctanh, absolute=4.0)
+
+
+@rule("Sinh")
+@careful
+def hyperbolic_sine(step: Step) -> Box:
+    """Bound (eˣ − e⁻ˣ) / 2. Exponentials are off by 16 u cosh x ≤ 16 u (1 + |sinh x|), two more operations round."""
+    x = step.box(0)
+    return _halved(step, step.near(np.sinh(x.lower), np.sinh(x.upper), ulps=9, absolute=19.0))
+
+
+@rule("Cosh")
+@careful
+def hyperbolic_cosine(step: Step) -> Box:
+    """Bound (eˣ + e⁻ˣ) / 2, which falls up to 0 and rises from there; two operations round besides the exponentials."""
+    x = step.box(0)
+    least = np.cosh(np.clip(0.0, x.lower, x.upper))
+    return _halved(step, step.near(least, np.cosh(x.magnitude), ulps=9))
+
+
+def _halved(step: Step, found: Box) -> Box:
+    """Return the box of half of a sum, infinite where the sum itself may overflow."""
+    half = 0.5 * step.machine.largest
+    return Box(np.where(found.lower < -half, -np.inf, found.lower), np.where(found.upper > half, np.inf, found.upper))
 
 
 @rule("Elu")

@@ -66,6 +66,11 @@ def curves() -> Iterator[Row]:
         for alpha, beta in ((-0.3, 0.4), (1 / 6, 0.5), (0.0, 2.0)):
             yield Row("HardSigmoid", line, opset, {}, {"alpha": alpha, "beta": beta}, scale=3)
         yield Row("Softsign", line, opset, scale=3)
+        yield Row("Atan", line, opset, scale=3)
+    for opset in (9, 22):
+        for kind in ("Asinh", "Sinh", "Cosh"):
+            yield Row(kind, line, opset, scale=3)
+        yield Row("Atanh", line, opset, scale=0.2, radii=(0.0, 0.05, 0.3))
     for kind, opsets in (("HardSwish", (14, 22)), ("Mish", (18, 22)), ("Gelu", (20,)), ("Swish", (24,))):
         for opset in opsets:
             yield Row(kind, line, opset, scale=3, radii=(0.0, 0.05, 1.0, 20.0))

@@ -27,6 +27,12 @@ def exponential(step: Step) -> Sketch:
     return convex(step, np.exp, np.exp)
 
 
+@planes("Cosh")
+def hyperbolic_cosine(step: Step) -> Sketch:
+    """Return planes of (eˣ + e⁻ˣ) / 2, which is convex."""
+    return convex(step, np.cosh, np.sinh)
+
+
 @planes("Softplus")
 def softplus(step: Step) -> Sketch:
     """Return planes of ln(1 + eˣ), which is convex."""

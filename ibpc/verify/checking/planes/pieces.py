@@ -1,4 +1,4 @@
-"""Planes of functions that are convex or concave piece by piece: HardSwish, Gelu, Swish, Mish, Selu, Elu."""
+"""Planes of functions that are convex or concave piece by piece, as gated activations and exponential units are."""
 
 from __future__ import annotations
 
@@ -207,6 +207,22 @@ def mish(step: Step) -> Sketch:
         return np.asarray(np.tanh(soft) + x * logistic(x) * 4.0 * logistic(2.0 * soft) * logistic(-2.0 * soft))
 
     return pieced(step, lambda x: x * np.tanh(np.logaddexp(x, 0.0)), _bell(_TURNS_OF_MISH, derivative))
+
+
+@planes("Sinh")
+def hyperbolic_sine(step: Step) -> Sketch:
+    """Return planes of (eˣ − e⁻ˣ) / 2: concave below 0, convex above."""
+    return pieced(step, np.sinh, [Piece(0.0, False, np.cosh), Piece(np.inf, True, np.cosh)])
+
+
+@planes("Atanh")
+def area_tangent(step: Step) -> Sketch:
+    """Return planes of the inverse of the hyperbolic tangent: concave below 0, convex above; NaN beyond −1 and 1."""
+
+    def derivative(x: Array) -> Array:
+        return np.asarray(1.0 / ((1.0 - x) * (1.0 + x)))
+
+    return pieced(step, np.arctanh, [Piece(0.0, False, derivative), Piece(np.inf, True, derivative)])
 
 
 @planes("Selu")

@@ -1,4 +1,4 @@
-"""Planes of functions that rise in the shape of an S: Sigmoid, Tanh, Erf, Softsign."""
+"""Planes of functions that rise in the shape of an S: Sigmoid, Tanh, Erf, Softsign, Atan, Asinh."""
 
 from __future__ import annotations
 
@@ -102,3 +102,15 @@ def error_function(step: Step) -> Sketch:
 def softsign(step: Step) -> Sketch:
     """Return planes of x / (1 + |x|), with the derivative 1 / (1 + |x|)²."""
     return s_shaped(step, lambda x: x / (1.0 + np.abs(x)), lambda x: 1.0 / np.square(1.0 + np.abs(x)))
+
+
+@planes("Atan")
+def arc_tangent(step: Step) -> Sketch:
+    """Return planes of the inverse of the tangent, with the derivative 1 / (1 + x²)."""
+    return s_shaped(step, np.arctan, lambda x: 1.0 / (1.0 + np.square(x)))
+
+
+@planes("Asinh")
+def area_sine(step: Step) -> Sketch:
+    """Return planes of the inverse of the hyperbolic sine, with the derivative 1 / √(1 + x²)."""
+    return s_shaped(step, np.arcsinh, lambda x: 1.0 / np.sqrt(1.0 + np.square(x)))

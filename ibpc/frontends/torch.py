@@ -267,12 +267,18 @@ def quietly() -> Iterator[list[warnings.WarningMessage]]:
 def _without_graphs() -> Iterator[None]:
     """Keep torch.onnx from printing graphs past Python's streams.
 
-    Its exporter by tracing turns that log on, whatever is asked of it, and never off again.
+    Its exporter by tracing turns that log on, whatever is asked of it, and never off again. The switch is private: a
+    version of torch without it prints.
     """
-    switch, was_on = torch._C._jit_set_onnx_log_enabled, torch._C._jit_is_onnx_log_enabled()
+    name, is_on = "_jit_set_onnx_log_enabled", getattr(torch._C, "_jit_is_onnx_log_enabled", None)
+    switch = getattr(torch._C, name, None)
+    if switch is None or is_on is None:
+        yield
+        return
+    was_on = is_on()
     switch(False)
     try:
-        with patch.object(torch._C, switch.__name__, lambda _: None):
+        with patch.object(torch._C, name, lambda _: None):
             yield
     finally:
         switch(was_on)

@@ -180,7 +180,7 @@ def show_robustness(model: Path, network: Network, dataset: Dataset, result: Rob
     alone = [example.seconds for example in result.examples if example.seconds is not None]
     text = f"{result.seconds:.1f} s"
     if alone:
-        text += f"; {len(alone):,} images one by one, median {median(alone):.1f} s, at most {max(alone):.1f} s"
+        text += f"; tried one by one: {len(alone):,}, median {median(alone):.1f} s, at most {max(alone):.1f} s"
     out.print(text, style="dim")
 
 

@@ -73,7 +73,7 @@ def test_the_seconds_of_a_search_are_shown(artifact, whole, capsys):
     alone = sorted(example.seconds for example in whole.examples if example.seconds is not None)
     data = ibpc.load_dataset("digits")
     terminal.show_robustness(artifact, ibpc.load(artifact), data, whole)
-    shown = f"{len(alone)} images one by one, median {statistics.median(alone):.1f} s, at most {alone[-1]:.1f} s"
+    shown = f"tried one by one: {len(alone)}, median {statistics.median(alone):.1f} s, at most {alone[-1]:.1f} s"
     assert alone and shown in capsys.readouterr().out
     terminal.show_robustness(artifact, ibpc.load(artifact), data, ibpc.certify(ibpc.load(artifact), data, EPS, limit=4))
     assert "one by one" not in capsys.readouterr().out

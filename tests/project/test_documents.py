@@ -33,6 +33,13 @@ def test_links_lead_somewhere(document):
     assert broken == []
 
 
+def test_files_that_the_design_names_are_there():
+    text = (ROOT / "docs" / "design.md").read_text("utf-8")
+    named = {name for name in re.findall(r"`([\w/]+\.py)`", text) if "/" not in name}
+    assert len(named) > 40
+    assert named - {path.name for path in (ROOT / "ibpc").rglob("*.py")} == set()
+
+
 def test_all_scripts_are_listed():
     text = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     listed = set(re.findall(r"^\| `(\w+\.py)` \|", text, re.MULTILINE))

@@ -259,7 +259,6 @@ def test_a_rule_holds_what_is_computed_and_is_as_close_as_the_compiler(row):
 
 
 def test_every_imported_type_has_a_rule():
-    """And each that got its rule here has rows for every version."""
     assert {reading.type for operator in operators().values() for reading in operator.reads} <= set(RULES)
 
 

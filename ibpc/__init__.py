@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ibpc.api import bounder as bounder
     from ibpc.api import certify as certify
     from ibpc.api import check as check
+    from ibpc.api import chosen_images as chosen_images
     from ibpc.api import compile as compile
     from ibpc.api import constrain as constrain
     from ibpc.api import copy_weights as copy_weights

@@ -418,6 +418,8 @@ FAULTS = (
     Fault("float32_tight", "Relu-rank 3", "a hundred thousand ulps", uselessly_wide),
     Fault("float32_tight", "Gemm-bias", "a hundred thousand ulps", uselessly_wide),
     Fault("float32_tight", "Gemm-bias", "inflation forgotten", forgotten_inflation),
+    Fault("checker", "Conv-asymmetric pads, no bias", "pads in another order", writes_with(pads=[1, 0, 0, 2])),
+    Fault("checker", "BatchNormalization-rank 3", "parameters swapped", writes_swapped_parameters),
     Fault("nonfinite", "Relu-rank 3", "NaN becomes zero", nan_becomes_zero),
     Fault("nonfinite", "Gemm-bias", "infinity is clipped", with_bounds(infinity_is_clipped)),
     Fault("nonfinite", "Gemm-partial sums beyond the whole", "sums that may overflow", sums_that_may_overflow),

@@ -151,7 +151,7 @@ def rows_of(receipts: Iterable[Receipt]) -> list[Row]:
 
 
 def best_of(rows: Iterable[Row], replication: Mapping[str, Any]) -> list[Row]:
-    """Return for every task the first row that beats the replication in both accuracies, else the first.
+    """Return for every task the first row that beats the replication in both accuracies, by whatever bounds, or the first.
 
     Those of networks that the replication has come first.
     """
@@ -166,7 +166,7 @@ def _beats(row: Row, replication: Mapping[str, Any]) -> bool:
     other = _counterpart(row.first, replication)
     if other is None:
         return True
-    ours = row.mean(lambda one: one.nominal), row.mean(lambda one: one.certified)
+    ours = row.mean(lambda one: one.nominal), row.mean(lambda one: one.proved)
     return ours[0] > other["nominal"] and ours[1] > other["certified"]
 
 

@@ -151,7 +151,7 @@ def rows_of(receipts: Iterable[Receipt]) -> list[Row]:
 
 
 def best_of(rows: Iterable[Row], replication: Mapping[str, Any]) -> list[Row]:
-    """Return for every task the first row that beats the replication in both accuracies, by whatever bounds, or the first.
+    """Return for every task the first row that beats the replication in both accuracies by any bounds, else the first.
 
     Those of networks that the replication has come first.
     """

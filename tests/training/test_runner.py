@@ -636,6 +636,13 @@ def test_a_run_that_learned_nothing_says_so(tmp_path, capsys):
         assert ("that of chance" in capsys.readouterr().out) == run.is_at_chance == (noise > 1)
 
 
+@pytest.mark.parametrize(("method", "option"), [("ibp", ""), ("mtl-ibp", " --method crown")])
+def test_the_next_command_bounds_as_the_method_is_meant(method, option, tmp_path, capsys):
+    run = train(tiny.network(), tiny.recipe(epochs=1, method=method), tiny.blobs(), tmp_path / "run")
+    terminal.show_run(run, "blobs")
+    assert capsys.readouterr().out.replace("\n", "").endswith(f" --data blobs{option}")
+
+
 def test_a_run_in_the_way_is_never_overwritten(tmp_path):
     interrupted(tmp_path)
     with pytest.raises(TrainingError, match=r"a training run is there.*--resume"):

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from ibpc.ir import Attributes, Shape
-from ibpc.ops._shapes import broadcast
-from ibpc.ops.base import Layer, LayerPlan
+from ibpc.ops._shapes import broadcast, same_as_operand
+from ibpc.ops.base import Layer, LayerPlan, Operator
+from ibpc.ops.combinators import no_macs
 from ibpc.ops.onnx import Builder, OnnxExport, OnnxImport, OnnxNode, Value, Writer
-from ibpc.ops.rules import Call, ShapeRule
+from ibpc.ops.rules import Call, Rules, ShapeRule
 
 
 def broadcast_shape(name: str) -> ShapeRule:
@@ -42,6 +43,26 @@ def gain_of_sum(call: Call) -> float:
 def two_terms(call: Call) -> int:
     """Return the number of terms of a sum or difference of two operands."""
     return 2
+
+
+def elementwise(name: str, summary: str, rules: Rules, versions: tuple[int, ...], layer: str | None = None) -> Operator:
+    """Return the record of a function of single elements without attributes: ONNX and torch.nn have it by its name.
+
+    `versions` are those of the ONNX type; `layer` is the name of the spec's layer, if it is another one.
+    """
+    return Operator(
+        name=name,
+        summary=summary,
+        attributes={},
+        operands=(1, 1),
+        roles=(),
+        shape=same_as_operand,
+        macs=no_macs,
+        rules=rules,
+        reads=(import_as(name, versions),),
+        writes=export_as(name),
+        layers=(option_free_layer(layer or name),),
+    )
 
 
 def import_as(type: str, versions: tuple[int, ...]) -> OnnxImport:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from ibpc.interval import Interval
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._planes import above, below, chord, inside
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import kink_at_zero, no_macs, nonlinear
+from ibpc.ops.base import register
+from ibpc.ops.combinators import kink_at_zero, nonlinear
 from ibpc.ops.rules import Call, Planes
 
 
@@ -37,17 +36,10 @@ def relaxation(call: Call, x: Interval) -> Planes:
 
 
 OPERATOR = register(
-    Operator(
-        name="Abs",
-        summary="Elementwise absolute value",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=replace(nonlinear(nominal, interval, relaxation), kinks=kink_at_zero),
-        reads=(import_as("Abs", (6, 13)),),
-        writes=export_as("Abs"),
-        layers=(option_free_layer("Abs"),),
+    elementwise(
+        "Abs",
+        "Elementwise absolute value",
+        replace(nonlinear(nominal, interval, relaxation), kinks=kink_at_zero),
+        (6, 13),
     )
 )

@@ -8,11 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._s_shaped import SShape, s_shaped
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.base import register
+from ibpc.ops.combinators import monotone
 from ibpc.ops.rules import Call
 
 
@@ -32,17 +31,5 @@ CURVE: Final = SShape(torch.atan, derivative)
 
 
 OPERATOR = register(
-    Operator(
-        name="Atan",
-        summary="The inverse of the tangent, in radians",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=s_shaped(CURVE, partial(monotone, nominal)),
-        reads=(import_as("Atan", (7, 22)),),
-        writes=export_as("Atan"),
-        layers=(option_free_layer("Atan"),),
-    )
+    elementwise("Atan", "The inverse of the tangent, in radians", s_shaped(CURVE, partial(monotone, nominal)), (7, 22))
 )

@@ -11,10 +11,9 @@ from torch import Tensor
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import defined, substituted
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
@@ -52,17 +51,7 @@ def curve(_call: Call) -> Curve:
 
 
 OPERATOR = register(
-    Operator(
-        name="Atanh",
-        summary="The inverse of the hyperbolic tangent",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Atanh", (9, 22)),),
-        writes=export_as("Atanh"),
-        layers=(option_free_layer("Atanh"),),
+    elementwise(
+        "Atanh", "The inverse of the hyperbolic tangent", curved(curve, partial(nonlinear, nominal, interval)), (9, 22)
     )
 )

@@ -11,11 +11,10 @@ from torch import Tensor
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import half_overflown, unbroken
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._planes import inside
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
@@ -41,17 +40,7 @@ def curve(_call: Call) -> Curve:
 
 
 OPERATOR = register(
-    Operator(
-        name="Cosh",
-        summary="The hyperbolic cosine (eˣ + e⁻ˣ) / 2",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Cosh", (9, 22)),),
-        writes=export_as("Cosh"),
-        layers=(option_free_layer("Cosh"),),
+    elementwise(
+        "Cosh", "The hyperbolic cosine (eˣ + e⁻ˣ) / 2", curved(curve, partial(nonlinear, nominal, interval)), (9, 22)
     )
 )

@@ -11,10 +11,9 @@ from torch import Tensor
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import OWN_GATE_ERROR, gated_interval
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
@@ -46,17 +45,11 @@ def curve(call: Call) -> Curve:
 
 
 OPERATOR = register(
-    Operator(
-        name="HardSwish",
-        summary="x min(max(x / 6 + 1/2, 0), 1)",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("HardSwish", (14, 22)),),
-        writes=export_as("HardSwish"),
-        layers=(option_free_layer("Hardswish"),),
+    elementwise(
+        "HardSwish",
+        "x min(max(x / 6 + 1/2, 0), 1)",
+        curved(curve, partial(nonlinear, nominal, interval)),
+        (14, 22),
+        layer="Hardswish",
     )
 )

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 from ibpc.interval import Interval
 from ibpc.ops._bends import BELL, Curve, curved
 from ibpc.ops._curves import gated_interval
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
@@ -49,17 +48,5 @@ def curve(_call: Call) -> Curve:
 
 
 OPERATOR = register(
-    Operator(
-        name="Mish",
-        summary="x tanh(softplus(x))",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Mish", (18, 22)),),
-        writes=export_as("Mish"),
-        layers=(option_free_layer("Mish"),),
-    )
+    elementwise("Mish", "x tanh(softplus(x))", curved(curve, partial(nonlinear, nominal, interval)), (18, 22))
 )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ibpc.interval import Interval, Paired
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import apart, no_macs
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import apart
 from ibpc.ops.rules import Call, PairedOperand, Rules
 
 
@@ -32,17 +31,5 @@ def paired(call: Call, x: PairedOperand) -> Paired:
 
 
 OPERATOR = register(
-    Operator(
-        name="Neg",
-        summary="Elementwise negation",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=Rules(nominal, interval, paired, None, nominal),
-        reads=(import_as("Neg", (6, 13)),),
-        writes=export_as("Neg"),
-        layers=(option_free_layer("Neg"),),
-    )
+    elementwise("Neg", "Elementwise negation", Rules(nominal, interval, paired, None, nominal), (6, 13))
 )

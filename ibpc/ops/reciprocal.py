@@ -10,10 +10,9 @@ from torch import Tensor
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import defined, spared, substituted
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
@@ -46,18 +45,4 @@ def curve(call: Call) -> Curve:
     return Curve(partial(nominal, call), derivative, (Bend.EITHER,), domain=one_sided)
 
 
-OPERATOR = register(
-    Operator(
-        name="Reciprocal",
-        summary="1 / x",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Reciprocal", (6, 13)),),
-        writes=export_as("Reciprocal"),
-        layers=(option_free_layer("Reciprocal"),),
-    )
-)
+OPERATOR = register(elementwise("Reciprocal", "1 / x", curved(curve, partial(nonlinear, nominal, interval)), (6, 13)))

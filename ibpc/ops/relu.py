@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.overrides import wrap_torch_function
 
 from ibpc.interval import Interval, Paired
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import kink_at_zero, no_macs, nonlinear
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import kink_at_zero, nonlinear
 from ibpc.ops.rules import Call, PairedOperand, Plane, Planes
 
 
@@ -103,17 +102,11 @@ def paired(call: Call, x: PairedOperand) -> Paired:
 
 
 OPERATOR = register(
-    Operator(
-        name="Relu",
-        summary="max(x, 0)",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=replace(_RULES, paired=paired, tuned=tuned, start=start, kinks=kink_at_zero),
-        reads=(import_as("Relu", (1, 6, 13, 14)),),
-        writes=export_as("Relu"),
-        layers=(option_free_layer("ReLU"),),
+    elementwise(
+        "Relu",
+        "max(x, 0)",
+        replace(_RULES, paired=paired, tuned=tuned, start=start, kinks=kink_at_zero),
+        (1, 6, 13, 14),
+        layer="ReLU",
     )
 )

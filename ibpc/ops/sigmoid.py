@@ -8,11 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._s_shaped import SShape, s_shaped
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import monotone, no_macs
+from ibpc.ops.base import register
+from ibpc.ops.combinators import monotone
 from ibpc.ops.rules import Call
 from ibpc.rounding import UNIT
 
@@ -35,17 +34,7 @@ CURVE: Final = SShape(torch.sigmoid, derivative)
 
 
 OPERATOR = register(
-    Operator(
-        name="Sigmoid",
-        summary="1 / (1 + e⁻ˣ)",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)),
-        reads=(import_as("Sigmoid", (6, 13)),),
-        writes=export_as("Sigmoid"),
-        layers=(option_free_layer("Sigmoid"),),
+    elementwise(
+        "Sigmoid", "1 / (1 + e⁻ˣ)", s_shaped(CURVE, partial(monotone, nominal, absolute=ABSOLUTE_ERROR)), (6, 13)
     )
 )

@@ -11,10 +11,9 @@ from torch import Tensor
 from ibpc.interval import Interval
 from ibpc.ops._bends import Bend, Curve, curved
 from ibpc.ops._curves import half_overflown, unbroken
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops._elementwise import elementwise
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
@@ -41,17 +40,7 @@ def curve(_call: Call) -> Curve:
 
 
 OPERATOR = register(
-    Operator(
-        name="Sinh",
-        summary="The hyperbolic sine (eˣ − e⁻ˣ) / 2",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=curved(curve, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Sinh", (9, 22)),),
-        writes=export_as("Sinh"),
-        layers=(option_free_layer("Sinh"),),
+    elementwise(
+        "Sinh", "The hyperbolic sine (eˣ − e⁻ˣ) / 2", curved(curve, partial(nonlinear, nominal, interval)), (9, 22)
     )
 )

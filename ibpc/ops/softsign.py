@@ -10,11 +10,10 @@ from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._s_shaped import SShape, s_shaped
-from ibpc.ops._shapes import same_as_operand
-from ibpc.ops.base import Operator, register
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.base import register
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call
 from ibpc.rounding import ELEMENTARY_ULPS
 
@@ -41,17 +40,5 @@ CURVE: Final = SShape(lambda x: x / (1.0 + x.abs()), derivative)
 
 
 OPERATOR = register(
-    Operator(
-        name="Softsign",
-        summary="x / (1 + |x|)",
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=s_shaped(CURVE, partial(nonlinear, nominal, interval)),
-        reads=(import_as("Softsign", (1, 22)),),
-        writes=export_as("Softsign"),
-        layers=(option_free_layer("Softsign"),),
-    )
+    elementwise("Softsign", "x / (1 + |x|)", s_shaped(CURVE, partial(nonlinear, nominal, interval)), (1, 22))
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,11 +35,9 @@ from ibpc.cli.options import (
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
-    from ibpc.data import Dataset
     from ibpc.network import Network
     from ibpc.verify.properties import Property
     from ibpc.verify.results import Example
-    from ibpc.workers import Workers
 
 # How long the processes that share a data set wait for the last of them.
 PATIENCE: Final = timedelta(days=30)
@@ -114,46 +112,23 @@ def certify(
 ) -> None:
     """Prove a property of a network, or its robustness on an input or on the test images of a data set."""
     from ibpc import api
-    from ibpc.workers import joined, own_device
+    from ibpc.workers import own_device
 
-    check_question(vnnlib, point, eps, data, result)
-    check_classes({"--label": label, "--target": rival}, point)
+    question = _Question(vnnlib, point, eps, label, rival)
+    question.check(data, result)
+    chosen = _Choice(data, data_root, download, limit, images, again, attack_steps)
+    chosen.check(question)
     check_files(output, result)
-    if limit is not None and images is not None:
-        raise UsageError.at("certify", "found --limit and --images", "one of them")
     expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
-    if vnnlib or point:
-        check_no_data(
-            {
-                "--data-root": data_root,
-                "--download": download or None,
-                "--limit": limit,
-                "--images": images,
-                "--again": again,
-                "--attack-steps": attack_steps,
-            }
-        )
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
-    network = api.normalized(api.open_network(target), *normalization)
-    where = own_device(pick_device(device))
-    if method is None:
-        method = api.AUTO if vnnlib or point else api.QUICK
-    proving = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
-    job = _Job(target, network.to(where), normalization, proving, output)
-    if vnnlib or point:
-        if point:
-            prop = api.ball_property(network, point, eps or 0.0, label, rival)
-        else:
-            prop = api.load_vnnlib(vnnlib or target)
-        decide(job, prop, result)
-        return
-    named = named_dataset(data, network, target)
-    dataset = api.load_dataset(named, data_root, download)
-    with joined(where, PATIENCE) as workers:
-        indices = api.chosen_images(images or f":{limit or ''}", len(dataset.test), seed)
-        certify_data(job, _Images(dataset, eps or 0.0, indices, attack_steps, again), workers)
-        if output and workers.is_first:
-            typer.echo(f"next: {check_command(output, named, data_root)}")
+    network = api.normalized(api.open_network(target), *normalization).to(own_device(pick_device(device)))
+    default = api.AUTO if question.is_single else api.QUICK
+    proving = Proving(method=method or default, arithmetic=arithmetic, timeout=timeout, seed=seed)
+    job = _Job(target, network, normalization, proving, output)
+    if question.is_single:
+        decide(job, question.property_of(network), result)
+    else:
+        certify_data(job, chosen, question.radius)
 
 
 @dataclass(frozen=True)
@@ -168,35 +143,78 @@ class _Job:
 
 
 @dataclass(frozen=True)
-class _Images:
-    """Which images are certified at which radius, how long they are attacked, and an earlier certificate of them."""
+class _Question:
+    """What is asked about: the property in a file, one input, or, with neither, the images of a data set."""
 
-    dataset: Dataset
-    eps: float
-    indices: Sequence[int]
-    attack_steps: int | None
+    vnnlib: Path | None
+    point: Path | None
+    eps: float | None
+    label: int | None
+    rival: int | None
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is about one property, that of an input included."""
+        return self.vnnlib is not None or self.point is not None
+
+    @property
+    def radius(self) -> float:
+        """The ε of a checked question about inputs."""
+        assert self.eps is not None
+        return self.eps
+
+    def check(self, data: str | None, result: Path | None) -> None:
+        """Raise UsageError unless the options ask exactly one question."""
+        given = (("--vnnlib", self.vnnlib), ("--input", self.point), ("--data", data))
+        asked = [name for name, value in given if value is not None]
+        if len(asked) > 1:
+            raise UsageError.at("certify", f"found {' and '.join(asked)}", "one of them")
+        if self.vnnlib is not None and self.eps is not None:
+            raise UsageError.at("--eps", "a VNN-LIB file has its own box", "--vnnlib without --eps")
+        if self.vnnlib is None and self.eps is None:
+            raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
+        if result is not None and not self.is_single:
+            raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
+        for option, value in (("--label", self.label), ("--target", self.rival)):
+            if value is not None and self.point is None:
+                raise UsageError.at(option, "it belongs to --input", f"--input X.npy --eps E {option} K")
+
+    def property_of(self, network: Network) -> Property:
+        """Return the property that a checked question is about."""
+        from ibpc import api
+
+        if self.vnnlib is not None:
+            return api.load_vnnlib(self.vnnlib)
+        assert self.point is not None
+        return api.ball_property(network, self.point, self.radius, self.label, self.rival)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which images of which data set, how long they are attacked, and an earlier certificate of them."""
+
+    data: str | None
+    root: Path | None
+    download: bool
+    limit: int | None
+    images: str | None
     again: Path | None
+    attack_steps: int | None
 
-
-def check_question(
-    vnnlib: Path | None, point: Path | None, eps: float | None, data: str | None, result: Path | None
-) -> None:
-    """Raise UsageError unless the options ask exactly one question."""
-    asked = [name for name, value in (("--vnnlib", vnnlib), ("--input", point), ("--data", data)) if value is not None]
-    if len(asked) > 1:
-        raise UsageError.at("certify", f"found {' and '.join(asked)}", "one of them")
-    if vnnlib is not None and eps is not None:
-        raise UsageError.at("--eps", "a VNN-LIB file has its own box", "--vnnlib without --eps")
-    if vnnlib is None and eps is None:
-        raise UsageError.at("certify", "no --eps", "--vnnlib FILE, or --eps E with --input or a data set")
-    if result is not None and vnnlib is None and point is None:
-        raise UsageError.at("--result", "it is the verdict on one property", "--vnnlib FILE or --input X.npy")
-
-
-def check_classes(given: Mapping[str, int | None], point: Path | None) -> None:
-    """Raise UsageError where classes of an input come without one."""
-    for option in (name for name, value in given.items() if value is not None and point is None):
-        raise UsageError.at(option, "it belongs to --input", f"--input X.npy --eps E {option} K")
+    def check(self, question: _Question) -> None:
+        """Raise UsageError for options that contradict each other or that a single property would not heed."""
+        if self.limit is not None and self.images is not None:
+            raise UsageError.at("certify", "found --limit and --images", "one of them")
+        given = {
+            "--data-root": self.root,
+            "--download": self.download or None,
+            "--limit": self.limit,
+            "--images": self.images,
+            "--again": self.again,
+            "--attack-steps": self.attack_steps,
+        }
+        for option in (name for name, value in given.items() if value is not None and question.is_single):
+            raise UsageError.at(option, "it belongs to a data set", "no --vnnlib and no --input beside it")
 
 
 def check_files(output: Path | None, result: Path | None) -> None:
@@ -204,12 +222,6 @@ def check_files(output: Path | None, result: Path | None) -> None:
     for option, path in (("--json", output), ("--result", result)):
         if path is not None and path.is_dir():
             raise UsageError.at(option, f"{path} is a folder", "the name of a file")
-
-
-def check_no_data(given: Mapping[str, object]) -> None:
-    """Raise UsageError where options of a data set come with a single property: nothing would heed them."""
-    for option in (name for name, value in given.items() if value is not None):
-        raise UsageError.at(option, "it belongs to a data set", "no --vnnlib and no --input beside it")
 
 
 def decide(job: _Job, prop: Property, result: Path | None) -> None:
@@ -226,33 +238,40 @@ def decide(job: _Job, prop: Property, result: Path | None) -> None:
     terminal.show_decision(job.target, prop, decision)
 
 
-def certify_data(job: _Job, images: _Images, workers: Workers) -> None:
-    """Certify a data set, show the accuracies and write the certificate: the first process does, for all."""
+def certify_data(job: _Job, chosen: _Choice, eps: float) -> None:
+    """Certify images, show the accuracies and write the certificate; of several processes the first does, for all."""
     from ibpc import api
     from ibpc.report import progress, terminal
+    from ibpc.workers import joined
 
-    dataset, eps, arithmetic = images.dataset, images.eps, job.proving["arithmetic"]
+    named = named_dataset(chosen.data, job.network, job.target)
+    dataset = api.load_dataset(named, chosen.root, chosen.download)
+    attack = api.Attack() if chosen.attack_steps is None else api.Attack(steps=chosen.attack_steps)
+    arithmetic, seed = job.proving["arithmetic"], job.proving["seed"]
     earlier: Sequence[Example] = ()
-    if images.again:
-        earlier = api.earlier_verdicts(images.again, job.target, dataset, eps, arithmetic, *job.normalization)
-    attack = api.Attack() if images.attack_steps is None else api.Attack(steps=images.attack_steps)
-    with _resumable(job.output), progress.certification_progress(len(images.indices), workers) as show_progress:
-        result = api.certify(
-            job.network,
-            dataset,
-            eps,
-            attack=attack,
-            images=images.indices,
-            report=job.output,
-            progress=show_progress,
-            earlier=earlier,
-            **job.proving,
-        )
-    if not workers.is_first:
-        return
-    if job.output:
-        api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
-    terminal.show_robustness(job.target, job.network, dataset, result)
+    with joined(job.network.device, PATIENCE) as workers:
+        indices = api.chosen_images(chosen.images or f":{chosen.limit or ''}", len(dataset.test), seed)
+        if chosen.again:
+            earlier = api.earlier_verdicts(chosen.again, job.target, dataset, eps, arithmetic, *job.normalization)
+        with _resumable(job.output), progress.certification_progress(len(indices), workers) as show_progress:
+            result = api.certify(
+                job.network,
+                dataset,
+                eps,
+                attack=attack,
+                images=indices,
+                report=job.output,
+                progress=show_progress,
+                earlier=earlier,
+                **job.proving,
+            )
+        if not workers.is_first:
+            return
+        if job.output:
+            api.write_verdicts(job.output, job.target, job.network, dataset, result, *job.normalization)
+        terminal.show_robustness(job.target, job.network, dataset, result)
+        if job.output:
+            typer.echo(f"next: {check_command(job.output, named, chosen.root)}")
 
 
 def check_command(certificate: Path, data: str, data_root: Path | None) -> str:

@@ -33,10 +33,14 @@ def ibp(walk: Walk, matrix: Tensor, arithmetic: Arithmetic, deadline: float = in
 
 
 def lower_margins(graph: Graph, matrix: Tensor, arithmetic: Arithmetic) -> fx.GraphModule:
-    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output; needs `evaluated`."""
-    merged = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
-    merged.outputs = merged.outputs[-1:]
-    needed = EliminateDeadCode().run(merged).graph
+    """Return the frozen graph (lower, upper per input) → bounds (B, rows) of `matrix` · output; needs `evaluated`.
+
+    The outputs themselves need no product with an identity, which would cost them the rounding of long sums.
+    """
+    if not torch.equal(matrix, torch.eye(len(matrix)).to(matrix)):
+        graph = merge_specification(graph, matrix, name=graph.fresh_name("margins")).graph
+        graph.outputs = graph.outputs[-1:]
+    needed = EliminateDeadCode().run(graph).graph
     return freeze(lower_interval(needed, parameter_tree(needed), arithmetic))
 
 

@@ -84,6 +84,18 @@ def test_the_best_row_of_a_task_stands_alone_and_all_stand_together(tables, tmp_
     assert whole.index("results/b.json") < whole.index("results/a.json")
 
 
+def test_the_front_page_stresses_what_proves_most(tables, tmp_path):
+    put(tmp_path / "results", a=receipt(certified=0.951), b=receipt("other", certified=0.2, search=searched(0.97)))
+    text = document(tables, tmp_path, "best")
+    assert "| 98.50% | **95.10%** |  |" in text and "| 98.50% | 20.00% | **97.00%** |" in text
+
+
+def test_what_a_search_proves_counts_against_the_replication(tables, tmp_path):
+    by_search = receipt(certified=0.2, method="sabr", search=searched(0.97))
+    put(tmp_path / "results", a=receipt(certified=0.965), b=by_search)
+    assert "results/b.json" in document(tables, tmp_path, "best")
+
+
 def test_the_best_row_beats_the_replication_in_both_accuracies_if_one_does(tables, tmp_path):
     lopsided = receipt(certified=0.99, method="sabr")
     lopsided["certification"]["nominal_accuracy"] = 0.95

@@ -122,8 +122,9 @@ def certify(
     expect_apart({"--json": output, "--result": result}, (target, vnnlib, point, data))
     normalization = parse_numbers("--mean", mean), parse_numbers("--std", std)
     network = api.normalized(api.open_network(target), *normalization).to(own_device(pick_device(device)))
-    default = api.AUTO if question.is_single else api.QUICK
-    proving = Proving(method=method or default, arithmetic=arithmetic, timeout=timeout, seed=seed)
+    if method is None:
+        method = api.AUTO if question.is_single else api.QUICK
+    proving = Proving(method=method, arithmetic=arithmetic, timeout=timeout, seed=seed)
     job = _Job(target, network, normalization, proving, output)
     if question.is_single:
         decide(job, question.property_of(network), result)
@@ -250,7 +251,8 @@ def certify_data(job: _Job, chosen: _Choice, eps: float) -> None:
     arithmetic, seed = job.proving["arithmetic"], job.proving["seed"]
     earlier: Sequence[Example] = ()
     with joined(job.network.device, PATIENCE) as workers:
-        indices = api.chosen_images(chosen.images or f":{chosen.limit or ''}", len(dataset.test), seed)
+        choice = f":{chosen.limit or ''}" if chosen.images is None else chosen.images
+        indices = api.chosen_images(choice, len(dataset.test), seed)
         if chosen.again:
             earlier = api.earlier_verdicts(chosen.again, job.target, dataset, eps, arithmetic, *job.normalization)
         with _resumable(job.output), progress.certification_progress(len(indices), workers) as show_progress:

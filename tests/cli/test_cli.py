@@ -303,6 +303,7 @@ def test_the_number_of_judged_images_belongs_to_a_judge(ibpc):
         (("--device", "meta"), ("--device", "cuda:N")),
         (("--device", "cpu:0"), ("--device", "cuda:N")),
         (("--method", ""), ("method", "found ''")),
+        (("--images", ""), ("images", "found ''")),
         (("--data", ""), ("data set ''",)),
         (("--json", ""), ("--json", "folder")),
         (("--json", "compiled"), ("--json", "folder")),

@@ -151,17 +151,17 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a margin of a falsified one": (
         lambda data: of_verdict(data, "falsified").update(margin_lower=[9.0] * 10),
-        "least margin",
+        "less than is claimed",
     ),
     "a margin beside its own label": (
         lambda data: of_verdict(data, "falsified").update(
             margin_lower=[1.0 if other == of_verdict(data, "falsified")["label"] else None for other in range(10)]
         ),
-        "least margin",
+        "less than is claimed",
     ),
     "a margin of an open one": (
         lambda data: of_verdict(data, "verified").update(verdict="unknown", margin_lower=[99.0] * 10),
-        "least margin",
+        "less than is claimed",
     ),
     "a verdict": (
         lambda data: of_verdict(data, "falsified").update(verdict="verified", method="ibp", counterexample=None),
@@ -175,9 +175,9 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a falsified one without its point": (lambda data: of_verdict(data, "falsified").pop("counterexample"), "its box"),
     "a greater margin": (
         lambda data: of_verdict(data, "verified")["margin_lower"].__setitem__(3, 9.0),
-        "bounds its least margin",
+        "less than is claimed",
     ),
-    "a wider ball": (lambda data: data.update(eps=0.3), "bounds its least margin"),
+    "a wider ball": (lambda data: data.update(eps=0.3), "less than is claimed"),
 }
 
 

@@ -189,8 +189,12 @@ class DataCheck:
         ends = (bounds + slack * magnitudes(bounds, tops)).tolist()
         ends.insert(label, 0.0)
         claimed = example["margin_lower"]
-        holds = all(margin is None or margin <= end for margin, end in zip(claimed, ends, strict=True)) and not is_open
-        return Claim(_named(example), holds, f"the checker bounds its least margin by {least:.6g}")
+        pairs = zip(claimed, ends, strict=True)
+        high = next((other for other, (margin, end) in enumerate(pairs) if margin is not None and margin > end), None)
+        found = f"the checker bounds its least margin by {least:.6g}"
+        if high is not None:
+            found = f"the checker bounds its margin against class {high} by {ends[high]:.6g}, less than is claimed"
+        return Claim(_named(example), high is None and not is_open, found)
 
     def _box(self, image: Tensor) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the box of an image, flat, rounded outward."""

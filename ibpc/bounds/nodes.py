@@ -8,13 +8,13 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ibpc.bounds import METHODS
+from ibpc.bounds import METHODS, meant
 from ibpc.bounds.base import Boxes
 from ibpc.bounds.batching import parts_of, samples_at_once
 from ibpc.bounds.enclosure import misfits, moved_to
 from ibpc.bounds.refinement import interval_values
 from ibpc.bounds.values import Values, Walk
-from ibpc.errors import UsageError, nearest, raise_all
+from ibpc.errors import UsageError, raise_all
 from ibpc.hints import INEXACT
 from ibpc.interval import Interval
 from ibpc.network import Network
@@ -48,7 +48,7 @@ def _values_by(method: str) -> Callable[[Walk, Boxes, Arithmetic, float], Values
     known = {name: each.affine.values for name, each in METHODS.items() if each.affine is not None}
     known["ibp"] = _by_intervals
     if method not in known:
-        raise UsageError.at("method", f"found {method!r}", "a method that bounds every value", nearest(method, known))
+        raise UsageError.at("method", f"found {method!r}", "a method that bounds every value", meant(method, known))
     return known[method]
 
 

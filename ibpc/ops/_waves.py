@@ -11,11 +11,10 @@ from torch import Tensor
 
 from ibpc.interval import Interval
 from ibpc.ops._curves import defined, substituted
-from ibpc.ops._elementwise import export_as, import_as, option_free_layer
+from ibpc.ops._elementwise import elementwise
 from ibpc.ops._planes import Function, above, below, chord, midpoint
-from ibpc.ops._shapes import same_as_operand
 from ibpc.ops.base import Operator
-from ibpc.ops.combinators import no_macs, nonlinear, outward
+from ibpc.ops.combinators import nonlinear, outward
 from ibpc.ops.rules import Call, Planes
 from ibpc.rounding import ELEMENTARY_ULPS, UNIT
 
@@ -46,19 +45,7 @@ def wave(name: str, summary: str, function: Function, derivative: Function, quar
         safe = (x.lower > -FAR) & (x.upper < FAR) & (x.upper - x.lower < pi)
         return wave_planes(substituted(safe, x, 0.0), interval(call, x), safe, function, derivative, quarter)
 
-    return Operator(
-        name=name,
-        summary=summary,
-        attributes={},
-        operands=(1, 1),
-        roles=(),
-        shape=same_as_operand,
-        macs=no_macs,
-        rules=nonlinear(nominal, interval, relaxation),
-        reads=(import_as(name, (7, 22)),),
-        writes=export_as(name),
-        layers=(option_free_layer(name),),
-    )
+    return elementwise(name, summary, nonlinear(nominal, interval, relaxation), (7, 22))
 
 
 def wave_range(x: Interval, function: Function, derivative: Function) -> tuple[Tensor, Tensor]:

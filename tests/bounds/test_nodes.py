@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import ibpc
 from ibpc.errors import UsageError
 from ibpc.frontends.onnx import graph_from_onnx
+from ibpc.hints import INEXACT
 from ibpc.interval import Interval
 from ibpc.ir import INPUT
 from ibpc.network import Network
@@ -86,3 +87,15 @@ def test_what_does_not_fit_is_refused():
         ibpc.node_bounds(network, ibpc.outer_ball(torch.zeros(1, 3), 0.1), method="forward")
     with pytest.raises(UsageError):
         ibpc.node_bounds(network, ibpc.outer_ball(torch.zeros(1, 4), 0.1))
+
+
+def test_nothing_is_known_in_float32_where_executions_take_different_constants():
+    network = ibpc.compile(torch.nn.Linear(3, 2).eval(), torch.zeros(1, 3))
+    network.graph.hints[INEXACT] = "a constant"
+    box = ibpc.outer_ball(torch.zeros(1, 3), 0.1)
+    finite = {
+        arithmetic: all(bool(each.lower.isfinite().all()) for each in found.values())
+        for arithmetic in ("real", "float32")
+        for found in [ibpc.node_bounds(network, box, arithmetic=arithmetic)]
+    }
+    assert finite == {"real": True, "float32": False}

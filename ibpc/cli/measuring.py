@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,9 @@ from ibpc.cli.options import (
 from ibpc.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ibpc.network import Network
     from ibpc.verify.balls import Ball
     from ibpc.verify.radius import Radius
 
@@ -64,7 +68,7 @@ def radius(
     """Find the largest radius at which inputs are certified, and the smallest at which they are falsified."""
     from ibpc import api
     from ibpc.files import write_json
-    from ibpc.report import progress, terminal
+    from ibpc.report import terminal
     from ibpc.verify.certificates.certificate import ModelFile
 
     if point is not None and data is not None:
@@ -84,26 +88,45 @@ def radius(
         dataset = api.load_dataset(named_dataset(data, network, target), data_root, download)
         asked |= {"data": dataset.name, "data_sha256": dataset.sha256, "split": "test"}
         balls = [(f"image {ball.index}", ball) for ball in api.spread_balls(network, dataset, limit)]
-    found, rows = [], []
+    found = list(_measured(network, balls, most, tolerance, how))
+    if output is not None:
+        rows = [_row(each, None if point is not None else each.ball.index) for each in found]
+        write_json(output, {**ModelFile.of(target, *normalization).to_json(), **asked, "radii": rows})
+    terminal.show_radii(target, method, [(each.name, each.radius) for each in found])
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The radius of one input, and the seconds that it took."""
+
+    name: str
+    ball: Ball
+    radius: Radius
+    seconds: float
+
+
+def _measured(
+    network: Network, balls: Sequence[tuple[str, Ball]], most: float, tolerance: float, how: Proving
+) -> Iterator[_Measured]:
+    """Yield the radius of each input, with its progress shown."""
+    from ibpc import api
+    from ibpc.report import progress
+
     with progress.stages() as show_stage:
         for name, ball in balls:
             show_stage(name)
             started = time.monotonic()
-            largest = api.radius(network, ball, most=most, tolerance=tolerance, **how)
-            found.append((name, largest))
-            index = None if point is not None else ball.index
-            rows.append({"index": index, **_row(ball, largest, time.monotonic() - started)})
-    if output is not None:
-        write_json(output, {**ModelFile.of(target, *normalization).to_json(), **asked, "radii": rows})
-    terminal.show_radii(target, method, found)
+            found = api.radius(network, ball, most=most, tolerance=tolerance, **how)
+            yield _Measured(name, ball, found, time.monotonic() - started)
 
 
-def _row(ball: Ball, radius: Radius, seconds: float) -> dict[str, Any]:
+def _row(found: _Measured, index: int | None) -> dict[str, Any]:
     """Return what is known of one input as plain JSON data; radii in pixels of [0, 1]."""
     return {
-        "label": ball.label,
-        "certified": radius.certified,
-        "falsified": radius.falsified,
-        "decisions": radius.decisions,
-        "seconds": round(seconds, 3),
+        "index": index,
+        "label": found.ball.label,
+        "certified": found.radius.certified,
+        "falsified": found.radius.falsified,
+        "decisions": found.radius.decisions,
+        "seconds": round(found.seconds, 3),
     }

@@ -321,3 +321,14 @@ def test_outputs_pay_for_no_product_with_an_identity():
     whole, own = ibpc.bound(network, box, method="ibp"), ibpc.node_bounds(network, box, method="ibp")
     (last,) = own.values()
     assert whole.width.max() <= 1.01 * last.width.max()
+
+
+@pytest.mark.parametrize("table", [[[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 2.0]], [[1.0, -1.0], [0.0, 1.0]]])
+def test_square_tables_of_rows_are_rows_like_others(table):
+    """At a point they are bounded by what they make of the outputs, whatever table there is."""
+    torch.manual_seed(0)
+    network = ibpc.compile(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()).eval(), torch.zeros(1, 3))
+    x, rows = torch.rand(4, 3), torch.tensor(table)
+    for method in ("ibp", "crown", "forward"):
+        found = ibpc.bound(network, x, rows, method=method)
+        assert torch.allclose(found.lower.float(), network.nominal(x) @ rows.T, atol=1e-4), method
